@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import verdict
+from common import machine, verdict
 
 import invtoolbox as it
 
@@ -152,6 +152,7 @@ def axis() -> None:
 
 
 def main() -> None:
+    print(machine())
     for shape, pixel, views in (
         ((256, 256), (1.0, 1.0), 180),
         ((257, 257), (1.0, 1.0), 180),

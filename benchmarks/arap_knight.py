@@ -12,13 +12,12 @@ the same steps with memory, to a tolerance. Printed: the largest distance of a v
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from common import alternating, data_folder, machine, verdict
+from common import alternating, data_folder, machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -41,15 +40,13 @@ def of_libigl(mesh: Mesh, index: Tensor, goal: Tensor, iterations: int) -> Tenso
     return torch.from_numpy(igl.arap_solve(goal.numpy(), data, start.numpy()))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="one repeat, to see that it works")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(repeats: int = 7, threads: int = 1, quick: bool = False) -> None:
+    """Run the benchmark.
+
+    Args:
+        quick: one repeat, to see that it works
+    """
+    torch.set_num_threads(threads)
     print(machine())
     folder = data_folder() / "libigl_meshes"
     mesh, group = (
@@ -82,7 +79,7 @@ def main() -> None:
                 mesh, (index, goal), solver=plain, max_iterations=500, tolerance=0.0
             ),
         }
-        repeats = 1 if arguments.quick else arguments.repeats
+        repeats = 1 if quick else repeats
         seconds = alternating(calls, repeats, time.process_time)
         print(f"\nturned about {about}")
         print(f"  libigl after 500 iterations is {away(at_500, there):.1e} from where it goes")
@@ -107,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

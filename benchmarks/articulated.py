@@ -24,14 +24,13 @@ cat,elephant``: nine poses of a cat (Sumner and Popovic 2004), and libigl's elep
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import Kept, data_folder, machine, verdict
+from common import Kept, data_folder, machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -238,20 +237,22 @@ def every(shape: Sequence) -> dict[str, float]:
     return {"all": error, "seconds": time.process_time() - began}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shapes", default="horse,crane")
-    parser.add_argument("--draws", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--no-reference", action="store_true", help="leave local rigidity out")
-    parser.add_argument("--again", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    shapes: str = "horse,crane",
+    draws: int = 2,
+    threads: int = 1,
+    reference: bool = True,
+    again: bool = False,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        reference: leave local rigidity out
+    """
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
-    kept = Kept(RESULTS / "articulated.json", arguments.again)
-    for name in arguments.shapes.split(","):
+    kept = Kept(RESULTS / "articulated.json", again)
+    for name in shapes.split(","):
         shape = Sequence.read(name)
         motion = np.mean(
             shape.errors(shape.frames[:1].expand_as(shape.frames), range(len(shape.frames)))
@@ -267,7 +268,7 @@ def main() -> None:
             f"{verdict(whole['all'] <= BARS['all'], '0.5 %')}",
             flush=True,
         )
-        rows = [measured(kept, shape, draw) for draw in range(arguments.draws)]
+        rows = [measured(kept, shape, draw) for draw in range(draws)]
         mean = {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
         each = ", ".join(f"{row['sparse']:.3f}" for row in rows)
         print(
@@ -279,11 +280,9 @@ def main() -> None:
         print(
             f"  unseen times, not measured {mean['between']:.3f} %; linear {mean['linear']:.3f} %"
         )
-        if not arguments.no_reference:
+        if reference:
             reference = [
-                reference_error(kept, shape, t, draw)
-                for draw in range(arguments.draws)
-                for t in shape.judged
+                reference_error(kept, shape, t, draw) for draw in range(draws) for t in shape.judged
             ]
             ratio = mean["judged"] / float(np.mean(reference))
             print(
@@ -295,4 +294,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

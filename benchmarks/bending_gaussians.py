@@ -16,14 +16,13 @@ Finished runs are kept in ``results/bending_gaussians.json``; with ``--again`` t
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import Kept, machine, verdict
+from common import Kept, machine, run_script, verdict
 
 import invtoolbox as it
 
@@ -55,22 +54,15 @@ def measure(preset: str | None, exponent: int | None, markers: int, steps: int) 
     return found | {"seconds": time.process_time() - began}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--again", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(steps: int = 300, threads: int = 1, again: bool = False) -> None:
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
-    kept = Kept(RESULTS / "bending_gaussians.json", arguments.again)
+    kept = Kept(RESULTS / "bending_gaussians.json", again)
 
     def run(preset: str | None, exponent: int | None, markers: int) -> dict[str, float]:
-        key = f"{preset or 'horse'}, {arguments.steps} steps, 10^{exponent}, {markers} markers"
+        key = f"{preset or 'horse'}, {steps} steps, 10^{exponent}, {markers} markers"
         found: dict[str, float] = kept.result(
-            key, lambda: measure(preset, exponent, markers, arguments.steps)
+            key, lambda: measure(preset, exponent, markers, steps)
         )
         return found
 
@@ -102,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,13 +16,12 @@ Finished runs are kept in ``results/bending_scene.json``; with ``--again`` they 
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import Kept, machine, verdict
+from common import Kept, machine, run_script, verdict
 
 import invtoolbox as it
 
@@ -56,30 +55,21 @@ def track(motion: str, name: str, exponent: int, cameras: int, steps: int) -> di
     return {metric: outcome.mean(metric) for metric in ("psnr", "error")}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cameras", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--again", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(cameras: int = 3, steps: int = 60, threads: int = 1, again: bool = False) -> None:
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
-    kept = Kept(RESULTS / "bending_scene.json", arguments.again)
+    kept = Kept(RESULTS / "bending_scene.json", again)
     rows = {}
     for name, chosen in PRIORS.items():
 
         def run(motion: str, exponent: int, name: str = name) -> dict[str, float]:
-            cameras, steps = arguments.cameras, arguments.steps
             key = f"{cameras} cameras, {steps} steps, {motion}, {name}, 10^{exponent}"
             return kept.result(key, lambda: track(motion, name, exponent, cameras, steps))
 
         tried = {e: run(CHOSEN_ON, e)["psnr"] for e in (EXPONENTS if chosen else (0,))}
         best = max(tried, key=lambda e: tried[e])
         rows[name] = (run(JUDGED_ON, best), best, tried[best])
-    print(f"\n{arguments.cameras} cameras, '{JUDGED_ON}', weights from '{CHOSEN_ON}'")
+    print(f"\n{cameras} cameras, '{JUDGED_ON}', weights from '{CHOSEN_ON}'")
     for name, (found, best, other) in sorted(rows.items(), key=lambda row: -row[1][0]["psnr"]):
         about = PRIORS[name]
         words = f"{about[1]} neighbours, weight 10^{best}" if about else ""
@@ -92,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,13 +16,12 @@ with ``--again`` it does not.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from common import Kept, best_exponent, machine, verdict
+from common import Kept, best_exponent, machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -127,22 +126,16 @@ class Bar:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--priors", default=";".join(PRIORS))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--again", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    draws: int = 3, priors: str = ";".join(PRIORS), threads: int = 1, again: bool = False
+) -> None:
+    torch.set_num_threads(threads)
     print(machine())
-    kept = Kept(Path(__file__).parent / "results" / "bent_bar.json", arguments.again)
+    kept = Kept(Path(__file__).parent / "results" / "bent_bar.json", again)
     table: dict[str, list[float]] = {}
     bars = {layout: Bar.of(layout) for layout in LAYOUTS}
     rows = []
-    for name in ("none", *arguments.priors.split(";")):
+    for name in ("none", *priors.split(";")):
         table[name], weights = [], []
         for layout, bar in bars.items():
 
@@ -159,11 +152,11 @@ def main() -> None:
                 )
 
             if name == "none":
-                problems = [bar.problem(draw) for draw in range(arguments.draws)]
+                problems = [bar.problem(draw) for draw in range(draws)]
                 errors = [bar.error(p, p.operator.pseudo_inverse(p.y)) for p in problems]
             else:
                 weights.append(best_exponent(lambda e, error=error: error(e, SEARCH_DRAW), 5.0))
-                errors = [error(weights[-1], draw) for draw in range(arguments.draws)]
+                errors = [error(weights[-1], draw) for draw in range(draws)]
             table[name].append(sum(errors) / len(errors))
         rows.append(
             f"{name:38}"
@@ -173,7 +166,7 @@ def main() -> None:
     moved = [float((bar.bent - bar.rest).norm(dim=1).mean()) for bar in bars.values()]
     print(
         f"mean displacement {', '.join(f'{m:.3f}' for m in moved)}; error of the unseen points, "
-        f"mean of {arguments.draws} draws; weights"
+        f"mean of {draws} draws; weights"
     )
     print(f"{'':38}" + "".join(f"{layout:>10}" for layout in LAYOUTS))
     print("\n".join(rows))
@@ -196,4 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,14 +18,13 @@ filters     smoothed total variation whose weight and smoothing are learned from
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from skimage import data
 from skimage.io import imread
 from torch import Tensor
@@ -238,21 +237,26 @@ def filters(steps: int, count: int) -> None:
         print(f"gain on {what} {gain:+.2f} dB {verdict(gain >= 0.4, '+0.4 dB')}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--only", choices=("gradients", "accuracy", "filters"))
-    parser.add_argument("--steps", type=int, default=120, help="steps of Adam for the filters")
-    parser.add_argument("--patches", type=int, default=40, help="number of patches to learn from")
-    options = parser.parse_args()
+def main(
+    only: Literal["gradients", "accuracy", "filters"] | None = None,
+    steps: int = 120,
+    patches: int = 40,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        steps: steps of Adam for the filters
+        patches: number of patches to learn from
+    """
     torch.set_num_threads(1)
     print(machine())
-    if options.only in (None, "gradients"):
+    if only in (None, "gradients"):
         gradients()
-    if options.only in (None, "accuracy"):
+    if only in (None, "accuracy"):
         accuracy()
-    if options.only in (None, "filters"):
-        filters(options.steps, options.patches)
+    if only in (None, "filters"):
+        filters(steps, patches)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

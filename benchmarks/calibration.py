@@ -10,14 +10,13 @@ cone beam of balls with 1 % noise.
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import time
 import warnings
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 
 import invtoolbox as it
 
@@ -137,17 +136,17 @@ def cone(size: int) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="smaller images")
-    options = parser.parse_args()
+def main(quick: bool = False) -> None:
+    """Run the benchmark.
+
+    Args:
+        quick: smaller images
+    """
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count() or 1)))
     print(machine())
-    tooth(128 if options.quick else 256)
-    cone(24 if options.quick else 32)
+    tooth(128 if quick else 256)
+    cone(24 if quick else 32)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -9,7 +9,6 @@ the pixels; then the distance of the points of the frames in between to the mesh
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from scipy.spatial import cKDTree
 
 import invtoolbox as it
@@ -27,13 +26,7 @@ from invtoolbox.geometry.meshes import Mesh
 LARGEST_DEPTH = 3.5
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--step", type=int, default=5)
-    parser.add_argument("--voxel", type=float, default=0.03)
-    arguments = parser.parse_args()
+def main(step: int = 5, voxel: float = 0.03) -> None:
     torch.set_num_threads(1)
     print(machine())
     model = read_opensfm(data_folder() / "opensfm_berlin" / "reconstruction_example.json")
@@ -45,7 +38,7 @@ def main() -> None:
     )
     for binary in (True, False):
         with_colmap(model, binary)
-    room(arguments.step, arguments.voxel)
+    room(step, voxel)
 
 
 def with_colmap(model: SparseModel, binary: bool) -> None:
@@ -173,4 +166,4 @@ def fused_by_open3d(pictures: PosedPictures, voxel: float) -> tuple[Mesh, float,
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -13,15 +13,14 @@ which a later call continues.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cvxpy
 import numpy as np
 import torch
-from common import Kept, machine, verdict
+from common import Kept, machine, run_script, verdict
 
 import invtoolbox as it
 
@@ -126,17 +125,18 @@ def run(problem: it.Problem, task: Task, solver: Any, least: float, value: Any) 
     return [found.status[0], int(found.iterations[0]), value(found.x) / least - 1]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dtype", choices=("float64", "float32"), default="float64")
-    parser.add_argument("--again", action="store_true", help="discard the runs that are kept")
-    arguments = parser.parse_args()
+def main(dtype: Literal["float64", "float32"] = "float64", again: bool = False) -> None:
+    """Run the benchmark.
+
+    Args:
+        again: discard the runs that are kept
+    """
     torch.set_num_threads(1)
-    print(f"{machine()}, {arguments.dtype}")
+    print(f"{machine()}, {dtype}")
     folder = Path(__file__).parent / "results"
-    kept = Kept(folder / f"certificates-{arguments.dtype}.json", arguments.again)
+    kept = Kept(folder / f"certificates-{dtype}.json", again)
     for operator in ("blur", "beams"):
-        problem, matrix = measure(operator, getattr(torch, arguments.dtype))
+        problem, matrix = measure(operator, getattr(torch, dtype))
         y = problem.y0.double().flatten().numpy()
         for task in (Task(operator, *kind) for kind in KINDS):
             least, value = task.reference(matrix, y)
@@ -159,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

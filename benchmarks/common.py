@@ -1,14 +1,20 @@
-"""The common parts of the benchmarks: data folder, state of the machine, wording of a verdict."""
+"""The common parts of the benchmarks: options, data folder, state of the machine, wording of a verdict."""
 
 from __future__ import annotations
 
+import argparse
+import inspect
 import json
 import os
+import platform
+import re
 import time
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from statistics import median
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -30,11 +36,72 @@ def data_folder() -> Path:
 
 
 def machine() -> str:
-    """Describe the machine: threads, load, and the time of one ASTRA 256x256 forward projection.
+    """Describe the run: date, processor, versions, threads, load, and the time of one ASTRA projection.
 
     The last figure makes seconds comparable.
     """
-    return f"{torch.get_num_threads()} threads, load average {os.getloadavg()[0]:.2f}, {_astra()}"
+    from invtoolbox.core.environment import machine as describe
+
+    return (
+        f"{date.today()}, {describe()['processor']}, Python {platform.python_version()}, torch "
+        f"{torch.__version__}, {torch.get_num_threads()} threads, load average "
+        f"{os.getloadavg()[0]:.2f}, {_astra()}"
+    )
+
+
+def run_script(main: Callable[..., None]) -> None:
+    """Call the function `main` of a script with the options of the command line.
+
+    The parameters of `main` are the options: names, types, defaults, and the help from the section
+    ``Args`` of its docstring. A bool is a flag, ``--name`` or ``--no-name``; a parameter before ``/``
+    has no dashes; ``Annotated[type, choices or function]`` restricts or reads a text; an underscore
+    at the end of a name is no part of the option.
+    """
+    module = inspect.getmodule(main)
+    parser = argparse.ArgumentParser(
+        description=module and module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    helps = dict(re.findall(r"^ {4}(\w+): (.+)$", inspect.getdoc(main) or "", flags=re.MULTILINE))
+    hints = get_type_hints(main, include_extras=True)
+    for name, parameter in inspect.signature(main).parameters.items():
+        option = name.rstrip("_").replace("_", "-")
+        settings: dict[str, Any] = {"default": parameter.default, "help": helps.get(name)}
+        if hints[name] is bool:
+            settings["action"] = "store_false" if parameter.default else "store_true"
+            option = f"no-{option}" if parameter.default else option
+        else:
+            settings |= _reading(hints[name])
+        dashes = "-" if len(option) == 1 else "--"
+        if parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
+            parser.add_argument(dashes + option, dest=name, **settings)
+        elif parameter.default is inspect.Parameter.empty:
+            parser.add_argument(name, **(settings | {"default": None}))
+        else:
+            parser.add_argument(name, **({"nargs": "?"} | settings))
+    arguments = vars(parser.parse_args())
+    positional = [
+        arguments.pop(name)
+        for name, parameter in inspect.signature(main).parameters.items()
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY
+    ]
+    main(*positional, **arguments)
+
+
+def _reading(hint: Any) -> dict[str, Any]:
+    """Return the settings of argparse that read a value of a type."""
+    kind, types = get_origin(hint), [t for t in get_args(hint) if t is not NoneType]
+    if kind is Annotated:
+        rule = types[1]
+        return {"type": rule} if callable(rule) else {**_reading(types[0]), "choices": tuple(rule)}
+    if kind is Literal:
+        return {"choices": types}
+    if kind is Union or kind is UnionType:
+        return _reading(types[0])
+    if kind is Sequence:
+        return {**_reading(types[0]), "nargs": "*"}
+    if kind is tuple:
+        return {**_reading(types[0]), "nargs": len(types)}
+    return {"type": hint}
 
 
 def verdict(holds: bool, bar: str) -> str:

@@ -10,16 +10,14 @@ plain loop reaches on the same number of threads.
     python benchmarks/cone.py [--threads 2] [--rounds 5] [--no-memory]
 """
 
-import argparse
 import math
 import os
 import subprocess
 import sys
 import time
-from typing import Any
 
 import torch
-from common import alternating, machine, verdict
+from common import alternating, machine, run_script, verdict
 
 from invtoolbox.kernels.launch import address, launch, warp
 from invtoolbox.operators import ConeBeam
@@ -147,18 +145,13 @@ print(max(value.numel(), result.numel()) * 4 / 2**20)
     return float(lines[0][0]), float(lines[1][0]), float(lines[1][1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--no-memory", action="store_true")
-    options: Any = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def main(threads: int = os.cpu_count(), rounds: int = 5, memory_: bool = True) -> None:
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     print(machine())
-    if not options.no_memory:
+    if memory_:
         # First: on Linux a process inherits the peak of its parent.
-        *extra, larger = memory(options.threads)
+        *extra, larger = memory(threads)
         share = max(extra) / larger
         print(
             f"256^3, 240 views of 384x384: forward {extra[0]:.1f} MB, adjoint {extra[1]:.1f} MB "
@@ -173,7 +166,7 @@ def main() -> None:
         f"first call of both: {time.perf_counter() - began:.2f} s (compiles the kernels where this "
         "machine has not yet)"
     )
-    forward, adjoint = timed(A, options.rounds)
+    forward, adjoint = timed(A, rounds)
     count, limit = interpolations(A), peak()
     print(
         f"128^3, 120 views of 192x192: forward {forward:.3f} s, adjoint {adjoint:.3f} s, both "
@@ -184,7 +177,7 @@ def main() -> None:
         f"Gflop/s; share of the limit: forward {OPERATIONS * count / limit / forward:.1%}, adjoint "
         f"{OPERATIONS * count / limit / adjoint:.1%}"
     )
-    slow = timed(scan(128, tilt=0.3), options.rounds)
+    slow = timed(scan(128, tilt=0.3), rounds)
     print(
         f"  the same, tilted by 0.3 (no rows along z): forward {slow[0]:.3f} s, adjoint "
         f"{slow[1]:.3f} s"
@@ -192,7 +185,7 @@ def main() -> None:
 
     sizes = (32, 64, 128, 192)
     times = {
-        size: sum((forward, adjoint) if size == 128 else timed(scan(size), options.rounds))
+        size: sum((forward, adjoint) if size == 128 else timed(scan(size), rounds))
         for size in sizes
     }
     print("size   both       exponent in the size (4 is proportional to the work)")
@@ -205,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

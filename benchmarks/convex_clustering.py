@@ -12,10 +12,8 @@ the noisy flows themselves. Reported on the seeds from 900 on.
 
 from __future__ import annotations
 
-import argparse
-
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -37,17 +35,11 @@ def right(groups: Tensor, bodies: Tensor, moving: Tensor) -> Tensor:
     return found[moving]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--first", type=int, default=900)
-    arguments = parser.parse_args()
+def main(seeds: int = 10, first: int = 900) -> None:
     torch.set_num_threads(1)
     print(machine(), flush=True)
     ours, plain = [], []
-    for seed in range(arguments.first, arguments.first + arguments.seeds):
+    for seed in range(first, first + seeds):
         street = it.simulation.street(sweeps=10, seed=seed, points=30_000)
         sweep, after = street[8], street[9]
         labels = sweep.labels
@@ -79,4 +71,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -20,14 +20,13 @@ from it at 2 and 6 %. ``iterated`` computes the graph again from the result, fro
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from dataclasses import dataclass
 from statistics import median
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from scipy.io import loadmat
 from torch import Tensor, nn
 
@@ -259,23 +258,20 @@ def iterate(seed: int) -> None:
     print(f"second pass: {mean:+.2f} dB in the mean", verdict(mean >= 0.3, "+0.3 dB"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default=",".join(PARTS))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def main(
+    threads: int = torch.get_num_threads(),
+    repeats: int = 3,
+    seed: int = 0,
+    only: str = ",".join(PARTS),
+) -> None:
+    torch.set_num_threads(threads)
     print(machine())
-    parts = options.only.split(",")
+    parts = only.split(",")
     if "firsts" in parts:
-        compare_firsts(options.seed, options.repeats)
+        compare_firsts(seed, repeats)
     for name, part in zip(PARTS[1:], (sweep, best_weights, network, iterate)):
         if name in parts:
-            part(options.seed)
+            part(seed)
 
 
 def compare_firsts(seed: int, repeats: int) -> None:
@@ -292,4 +288,4 @@ def compare_firsts(seed: int, repeats: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

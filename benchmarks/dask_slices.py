@@ -10,7 +10,6 @@ workers shows that no work is lost or repeated.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 
 import invtoolbox as it
 
@@ -111,23 +110,20 @@ def kill_and_resume(volume: Path, folder: Path, workers: int, kills: int, slices
     subprocess.run(command, check=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--slices", type=int, default=64)
-    parser.add_argument("--size", type=int, default=128)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--kills", type=int, default=5)
-    parser.add_argument("--resume-in", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--volume", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.resume_in:
+def main(
+    slices: int = 64,
+    size: int = 128,
+    workers: int = 2,
+    kills: int = 5,
+    resume_in: Path | None = None,
+    volume: Path | None = None,
+) -> None:
+    if resume_in:
         it.map_slices(
-            arguments.volume,
+            volume,
             reconstruct,
-            arguments.resume_in,
-            workers=arguments.workers,
+            resume_in,
+            workers=workers,
             resume=True,
             progress=False,
         )
@@ -136,26 +132,26 @@ def main() -> None:
     print(machine())
     place = Path(tempfile.mkdtemp(prefix="dask_slices_"))
     volume = place / "volume.npy"
-    write_volume(volume, arguments.slices, arguments.size)
+    write_volume(volume, slices, size)
     reconstruct(it.datasets.open(volume)[0])  # warm up the kernels
     one, seconds_one, work_one = timed(volume, place / "one", 1)
-    _, seconds_two, work_two = timed(volume, place / "two", arguments.workers)
+    _, seconds_two, work_two = timed(volume, place / "two", workers)
     names = [one.file(k).name for k in range(len(one))]
     same = [
         n for n in names if (place / "one" / n).read_bytes() == (place / "two" / n).read_bytes()
     ]
     print(
-        f"{len(names)} slices of {arguments.size}x{arguments.size}, {ITERATIONS} iterations; "
+        f"{len(names)} slices of {size}x{size}, {ITERATIONS} iterations; "
         f"status {dict(Counter(str(r.facts['status'][0]) for r in one.reports))}"
     )
     print(
-        f"1 worker: {seconds_one:.1f} s; {arguments.workers} workers: {seconds_two:.1f} s with "
+        f"1 worker: {seconds_one:.1f} s; {workers} workers: {seconds_two:.1f} s with "
         f"their start, {work_two:.1f} s of work; speed-up {seconds_one / seconds_two:.2f} with the "
         f"start, {work_one / work_two:.2f} without"
     )
     print(f"identical files: {len(same)} of {len(names)} {verdict(len(same) == len(names), 'all')}")
     folder = place / "killed"
-    kill_and_resume(volume, folder, arguments.workers, arguments.kills, arguments.slices)
+    kill_and_resume(volume, folder, workers, kills, slices)
     log = events(folder)
     done = Counter(str(e["item"]) for e in log if e["event"] == "done")
     begun = Counter(str(e["item"]) for e in log if e["event"] == "begun")
@@ -174,7 +170,7 @@ def main() -> None:
             finished.add(str(e["item"]))
     cut = sum(begun.values()) - sum(done.values())
     print(
-        f"killed {arguments.kills} times and resumed: {len(lost)} lost or different, {len(again)} "
+        f"killed {kills} times and resumed: {len(lost)} lost or different, {len(again)} "
         f"begun after they were done, {sum(n > 1 for n in done.values())} done twice; {cut} cut "
         "short by the kills and begun anew "
         f"{verdict(not lost and not again and max(done.values()) == 1, 'nothing lost, nothing done twice')}"
@@ -183,4 +179,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -10,12 +10,11 @@ steps from the same norm. Both run until the objective is within 1e-3 of the bes
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import numpy as np
 import torch
-from common import data_folder, kernels, machine, verdict
+from common import data_folder, kernels, machine, run_script, verdict
 from skimage.io import imread
 
 import invtoolbox as it
@@ -24,20 +23,14 @@ NOISE = 2.55 / 255
 WEIGHTS = (4e-4, 8e-4, 1.6e-3, 3.2e-3)  # of TV, in units of 1/2 |Ax - y|^2
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", default="1,2,3,4,5,6,7,8,9,10,11,12")
-    parser.add_argument("--skip-peer", action="store_true")
-    options = parser.parse_args()
+def main(images: str = "1,2,3,4,5,6,7,8,9,10,11,12", skip_peer: bool = False) -> None:
     torch.set_num_threads(2)
     folder = data_folder()
     print(machine())
     network = it.priors.load_dncnn(folder / "weights" / "kair_dncnn" / "dncnn_25.pth")
     for number, kernel in zip((1, 4), kernels(folder, (1, 4))):
         gains = []
-        for image in (int(k) for k in options.images.split(",")):
+        for image in (int(k) for k in images.split(",")):
             x = torch.from_numpy(
                 imread(folder / "set12" / f"{image:02d}.png").astype(np.float32) / 255
             )[None, None]
@@ -73,7 +66,7 @@ def main() -> None:
                 f"PnP {score:.2f} ({seconds_pnp:.1f} s)",
                 flush=True,
             )
-            if not options.skip_peer and image == 1:
+            if not skip_peer and image == 1:
                 compare_with_pyproximal(problem, kernel, x, WEIGHTS[best])
         mean = float(np.mean(gains))
         print(
@@ -182,4 +175,4 @@ def compare_with_pyproximal(
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

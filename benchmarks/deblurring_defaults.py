@@ -17,7 +17,6 @@ Every result is kept in ``results/deblurring_defaults.json``, and a later call c
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Kept, data_folder, kernels, machine, verdict
+from common import Kept, data_folder, kernels, machine, run_script, verdict
 from skimage.io import imread
 from torch import Tensor
 
@@ -39,19 +38,12 @@ LEVEL = 25 / 255
 RESULTS = Path(__file__).parent / "results"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", default="1,2,3")
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--only", default=",".join(rows()))
-    options = parser.parse_args()
+def main(images: str = "1,2,3", again: bool = False, only: str = "") -> None:
     torch.set_num_threads(1)
-    images = [int(k) for k in options.images.split(",")]
-    names = options.only.split(",")
+    images = [int(k) for k in images.split(",")]
+    names = only.split(",") if only else list(rows())
     kept = Kept(RESULTS / "deblurring_defaults.json")
-    if options.again:
+    if again:
         kept.known = {k: v for k, v in kept.known.items() if k.split(",")[0] not in names}
     print(machine())
     table: dict[tuple[str, float], list[tuple[float, float]]] = {}
@@ -168,4 +160,4 @@ def report(table: dict[tuple[str, float], list[tuple[float, float]]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -31,7 +31,6 @@ the picture itself, which smooths too much at low noise.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable
@@ -40,7 +39,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import data_folder, kernels, machine
+from common import data_folder, kernels, machine, run_script
 from skimage.io import imread
 from torch import Tensor, nn
 
@@ -243,43 +242,43 @@ def table(done: dict[str, dict[str, Any]], names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--images", help="numbers of Set12; all by default")
-    parser.add_argument("--kernels")
-    parser.add_argument(
-        "--noises", default=",".join(map(str, NOISES)), help="noise levels in units of 1/255"
-    )
-    parser.add_argument("--methods")
-    parser.add_argument("--full", action="store_true", help="all 8 kernels, and BSD68 too")
-    parser.add_argument("--again", action="store_true", help="compute finished cells again")
-    parser.add_argument("--at-once", type=int, default=8, help="pictures of one size in a batch")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def main(
+    images: str | None = None,
+    kernels_: str | None = None,
+    noises: str = ",".join(map(str, NOISES)),
+    methods_: str | None = None,
+    full: bool = False,
+    again: bool = False,
+    at_once: int = 8,
+    device: str = "cpu",
+    threads: int = torch.get_num_threads(),
+    results: Path = RESULTS,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        images: numbers of Set12; all by default
+        noises: noise levels in units of 1/255
+        full: all 8 kernels, and BSD68 too
+        again: compute finished cells again
+        at_once: pictures of one size in a batch
+    """
+    torch.set_num_threads(threads)
     folder = data_folder()
-    every = methods(folder, options.device)
-    chosen = options.methods.split(",") if options.methods else list(every)
+    every = methods(folder, device)
+    chosen = methods_.split(",") if methods_ else list(every)
     for name in chosen:
         if name not in every:
-            parser.error(f"there is no method {name!r}; there are {', '.join(every)}")
+            raise SystemExit(f"there is no method {name!r}; there are {', '.join(every)}")
     numbers = (
-        [int(k) for k in options.kernels.split(",")]
-        if options.kernels
-        else list(range(1, 9))
-        if options.full
-        else [1, 4]
+        [int(k) for k in kernels_.split(",")] if kernels_ else list(range(1, 9)) if full else [1, 4]
     )
-    images = [int(k) for k in options.images.split(",")] if options.images else None
-    options.results.mkdir(parents=True, exist_ok=True)
-    kept = options.results / "deblurring_table.json"
+    images = [int(k) for k in images.split(",")] if images else None
+    results.mkdir(parents=True, exist_ok=True)
+    kept = results / "deblurring_table.json"
     done: dict[str, dict[str, Any]] = json.loads(kept.read_text()) if kept.exists() else {}
     print(machine())
-    for noise in (float(n) for n in options.noises.split(",")):
+    for noise in (float(n) for n in noises.split(",")):
         for number, kernel in zip(numbers, kernels(folder, numbers)):
             for name in chosen:
 
@@ -288,12 +287,12 @@ def main() -> None:
 
                 left = {
                     picture: path
-                    for picture, path in pictures(folder, options.full, images).items()
-                    if options.again or key(picture) not in done
+                    for picture, path in pictures(folder, full, images).items()
+                    if again or key(picture) not in done
                 }
-                for batch in batches(left, options.at_once):
+                for batch in batches(left, at_once):
                     for picture, cell in cells(
-                        batch, kernel, noise / 255, every[name], options.device
+                        batch, kernel, noise / 255, every[name], device
                     ).items():
                         done[key(picture)] = cell
                         print(
@@ -304,9 +303,9 @@ def main() -> None:
                         )
                     write_bytes(kept, json.dumps(done, indent=1).encode(), overwrite=True)
     text = table(done, list(every))
-    write_bytes(options.results / "deblurring_table.md", (text + "\n").encode(), overwrite=True)
+    write_bytes(results / "deblurring_table.md", (text + "\n").encode(), overwrite=True)
     print(f"\n{text}")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

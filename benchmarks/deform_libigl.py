@@ -11,13 +11,12 @@ of calls in turns.
 
 from __future__ import annotations
 
-import argparse
 import time
 from statistics import median
 
 import torch
 from arap_knight import of_libigl
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -45,14 +44,8 @@ def ends(mesh: Mesh) -> tuple[Tensor, Tensor]:
     return index, goal
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(repeats: int = 5, threads: int = 1) -> None:
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
     for name in MESHES:
         mesh = read_mesh(data_folder() / "libigl_meshes" / f"{name}.off")
@@ -60,7 +53,7 @@ def main() -> None:
         index, goal = ends(mesh)
         deformation(mesh, (index, goal), max_iterations=2)
         seconds: dict[str, list[float]] = {"libigl": [], "ours": []}
-        for _ in range(arguments.repeats):
+        for _ in range(repeats):
             began = time.process_time()
             theirs = of_libigl(mesh, index, goal, 300)
             middle = time.process_time()
@@ -86,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,7 +21,6 @@ there; with ``--again`` it does not.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -30,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import Kept, best_exponent, data_folder, machine, verdict
+from common import Kept, best_exponent, data_folder, machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -164,38 +163,36 @@ def error(kept: Kept, shape: Shape, name: str, exponent: float, draw: int) -> fl
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shapes", default=",".join(SHAPES))
-    parser.add_argument("--priors", default=";".join(PRIORS))
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--again", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    shapes: str = ",".join(SHAPES),
+    priors: str = ";".join(PRIORS),
+    draws: int = 3,
+    threads: int = 1,
+    again: bool = False,
+) -> None:
+    torch.set_num_threads(threads)
     print(machine())
-    kept, rows = Kept(RESULTS / "deforming_meshes.json", arguments.again), []
-    for name in arguments.shapes.split(","):
+    kept, rows = Kept(RESULTS / "deforming_meshes.json", again), []
+    for name in shapes.split(","):
         shape = Shape.read(name)
-        draws = range(arguments.draws)
         none = [
             shape.error(p := shape.problem(draw), p.operator.pseudo_inverse(p.y), True)
-            for draw in draws
+            for draw in range(draws)
         ]
         found = {"none": none}
         weights = {"none": math.nan}
-        for prior in arguments.priors.split(";"):
+        for prior in priors.split(";"):
             start = 4.0 if "AIAP" in prior or "local" in prior else 6.0
             weights[prior] = best_exponent(
                 lambda e, shape=shape, prior=prior: error(kept, shape, prior, e, SEARCH_DRAW), start
             )
-            found[prior] = [error(kept, shape, prior, weights[prior], draw) for draw in draws]
+            found[prior] = [
+                error(kept, shape, prior, weights[prior], draw) for draw in range(draws)
+            ]
         rows.append(
             f"\n{name}: {len(shape.before)} vertices, {round(SEEN * len(shape.before))} seen with "
             f"noise of {NOISE:.0%} of the diagonal; error of the others in % of it, mean of "
-            f"{arguments.draws} draws (least, most), weight"
+            f"{draws} draws (least, most), weight"
         )
         mean = {prior: sum(values) / len(values) for prior, values in found.items()}
         for prior in sorted(mean, key=lambda p: mean[p]):
@@ -214,4 +211,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

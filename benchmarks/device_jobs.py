@@ -10,12 +10,11 @@ count. The second table counts what a whole run of a pipeline without steps asks
 
 from __future__ import annotations
 
-import argparse
 import sys
 import warnings
 from pathlib import Path
 
-from common import verdict
+from common import machine, run_script, verdict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -45,18 +44,21 @@ BEFORE = {
 PIPELINES = {"scene flow of a street"}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--first", type=int, default=20, help="steps of the first run")
-    parser.add_argument("--last", type=int, default=60, help="steps of the second run")
-    options = parser.parse_args()
+def main(first: int = 20, last: int = 60) -> None:
+    """Run the benchmark.
+
+    Args:
+        first: steps of the first run
+        last: steps of the second run
+    """
+    print(machine())
     warnings.simplefilter("ignore")
     columns = ("waits", "copies", "torch", "own")
     print(f"{'per step':30s}" + "".join(f"{name:>9s}" for name in columns) + "   before")
     for name, job in JOBS.items():
         if name in PIPELINES:
             continue
-        found = count_per_step(job, options.first, options.last)
+        found = count_per_step(job, first, last)
         shown = [max(0.0, found[k]) for k in ("synchronizations", "copies", "launches", "kernels")]
         before = "".join(f"{number:8.1f}" for number in BEFORE.get(name, ()))
         print(f"{name:30s}" + "".join(f"{n:9.2f}" for n in shown) + f"   {before}", flush=True)
@@ -72,4 +74,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -32,7 +32,6 @@ BSD68 is read, and nothing was trained on it. Finished results are kept in
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from pathlib import Path
@@ -40,7 +39,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from common import Kept, best_exponent, data_folder, machine, verdict
+from common import Kept, best_exponent, data_folder, machine, run_script, verdict
 from lpn_ct import slices
 from torch import Tensor
 from vble import case, pictures, psnr
@@ -56,15 +55,9 @@ SAMPLER = it.solvers.EDM(
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--pictures", type=int, default=10)
-    options = parser.parse_args()
-    kept = Kept(RESULTS, options.again)
-    numbers = list(range(1, options.pictures + 1))
+def main(again: bool = False, pictures_: int = 10) -> None:
+    kept = Kept(RESULTS, again)
+    numbers = list(range(1, pictures_ + 1))
     print(f"# {machine()}; {len(numbers)} pictures")
     _denoise(kept, pictures(data_folder(), numbers, 256))
     _colour(kept)
@@ -282,4 +275,4 @@ def _few_views(kept: Kept, truth: Tensor) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

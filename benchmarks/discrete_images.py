@@ -16,11 +16,11 @@ Matthews' correlations and the level as a share of the true one, on the seeds 10
 
 from __future__ import annotations
 
-import argparse
+from typing import Literal
 
 import numpy as np
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 from scipy.optimize import linprog
 from skimage.filters import threshold_otsu
 from torch import Tensor
@@ -155,21 +155,15 @@ def ct(seeds: range) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--trials", type=int, default=30)
-    parser.add_argument("--only", choices=("recovery", "ct"))
-    arguments = parser.parse_args()
+def main(trials: int = 30, only: Literal["recovery", "ct"] | None = None) -> None:
     torch.set_num_threads(1)
     print(machine(), flush=True)
-    if arguments.only != "ct":
-        recovery(arguments.trials)
-    if arguments.only != "recovery":
+    if only != "ct":
+        recovery(trials)
+    if only != "recovery":
         print(f"Matthews' correlation of one material from five views, {SIZE} x {SIZE}")
         ct(range(10, 20))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

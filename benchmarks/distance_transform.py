@@ -14,12 +14,11 @@ less than 5 s. The first grid, which compiles the kernels, is not counted.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import torch
 from av2_pair import load
-from common import alternating, machine, verdict
+from common import alternating, machine, run_script, verdict
 from torch import Tensor
 
 from invtoolbox.kernels.points.distance_field import (
@@ -30,24 +29,18 @@ from invtoolbox.kernels.points.distance_field import (
 from invtoolbox.kernels.points.nearest import Tree
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--cell", type=float, default=0.1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    print(f"Distance transform, cells of {arguments.cell:g} m; {machine()}")
+def main(threads: int = 2, cell: float = 0.1) -> None:
+    torch.set_num_threads(threads)
+    print(f"Distance transform, cells of {cell:g} m; {machine()}")
     pair = load()
-    field = distance_field(pair.target, arguments.cell, 2.0)
+    field = distance_field(pair.target, cell, 2.0)
     began = time.perf_counter()
-    field = distance_field(pair.target, arguments.cell, 2.0)
+    field = distance_field(pair.target, cell, 2.0)
     seconds = time.perf_counter() - began
     tree = Tree(pair.target)
     low, extent = (
         torch.tensor(field.origin),
-        arguments.cell * (torch.tensor(field.values.shape) - 1),
+        cell * (torch.tensor(field.values.shape) - 1),
     )
     anywhere = low + extent * torch.rand(100_000, 3, generator=torch.Generator().manual_seed(0))
 
@@ -84,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

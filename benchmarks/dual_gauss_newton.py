@@ -12,14 +12,13 @@ relative distance from the dual step, then the misfit in units of the noise afte
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import time
 from collections.abc import Callable
 from statistics import median
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 
 import invtoolbox as it
 from invtoolbox.solve import bind
@@ -101,12 +100,8 @@ def compare_runs(problem: it.Problem) -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=1)
-    torch.set_num_threads(parser.parse_args().threads)
+def main(threads: int = 1) -> None:
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
     apart, ratio = compare_steps("blurred signal", blurred_signal())
     print(
@@ -121,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

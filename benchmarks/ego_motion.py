@@ -11,7 +11,6 @@ simulated street.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -192,12 +191,12 @@ def judge_ground(name: str, sweep: Sweep) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="one simulated street")
-    quick = parser.parse_args().quick
+def main(quick: bool = False) -> None:
+    """Run the benchmark.
+
+    Args:
+        quick: one simulated street
+    """
     print(machine())
     data = data_folder()
     kitti(data / "kitti_raw5")
@@ -207,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

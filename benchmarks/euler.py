@@ -19,11 +19,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
-from common import Kept, machine, verdict
+from common import Kept, machine, run_script, verdict
 from torch import Tensor
 
 from invtoolbox.geometry.rigid import transform
@@ -141,34 +142,40 @@ def compare_parts(options: argparse.Namespace) -> None:
         print(f"static error {still:.3f} m {verdict(still < 0.05, '0.05 m')}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--parts", action="store_true", help="compare the parts of the objective")
-    parser.add_argument("--only", nargs="+", choices=list(PARTS), help="some of the parts")
-    parser.add_argument("--sweeps", type=int)
-    parser.add_argument("--points", type=int)
-    parser.add_argument("--minutes", type=float, default=30.0, help="time limit of the field")
-    parser.add_argument("--iterations", type=int)
-    parser.add_argument("--field", choices=("voxels", "network"), default="voxels")
-    parser.add_argument("--rate", type=float, default=None)
-    parser.add_argument("--reach", type=float, default=35.0)
-    parser.add_argument("--paper", action="store_true", help="take the objective of the paper")
-    parser.add_argument("--no-nsfp", action="store_true", help="solve for the field only")
-    parser.add_argument("--nsfp-iterations", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("build/euler"))
-    options = parser.parse_args()
-    small = options.parts
-    options.sweeps = options.sweeps or (10 if small else 20)
-    options.points = options.points or (2048 if small else 4096)
-    options.iterations = options.iterations or (200 if small else 150)
-    options.out.mkdir(parents=True, exist_ok=True)
-    if options.parts:
-        compare_parts(options)
+def main(
+    parts: bool = False,
+    only: Sequence[Annotated[str, list(PARTS)]] | None = None,
+    sweeps: int | None = None,
+    points: int | None = None,
+    minutes: float = 30.0,
+    iterations: int | None = None,
+    field: Literal["voxels", "network"] = "voxels",
+    rate: float | None = None,
+    reach: float = 35.0,
+    paper: bool = False,
+    nsfp_: bool = True,
+    nsfp_iterations: int = 500,
+    seed: int = 2,
+    out: Path = Path("build/euler"),
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        parts: compare the parts of the objective
+        only: some of the parts
+        minutes: time limit of the field
+        paper: take the objective of the paper
+        nsfp_: solve for the field only
+    """
+    small = parts
+    sweeps = sweeps or (10 if small else 20)
+    points = points or (2048 if small else 4096)
+    iterations = iterations or (200 if small else 150)
+    out.mkdir(parents=True, exist_ok=True)
+    if parts:
+        compare_parts(argparse.Namespace(**locals()))
         return
-    truth = world_sweeps(options.sweeps, options.points, options.reach, options.seed)
+    truth = world_sweeps(sweeps, points, reach, seed)
     clouds = [points for points, _, _ in truth]
     rest = [torch.zeros_like(points) for points in clouds[:-1]]
     print(
@@ -178,10 +185,10 @@ def main() -> None:
     )
 
     settings = EulerSettings(
-        field=options.field,
-        learning_rate=options.rate,
-        max_iterations=options.iterations,
-        **(PARTS["objective of the paper"] if options.paper else {}),
+        field=field,
+        learning_rate=rate,
+        max_iterations=iterations,
+        **(PARTS["objective of the paper"] if paper else {}),
     )
     began = time.monotonic()
 
@@ -195,12 +202,12 @@ def main() -> None:
                 flush=True,
             )
 
-    name = options.field + ("_paper" if options.paper else "")
-    checkpoint = Checkpoint(options.out / f"{name}.checkpoint", every=50)
+    name = field + ("_paper" if paper else "")
+    checkpoint = Checkpoint(out / f"{name}.checkpoint", every=50)
     flows = euler_flow(
         clouds,
         settings,
-        time_limit=60 * options.minutes,
+        time_limit=60 * minutes,
         checkpoint=checkpoint,
         callbacks=[shown],
     )
@@ -212,11 +219,11 @@ def main() -> None:
         }
     }
     pairs, seconds = [], 0.0
-    for k in range(0 if options.no_nsfp else len(clouds) - 1):
-        path = options.out / f"nsfp_{k:03d}.pt"
+    for k in range(len(clouds) - 1 if nsfp_ else 0):
+        path = out / f"nsfp_{k:03d}.pt"
         if not path.exists():
             start = time.monotonic()
-            fit = Fit(patience=100, max_iterations=options.nsfp_iterations)
+            fit = Fit(patience=100, max_iterations=nsfp_iterations)
             flow = nsfp(clouds[k], clouds[k + 1], fit)
             part = path.with_suffix(".part")
             torch.save({"flow": flow, "seconds": time.monotonic() - start}, part)
@@ -228,11 +235,11 @@ def main() -> None:
     if pairs:
         figures["nsfp"] = {**errors(pairs, truth), "seconds": seconds}
     figures["no flow"] = errors(rest, truth)
-    (options.out / f"figures_{name}.json").write_text(
+    (out / f"figures_{name}.json").write_text(
         json.dumps(figures, indent=1) + "\n", encoding="utf-8"
     )
     print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

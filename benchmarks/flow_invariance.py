@@ -11,12 +11,11 @@ half of its points move within 50 % of their true motion.
 
 from __future__ import annotations
 
-import argparse
 import math
 from dataclasses import replace
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -192,19 +191,13 @@ def key_frames(method: str, count: int = 5, step: int = 5) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--angles", type=int, default=13)
-    parser.add_argument("--method", default="default")
-    options = parser.parse_args()
+def main(angles: int = 13, method: str = "default") -> None:
     torch.set_num_threads(1)
     print(machine())
-    fast_car(options.method)
-    key_frames(options.method)
-    argoverse(options.method, options.angles)
+    fast_car(method)
+    key_frames(method)
+    argoverse(method, angles)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

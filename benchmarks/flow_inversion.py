@@ -10,23 +10,19 @@ seconds of processor time per picture.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 
 import invtoolbox as it
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pictures", type=int, default=3)
-    options = parser.parse_args()
+def main(pictures: int = 3) -> None:
     print(machine())
     data = it.datasets.open(data_folder() / "bsd68_gray", reader="pictures")
     crops = []
-    for k in range(options.pictures):
+    for k in range(pictures):
         y = data[k].y
         top, left = (y.shape[2] - 64) // 2, (y.shape[3] - 64) // 2
         crops.append(y[..., top : top + 64, left : left + 64])
@@ -52,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -14,7 +14,6 @@ methods of the call anew.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from dataclasses import replace
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Kept, machine, verdict
+from common import Kept, machine, run_script, verdict
 
 import invtoolbox as it
 from invtoolbox.geometry.rigid import inverse, transform
@@ -90,30 +89,25 @@ def add_up(results: list[dict[str, Any]]) -> BucketedEPE:
     return total
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pairs", type=int, default=len(SEEDS) * len(SOURCES))
-    parser.add_argument("--methods", default=",".join((*METHODS, FAST_NSF)))
-    parser.add_argument("--again", action="store_true")
-    options = parser.parse_args()
+def main(
+    pairs: int = len(SEEDS) * len(SOURCES),
+    methods: str = ",".join((*METHODS, FAST_NSF)),
+    again: bool = False,
+) -> None:
     torch.set_num_threads(1)
     print(machine())
     path = Path(__file__).parent / "results" / "flow_methods.json"
-    kept, methods = Kept(path), options.methods.split(",")
-    if options.again:
+    kept, methods = Kept(path), methods.split(",")
+    if again:
         kept.known = {
             key: result for key, result in kept.known.items() if key.split(":")[0] not in methods
         }
         path.write_text(json.dumps(kept.known))
     known: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
-    for k in range(options.pairs):
+    for k in range(pairs):
         seed, index = SEEDS[k % len(SEEDS)], SOURCES[k // len(SEEDS)]
         wanted = {
-            name: f"{name}: {seed}, sweep {index}"
-            for name in methods
-            if k < PAIRS.get(name, options.pairs)
+            name: f"{name}: {seed}, sweep {index}" for name in methods if k < PAIRS.get(name, pairs)
         }
         missing = [name for name, key in wanted.items() if key not in kept.known]
         source, target = pair_of(seed, index) if missing else (None, None)
@@ -144,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

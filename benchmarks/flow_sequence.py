@@ -12,7 +12,6 @@ that gets SIGKILL at a random moment of its work.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -26,7 +25,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 
 from invtoolbox.jobs.flow.estimation import estimate
 from invtoolbox.jobs.flow.preparation import Preparation, prepare_pair
@@ -69,7 +68,7 @@ def command(sweeps: int, points: int, folder: Path, workers: int = 1) -> list[st
     return [
         sys.executable,
         __file__,
-        "--in",
+        "--folder",
         str(folder),
         "--sweeps",
         str(sweeps),
@@ -216,30 +215,27 @@ def killed_and_resumed(sweeps: int, points: int, kills: int, place: Path) -> Non
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--sweeps", type=int, default=100)
-    parser.add_argument("--points", type=int, default=60_000)
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--kill-sweeps", type=int, default=24)
-    parser.add_argument("--kill-points", type=int, default=20_000)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--in", dest="folder", type=Path, help=argparse.SUPPRESS)
-    wanted = parser.parse_args()
+def main(
+    sweeps: int = 100,
+    points: int = 60_000,
+    kills: int = 10,
+    kill_sweeps: int = 24,
+    kill_points: int = 20_000,
+    workers: int = 2,
+    folder: Path | None = None,
+) -> None:
     torch.set_num_threads(1)
-    if wanted.folder:
-        flow(wanted.sweeps, wanted.points, wanted.folder, wanted.workers, resume=True)
+    if folder:
+        flow(sweeps, points, folder, workers, resume=True)
         return
     print(machine())
     place = Path(tempfile.mkdtemp(prefix="flow_sequence_"))
-    memory_and_seconds(wanted.sweeps, wanted.points, place)
-    against_nsfp(wanted.sweeps, wanted.points, place)
-    workers_against_one(wanted.kill_sweeps, wanted.kill_points, wanted.workers, place)
-    killed_and_resumed(wanted.kill_sweeps, wanted.kill_points, wanted.kills, place)
+    memory_and_seconds(sweeps, points, place)
+    against_nsfp(sweeps, points, place)
+    workers_against_one(kill_sweeps, kill_points, workers, place)
+    killed_and_resumed(kill_sweeps, kill_points, kills, place)
     shutil.rmtree(place)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

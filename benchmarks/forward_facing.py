@@ -17,12 +17,11 @@ coordinate networks (FreeNeRF).
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -165,19 +164,11 @@ def run(seed: int, prior: Prior | None, iterations: int, coarse: bool = False) -
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--iterations", type=int, default=300)
-    parser.add_argument("--scenes", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--search", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(iterations: int = 300, scenes: int = 2, threads: int = 1, search_: bool = False) -> None:
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
-    if arguments.search:
-        search(arguments.iterations)
+    if search_:
+        search(iterations)
         return
     print(
         f"{'':40}{'3 views':>10}{'held out':>10}{'depth':>10}{'near':>10}   dB, dB, mean error, "
@@ -188,10 +179,7 @@ def main() -> None:
         began = time.monotonic()
         figures = (
             torch.tensor(
-                [
-                    run(seed, prior, arguments.iterations, name.startswith(COARSE))
-                    for seed in range(arguments.scenes)
-                ]
+                [run(seed, prior, iterations, name.startswith(COARSE)) for seed in range(scenes)]
             )
             .mean(0)
             .tolist()
@@ -199,7 +187,7 @@ def main() -> None:
         quality[name] = figures[1]
         print(
             f"{name:40}{figures[0]:10.2f}{figures[1]:10.2f}{figures[2]:10.3f}{figures[3]:10.3f}"
-            f"   {(time.monotonic() - began) / arguments.scenes:.1f} s a scene",
+            f"   {(time.monotonic() - began) / scenes:.1f} s a scene",
             flush=True,
         )
     gain = quality["TV of both, occlusion penalty"] - quality["none"]
@@ -229,4 +217,4 @@ def search(iterations: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

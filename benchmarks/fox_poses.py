@@ -14,7 +14,6 @@ judged without refinement. With ``--results`` a later call does not repeat a fin
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -128,17 +127,17 @@ def scene(parameters: dict[str, Tensor], degree: int, steps: int) -> Gaussians:
 
 
 def found(
-    cameras: Cameras, pictures: Tensor, steps: int, refine: bool, arguments: argparse.Namespace
+    cameras: Cameras, pictures: Tensor, steps: int, refine: bool, most: int, first: int, degree: int
 ) -> tuple[dict[str, Tensor], Cameras]:
     y = pictures.transpose(0, 1)[None]
     unknown: dict[str, Any] = {"unknown": {"twist": None}} if refine else {}
     adam = it.solvers.Adam(subset_size=1, epsilon=1e-15)
-    strategy = MCMCStrategy(start=200, stop=int(0.9 * steps), most=arguments.most)
-    points, colors = start(cameras, pictures, arguments.start)
+    strategy = MCMCStrategy(start=200, stop=int(0.9 * steps), most=most)
+    points, colors = start(cameras, pictures, first)
     prior = Gaussians(
         points,
         colors,
-        degree=arguments.degree,
+        degree=degree,
         strategy=strategy,
         decay_over=2 * steps,
         degree_every=max(1, steps // 4),
@@ -147,7 +146,7 @@ def found(
     parameters: dict[str, Tensor] | None = None
     for length, pose_step in ((steps, 0.05), (steps // 2, 0.01)):
         if parameters is not None:
-            prior = scene(parameters, arguments.degree, length)
+            prior = scene(parameters, degree, length)
         A = GaussianRenderer(cameras, pose_step=pose_step)
         solution = it.solve(
             it.Problem(y, A, it.data_terms.Photometric(0.0), **unknown),
@@ -169,27 +168,27 @@ def found(
     return parameters, cameras
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--shrink", type=int, default=3)
-    parser.add_argument(
-        "--steps",
-        type=int,
-        default=2500,
-        help="steps of the first solve; the second has half of them",
-    )
-    parser.add_argument("--start", type=int, default=8000, help="initial number of Gaussians")
-    parser.add_argument("--most", type=int, default=12_000, help="largest number of Gaussians")
-    parser.add_argument("--degree", type=int, default=1)
-    parser.add_argument("--refine", type=int, default=60, help="steps of the held-out poses")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    shrink: int = 3,
+    steps: int = 2500,
+    start: int = 8000,
+    most: int = 12_000,
+    degree: int = 1,
+    refine: int = 60,
+    threads: int = 1,
+    results: Path | None = None,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        steps: steps of the first solve; the second has half of them
+        start: initial number of Gaussians
+        most: largest number of Gaussians
+        refine: steps of the held-out poses
+    """
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
-    views = open_views(data_folder() / "ngp_fox_270x480", shrink=arguments.shrink)
+    views = open_views(data_folder() / "ngp_fox_270x480", shrink=shrink)
     print(
         f"{len(views)} photographs of {views.cameras.size[0]} x {views.cameras.size[1]} pixels; "
         f"{len(views.skipped)} frames of the file have no picture: {', '.join(views.skipped)}"
@@ -198,12 +197,8 @@ def main() -> None:
     held = torch.arange(len(views)) % 10 == 0
     known, test = cameras[~held], cameras[held]
     wrong = perturbed(known, 1.0, 0.02)
-    told: dict[str, Any] = (
-        json.loads(arguments.results.read_text())
-        if arguments.results and arguments.results.exists()
-        else {}
-    )
-    for name, given, refine in (
+    told: dict[str, Any] = json.loads(results.read_text()) if results and results.exists() else {}
+    for name, given, refined in (
         ("given", known, False),
         ("refined", wrong, True),
         ("perturbed", wrong, False),
@@ -211,15 +206,15 @@ def main() -> None:
         if name in told:
             continue
         began = time.process_time()
-        parameters, moved = found(given, pictures[~held], arguments.steps, refine, arguments)
+        parameters, moved = found(given, pictures[~held], steps, refined, most, start, degree)
         # The held-out poses in the frame of the estimated scene.
         aligned = Similarity.of_cameras(known, moved).cameras(test)
         told[name] = {
             "seconds": time.process_time() - began,
             "gaussians": parameters["means"].shape[1],
             "errors": errors(moved, known),
-            "aligned": judged(parameters, aligned, pictures[held], arguments.degree, 0),
-            "psnr": judged(parameters, aligned, pictures[held], arguments.degree, arguments.refine),
+            "aligned": judged(parameters, aligned, pictures[held], degree, 0),
+            "psnr": judged(parameters, aligned, pictures[held], degree, refine),
         }
         one = told[name]
         print(
@@ -228,8 +223,8 @@ def main() -> None:
             f"out {one['aligned']:.2f} dB aligned, {one['psnr']:.2f} dB refined",
             flush=True,
         )
-        if arguments.results:
-            arguments.results.write_text(json.dumps(told))
+        if results:
+            results.write_text(json.dumps(told))
     best = max(told["given"]["psnr"], told["given"]["aligned"])
     print(
         f"refined less given: {told['refined']['psnr'] - best:+.2f} dB",
@@ -238,4 +233,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

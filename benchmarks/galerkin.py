@@ -13,13 +13,13 @@ inverse   -(a u')' = 1 on the unit interval, u = 0 at both ends; the network com
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from common import alternating, machine, verdict
+from common import alternating, machine, run_script, verdict
 from torch import Tensor, nn
 
 import invtoolbox as it
@@ -134,24 +134,19 @@ def inverse(steps: int) -> None:
         print(verdict(ratio <= 0.5, "0.5"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", choices=("cost", "product", "inverse"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=800)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    only: Literal["cost", "product", "inverse"] | None = None, threads: int = 1, steps: int = 800
+) -> None:
+    torch.set_num_threads(threads)
     it.training.keep_freed_memory()
     print(machine(), flush=True)
-    if arguments.only in (None, "cost"):
+    if only in (None, "cost"):
         cost()
-    if arguments.only in (None, "product"):
+    if only in (None, "product"):
         product()
-    if arguments.only in (None, "inverse"):
-        inverse(arguments.steps)
+    if only in (None, "inverse"):
+        inverse(steps)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

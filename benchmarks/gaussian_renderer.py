@@ -12,7 +12,6 @@ one by one.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import alternating, data_folder, machine, verdict
+from common import alternating, data_folder, machine, run_script, verdict
 from torch import Tensor
 
 from invtoolbox.geometry.splatting import rasterization
@@ -176,14 +175,8 @@ def parts(scene: Scene, size: int, repeats: int) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=7)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(threads: int = 2, repeats: int = 7) -> None:
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
     began = time.perf_counter()
     scene = garden(256)
@@ -191,12 +184,12 @@ def main() -> None:
     print(
         f"first call, kernels compiled or read from the cache: {time.perf_counter() - began:.1f} s"
     )
-    times = alternating(calls(scene, 256, own), arguments.repeats)
+    times = alternating(calls(scene, 256, own), repeats)
     print(
         f"garden, {len(scene[0])} points, 256 x 256: forward {times['forward']:.4f} s, forward and "
         f"backward {times['both']:.4f} s"
     )
-    parts(scene, 256, arguments.repeats)
+    parts(scene, 256, repeats)
 
     # Four tensors of pixels times Gaussians, eight with autograd, in 4 GB.
     size, count = 32, 20_000
@@ -273,7 +266,7 @@ def main() -> None:
     equal = torch.equal(images, others) and all(
         torch.equal(a, b) for a, b in zip(slopes, their_slopes)
     )
-    seconds = alternating({"together": together, "alone": alone}, arguments.repeats)
+    seconds = alternating({"together": together, "alone": alone}, repeats)
     print(
         f"50 scenes of 1000, 64 x 64, forward and backward: in one batch {seconds['together']:.4f} "
         f"s, one by one {seconds['alone']:.4f} s",
@@ -282,4 +275,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -17,10 +17,8 @@ error of the held-out pictures rises as much as without locality.
 
 from __future__ import annotations
 
-import argparse
-
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from gradient_origin import Pictures, dense
 from torch import Tensor, nn
 
@@ -51,20 +49,18 @@ def learn(pictures: Tensor) -> GradientOrigin:
     return GradientOrigin.fit(trained.network.requires_grad_(False), pictures)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--people", default="35:40", help="first:last+1 of 30 to 39")
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(people: str = "35:40", steps: int = 100, threads: int = 1) -> None:
+    """Run the benchmark.
+
+    Args:
+        people: first:last+1 of 30 to 39
+    """
+    torch.set_num_threads(threads)
     keep_freed_memory()
     print(machine(), flush=True)
     faces = read_faces()
     prior = learn(faces[:30].flatten(0, 1))
-    first, last = map(int, arguments.people.split(":"))
+    first, last = map(int, people.split(":"))
     people = faces[first:last]
     count, every = len(people), people.flatten(0, 1)
     A, term = it.operators.Identity((1, 32, 32)), it.data_terms.LeastSquares(noise_std=NOISE)
@@ -95,7 +91,7 @@ def main() -> None:
             tuned,
             it.solvers.Adam(learning_rate=1e-3),
             regularization=1.0,
-            max_iterations=arguments.steps,
+            max_iterations=steps,
             progress=False,
         )
         own, person, others, held = [], [], [], []
@@ -126,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

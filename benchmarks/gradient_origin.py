@@ -14,11 +14,10 @@ missing rows under the trained prior.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 from torch import Generator, Tensor, nn
 
 import invtoolbox as it
@@ -77,32 +76,25 @@ def networks() -> dict[str, nn.Module]:
     return made
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=3000)
-    chosen = parser.parse_args()
+def main(seeds: int = 1, steps: int = 3000) -> None:
     keep_freed_memory()
     from sklearn.datasets import load_digits
 
     digits = torch.tensor(load_digits().images, dtype=torch.float32).unsqueeze(1) / 16
     order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(0))
     learned, held = digits[order[:1500]], digits[order[1500:]]
-    at = [k for k in AT if k <= chosen.steps]
+    at = [k for k in AT if k <= steps]
     print(
-        f"# {machine()}\n# squared error of a test picture after {at} steps, mean of "
-        f"{chosen.seeds} seeds"
+        f"# {machine()}\n# squared error of a test picture after {at} steps, mean of {seeds} seeds"
     )
     errors: dict[str, Tensor] = {}
-    for seed in range(chosen.seeds):
+    for seed in range(seeds):
         torch.manual_seed(seed)
         for name, network in networks().items():
             trained = train(
                 network,
                 Pictures(learned),
-                [Stage(L2(), chosen.steps, 1e-3, 64, "last")],
+                [Stage(L2(), steps, 1e-3, 64, "last")],
                 seed=seed,
                 progress=False,
                 validation=Pictures(held, whole=True),
@@ -111,7 +103,7 @@ def main() -> None:
             curve = {int(step): 64 * loss for step, loss in trained.validation.tolist()}
             errors[name] = (
                 errors.get(name, torch.zeros(len(at)))
-                + torch.tensor([curve[k] for k in at]) / chosen.seeds
+                + torch.tensor([curve[k] for k in at]) / seeds
             )
             if seed == 0 and name == "origin network, ELU":
                 kept = trained.network
@@ -191,4 +183,4 @@ def _posterior(network: GradientOriginNetwork, learned: Tensor, held: Tensor) ->
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -141,6 +141,7 @@ def main() -> None:
     for name, (command, cwd, environment) in runs.items():
         fine, words = outcome(place.start(command, cwd, **environment))
         good &= fine
+        words = words.replace(sealed, "FOLDER")
         print(f"{name}: {words} {verdict(fine, 'works or one sentence')}", flush=True)
     cache = place.open / "cache"
     both = [place.start(PROJECTION, place.open, WARP_CACHE_PATH=str(cache)) for _ in range(2)]

@@ -23,21 +23,34 @@ and ``tb``, which had no part in that.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 import time
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 
 import invtoolbox as it
 from invtoolbox.processing import fit_beam_hardening
 
 
-def main() -> None:
-    folder = data_folder() / "htc2022"
-    print(machine())
+def main(arcs_: bool = False, one_liner_: bool = False) -> None:
+    """Run the benchmark.
 
+    Args:
+        arcs_: the rows of 60 and 30 degrees alone
+        one_liner_: the last rows alone
+    """
+    print(machine())
+    if not (arcs_ or one_liner_):
+        full_arc_and_90_degrees()
+    if not one_liner_:
+        arcs()
+    if not arcs_:
+        one_liner()
+
+
+def full_arc_and_90_degrees() -> None:
+    folder = data_folder() / "htc2022"
     scan = it.datasets.open(folder / "htc2022_ta_full.mat")[0]
     fbp = scan.geometry.operator().pseudo_inverse(scan.y)
     correlation = float(it.metrics.correlation(fbp, scan.reference))
@@ -185,12 +198,4 @@ def matthews(x: torch.Tensor, truth: torch.Tensor) -> float:
 
 
 if __name__ == "__main__":
-    if "--one-liner" in sys.argv:
-        print(machine())
-    elif "--arcs" in sys.argv:
-        arcs()
-    else:
-        main()
-        arcs()
-    if "--arcs" not in sys.argv:
-        one_liner()
+    run_script(main)

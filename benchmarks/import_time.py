@@ -7,10 +7,11 @@ Aim: at most 0.3 s. The first round, which fills the page cache, is not counted.
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
+
+from common import machine
 
 ROUNDS = 7
 
@@ -30,7 +31,7 @@ def main() -> None:
         for module, times in taken.items():
             times.append(seconds(module))
     torch, own = (statistics.median(times[1:]) for times in taken.values())
-    print(f"load average {os.getloadavg()[0]:.2f}")
+    print(machine())
     print(f"import torch       {torch:.3f} s   (first {taken['torch'][0]:.3f})")
     print(f"import invtoolbox  {own:.3f} s   (first {taken['invtoolbox'][0]:.3f})")
     print(f"difference         {own - torch:.3f} s   (aim: at most 0.3)")

@@ -19,14 +19,13 @@ steps were chosen on other pictures and networks.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import time
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
@@ -195,12 +194,8 @@ def triggers(x: Tensor, labels: Tensor) -> None:
     print("  ", verdict(overlap["sparse change"] >= 0.7, "0.7"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=1)
-    torch.set_num_threads(parser.parse_args().threads)
+def main(threads: int = 1) -> None:
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
     x, labels = digits()
     classes(x, labels)
@@ -208,4 +203,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

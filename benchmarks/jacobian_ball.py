@@ -15,13 +15,12 @@ Positions are drawn one per cell of a grid. Neither depends on the answer.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import math
 import time
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 from torch import Generator, Tensor, nn
 
 from invtoolbox.training import L2, JacobianNuclearNorm, Pairs, Stage, train
@@ -88,20 +87,18 @@ def schedule(weight: float, steps: int, last: int) -> list[Stage]:
     ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--weight", type=float, default=0.25)
-    parser.add_argument("--steps", type=int, default=300, help="steps per weight of the warm-up")
-    parser.add_argument("--last", type=int, default=1000, help="steps per rate at the last weight")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+def main(weight: float = 0.25, steps: int = 300, last: int = 1000, seed: int = 0) -> None:
+    """Run the benchmark.
+
+    Args:
+        steps: steps per weight of the warm-up
+        last: steps per rate at the last weight
+    """
     torch.set_num_threads(1)
     print(machine())
     began = time.process_time()
-    stages = schedule(options.weight, options.steps, options.last)
-    network = train(build(options.seed), Disc(), stages, seed=options.seed, progress=False).network
+    stages = schedule(weight, steps, last)
+    network = train(build(seed), Disc(), stages, seed=seed, progress=False).network
     seconds = time.process_time() - began
     side = torch.linspace(-HALF, HALF, 281)
     places = torch.cartesian_prod(side, side).requires_grad_()
@@ -111,13 +108,13 @@ def main() -> None:
     found = found.detach()
 
     def energy(f: Tensor, variation: float) -> float:
-        return float((f - disc.float()).square().mean()) * area / 2 + options.weight * variation
+        return float((f - disc.float()).square().mean()) * area / 2 + weight * variation
 
     inside, outside = float(found[disc].mean()), float(found[~disc].mean())
-    level, ground = 1 - 2 * options.weight, 2 * math.pi * options.weight / (area - math.pi)
+    level, ground = 1 - 2 * weight, 2 * math.pi * weight / (area - math.pi)
     best = energy(torch.where(disc, level, ground), 2 * math.pi * (level - ground))
     print(
-        f"unit disc, weight {options.weight:g}, seed {options.seed}, "
+        f"unit disc, weight {weight:g}, seed {seed}, "
         f"{sum(stage.steps for stage in stages)} steps, {seconds:.0f} s of processor time\n"
         f"mean inside {inside:.3f}, exact {level:.3f} "
         f"{verdict(abs(inside - level) <= 0.05, 'within 0.05')}\n"
@@ -127,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

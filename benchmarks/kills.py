@@ -10,7 +10,6 @@ end, and its result is compared, bit by bit, with the result of an undisturbed j
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
@@ -18,12 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 
 import invtoolbox as it
 
@@ -195,25 +194,22 @@ def kill_often(name: str, kills: int, place: Path, draw: random.Random) -> tuple
     return killed, ended, same
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--only", nargs="*", default=list(JOBS))
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.work:
-        work(arguments.work, arguments.folder)
+def main(
+    kills: int = 20,
+    only: Sequence[str] = tuple(JOBS),
+    seed: int = 0,
+    work_: str | None = None,
+    folder: Path | None = None,
+) -> None:
+    if work_:
+        work(work_, folder)
         return
     print(machine())
-    print(f"seed {arguments.seed}")
-    draw = random.Random(arguments.seed)
-    for name in arguments.only:
+    print(f"seed {seed}")
+    draw = random.Random(seed)
+    for name in only:
         with tempfile.TemporaryDirectory() as place:
-            killed, ended, same = kill_often(name, arguments.kills, Path(place), draw)
+            killed, ended, same = kill_often(name, kills, Path(place), draw)
         print(
             f"{name}: {killed} kills, {ended} jobs that were resumed to their end "
             f"{verdict(same, 'identical to the undisturbed job')}",
@@ -222,4 +218,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

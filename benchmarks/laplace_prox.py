@@ -20,13 +20,12 @@ from the posterior mean in closed form, which l2 should give.
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 from torch import Generator, Tensor
 
 from invtoolbox.priors import ConvexDense, LearnedProximal
@@ -129,29 +128,23 @@ def stages(loss: Loss, schedule: list[tuple[int, float]], full: bool) -> list[St
     return [Stage(loss, steps, rate, 2000 if full else 500) for steps, rate in schedule]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--full", action="store_true", help="all steps, which take several minutes")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--folder", type=Path, help="folder of checkpoints, from which a later run continues"
-    )
-    arguments = parser.parse_args()
+def main(full: bool = False, seed: int = 1, threads: int = 1, folder: Path | None = None) -> None:
+    """Run the benchmark.
+
+    Args:
+        full: all steps, which take several minutes
+        folder: folder of checkpoints, from which a later run continues
+    """
     keep_freed_memory()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(threads)
     print(machine())
-    l2, l1, matching = (
-        (FULL_WARM, FULL_WARM, FULL) if arguments.full else (REDUCED_L2, REDUCED_L1, REDUCED)
-    )
+    l2, l1, matching = (FULL_WARM, FULL_WARM, FULL) if full else (REDUCED_L2, REDUCED_L1, REDUCED)
     plan: list[tuple[str, Loss, list[tuple[int, float]]]] = [("l2", L2(), l2), ("l1", L1(), l1)]
     plan += [
         (f"gamma {gamma:g}", ProximalMatching(gamma), schedule)
         for gamma, schedule in matching.items()
     ]
-    first = network = ConvexDense(1, seed=arguments.seed)
+    first = network = ConvexDense(1, seed=seed)
     found: dict[str, Errors] = {}
     began, cpu = time.perf_counter(), time.process_time()
     print(
@@ -159,13 +152,12 @@ def main() -> None:
         f"{'seconds':>8}"
     )
     for name, loss, schedule in plan:
-        folder = None if arguments.folder is None else arguments.folder / name.replace(" ", "-")
         trained = train(
             first if name in ("l2", "l1") else network,
             LaplaceNumbers(),
-            stages(loss, schedule, arguments.full),
-            seed=arguments.seed,
-            folder=folder,
+            stages(loss, schedule, full),
+            seed=seed,
+            folder=folder and folder / name.replace(" ", "-"),
             progress=False,
         )
         assert isinstance(trained.network, ConvexDense)
@@ -178,7 +170,7 @@ def main() -> None:
         )
     seconds = time.perf_counter() - began
     last, absolute, square = found["gamma 0.1"], found["l1"], found["l2"]
-    bars = (0.17, 0.055, 600) if arguments.full else (0.21, 0.075, 60)
+    bars = (0.17, 0.055, 600) if full else (0.21, 0.075, 60)
     print(
         f"{seconds:.0f} s, of which {time.process_time() - cpu:.0f} s on the processor",
         verdict(seconds < bars[2], f"under {bars[2]} s idle"),
@@ -200,4 +192,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

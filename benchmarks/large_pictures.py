@@ -11,7 +11,6 @@ Prints the largest resident memory of the process.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -21,7 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 
 import invtoolbox as it
 from invtoolbox.jobs.images.parts import gaussian_kernel
@@ -53,10 +52,12 @@ def deblur(path: Path, iterations: int | None) -> tuple[float, float, float]:
     return time.perf_counter() - began, processor, usage.ru_maxrss * 1024 / 1e9
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--iterations", type=int, help="largest number of iterations per tile")
-    iterations = parser.parse_args().iterations
+def main(iterations: int | None = None) -> None:
+    """Run the benchmark.
+
+    Args:
+        iterations: largest number of iterations per tile
+    """
     print(machine())
     found = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -83,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

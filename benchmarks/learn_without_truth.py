@@ -28,15 +28,14 @@ A setting is never chosen by the pictures it is reported on.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import Kept, alternating, data_folder, machine, verdict
+from common import Kept, alternating, data_folder, machine, run_script, verdict
 from torch import Tensor, nn
 
 import invtoolbox as it
@@ -403,20 +402,24 @@ def _save(name: str, images: dict[str, Tensor]) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--only", choices=("sure", "step", "noise2inverse", "equivariant", "deepinv", "causes")
-    )
-    parser.add_argument("--steps", type=int, default=800, help="steps of the chest networks")
-    parser.add_argument("--again", action="store_true", help="forget earlier results")
-    arguments = parser.parse_args()
+def main(
+    only: Literal["sure", "step", "noise2inverse", "equivariant", "deepinv", "causes"]
+    | None = None,
+    steps: int = 800,
+    again: bool = False,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        steps: steps of the chest networks
+        again: forget earlier results
+    """
     keep_freed_memory()
-    kept = Kept(RESULTS, arguments.again)
+    kept = Kept(RESULTS, again)
     print(machine())
 
     def wanted(part: str) -> bool:
-        return arguments.only in (None, part)
+        return only in (None, part)
 
     if wanted("deepinv"):
         print("losses of the same name in deepinv")
@@ -459,7 +462,7 @@ def main() -> None:
             "splitting",
             "equivariant splitting",
         ]
-        of_steps = [(name, arguments.steps) for name in names] + [("total variation", 0)]
+        of_steps = [(name, steps) for name in names] + [("total variation", 0)]
         of_steps += [(f"unrolled {name}", UNROLLED_STEPS) for name in reversed(names[1:4])]
         found = {
             name: kept.result(f"{name} {steps}", lambda n=name, s=steps: equivariant(n, s))
@@ -484,4 +487,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

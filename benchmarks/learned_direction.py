@@ -21,14 +21,13 @@ Seconds are processor seconds, with all items as one batch.
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
 import scipy.fft
 import torch
 import torch.nn.functional as F
-from common import machine, verdict
+from common import machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -130,26 +129,19 @@ def solved(b: Tensor, solver: ConjugateGradient, tolerance: float) -> tuple[floa
     return float(solution.iterations.double().mean()), decreases, seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--items", type=int, default=8)
-    parser.add_argument(
-        "--steps",
-        type=int,
-        nargs=2,
-        default=(700, 200),
-        help="steps of the training, at learning rates 2e-3 and 2e-4",
-    )
-    parser.add_argument(
-        "--folder",
-        type=Path,
-        help="folder of checkpoints, from which a later run continues",
-    )
-    parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def main(
+    items: int = 8,
+    steps: tuple[int, int] = (700, 200),
+    folder: Path | None = None,
+    threads: int = 1,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        steps: steps of the training, at learning rates 2e-3 and 2e-4
+        folder: folder of checkpoints, from which a later run continues
+    """
+    torch.set_num_threads(threads)
     it.training.keep_freed_memory()
     print(machine(), flush=True)
     n = SIZES[0]
@@ -157,13 +149,13 @@ def main() -> None:
     learned = it.training.train_direction(
         it.Problem(torch.zeros(1, 1, 2 * n * (n + 1)), SlopesToZero(n)),
         seed=1,
-        folder=options.folder,
-        stages=[(options.steps[0], 2e-3), (options.steps[1], 2e-4)],
+        folder=folder,
+        stages=[(steps[0], 2e-3), (steps[1], 2e-4)],
         progress=False,
     )
     weights = sum(p.numel() for p in learned.network.parameters())
     print(
-        f"trained on {n}x{n}: {weights} weights, {sum(options.steps)} steps, "
+        f"trained on {n}x{n}: {weights} weights, {sum(steps)} steps, "
         f"{time.perf_counter() - began:.0f} s, of which {time.process_time() - cpu:.0f} s on the "
         "processor",
         flush=True,
@@ -184,7 +176,7 @@ def main() -> None:
         )
         for name, solver in rows.items():
             cells = [
-                solved(right_sides(kind, size, options.items), solver, tolerance)
+                solved(right_sides(kind, size, items), solver, tolerance)
                 for size in SIZES
                 for kind in KINDS
             ]
@@ -220,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -19,15 +19,15 @@ weights, in a shorter training on pictures of 100 x 100 pixels. They are judged 
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from lego_voxels import HIGH, LOW, RENDERER, held_out_psnr, kept, renderer
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -354,36 +354,32 @@ def search(rows: list[str], rays: int, rate: float) -> None:
         print(f"{name:38}{values if len(every) > 1 else ' ' * 8 + values}", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
-    parser.add_argument("--search", action="store_true", help="try the rows with other weights")
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=math.inf,
-        help="time limit; a row that would exceed it is not started",
-    )
-    parser.add_argument("--stages", nargs="+", default=["48:300", "80:500"])
-    parser.add_argument("--rays", type=int, default=2048)
-    parser.add_argument("--rate", type=float, default=0.1)
-    parser.add_argument(
-        "--shrink", type=int, default=1, help="1 for pictures of 200 x 200 pixels, 2 for 100 x 100"
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    rows: Sequence[Annotated[str, list(ROWS)]] = tuple(ROWS),
+    search_: bool = False,
+    minutes: float = math.inf,
+    stages: Sequence[str] = ("48:300", "80:500"),
+    rays: int = 2048,
+    rate: float = 0.1,
+    shrink: int = 1,
+    threads: int = 2,
+    seeds: Sequence[int] = (0,),
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        search_: try the rows with other weights
+        minutes: time limit; a row that would exceed it is not started
+        shrink: 1 for pictures of 200 x 200 pixels, 2 for 100 x 100
+    """
+    torch.set_num_threads(threads)
     BUILD.mkdir(exist_ok=True)
-    if arguments.search:
-        search(arguments.rows, arguments.rays, arguments.rate)
+    if search_:
+        search(rows, rays, rate)
         return
-    side, path = 200 // arguments.shrink, BUILD / "lego_8_views.json"
+    side, path = 200 // shrink, BUILD / "lego_8_views.json"
     print(
-        f"{side} x {side} pixels, stages {' '.join(arguments.stages)}, {arguments.rays} rays a "
-        f"step, {machine()}",
+        f"{side} x {side} pixels, stages {' '.join(stages)}, {rays} rays a step, {machine()}",
         flush=True,
     )
     print(
@@ -393,18 +389,18 @@ def main() -> None:
     )
     found: dict[str, dict[str, float]] = json.loads(path.read_text()) if path.is_file() else {}
     began, longest = time.monotonic(), 0.0
-    for name, seed in ((name, seed) for seed in arguments.seeds for name in arguments.rows):
+    for name, seed in ((name, seed) for seed in seeds for name in rows):
         if key(name, seed) in found:
             continue
-        if time.monotonic() - began + longest > 60 * arguments.minutes:
+        if time.monotonic() - began + longest > 60 * minutes:
             print("the time is over; run again for the other rows")
             break
         row = trained(
             name,
-            arguments.stages,
-            arguments.rays,
-            arguments.rate,
-            arguments.shrink,
+            stages,
+            rays,
+            rate,
+            shrink,
             seed=seed,
         )
         found[key(name, seed)] = row
@@ -413,9 +409,9 @@ def main() -> None:
         print(key(name, seed), rounded, flush=True)
         path.write_text(json.dumps(found, indent=1))
     shown(found)
-    if len(arguments.seeds) > 1:
-        shown_by_seed(found, arguments.rows, arguments.seeds)
+    if len(seeds) > 1:
+        shown_by_seed(found, rows, seeds)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -14,14 +14,14 @@ folder, the next call continues a run that ``--minutes`` ended.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 
 import invtoolbox as it
 from invtoolbox.datasets import open_views
@@ -31,61 +31,61 @@ from invtoolbox.metrics import psnr
 LOW, HIGH = (-1.3, -1.3, -1.0), (1.3, 1.3, 1.3)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--minutes", type=float, default=1e6, help="time limit of the whole run, by the clock"
-    )
-    parser.add_argument("--folder", type=Path)
-    parser.add_argument("--random", action="store_true")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--strategy", choices=("mcmc", "default"), default="mcmc")
-    parser.add_argument("--start", type=int, default=8000, help="initial number of Gaussians")
-    parser.add_argument("--most", type=int, default=16_000, help="largest number of Gaussians")
-    parser.add_argument(
-        "--iterations",
-        type=int,
-        default=8_000,
-        help="iterations in which the steps of the means fall to a hundredth",
-    )
-    parser.add_argument("--degree", type=int, default=2)
-    parser.add_argument("--similarity", type=float, default=0.0)
-    parser.add_argument("--views", type=int, default=1, help="pictures per step")
-    parser.add_argument("--every", type=float, default=60.0, help="seconds between two lines")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    minutes: float = 1e6,
+    folder: Path | None = None,
+    random: bool = False,
+    threads: int = 2,
+    strategy: Literal["mcmc", "default"] = "mcmc",
+    start: int = 8000,
+    most: int = 16_000,
+    iterations: int = 8_000,
+    degree: int = 2,
+    similarity: float = 0.0,
+    views: int = 1,
+    every: float = 60.0,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        minutes: time limit of the whole run, by the clock
+        start: initial number of Gaussians
+        most: largest number of Gaussians
+        iterations: iterations in which the steps of the means fall to a hundredth
+        views: pictures per step
+        every: seconds between two lines
+    """
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
     photographs = split_views(open_views(data_folder() / "nerf_lego_200"), 10)
     model = GaussianModel(
         LOW,
         HIGH,
         1.0,
-        count=arguments.start,
-        most=arguments.most,
-        degree=arguments.degree,
-        strategy=arguments.strategy,
-        length=arguments.iterations,
-        carve=not arguments.random,
-        opacity=0.1 if arguments.random else 0.5,
+        count=start,
+        most=most,
+        degree=degree,
+        strategy=strategy,
+        length=iterations,
+        carve=not random,
+        opacity=0.1 if random else 0.5,
     )
-    solver = it.solvers.Adam(subset_size=arguments.views, epsilon=1e-15)
+    solver = it.solvers.Adam(subset_size=views, epsilon=1e-15)
     found = solve_in_stages(
         model,
         photographs,
-        [Stage(arguments.iterations)],
+        [Stage(iterations)],
         solver,
-        data_term=it.data_terms.Photometric(arguments.similarity),
-        seconds=60 * arguments.minutes,
-        every=arguments.every,
+        data_term=it.data_terms.Photometric(similarity),
+        seconds=60 * minutes,
+        every=every,
         watched=len(photographs.held),
         progress=sys.stderr.isatty(),
-        folder=arguments.folder,
+        folder=folder,
     )
     seconds = time.process_time()
-    if arguments.folder is not None:  # seconds of earlier calls
-        spent = arguments.folder / "processor.json"
+    if folder is not None:  # seconds of earlier calls
+        spent = folder / "processor.json"
         seconds += json.loads(spent.read_text()) if spent.exists() else 0.0
         spent.write_text(json.dumps(seconds))
     for sample in found.samples:
@@ -95,7 +95,7 @@ def main() -> None:
         found.reports[0].iterations,
     )
     print(
-        f"{arguments.strategy}: {model.describe(found.x)}, {steps} iterations, {found.seconds:.0f} "
+        f"{strategy}: {model.describe(found.x)}, {steps} iterations, {found.seconds:.0f} "
         f"s by the clock, {seconds:.0f} s of processor time, {1e3 * seconds / steps:.1f} ms each; "
         f"held out {float(quality.mean()):.2f} dB ({float(quality.min()):.2f} to "
         f"{float(quality.max()):.2f})",
@@ -106,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -12,12 +12,12 @@ in build/lego_voxels.safetensors; lego_8_views.py uses its depths as an oracle.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -61,49 +61,43 @@ def told(report: StageReport) -> None:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--degree", type=int, default=1)
-    parser.add_argument("--rays", type=int, default=8192)
-    parser.add_argument("--rate", type=float, default=0.1)
-    parser.add_argument("--decay", type=float, default=0.01)
-    parser.add_argument(
-        "--variation",
-        type=float,
-        nargs=2,
-        default=(1e-5, 1e-5),
-        help="weights of density and color, relative to the mean squared error",
-    )
-    parser.add_argument("--stages", nargs="+", default=["48:500", "96:600", "128:inf"])
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    minutes: float = 10.0,
+    threads: int = 2,
+    degree: int = 1,
+    rays: int = 8192,
+    rate: float = 0.1,
+    decay: float = 0.01,
+    variation: tuple[float, float] = (1e-5, 1e-5),
+    stages: Sequence[str] = ("48:500", "96:600", "128:inf"),
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        variation: weights of density and color, relative to the mean squared error
+    """
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
     photographs = split_views(open_views(data_folder() / "nerf_lego_200"), 10)
-    plan = [stage.split(":") for stage in arguments.stages]
+    plan = [stage.split(":") for stage in stages]
     stages = [
         Stage(
             None if steps == "inf" else int(steps),
             prior={"resolution": int(nodes)},
-            solver={"decay": arguments.decay} if steps == "inf" else {},
+            solver={"decay": decay} if steps == "inf" else {},
         )
         for nodes, steps in plan
     ]
-    model = VoxelModel(LOW, HIGH, 1.0, RENDERER, resolution=128, degree=arguments.degree)
-    solver = it.solvers.Adam(
-        learning_rate=arguments.rate, beta_square=0.99, subset_size=arguments.rays
-    )
-    density, color = arguments.variation
+    model = VoxelModel(LOW, HIGH, 1.0, RENDERER, resolution=128, degree=degree)
+    solver = it.solvers.Adam(learning_rate=rate, beta_square=0.99, subset_size=rays)
+    density, color = variation
     found = solve_in_stages(
         model,
         photographs,
         stages,
         solver,
         density * VoxelVariation("density") + color * VoxelVariation("color"),
-        seconds=60 * arguments.minutes,
+        seconds=60 * minutes,
         every=float("inf"),
         watched=len(photographs.held),
         report=told,
@@ -120,4 +114,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

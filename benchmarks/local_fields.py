@@ -19,16 +19,16 @@ The form of the network was chosen on Set12, and for inpainting on further pictu
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 import warnings
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -279,21 +279,17 @@ class WithoutMask(Pairs):
         return shown[:, :1], wanted
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(
+    only: Literal["pictures", "memory", "ct", "inpainting"] | None = None, threads: int = 1
+) -> None:
     parts = {"pictures": pictures, "memory": memory, "ct": ct, "inpainting": inpainting}
-    parser.add_argument("--only", choices=tuple(parts))
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
     for name, run in parts.items():
-        if arguments.only in (None, name):
+        if only in (None, name):
             print(name, flush=True)
             run()
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

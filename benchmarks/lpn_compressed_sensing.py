@@ -15,11 +15,10 @@ distance. PSNR has peak 1.
 
 from __future__ import annotations
 
-import argparse
 import math
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 from lpn_ct import best, score, slices
 from torch import Tensor
 
@@ -72,22 +71,19 @@ class CirculantSensing(it.operators.LinearOperator):
         return v / rho - weight / (rho * (rho + weight)) * self.normal(v)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--prior", default="lpn-ct")
-    parser.add_argument("--slices", type=int, default=4)
-    parser.add_argument("--rates", default="4,16")
-    parser.add_argument("--iterations", type=int, default=80)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    prior: str = "lpn-ct",
+    slices_: int = 4,
+    rates: str = "4,16",
+    iterations: int = 80,
+    threads: int = 2,
+) -> None:
+    torch.set_num_threads(threads)
     print(machine())
-    truth = slices(arguments.slices)
-    prior = it.priors.load(arguments.prior)
+    truth = slices(slices_)
+    prior = it.priors.load(prior)
     box = it.priors.Box(0, 1)
-    for rate in (int(r) for r in arguments.rates.split(",")):
+    for rate in (int(r) for r in rates.split(",")):
         A = CirculantSensing((256, 256), 256 * 256 // rate)
         problem = it.Problem(A.simulate(truth, NOISE, seed=list(range(len(truth)))), A)
         start = A.adjoint(problem.y)
@@ -102,7 +98,7 @@ def main() -> None:
                 it.solvers.ADMM(),
                 regularization=1.0,
                 initial=start,
-                max_iterations=arguments.iterations,
+                max_iterations=iterations,
                 tolerance=1e-5,
                 progress=False,
             ).x
@@ -126,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

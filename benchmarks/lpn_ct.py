@@ -18,7 +18,6 @@ outweighs the measurements, as the last row shows.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -143,33 +142,35 @@ def gallery(path: Path, truth: Tensor, rows: dict[str, Tensor]) -> None:
     page.savefig(path, dpi=100)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--prior", default="lpn-ct")
-    parser.add_argument("--slices", type=int, default=8)
-    parser.add_argument("--only", default="TV,LPN,graphLa", help="rows in addition to FBP")
-    parser.add_argument(
-        "--iterations", type=int, default=20, help="iterations of ADMM with the learned prior"
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--gallery", type=Path, help="a picture of the first slice by every method")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    prior: str = "lpn-ct",
+    slices_: int = 8,
+    only: str = "TV,LPN,graphLa",
+    iterations: int = 20,
+    threads: int = 2,
+    gallery_: Path | None = None,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        only: rows in addition to FBP
+        iterations: iterations of ADMM with the learned prior
+        gallery_: a picture of the first slice by every method
+    """
+    torch.set_num_threads(threads)
     print(machine())
-    truth = slices(arguments.slices)
+    truth = slices(slices_)
     A = it.operators.ParallelBeam((256, 256), torch.arange(200) * (math.pi / 200), 400)
     problem = it.Problem(A.simulate(truth, NOISE, seed=list(range(len(truth)))), A)
-    prior = it.priors.load(arguments.prior)
-    assert isinstance(prior, it.priors.LearnedProximal)
-    only = arguments.only.split(",")
+    learned = it.priors.load(prior)
+    assert isinstance(learned, it.priors.LearnedProximal)
+    only = only.split(",")
 
     fbp = A.pseudo_inverse(problem.y)
     bare = float(it.metrics.psnr(fbp, truth).mean())
     print(f"{'FBP':12} {bare:6.2f} dB, clipped {score(fbp, truth):.2f} dB", flush=True)
     rows, scores = {"FBP": fbp}, {}
-    for name, (method, first) in methods(problem, prior, arguments.iterations).items():
+    for name, (method, first) in methods(problem, learned, iterations).items():
         if name not in only:
             continue
         weight, rows[name], seconds = best(method, truth, first)
@@ -208,7 +209,7 @@ def main() -> None:
             )
         inside = it.solve(
             problem,
-            it.priors.load(arguments.prior),
+            it.priors.load(prior),
             it.solvers.ADMM(),
             initial=fbp,
             max_iterations=30,
@@ -218,9 +219,9 @@ def main() -> None:
             f"LPN at the least weight of the theorem, {float(inside.regularization[0]):.4g}: "
             f"{score(inside.x, truth):.2f} dB"
         )
-    if arguments.gallery:
-        gallery(arguments.gallery, truth, rows)
+    if gallery_:
+        gallery(gallery_, truth, rows)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -25,7 +25,6 @@ there; with ``--again`` it does not.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -37,7 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from skimage.io import imread
 from torch import Tensor
 
@@ -224,27 +223,28 @@ class Cells:
         return top, tried[top]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pictures", type=int, default=20)
-    parser.add_argument(
-        "--crop", type=int, help="the central pixels of the pictures; whole ones by default"
-    )
-    parser.add_argument("--methods")
-    parser.add_argument("--settings")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--again", action="store_true", help="compute finished pictures again")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    options.results.mkdir(parents=True, exist_ok=True)
-    cells = Cells(options.results / "lpn_deblurring.json", options.again)
+def main(
+    pictures: int = 20,
+    crop: int | None = None,
+    methods_: str | None = None,
+    settings: str | None = None,
+    threads: int = torch.get_num_threads(),
+    again: bool = False,
+    results: Path = RESULTS,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        crop: the central pixels of the pictures; whole ones by default
+        again: compute finished pictures again
+    """
+    torch.set_num_threads(threads)
+    results.mkdir(parents=True, exist_ok=True)
+    cells = Cells(results / "lpn_deblurring.json", again)
     every = methods(cells.folder)
-    chosen = options.methods.split(";") if options.methods else list(every)
-    settings = options.settings.split(",") if options.settings else list(SETTINGS)
-    names = [f"test{k:03d}" for k in range(1, options.pictures + 1)]
+    chosen = methods_.split(";") if methods_ else list(every)
+    settings = settings.split(",") if settings else list(SETTINGS)
+    names = [f"test{k:03d}" for k in range(1, pictures + 1)]
     print(machine())
     table: dict[str, dict[str, tuple[float, float, float, str, float]]] = {}
     for setting in settings:
@@ -255,7 +255,7 @@ def main() -> None:
             found = {name: cells.best(setting, name, every[name]) for name in here}
             name = max(found, key=lambda candidate: found[candidate][1])
             done = [
-                cells.cell(setting, name, every[name], found[name][0], which, options.crop)
+                cells.cell(setting, name, every[name], found[name][0], which, crop)
                 for which in names
             ]
             table.setdefault(row, {})[setting] = (
@@ -266,7 +266,7 @@ def main() -> None:
                 name,
                 found[name][0],
             )
-    size = "" if options.crop is None else f" ({options.crop}x{options.crop})"
+    size = "" if crop is None else f" ({crop}x{crop})"
     print(
         f"\nmean PSNR of {len(names)} pictures{size}, dB (seconds of the processor a picture; "
         "method and strength)"
@@ -314,4 +314,4 @@ def judge(
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

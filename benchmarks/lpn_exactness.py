@@ -16,12 +16,11 @@ power method computes |A| to 1e-7.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -125,32 +124,30 @@ def convergence(
             )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--iterations", type=int, default=200)
-    parser.add_argument(
-        "--priors",
-        default="lpn-natural,lpn-natural-0.1,lpn-ct",
-        help="trained priors of the catalogue",
-    )
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    size: int = 64,
+    iterations: int = 200,
+    priors: str = "lpn-natural,lpn-natural-0.1,lpn-ct",
+    threads: int = 1,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        priors: trained priors of the catalogue
+    """
+    torch.set_num_threads(threads)
     print(machine())
     pictures = {"natural": natural, "ct": thorax}
     for name, prior in untrained().items():
         exactness(name, prior, natural(12))
-        convergence(name, prior, arguments.size, arguments.iterations, natural(arguments.size))
-    for name in filter(None, arguments.priors.split(",")):
+        convergence(name, prior, size, iterations, natural(size))
+    for name in filter(None, priors.split(",")):
         trained = it.priors.load(name).to(torch.float64)
         assert isinstance(trained, LearnedProximal)
         picture = next(make for key, make in pictures.items() if key in name)
         exactness(name, trained, picture(12))
-        convergence(name, trained, arguments.size, arguments.iterations, picture(arguments.size))
+        convergence(name, trained, size, iterations, picture(size))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -17,14 +17,13 @@ can do. The figure goes to ``docs/how_do_i/figures``.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from torch import Generator, Tensor
 
 import invtoolbox as it
@@ -135,19 +134,17 @@ def figure(
     page.savefig(path, dpi=90)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--steps", type=int, default=7000, help="training steps of 32 digits each")
-    parser.add_argument(
-        "--folder", type=Path, help="folder of checkpoints, from which a later run continues"
-    )
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--figure", type=Path, default=FIGURE)
-    arguments = parser.parse_args()
+def main(
+    steps: int = 7000, folder: Path | None = None, threads: int = 1, figure_: Path = FIGURE
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        steps: training steps of 32 digits each
+        folder: folder of checkpoints, from which a later run continues
+    """
     keep_freed_memory()
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(threads)
     print(machine())
     every = digits(data_folder())
     clean = every[-TEST:]
@@ -157,9 +154,9 @@ def main() -> None:
     trained = train(
         network,
         NoisyDigits(every[:-TEST], NOISE),
-        stages(arguments.steps),
+        stages(steps),
         seed=1,
-        folder=arguments.folder,
+        folder=folder,
         progress=False,
     )
     prior = it.priors.LearnedProximal(trained.network, sigma=NOISE)
@@ -167,7 +164,7 @@ def main() -> None:
     before, after = (float(it.metrics.psnr(x, clean).mean()) for x in (shown, prior.prox(shown)))
     weights = sum(p.numel() for p in network.parameters())
     print(
-        f"{weights} weights, {arguments.steps} steps, {trained.seconds:.0f} s in this run; digits "
+        f"{weights} weights, {steps} steps, {trained.seconds:.0f} s in this run; digits "
         f"with noise {before:.2f} dB, after the prox {after:.2f} dB"
     )
 
@@ -201,8 +198,8 @@ def main() -> None:
                 f"{'':8} grows at every step, also for {share:.0%} of the digits alone "
                 f"{verdict(bool((means.diff() > 0).all()), 'monotone in the mean')}"
             )
-    figure(arguments.figure, pictures, found)
+    figure(figure_, pictures, found)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

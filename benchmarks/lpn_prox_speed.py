@@ -16,13 +16,12 @@ central 256x256 pixels of the pictures that the recipe holds out.
 
 from __future__ import annotations
 
-import argparse
 import time
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from common import alternating, machine, verdict
+from common import alternating, machine, run_script, verdict
 from torch import Tensor, nn
 
 import invtoolbox as it
@@ -109,16 +108,9 @@ def quality(network: ConvexNetwork, pictures: list[Tensor], noise: float) -> flo
     return sum(scores) / len(scores)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--minutes", type=float, default=4.0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--skip-training", action="store_true")
-    options = parser.parse_args()
+def main(minutes: float = 4.0, threads: int = 1, skip_training: bool = False) -> None:
     keep_freed_memory()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(threads)
     print(machine())
     prior = it.priors.load(ENTRY)
     ours, theirs = prior.network, PaperLayers(256).requires_grad_(False)
@@ -131,7 +123,7 @@ def main() -> None:
         f"{1e3 * times['theirs']:.0f} ms, {ratio:.1f} times",
         verdict(ratio >= 4, "4 times as fast"),
     )
-    if options.skip_training:
+    if skip_training:
         return
     path = it.catalogue.find("priors", ENTRY).path.parent / "recipe.toml"
     path, content = content_of(path, ())
@@ -149,7 +141,7 @@ def main() -> None:
         for rate in (1e-3, 3e-3):
             began = time.process_time()
             result, steps = trained_for(
-                network, NoisyPairs(images, noise, crop), count, rate, 60 * options.minutes
+                network, NoisyPairs(images, noise, crop), count, rate, 60 * minutes
             )
             score = quality(result, held_out, noise)
             scores[name] = max(score, scores.get(name, 0.0))
@@ -168,4 +160,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

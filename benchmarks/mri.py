@@ -26,13 +26,13 @@ noise there.
 
 from __future__ import annotations
 
-import argparse
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -285,18 +285,19 @@ def picture(images: Images, path: Path) -> None:
 RUNS = {"brain": brain, "knee": knee, "knee-by-one-call": knee_by_one_call, "cine": cine}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="MRI on real data")
-    parser.add_argument("what", nargs="*", default=list(RUNS))
-    parser.add_argument("--pictures", type=Path, help="a folder for PNGs of the reconstructions")
-    arguments = parser.parse_args()
+def main(what: Sequence[str] = tuple(RUNS), /, pictures: Path | None = None) -> None:
+    """Run the benchmark.
+
+    Args:
+        pictures: a folder for PNGs of the reconstructions
+    """
     print(machine())
-    for name in arguments.what:
+    for name in what:
         images = RUNS[name](data_folder())
-        if arguments.pictures:
-            arguments.pictures.mkdir(parents=True, exist_ok=True)
-            picture(images, arguments.pictures / f"{name}.png")
+        if pictures:
+            pictures.mkdir(parents=True, exist_ok=True)
+            picture(images, pictures / f"{name}.png")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

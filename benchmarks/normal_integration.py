@@ -21,7 +21,6 @@ the large map at most 1.5 times slower per pixel than a quarter of it, in less t
 
 from __future__ import annotations
 
-import argparse
 import resource
 import subprocess
 import sys
@@ -30,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 
 import invtoolbox as it
 
@@ -45,19 +44,13 @@ BARS = {
 }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--large", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    if arguments.large:
-        large(arguments.large)
+def main(threads: int = 2, large_: int | None = None) -> None:
+    torch.set_num_threads(threads)
+    if large_:
+        large(large_)
         return
     print(f"Normal integration; {machine()}")
-    holds = [real_objects(), batches(), two_sides(), large_maps(arguments.threads)]
+    holds = [real_objects(), batches(), two_sides(), large_maps(threads)]
     raise SystemExit(0 if all(holds) else 1)
 
 
@@ -268,4 +261,4 @@ def large(n: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

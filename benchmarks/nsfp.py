@@ -18,17 +18,17 @@ although their misfit is lower; an iteration takes at most 1.15 times the bare n
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from av2_pair import Pair, load
-from common import alternating, machine, verdict
+from common import alternating, machine, run_script, verdict
 from torch import Tensor, nn
 
 import invtoolbox as it
@@ -175,27 +175,22 @@ def _bare() -> list[nn.Module]:
     return [nn.Linear(3, 128), nn.ReLU(), *inner, nn.Linear(128, 3)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--points", type=int, default=24_000)
-    parser.add_argument("--iterations", type=int, default=450)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument(
-        "--only", nargs="+", default=["quality", "cost"], choices=["quality", "cost"]
-    )
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    draws: int = 3,
+    points: int = 24_000,
+    iterations: int = 450,
+    threads: int = 1,
+    repeats: int = 7,
+    only: Sequence[Literal["quality", "cost"]] = ("quality", "cost"),
+) -> None:
+    torch.set_num_threads(threads)
     good = True
-    if "cost" in arguments.only:
-        good &= cost(arguments.points, arguments.repeats)
-    if "quality" in arguments.only:
-        good &= quality(arguments.points, arguments.iterations, arguments.draws)
+    if "cost" in only:
+        good &= cost(points, repeats)
+    if "quality" in only:
+        good &= quality(points, iterations, draws)
     raise SystemExit(0 if good else 1)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

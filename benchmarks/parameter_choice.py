@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import data_folder, kernels, machine, verdict
+from common import data_folder, kernels, machine, run_script, verdict
 from scipy.io import loadmat
 from torch import Tensor
 
@@ -442,31 +442,40 @@ def noise_levels() -> None:
         print(line)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--jobs", type=int, default=1, help="number of problems at a time")
-    parser.add_argument("--rules", default=";".join(RULES), help="rules, separated by semicolons")
-    parser.add_argument("--problems", help="numbers, separated by commas; all by default")
-    parser.add_argument("--analytic", action="store_true", help="data of closed forms")
-    parser.add_argument("--best", help="earlier output with the best PSNR of the same problems")
-    parser.add_argument("--level", type=float, default=1.0, help="factor of the given noise level")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--noise", action="store_true", help="only the estimate of the noise level")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def main(
+    threads: int = torch.get_num_threads(),
+    jobs: int = 1,
+    rules: str = ";".join(RULES),
+    problems: str | None = None,
+    analytic: bool = False,
+    best: str | None = None,
+    level: float = 1.0,
+    seed: int = 0,
+    noise: bool = False,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        jobs: number of problems at a time
+        rules: rules, separated by semicolons
+        problems: numbers, separated by commas; all by default
+        analytic: data of closed forms
+        best: earlier output with the best PSNR of the same problems
+        level: factor of the given noise level
+        noise: only the estimate of the noise level
+    """
+    options = argparse.Namespace(**locals())
+    torch.set_num_threads(threads)
     print(machine())
-    if options.noise:
+    if noise:
         noise_levels()
         return
     began = time.perf_counter()
-    every = range(1, len(ANALYTIC if options.analytic else CASES) + 1)
-    chosen = [int(k) for k in options.problems.split(",")] if options.problems else list(every)
-    run(tuple(options.rules.split(";")), chosen, options)
+    every = range(1, len(ANALYTIC if analytic else CASES) + 1)
+    chosen = [int(k) for k in problems.split(",")] if problems else list(every)
+    run(tuple(rules.split(";")), chosen, options)
     print(f"{time.perf_counter() - began:.0f} s")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

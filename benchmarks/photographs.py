@@ -28,11 +28,11 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from common import Kept, data_folder, machine, verdict
+from common import Kept, data_folder, machine, run_script, verdict
 from fox_poses import errors
 from PIL import Image
 
@@ -283,26 +283,32 @@ def memory(arguments: argparse.Namespace) -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(
+    part: Literal["cameras", "fox", "start", "exposure", "lens", "memory"],
+    /,
+    side: int = 200,
+    steps: int | None = None,
+    pictures: int = 200,
+    limit: int = 3600,
+    threads: int = 1,
+    work: Path = Path("photographs-work"),
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        side: largest side, pixels
+        steps: 2000; 50 for memory
+        limit: largest seconds of a memory run
+    """
     parts = {f.__name__: f for f in (cameras, fox, start, exposure, lens, memory)}
-    parser.add_argument("part", choices=parts)
-    parser.add_argument("--side", type=int, default=200, help="largest side, pixels")
-    parser.add_argument("--steps", type=int, help="2000; 50 for memory")
-    parser.add_argument("--pictures", type=int, default=200)
-    parser.add_argument("--limit", type=int, default=3600, help="largest seconds of a memory run")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--work", type=Path, default=Path("photographs-work"))
-    arguments = parser.parse_args()
-    arguments.steps = arguments.steps or (50 if arguments.part == "memory" else 2000)
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    arguments.kept = Kept(arguments.work / "photographs.json")
-    torch.set_num_threads(arguments.threads)
+    steps = steps or (50 if part == "memory" else 2000)
+    work.mkdir(parents=True, exist_ok=True)
+    kept = Kept(work / "photographs.json")
+    arguments = argparse.Namespace(**locals())
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
-    parts[arguments.part](arguments)
+    parts[part](arguments)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

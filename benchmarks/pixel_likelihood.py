@@ -11,7 +11,6 @@ rising level: the negative logarithm of their density must rise.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import math
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from torch import Generator, Tensor, nn
 
 from invtoolbox.priors import PixelDensity, PixelNetwork
@@ -104,10 +103,7 @@ def fit(network: nn.Module, pairs: Pairs, loss: Any, steps: int, rate: float) ->
     return train(network, pairs, [stage], seed=0, progress=False).network
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=500)
-    steps = parser.parse_args().steps
+def main(steps: int = 500) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     print(machine())
@@ -134,4 +130,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,13 +15,13 @@ underestimates its error, so the figure is a lower bound.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from pathlib import Path
+from typing import Literal
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from vble import SETTINGS, case, pictures
 
 import invtoolbox as it
@@ -30,29 +30,30 @@ PROBLEM = "g1-7.65"
 WANTED = 0.1
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--sizes", default="64,256")
-    parser.add_argument(
-        "--steps", default="4000,600", help="steps of the chain, one number per size"
-    )
-    parser.add_argument("--burn-in", type=int, default=200)
-    parser.add_argument("--iterations", type=int, default=150, help="iterations of VBLE")
-    parser.add_argument("--network", choices=("natural", "kair"), default="natural")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    chosen = parser.parse_args()
-    torch.set_num_threads(chosen.threads)
+def main(
+    sizes: str = "64,256",
+    steps: str = "4000,600",
+    burn_in: int = 200,
+    iterations: int = 150,
+    network: Literal["natural", "kair"] = "natural",
+    threads: int = torch.get_num_threads(),
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        steps: steps of the chain, one number per size
+        iterations: iterations of VBLE
+    """
+    torch.set_num_threads(threads)
     folder = data_folder()
     print(f"# {machine()}")
-    for size, steps in zip(map(int, chosen.sizes.split(",")), map(int, chosen.steps.split(","))):
+    for size, count in zip(map(int, sizes.split(",")), map(int, steps.split(","))):
         _compare(
             size,
-            steps,
-            chosen.burn_in,
-            chosen.iterations,
-            _denoiser(chosen.network, folder),
+            count,
+            burn_in,
+            iterations,
+            _denoiser(network, folder),
             folder,
         )
 
@@ -136,4 +137,4 @@ def _compare(
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,7 +8,6 @@ rounds counts. ASTRA's CPU projectors run on one thread; torch and we use the nu
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import resource
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 
 import torch
+from common import machine, run_script
 
 from invtoolbox.operators import FanBeam, ParallelBeam
 
@@ -176,18 +176,10 @@ def peak_memory(size: int, views: int, detectors: int) -> str:
     return f"{extra:.0f} MB beyond input and output ({held:.0f} MB)"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--no-deepinv", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+def main(threads: int = os.cpu_count(), rounds: int = 7, deepinv: bool = True) -> None:
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
-    print(
-        f"load average {os.getloadavg()[0]:.2f}; threads: torch and ours "
-        f"{torch.get_num_threads()}, ASTRA 1"
-    )
+    print(f"{machine()}; ASTRA runs on one thread")
     print(f"first call: {first_call()}")
     print(f"memory at 512x512, 360 views, 725 cells: {peak_memory(512, 360, 725)}")
 
@@ -196,7 +188,7 @@ def main() -> None:
         A = ParallelBeam((size, size), angles, detectors)
         x, y = torch.rand(1, *A.domain_shape), torch.rand(1, *A.range_shape)
         runs = astra_pair("linear", size, angles, detectors, (), x, y) | ours(A, 1) | ours(A, 8)
-        times = alternate(runs, options.rounds)
+        times = alternate(runs, rounds)
         report(
             f"parallel beam {size}x{size}, {views} views, {detectors} cells",
             times,
@@ -213,16 +205,16 @@ def main() -> None:
     )
     report(
         "fan beam 256x256, 180 views, 640 cells",
-        alternate(runs, options.rounds),
+        alternate(runs, rounds),
         {"ASTRA line_fanflat": 1},
     )
 
-    if not options.no_deepinv:
+    if deepinv:
         # deepinv's detector has one cell per pixel of the padded image: 363 at 256x256.
         angles = torch.arange(180, dtype=torch.float64) * math.pi / 180
         A = ParallelBeam((256, 256), angles, 363)
         runs = deepinv_pair(256, 180, 1) | deepinv_pair(256, 180, 8) | ours(A, 1) | ours(A, 8)
-        times = alternate(runs, max(3, options.rounds // 2))
+        times = alternate(runs, max(3, rounds // 2))
         report(
             "parallel beam 256x256, 180 views, 363 cells", times, {"deepinv x1": 1, "deepinv x8": 8}
         )
@@ -241,4 +233,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -12,7 +12,6 @@ the bytes); the slowest file; the largest memory.
 
 from __future__ import annotations
 
-import argparse
 import collections
 import json
 import os
@@ -24,8 +23,11 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from common import run_script
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -246,30 +248,32 @@ def fuzz(names: list[str], count: int, seed: int, keep: Path) -> int:
     return faults
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*")
-    parser.add_argument("--keep", type=Path, default=Path("results/fuzz"))
-    parser.add_argument("-v", action="store_true", help="print every result of another shape")
-    parser.add_argument("--child", nargs=2, type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        child(arguments.only, *arguments.child, arguments.seed)
+def main(
+    count: int = 1000,
+    seed: int = 0,
+    only: Sequence[str] | None = None,
+    keep: Path = Path("results/fuzz"),
+    v: bool = False,
+    child_: tuple[int, int] | None = None,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        v: print every result of another shape
+    """
+    if child_:
+        child(only, *child_, seed)
         return
     from tests.datasets import fuzzing
 
-    names = arguments.only or list(fuzzing.SEEDS)
-    total = fuzz(names, arguments.count, arguments.seed, arguments.keep)
+    names = only or list(fuzzing.SEEDS)
+    total = fuzz(names, count, seed, keep)
     print(
-        f"{len(names)} seeds, {len(names) * arguments.count} damaged files, {total} faults; seed "
-        f"{arguments.seed}, bounds {MOST_SECONDS:.0f} s and {MOST_GROWN // 1024} MB"
+        f"{len(names)} seeds, {len(names) * count} damaged files, {total} faults; seed "
+        f"{seed}, bounds {MOST_SECONDS:.0f} s and {MOST_GROWN // 1024} MB"
     )
     sys.exit(1 if total else 0)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

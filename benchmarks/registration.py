@@ -29,14 +29,13 @@ the best of its weights on these frames, the others have weights fixed beforehan
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from scipy import ndimage
 
 import invtoolbox as it
@@ -47,15 +46,14 @@ SWEEP = tuple(np.arange(-1.5, 0.75, 0.25))
 Case = tuple[torch.Tensor, torch.Tensor, np.ndarray, np.ndarray]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tune", action="store_true", help="search the weights on other cases")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    if arguments.tune:
+def main(threads: int = 1, tune_: bool = False) -> None:
+    """Run the benchmark.
+
+    Args:
+        tune_: search the weights on other cases
+    """
+    torch.set_num_threads(threads)
+    if tune_:
         tune()
         return
     print(f"Registration; {machine()}")
@@ -420,4 +418,4 @@ def tune() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -11,7 +11,6 @@ files are compared with those of a new sequence. At the end: the time of the dig
 
 from __future__ import annotations
 
-import argparse
 import collections
 import random
 import sys
@@ -22,7 +21,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -30,14 +29,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 SHARES = {"solve": 30, "any parts": 40, "training": 6, "photographs": 5}
 
 
-def main() -> None:
+def main(count: int = 1000, first: int = 0) -> None:
+    """Run the benchmark.
+
+    Args:
+        first: number of the first job
+    """
     from invtoolbox.core.content import digest
     from tests.random_jobs import KINDS, attempt
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--first", type=int, default=0, help="number of the first job")
-    arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     print(machine())
@@ -46,7 +46,7 @@ def main() -> None:
     wrong: list[str] = []
     began = time.process_time()
     weights = [SHARES.get(kind, 2) for kind in KINDS]
-    for number in range(arguments.first, arguments.first + arguments.count):
+    for number in range(first, first + count):
         kind = random.Random(number).choices(list(KINDS), weights)[0]
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -63,7 +63,7 @@ def main() -> None:
     print(", ".join(f"{name} {n}" for name, n in inputs.most_common(20)))
     print("\n".join(wrong) if wrong else "nothing went wrong")
     print(
-        f"{arguments.count - len(wrong)} of {arguments.count} jobs: refused with a changed input, "
+        f"{count - len(wrong)} of {count} jobs: refused with a changed input, "
         "accepted unchanged and bit-identical to the undisturbed job "
         f"{verdict(not wrong, 'all')}, {time.process_time() - began:.0f} s of processor time"
     )
@@ -82,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

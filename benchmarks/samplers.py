@@ -15,11 +15,10 @@ samples in each.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -68,12 +67,8 @@ def samplers(count: int) -> dict[str, it.solvers.Solver]:
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--samples", type=int, default=512)
-    count = parser.parse_args().samples
+def main(samples: int = 512) -> None:
+    count = samples
     print(f"# {machine()}; {count} draws of each diffusion sampler")
     prior = it.priors.Gaussian(torch.full((1, N, N), 0.5), correlated())
     for name, problem in problems().items():
@@ -176,4 +171,4 @@ def _mixture(count: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -10,13 +10,12 @@ all points that are not ground.
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
 from statistics import median
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 
 import invtoolbox as it
 from invtoolbox.geometry.rigid import relative_motion
@@ -97,24 +96,17 @@ def _nothing(pair: Pair) -> Motion:
     return Motion(torch.zeros_like(pair.source), torch.full((len(pair.source),), -1))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--methods", default="default,icp-flow,voxel")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    methods = options.methods.split(",")
+def main(threads: int = 2, repeats: int = 5, methods: str = "default,icp-flow,voxel") -> None:
+    torch.set_num_threads(threads)
+    methods = methods.split(",")
     for name in methods:
         if name not in METHODS:
-            parser.error(f"there is no method {name!r}; there are {', '.join(METHODS)}")
+            raise SystemExit(f"there is no method {name!r}; there are {', '.join(METHODS)}")
     print(machine())
-    argoverse(methods, options.repeats)
+    argoverse(methods, repeats)
     ouster()
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -13,14 +13,14 @@ whose points truly move less than 0.05 m. Settings were chosen on the seeds 0 to
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -133,10 +133,10 @@ class Cached:
 
 
 def run(
-    method: str, seed: int, size: int, sources: list[int], options: argparse.Namespace
+    method: str, seed: int, size: int, sources: list[int], points: int, cache: Path | None
 ) -> Score:
-    street = it.simulation.street(sweeps=42, seed=seed, points=options.points)
-    sweeps, total = Cached(street, seed, options.points, options.cache), Score()
+    street = it.simulation.street(sweeps=42, seed=seed, points=points)
+    sweeps, total = Cached(street, seed, points, cache), Score()
     for k in sources:
         window = [sweeps[j] for j in window_of(k, size, len(sweeps))]
         source, target = sweeps[k], sweeps[k + 1]
@@ -160,30 +160,32 @@ def numbers(text: str) -> list[int]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--seeds", type=numbers, default=numbers("900-909"))
-    parser.add_argument("--windows", type=numbers, default=[2, 5, 13])
-    parser.add_argument("--sources", type=numbers, default=[8, 14, 20, 26, 32])
-    parser.add_argument("--method", default="default")
-    parser.add_argument("--points", type=int, default=60_000)
-    parser.add_argument("--cache", type=Path, help="folder that keeps simulated sweeps")
-    options = parser.parse_args()
+def main(
+    seeds: Annotated[list[int], numbers] = numbers("900-909"),
+    windows: Annotated[list[int], numbers] = numbers("2,5,13"),
+    sources: Annotated[list[int], numbers] = numbers("8,14,20,26,32"),
+    method: str = "default",
+    points: int = 60_000,
+    cache: Path | None = None,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        cache: folder that keeps simulated sweeps
+    """
     torch.set_num_threads(1)
     print(machine())
-    for size in options.windows:
+    for size in windows:
         total, means = Score(), []
-        for seed in options.seeds:
-            one = run(options.method, seed, size, options.sources, options)
+        for seed in seeds:
+            one = run(method, seed, size, sources, points, cache)
             means.append(one.mean())
             total.add(one)
         spread = statistics.stdev(means) if len(means) > 1 else 0.0
         sweeps = len(total.seconds)
         by_class = total.dynamic()
         print(
-            f"{options.method}, window of {size}, {sweeps} sweeps: "
+            f"{method}, window of {size}, {sweeps} sweeps: "
             + ", ".join(f"{name} {value:.3f}" for name, value in by_class.items())
             + f"; mean {total.mean():.3f} (deviation over seeds {spread:.3f}); static "
             f"{total.static / max(total.static_points, 1):.4f} m"
@@ -225,4 +227,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

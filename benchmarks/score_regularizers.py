@@ -26,14 +26,13 @@ Every row states the loss on unseen digits, which says what the regularizer cost
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from common import machine, verdict
+from common import machine, run_script, verdict
 from inverted_networks import dense, digits
 from inverted_networks import train as train_classifier
 from torch import Generator, Tensor, nn
@@ -277,23 +276,17 @@ def smooth(known: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], steps: int
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(only: str = "separable,smooth", steps: int = 1500) -> None:
     rows = {"separable": separable, "smooth": smooth}
-    parser.add_argument("--only", default=",".join(rows))
-    parser.add_argument("--steps", type=int, default=1500)
-    arguments = parser.parse_args()
     torch.set_num_threads(1)
     print(f"# {machine()}")
     images, labels = digits()
     known, test = (images[:TRAINED], labels[:TRAINED]), (images[TRAINED:], labels[TRAINED:])
-    for name in arguments.only.split(","):
+    for name in only.split(","):
         began = time.process_time()
-        rows[name](known, test, arguments.steps)
+        rows[name](known, test, steps)
         print(f"    {name}: {time.process_time() - began:.0f} s of processor time", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -24,7 +24,6 @@ The last three are not in the toolbox: their gains are below the bars, or absent
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from common import machine, verdict
+from common import machine, run_script, verdict
 from torch import Generator, Tensor, nn
 
 import invtoolbox as it
@@ -41,18 +40,14 @@ from invtoolbox.training import DiffusionPairs, Loss, Pairs, ScoreMatching, Stag
 PHOTOGRAPHS = ("camera", "coins", "brick", "grass", "gravel")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def main(only: str = "mollify,perturbation,dispersive,physics") -> None:
     rows = {
         "mollify": mollify,
         "perturbation": perturbation,
         "dispersive": dispersive,
         "physics": physics,
     }
-    parser.add_argument("--only", default=",".join(rows))
-    chosen = parser.parse_args().only.split(",")
+    chosen = only.split(",")
     torch.set_num_threads(1)
     print(f"# {machine()}")
     for name in chosen:
@@ -308,4 +303,4 @@ def physics() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

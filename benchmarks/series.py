@@ -20,12 +20,12 @@ are relative errors and PSNRs.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
+from typing import Literal
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from scipy.io import loadmat
 from torch import Tensor
 
@@ -182,22 +182,18 @@ def factors(iterations: int = 500) -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--iterations", type=int, default=100)
-    parser.add_argument("--only", choices=("entries", "k-space", "factors"))
-    arguments = parser.parse_args()
+def main(
+    iterations: int = 100, only: Literal["entries", "k-space", "factors"] | None = None
+) -> None:
     torch.set_num_threads(1)
     print(machine(), flush=True)
-    if arguments.only in (None, "entries"):
-        entries(arguments.iterations)
-    if arguments.only in (None, "k-space"):
-        k_space(arguments.iterations)
-    if arguments.only in (None, "factors"):
+    if only in (None, "entries"):
+        entries(iterations)
+    if only in (None, "k-space"):
+        k_space(iterations)
+    if only in (None, "factors"):
         factors()
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

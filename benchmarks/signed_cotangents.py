@@ -11,11 +11,10 @@ in %.
 
 from __future__ import annotations
 
-import argparse
 from typing import cast
 
 import torch
-from common import data_folder, machine
+from common import data_folder, machine, run_script
 from deforming_meshes import Shape
 from torch import Tensor
 
@@ -95,13 +94,8 @@ def from_starts(shape: Shape, graph: NeighbourGraph) -> None:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(threads: int = 1) -> None:
+    torch.set_num_threads(threads)
     print(machine())
     horse, crane = Shape.read("horse"), Shape.read("crane")
     knight = read_mesh(data_folder() / "libigl_meshes" / "decimated-knight.off")
@@ -126,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -20,13 +20,13 @@ repository.
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
-from common import data_folder
+from common import data_folder, machine, run_script
 from torch import Tensor
 
 import invtoolbox as it
@@ -224,25 +224,26 @@ def semi_convergence(steps: int = 300) -> bool:
     return good
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--only", nargs="+", choices=("S1", "S2", "S3"), default=("S1", "S2", "S3"))
-    parser.add_argument("--images", nargs="+", default=list(IMAGES), help="pictures of Set12 in S1")
-    parser.add_argument("--draws", type=int, default=3, help="draws of the noise in S1")
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    print(
-        f"torch {torch.__version__}, {arguments.threads} thread(s), load {os.getloadavg()[0]:.2f}"
-    )
+def main(
+    only: Sequence[Literal["S1", "S2", "S3"]] = ("S1", "S2", "S3"),
+    images: Sequence[str] = tuple(IMAGES),
+    draws: int = 3,
+    threads: int = 1,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        images: pictures of Set12 in S1
+        draws: draws of the noise in S1
+    """
+    torch.set_num_threads(threads)
+    print(machine())
     runs = {
-        "S1": lambda: denoising(arguments.images, arguments.draws),
+        "S1": lambda: denoising(images, draws),
         "S2": conditioning,
         "S3": semi_convergence,
     }
-    for name in arguments.only:
+    for name in only:
         start = time.perf_counter()
         held = runs[name]()
         print(
@@ -253,4 +254,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

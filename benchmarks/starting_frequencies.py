@@ -12,11 +12,10 @@ was chosen for the whole picture.
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from skimage.io import imread
 from torch import Tensor
 
@@ -60,12 +59,8 @@ def choose(problem: it.Problem) -> tuple[float, float]:
     return chosen, seconds[0] - seconds[1]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=1)
-    torch.set_num_threads(parser.parse_args().threads)
+def main(threads: int = 1) -> None:
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
     truths = {number: picture(number) for number in (4, 5, 6)}
     whole = it.operators.Identity((1, 128, 128))
@@ -99,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

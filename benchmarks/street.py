@@ -5,13 +5,12 @@ python benchmarks/street.py [--sweeps 100] [--points 60000]
 
 from __future__ import annotations
 
-import argparse
 import resource
 import time
 from statistics import median
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 
 import invtoolbox as it
 from invtoolbox.kernels.rendering.raycast import cast_rays
@@ -22,16 +21,10 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--sweeps", type=int, default=100)
-    parser.add_argument("--points", type=int, default=60_000)
-    wanted = parser.parse_args()
+def main(sweeps: int = 100, points: int = 60_000) -> None:
     print(machine())
     began = time.perf_counter()
-    sequence = it.simulation.street(sweeps=wanted.sweeps, points=wanted.points)
+    sequence = it.simulation.street(sweeps=sweeps, points=points)
     sequence[0]
     print(
         "the town and the first sweep (kernels compiled or loaded): "
@@ -55,16 +48,16 @@ def main() -> None:
     )
 
     seconds, points, moving, early = [], 0, 0, 0.0
-    for k in range(wanted.sweeps):
+    for k in range(sweeps):
         began = time.perf_counter()
         sweep = sequence[k]
         seconds.append(time.perf_counter() - began)
         assert sweep.labels is not None
         points, moving = points + len(sweep), moving + int(sweep.labels.dynamic.sum())
-        if k == wanted.sweeps // 10:
+        if k == sweeps // 10:
             early = peak()
     print(
-        f"{wanted.sweeps} sweeps of {points / wanted.sweeps:.0f} points with labels: "
+        f"{sweeps} sweeps of {points / sweeps:.0f} points with labels: "
         f"{1e3 * median(seconds):.0f} ms a sweep, {100 * moving / points:.1f} % of the points "
         "dynamic"
     )
@@ -75,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -21,15 +21,15 @@ Finished runs are kept in ``results/surfaces.json``; with ``--again`` they are n
 
 from __future__ import annotations
 
-import argparse
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import igl
 import numpy as np
 import torch
-from common import Kept, data_folder, machine, verdict
+from common import Kept, data_folder, machine, run_script, verdict
 from torch import Tensor
 from torch.nn import functional
 
@@ -175,23 +175,17 @@ def reconstruct(name: str, settings: dict[str, Any], steps: int) -> dict[str, fl
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", default=NAMES)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--again", action="store_true")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    names: Sequence[str] = NAMES, /, steps: int = 2000, threads: int = 1, again: bool = False
+) -> None:
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
-    kept = Kept(RESULTS / "surfaces.json", arguments.again)
-    for name in arguments.names:
+    kept = Kept(RESULTS / "surfaces.json", again)
+    for name in names:
         rows = {
             kind: kept.result(
-                f"{name}, {kind}, {arguments.steps} steps",
-                lambda n=name, s=settings: reconstruct(n, s, arguments.steps),
+                f"{name}, {kind}, {steps} steps",
+                lambda n=name, s=settings: reconstruct(n, s, steps),
             )
             for kind, settings in (("round", ROUND), ("flat", FLAT))
         }
@@ -210,4 +204,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

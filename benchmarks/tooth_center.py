@@ -5,10 +5,9 @@ python benchmarks/tooth_center.py
 
 from __future__ import annotations
 
-import os
 import time
 
-from common import data_folder
+from common import data_folder, machine
 
 from invtoolbox import datasets
 from invtoolbox.datasets.scans.center_of_rotation import center_of_rotation
@@ -27,10 +26,7 @@ def main() -> None:
         start = time.perf_counter()
         found[f"row {row}"] = center_of_rotation(item.y[0, 0].numpy(), item.geometry.angles)
         seconds = time.perf_counter() - start
-    print(
-        f"load average {os.getloadavg()[0]:.1f}; opened in {opened:.2f} s, one row takes "
-        f"{seconds:.2f} s"
-    )
+    print(f"{machine()}; opened in {opened:.2f} s, one row takes {seconds:.2f} s")
     for name, column in found.items():
         verdict = "within" if abs(column - TARGET) <= TOLERANCE else "NOT within"
         print(f"{name:9} column {column:.3f}, {verdict} {TOLERANCE} of {TARGET}")

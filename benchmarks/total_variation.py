@@ -15,17 +15,16 @@ turns in one process.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from common import alternating, machine, verdict
+from common import alternating, machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
@@ -332,18 +331,13 @@ def picture() -> Tensor:
     return torch.from_numpy(data.camera().astype(np.float32) / 255).view(1, 1, 512, 512)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=["denoising", "deblurring"])
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    threads: int = 1, repeats: int = 5, only: Literal["denoising", "deblurring"] | None = None
+) -> None:
+    torch.set_num_threads(threads)
     print(machine())
     clean, generator = picture(), torch.Generator().manual_seed(0)
-    if arguments.only != "deblurring":
+    if only != "deblurring":
         y = clean + 0.1 * torch.randn(clean.shape, generator=generator)
         for weight in (0.05, 0.1):
             task = Task(y, weight)
@@ -357,9 +351,9 @@ def main() -> None:
                 peer_denoisers(task),
                 task.objective(best),
                 best,
-                arguments.repeats,
+                repeats,
             )
-    if arguments.only != "denoising":
+    if only != "denoising":
         kernel = torch.ones(9, 9) / 81
         operator = it.operators.Blur(kernel, (512, 512), boundary="periodic")
         y = operator.simulate(clean, 0.01, seed=0)
@@ -381,9 +375,9 @@ def main() -> None:
             peer_deblurrers(task, kernel),
             task.objective(best),
             best,
-            arguments.repeats,
+            repeats,
         )
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,14 +18,13 @@ surrogate    a network learns a nonlinear operator on digits, ``sin(2 P x)`` wit
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from common import data_folder, machine
+from common import data_folder, machine, run_script
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
@@ -315,24 +314,29 @@ def read_digits() -> Tensor:
     return F.avg_pool2d(x, 2)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("network", "autoencoder", "surrogate"))
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and draws")
-    parser.add_argument("--names", default="", help="beginnings of names, by commas")
-    options = parser.parse_args()
+def main(
+    only: Literal["network", "autoencoder", "surrogate"] | None = None,
+    seed: int = 0,
+    names: str = "",
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        seed: seed of weights and draws
+        names: beginnings of names, by commas
+    """
     keep_freed_memory()
     print(machine())
-    if options.only in (None, "network"):
+    if only in (None, "network"):
         print("network")
-        reconstruction(options.seed, options.names)
-    if options.only in (None, "autoencoder"):
+        reconstruction(seed, names)
+    if only in (None, "autoencoder"):
         print("autoencoder")
         autoencoder()
-    if options.only in (None, "surrogate"):
+    if only in (None, "surrogate"):
         print("surrogate")
         surrogate()
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -16,15 +16,14 @@ images of 128x128, ten iterations.
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import resource
 import time
 import warnings
-from typing import cast
+from typing import Literal, cast
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 from torch import nn
 
 import invtoolbox as it
@@ -244,23 +243,20 @@ def memory() -> dict[str, float]:
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", choices=("unrolled", "equilibrium", "memory"))
-    options = parser.parse_args()
+def main(
+    steps: int = 4000,
+    threads: int = 1,
+    only: Literal["unrolled", "equilibrium", "memory"] | None = None,
+) -> None:
     keep_freed_memory()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(threads)
     print(machine())
-    if options.only in (None, "unrolled"):
-        print(f"PSNR of held-out pictures, mean; {options.steps} steps of training each")
-        compare_unrolled(options.steps)
-    if options.only in (None, "equilibrium"):
-        compare_equilibrium(max(1, options.steps // 80))
-    if options.only in (None, "memory"):
+    if only in (None, "unrolled"):
+        print(f"PSNR of held-out pictures, mean; {steps} steps of training each")
+        compare_unrolled(steps)
+    if only in (None, "equilibrium"):
+        compare_equilibrium(max(1, steps // 80))
+    if only in (None, "memory"):
         print("memory of one forward and one backward pass")
         kept = memory()
         share = kept["equilibrium"] / kept["one iteration"]
@@ -268,4 +264,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -29,11 +29,11 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from skimage.io import imread
 from torch import Tensor
 
@@ -479,57 +479,56 @@ def batch_of_eight(folder: Path, crop: int, iterations: int) -> str:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--part", choices=("table", "tune", "steps", "batch", "print"), default="table"
-    )
-    parser.add_argument("--pictures", default="1,2,3,4,5,6,7,8,9,10")
-    parser.add_argument("--problems", default=",".join(SETTINGS))
-    parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--scales", default="1,0.5,0.25", help="values for --part tune")
-    parser.add_argument("--weights", default="0.3,0.5,0.7,1", help="values for --part tune")
-    parser.add_argument("--crop", type=int, default=256)
-    parser.add_argument("--iterations", type=int, default=30, help="iterations of --part batch")
-    parser.add_argument("--at-once", type=int, default=5)
-    parser.add_argument(
-        "--minutes",
-        type=float,
-        default=math.inf,
-        help="time limit for starting new cells; a later call continues",
-    )
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
+def main(
+    part: Literal["table", "tune", "steps", "batch", "print"] = "table",
+    pictures: str = "1,2,3,4,5,6,7,8,9,10",
+    problems: str = ",".join(SETTINGS),
+    methods: str = ",".join(METHODS),
+    scales: str = "1,0.5,0.25",
+    weights: str = "0.3,0.5,0.7,1",
+    crop: int = 256,
+    iterations: int = 30,
+    at_once: int = 5,
+    minutes: float = math.inf,
+    again: bool = False,
+    results: Path = RESULTS,
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        scales: values for --part tune
+        weights: values for --part tune
+        iterations: iterations of --part batch
+        minutes: time limit for starting new cells; a later call continues
+    """
+    options = argparse.Namespace(**locals())
     folder = data_folder()
-    options.results.mkdir(parents=True, exist_ok=True)
-    kept = options.results / "vble.json"
+    results.mkdir(parents=True, exist_ok=True)
+    kept = results / "vble.json"
     done: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
-    numbers = [int(n) for n in options.pictures.split(",")]
-    problems, methods = options.problems.split(","), options.methods.split(",")
-    if options.part == "batch":
-        text = batch_of_eight(folder, options.crop, options.iterations)
+    numbers = [int(n) for n in pictures.split(",")]
+    problems, methods = problems.split(","), methods.split(",")
+    if part == "batch":
+        text = batch_of_eight(folder, crop, iterations)
         print(text)
-        write_bytes(options.results / "vble_batch.txt", (text + "\n").encode(), overwrite=True)
+        write_bytes(results / "vble_batch.txt", (text + "\n").encode(), overwrite=True)
         return
-    if options.part == "steps":
-        text = steps(folder, [66, 68], options.crop)
+    if part == "steps":
+        text = steps(folder, [66, 68], crop)
         print(text)
-        write_bytes(options.results / "vble_steps.txt", (text + "\n").encode(), overwrite=True)
+        write_bytes(results / "vble_steps.txt", (text + "\n").encode(), overwrite=True)
         return
-    if options.part == "tune":
+    if part == "tune":
         keys = [
             (p, m, float(s), float(w))
             for p in problems
             for m in methods
             if m not in NETWORKS
-            for s in options.scales.split(",")
-            for w in options.weights.split(",")
+            for s in scales.split(",")
+            for w in weights.split(",")
         ]
         fill(done, options, folder, keys, [n for n in numbers if n > 58] or [67, 68])
-    if options.part == "table":
+    if part == "table":
         fill(
             done,
             options,
@@ -537,10 +536,10 @@ def main() -> None:
             [(p, m, *SETTINGS[p]) for p in problems for m in methods],
             numbers,
         )
-    text = report(done, options.crop, list(range(1, 11)))
+    text = report(done, crop, list(range(1, 11)))
     print(f"\n{text}")
-    write_bytes(options.results / "vble.txt", (text + "\n").encode(), overwrite=True)
+    write_bytes(results / "vble.txt", (text + "\n").encode(), overwrite=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from torch import Tensor
 from vble import SETTINGS, case, inner, pictures
 
@@ -71,25 +71,26 @@ def kept(
             )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--problems", default="g1-7.65,motion-7.65")
-    parser.add_argument("--methods", default="VBLE,VBLE-xz")
-    parser.add_argument("--crop", type=int, default=256)
-    parser.add_argument("--at-once", type=int, default=4)
-    parser.add_argument("--iterations", type=int, default=150)
-    parser.add_argument("--pictures", type=int, default=68, help="number of pictures")
-    parser.add_argument(
-        "--cache", type=Path, default=Path(tempfile.gettempdir()) / "invtoolbox-vble-calibration"
-    )
-    chosen = parser.parse_args()
-    chosen.cache.mkdir(parents=True, exist_ok=True)
+def main(
+    problems: str = "g1-7.65,motion-7.65",
+    methods: str = "VBLE,VBLE-xz",
+    crop: int = 256,
+    at_once: int = 4,
+    iterations: int = 150,
+    pictures: int = 68,
+    cache: Path = Path(tempfile.gettempdir()) / "invtoolbox-vble-calibration",
+) -> None:
+    """Run the benchmark.
+
+    Args:
+        pictures: number of pictures
+    """
+    chosen = argparse.Namespace(**locals())
+    cache.mkdir(parents=True, exist_ok=True)
     folder = data_folder()
-    print(f"# {machine()}; {chosen.crop}x{chosen.crop}, {chosen.iterations} steps")
-    for problem in chosen.problems.split(","):
-        for method in chosen.methods.split(","):
+    print(f"# {machine()}; {crop}x{crop}, {iterations} steps")
+    for problem in problems.split(","):
+        for method in methods.split(","):
             fill(problem, method, chosen, folder)
             learned, tested = (
                 [list(part) for part in zip(*kept(problem, method, chosen, numbers))]
@@ -120,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -26,12 +26,11 @@ voxels of the original.
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 
 import torch
-from common import machine, verdict
+from common import machine, run_script, verdict
 from torch import Tensor
 from torch.nn import functional
 
@@ -185,14 +184,8 @@ def figures(x: Voxels) -> dict[str, float]:
     return seen
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--iterations", type=int, default=600)
-    parser.add_argument("--threads", type=int, default=1)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(iterations: int = 600, threads: int = 1) -> None:
+    torch.set_num_threads(threads)
     print(machine(), flush=True)
     seen = figures(figure(False))
     print(
@@ -209,7 +202,7 @@ def main() -> None:
         table = {}
         for name, tie in rows().items():
             began = time.monotonic()
-            table[name] = figures(edited(tie, oracle, arguments.iterations))
+            table[name] = figures(edited(tie, oracle, iterations))
             f = table[name]
             print(
                 f"{name:32}{f['front']:9.2f}{f['back']:9.2f}{f['correlation']:9.4f}{f['hat']:9.3f}{f['holes']:9.4f}"
@@ -251,4 +244,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

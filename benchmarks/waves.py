@@ -16,11 +16,11 @@ reported, which share five. The number of iterations was raised from 12 to 20 on
 
 from __future__ import annotations
 
-import argparse
 import time
+from typing import Literal
 
 import torch
-from common import data_folder, machine, verdict
+from common import data_folder, machine, run_script, verdict
 from scipy.io import loadmat
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
@@ -168,23 +168,22 @@ def marmousi(iterations: int, first: int, shots: int) -> None:
     print(f"H^-1 over least squares {gain:.2f}", verdict(gain <= 0.9, "0.9, or it does not help"))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("basin", "derivative", "marmousi"))
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--iterations", type=int, default=12)
-    parser.add_argument("--column", type=int, default=115)
-    parser.add_argument("--shots", type=int, default=8)
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+def main(
+    only: Literal["basin", "derivative", "marmousi"] | None = None,
+    threads: int = 1,
+    iterations: int = 12,
+    column: int = 115,
+    shots: int = 8,
+) -> None:
+    torch.set_num_threads(threads)
     print(machine())
-    if arguments.only in (None, "basin"):
+    if only in (None, "basin"):
         basin()
-    if arguments.only in (None, "derivative"):
+    if only in (None, "derivative"):
         derivative()
-    if arguments.only in (None, "marmousi"):
-        marmousi(arguments.iterations, arguments.column, arguments.shots)
+    if only in (None, "marmousi"):
+        marmousi(iterations, column, shots)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)
