@@ -330,6 +330,7 @@ def explain() -> None:
 
 
 def peers() -> None:
+    """Compare SURE with deepinv's; consistency and equivariant imaging are deepinv's losses."""
     import deepinv as dinv
 
     A = it.operators.Blur(torch.ones(1, 7) / 7, (64, 64), boundary="periodic")
@@ -337,55 +338,28 @@ def peers() -> None:
     network = denoiser()
     y = torch.rand(8, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     step = 0.15 * float((0.1**2 + 0.05 * y).mean().sqrt())
-    metric = dinv.metric.MSE()
+    loss = Sure(A, 0.1, 0.05)
 
-    def model(y: Tensor, _: Any) -> Any:
-        return network(y)
+    def ours() -> Tensor:
+        return loss.of_network(network, y, y, torch.Generator().manual_seed(1))
 
-    class SameTurns(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            draw = torch.Generator().manual_seed(1)
-            return Rotations().transform(x, Rotations().draw(len(x), draw))
+    def theirs() -> Tensor:
+        peer = dinv.loss.SurePGLoss(0.1, 0.05, tau1=step, rng=torch.Generator().manual_seed(1))
+        return peer(y=y, x_net=network(y), physics=physics, model=lambda y, _: network(y))
 
-    sure = dinv.loss.SurePGLoss(0.1, 0.05, tau1=step)
-    theirs_ei = dinv.loss.EILoss(SameTurns(), metric=metric, apply_noise=False)
-    consistency = dinv.loss.MCLoss(metric)
-    ours = {
-        "sure": Sure(A, 0.1, 0.05),
-        "consistency": MeasurementConsistency(A),
-        "equivariant": EquivariantImaging(A),
-    }
-
-    def theirs(name: str) -> Any:
-        x = network(y)
-        sure.rng = torch.Generator().manual_seed(1)
-        if name == "sure":
-            return sure(y=y, x_net=x, physics=physics, model=model)
-        loss = consistency(x_net=x, y=y, physics=physics)
-        if name == "consistency":
-            return loss
-        return loss + theirs_ei(x_net=x, physics=physics, model=model)
-
-    for name, loss in ours.items():
-
-        def ours_of(loss: Any = loss) -> Any:
-            return loss.of_network(network, y, y, torch.Generator().manual_seed(1))
-
-        gap = float(
-            ((ours_of().detach() - theirs(name).detach()).abs() / theirs(name).detach().abs()).max()
-        )
-        seconds = alternating(
-            {
-                "ours": lambda: ours_of().sum().backward(),
-                "deepinv": lambda name=name: theirs(name).sum().backward(),
-            }
-        )
-        ratio = seconds["ours"] / seconds["deepinv"]
-        # one step for the batch there, one per item here: equal up to the steps' difference
-        print(
-            f"  {name:12} relative difference {gap:.1e}, seconds over deepinv's {ratio:.2f} "
-            + verdict(gap < 1e-3 and ratio < 1.05, "equal, not slower")
-        )
+    gap = float(((ours() - theirs()).abs() / theirs().abs()).detach().max())
+    seconds = alternating(
+        {
+            "ours": lambda: ours().sum().backward(),
+            "deepinv": lambda: theirs().sum().backward(),
+        }
+    )
+    ratio = seconds["ours"] / seconds["deepinv"]
+    # one step for the batch there, one per item here: equal up to the steps' difference
+    print(
+        f"  {'sure':12} relative difference {gap:.1e}, seconds over deepinv's {ratio:.2f} "
+        + verdict(gap < 1e-3 and ratio < 1.05, "equal, not slower")
+    )
 
 
 def _save(name: str, images: dict[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 
 #: Extras whose packages the toolbox itself uses and the tests need.
-USED = ("medical", "lidar", "cluster")
+USED = ("medical", "lidar", "events", "cluster")
 
 
 def oldest(project: dict) -> list[str]:

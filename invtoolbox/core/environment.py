@@ -170,20 +170,27 @@ def optional_package(name: str, need: str, extra: str, otherwise: str = "") -> A
         otherwise: end of the error message: another way.
 
     Raises:
-        MissingDependency: if it is not installed.
+        MissingDependency: if it is not installed, or lacks a library of the system.
 
     >>> optional_package("json", "this needs json;", "all").__name__
     'json'
     """
     try:
         return importlib.import_module(name)
-    except ImportError as error:
-        raise MissingDependency(f"{need} {how_to_get(extra)}{otherwise}") from error
+    except (ImportError, OSError) as error:
+        # An installed package may lack a library of the system.
+        cause = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
+        raise MissingDependency(f"{need} {how_to_get(extra)}{otherwise}{cause}") from error
 
 
 def trimesh() -> Any:
     """Import the package trimesh, or raise a `MissingDependency`."""
     return optional_package("trimesh", "this needs trimesh; install it with", "3d")
+
+
+def open3d() -> Any:
+    """Import the package Open3D, or raise a `MissingDependency`."""
+    return optional_package("open3d", "this needs Open3D; install it with", "3d")
 
 
 def _declared() -> dict[str, list[str]]:

@@ -2,6 +2,7 @@ from .cameras import Cameras as Cameras
 from .cameras import Similarity as Similarity
 from .cameras import look_at as look_at
 from .carving import carve_surface as carve_surface
+from .depth_fusion import fuse_depth as fuse_depth
 from .epipolar import CameraMotion as CameraMotion
 from .epipolar import camera_motion as camera_motion
 from .epipolar import epipolar_residual as epipolar_residual
@@ -9,7 +10,6 @@ from .epipolar import linear_camera_motion as linear_camera_motion
 from .epipolar import motion_field as motion_field
 from .events import Events as Events
 from .gaussians import Splats as Splats
-from .isosurface import fuse_depth as fuse_depth
 from .isosurface import isosurface as isosurface
 from .isosurface import voxel_surface as voxel_surface
 from .lens import Lens as Lens

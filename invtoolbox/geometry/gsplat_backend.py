@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.core.environment import optional_package
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.geometry.splatting import RenderMode
 
@@ -56,12 +57,9 @@ def rasterization(
             f"gsplat renders on CUDA only, and the Gaussians are on {means.device}; use "
             "backend='own', or move them"
         )
-    try:
-        from gsplat import rasterization as by_gsplat
-    except ImportError as error:
-        raise MissingDependency(
-            "backend='gsplat' needs gsplat, which is not installed: pip install gsplat"
-        ) from error
+    gsplat = optional_package(
+        "gsplat", "backend='gsplat' needs gsplat, which is not installed;", "gsplat"
+    )
     scenes = means.shape[:-2]
     tensors = {
         "means": means,
@@ -80,7 +78,7 @@ def rasterization(
             name: None if t is None else t.reshape(-1, *t.shape[len(scenes) :])[k]
             for name, t in tensors.items()
         }
-        image, alpha, _ = by_gsplat(
+        image, alpha, _ = gsplat.rasterization(
             **scene,
             width=width,
             height=height,

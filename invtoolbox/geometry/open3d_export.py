@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.environment import how_to_get
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.core.environment import open3d
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.gaussians import HARMONIC_0, Splats
 from invtoolbox.geometry.meshes import Body, Mesh, points_of
@@ -64,17 +64,6 @@ def to_open3d(obj: Any, colors: Any = None) -> Any:
     if tints is not None:
         triangles.vertex_colors = o3d.utility.Vector3dVector(_tints(tints, len(mesh.vertices)))
     return triangles
-
-
-def open3d() -> Any:
-    """Import the package Open3D, or raise a `MissingDependency`."""
-    try:
-        import open3d as package
-    except ImportError as error:
-        raise MissingDependency(
-            f"to_open3d needs Open3D; install it with {how_to_get('3d')} ({error})"
-        ) from error
-    return package
 
 
 def _cloud(points: Tensor, colors: Any) -> Any:

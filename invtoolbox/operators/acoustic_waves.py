@@ -6,16 +6,15 @@ import copy
 import math
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.environment import how_to_get
+from invtoolbox.core.environment import optional_package
 from invtoolbox.core.guards import check_range
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import Jacobian
 from invtoolbox.operators.base import LinearOperator, Operator
 
@@ -27,6 +26,10 @@ _COURANT = 0.6
 _ROOM = 1 + 1e-5
 #: Half-width in cells of the sinc that interpolates places between cells.
 _SINC = 4
+
+
+def _deepwave() -> Any:
+    return optional_package("deepwave", "AcousticWaves needs deepwave; install it with", "waves")
 
 
 class AcousticWaves(Operator):
@@ -94,10 +97,7 @@ class AcousticWaves(Operator):
         absorbing: int = 20,
         free_surface: bool = False,
     ) -> None:
-        if find_spec("deepwave") is None:
-            raise MissingDependency(
-                f"AcousticWaves needs the package deepwave: {how_to_get('waves')}"
-            )
+        _deepwave()
         axes = len(grid)
         sides = tuple(torch.as_tensor(spacing, dtype=torch.float64).flatten().tolist())
         sides = sides * axes if len(sides) == 1 else sides
@@ -205,8 +205,6 @@ class AcousticWaves(Operator):
         self.range_shape = (1, len(self.shots), self.receivers.shape[-2], self.samples)
 
     def _forward(self, x: Tensor) -> Tensor:
-        import deepwave
-
         if len(x) > 1 and x.device.type == "cpu":
             # The last bits of deepwave's gradient depend on the number of items, so each item is
             # computed alone.
@@ -232,7 +230,7 @@ class AcousticWaves(Operator):
         with warnings.catch_warnings():
             # Cells per wavelength are checked by the constructor.
             warnings.filterwarnings("ignore", message=".*number of grid cells per wavelength")
-            fields = deepwave.scalar(
+            fields = _deepwave().scalar(
                 velocity,
                 list(self.spacing),
                 self.time_step,

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.core.environment import optional_package
+from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator, Shapes
 from invtoolbox.operators.matrix import (
     ApplyLinear,
@@ -154,12 +155,9 @@ def to_pylops(A: Operator, dtype: torch.dtype = torch.float64) -> Any:
     """
     operator = _one_item("to_pylops", A)
     linear = to_scipy(operator, dtype)
-    try:
-        import pylops
-    except ImportError as error:
-        raise MissingDependency(
-            "to_pylops creates an operator of PyLops; install PyLops (pip install pylops)"
-        ) from error
+    pylops = optional_package(
+        "pylops", "to_pylops creates an operator of PyLops, which is not installed;", "interop"
+    )
     from invtoolbox.operators.scipy_export import has_parts
 
     domain, measured = A.domain_shape, (linear.shape[0],) if has_parts(operator) else A.range_shape

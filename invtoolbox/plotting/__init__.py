@@ -9,10 +9,11 @@ from invtoolbox.plotting.flow_report import (
     SweepResult,
     write_flow_report,
 )
+from invtoolbox.plotting.flow_viewer import SweepView, view_flow
 from invtoolbox.plotting.report import Case, Method, write_comparison, write_report
 from invtoolbox.plotting.scan_geometry import geometry_figure
+from invtoolbox.plotting.scene_server import SceneServer, view_scene
 from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
-from invtoolbox.plotting.viewers import SweepView, view_flow, view_scene
 from invtoolbox.plotting.web_viewer import write_viewer
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "FlowMethod",
     "Method",
     "QualityCurve",
+    "SceneServer",
     "SweepPicture",
     "SweepResult",
     "SweepView",

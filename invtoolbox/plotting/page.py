@@ -315,7 +315,9 @@ _WIPE = (
 )
 
 
-def content_policy(scripts: Sequence[str] = (), handlers: Sequence[str] = ()) -> str:
+def content_policy(
+    scripts: Sequence[str] = (), handlers: Sequence[str] = (), connect: bool = False
+) -> str:
     """Return the element by which a page allows its own scripts, styles and pictures alone.
 
     A browser then runs no other script, and loads nothing from elsewhere.
@@ -323,6 +325,7 @@ def content_policy(scripts: Sequence[str] = (), handlers: Sequence[str] = ()) ->
     Args:
         scripts: contents of the script elements of the page.
         handlers: contents of the event attributes of the page.
+        connect: whether scripts may read from the server of the page.
     """
     allowed = [f"'sha256-{_sha256(text)}'" for text in (*scripts, *handlers)]
     if handlers:
@@ -331,6 +334,8 @@ def content_policy(scripts: Sequence[str] = (), handlers: Sequence[str] = ()) ->
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src "
         f"{' '.join(allowed) or repr('none')}; base-uri 'none'; form-action 'none'"
     )
+    if connect:
+        policy += "; connect-src 'self'"
     return f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
 
 

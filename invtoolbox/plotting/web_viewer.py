@@ -120,16 +120,29 @@ def shown_voxels(x: Voxels, item: int = 0, most: int = MOST, least_alpha: float 
     )
 
 
+def show(x: Splats | Voxels | Shown) -> Shown:
+    """Return the visible Gaussians of a scene; of a batch, of the first one.
+
+    Args:
+        x: a scene.
+    """
+    if isinstance(x, Shown):
+        return x
+    return shown_splats(x) if isinstance(x, Splats) else shown_voxels(x)
+
+
 def viewer_page(
     x: Splats | Voxels | Shown,
     cameras: Cameras | None = None,
     title: str = "Scene",
     background: float | Sequence[float] = 1.0,
+    version: int | None = None,
 ) -> bytes:
-    """Return the page of `write_viewer`, with the same arguments."""
-    shown = (
-        x if isinstance(x, Shown) else shown_splats(x) if isinstance(x, Splats) else shown_voxels(x)
-    )
+    """Return the page of `write_viewer`, with the same arguments.
+
+    With a ``version``, the page loads itself again when its server has another version.
+    """
+    shown = show(x)
     if not len(shown.places):
         raise InputError("nothing of the scene is visible, so there is nothing to show")
     places = shown.places.detach().cpu().float()
@@ -143,6 +156,7 @@ def viewer_page(
         "squashed": shown.squashed,
         "caption": shown.caption,
         "background": shade,
+        "version": version,
         "unit": unit,
         "places": _pack(places, "<f4"),
         "scales": _pack(scales / unit, "<f2"),
@@ -154,7 +168,7 @@ def viewer_page(
     text = files("invtoolbox.plotting").joinpath("splat_viewer.html").read_text(encoding="utf-8")
     script = text.rpartition("<script>")[2].partition("</script>")[0]
     parts = {
-        "@POLICY@": page.content_policy([script]),
+        "@POLICY@": page.content_policy([script], connect=version is not None),
         "@TITLE@": page.escape(title),
         "@SCENE@": page.script_data(content),
     }

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -57,13 +58,16 @@ class MeasurementLoss(Loss, ABC):
     """Base class of losses of a network from measurements y to images x.
 
     A subclass writes `of_image`. Called with images and measurements, a loss is the plain residual
-    ``|A x - y|^2 / m``, m the number of measurements.
+    ``|A x - y|^2 / m``, m the number of measurements, which is deepinv's `MCLoss`.
     """
 
     operator: Operator
 
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
-        return mean_square(self.operator(result) - wanted)
+        from deepinv.loss import MCLoss
+
+        residual: Tensor = MCLoss(_distance)(wanted, result, SimpleNamespace(A=self.operator))
+        return residual
 
     def of_network(
         self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator
@@ -108,6 +112,9 @@ class Sure(MeasurementLoss):
     The derivative of a network with kinks jumps, so the gradient of the training is noisy if h is
     tiny, and a large h is biased. Compared with training on clean pictures, the default loses 0.15
     dB, a 30th of it 0.7 dB (noise 0.1, ``benchmarks/learn_without_truth.py``).
+
+    For real measurements whose items all have the same step, this is deepinv's `SurePGLoss`, which
+    takes neither complex values nor a step per item.
 
     Args:
         operator: A; the identity for a denoiser.
@@ -247,7 +254,7 @@ class EquivariantImaging(MeasurementLoss):
     transformation T of a group under which the set of images does not change. T moves the null
     space of A, so f must be right there too (Chen, Tachella and Davies, "Equivariant imaging:
     learning beyond the range space", ICCV 2021; with noise, "Robust equivariant imaging", CVPR
-    2022).
+    2022). The second term is deepinv's `EILoss`.
 
     Args:
         operator: A.
@@ -280,13 +287,19 @@ class EquivariantImaging(MeasurementLoss):
 
     def of_image(self, network: nn.Module, x: Tensor, y: Tensor, generator: Generator) -> Tensor:
         first = MeasurementConsistency(self.operator) if self.loss is None else self.loss
-        transformed = self.symmetry.transform(x, self.symmetry.draw(len(x), generator))
-        again = self.operator(transformed)
-        if self.noise_std > 0:
-            again = again + self.noise_std * _normal(again, generator)
-        return first.of_image(network, x, y, generator) + self.weight * mean_square(
-            network(again) - transformed
-        )
+
+        def transform(x: Tensor) -> Tensor:
+            return self.symmetry.transform(x, self.symmetry.draw(len(x), generator))
+
+        def measure(x: Tensor) -> Tensor:
+            again: Tensor = self.operator(x)
+            return again + self.noise_std * _normal(again, generator) if self.noise_std else again
+
+        from deepinv.loss import EILoss
+
+        loss = EILoss(transform, _distance, apply_noise=False, weight=self.weight)
+        second: Tensor = loss(x, SimpleNamespace(A=measure), lambda y, _: network(y))
+        return first.of_image(network, x, y, generator) + second
 
 
 @dataclass(frozen=True)
@@ -339,6 +352,11 @@ class EveryWeight(Loss):
         x = network(shown, weight)
         penalty = self.prior.energy(x)
         return self(x, shown) + weight.to(penalty.dtype) * penalty / x[0].numel()
+
+
+def _distance(x: Tensor, reference: Tensor) -> Tensor:
+    # The metric of deepinv counts the two parts of a complex value as one value.
+    return mean_square(x - reference)
 
 
 def _mean_over(values: Tensor, mask: Tensor) -> Tensor:

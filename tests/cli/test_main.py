@@ -68,16 +68,16 @@ def test_info_shows_versions_devices_and_extras(run: Run, monkeypatch: pytest.Mo
     monkeypatch.setattr(
         environment,
         "extras",
-        lambda: {"test": {"pytest": "9"}, "view": {"viser": None, "rerun-sdk": "1"}},
+        lambda: {"test": {"pytest": "9"}, "3d": {"open3d": None, "trimesh": "1"}},
     )
     ran = run("info")
     assert ran.code == 0 and __version__ in ran.out and "threads" in ran.out and "cuda" in ran.out
-    line = next(line for line in ran.out.splitlines() if line.strip().startswith("view"))
+    line = next(line for line in ran.out.splitlines() if line.strip().startswith("3d"))
     assert (
-        "missing viser" in line
-        and "rerun" not in line
+        "missing open3d" in line
+        and "trimesh" not in line
         and "pip install" in line
-        and "[view]" in line
+        and "[3d]" in line
     )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from invtoolbox import datasets
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.geometry import Events, Lens
 from tests.datasets.event_files import SETS, SIZE, N, P, T, X, Y
 
@@ -62,6 +64,34 @@ def test_real_recordings() -> None:
     assert 0.5 < davis.duration < 0.7
     cars = datasets.read_events(DATA / "sample_ncars.dat")
     assert len(cars) == 2009 and abs(cars.duration - 0.1) < 1e-3
+
+
+def test_a_filter_that_is_missing_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with h5py.File(tmp_path / "packed.h5", "w") as file:
+        for name in "xytp":  # 32767 is the code of no filter
+            file.create_dataset(
+                f"events/{name}",
+                (9,),
+                "i4",
+                chunks=(9,),
+                compression=32767,
+                allow_unknown_filter=True,
+            )
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    with pytest.raises(MissingDependency, match=r"/events/x is compressed.*\[events\]"):
+        datasets.read_events(tmp_path / "packed.h5")
+
+
+def test_blosc_is_read_as_in_dsec(tmp_path: Path) -> None:
+    hdf5plugin = pytest.importorskip("hdf5plugin")
+    columns = {"x": X, "y": Y, "t": T, "p": P}
+    with h5py.File(tmp_path / "packed.h5", "w") as file:
+        for name, column in columns.items():
+            file.create_dataset(f"events/{name}", data=column, **hdf5plugin.Blosc())
+    read = datasets.read_events(tmp_path / "packed.h5")
+    np.testing.assert_array_equal(read.places.numpy(), np.stack([X, Y], 1))
 
 
 def test_truncated_and_unknown_files_are_one_sentence(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ PACKAGE = Path(it.__file__).parent
 ALLOWED = {
     ("datasets/output.py", "open"): "the atomic writer itself",
     ("jobs/study/driver.py", "open"): "the lock of an item, an empty file",
-    ("plotting/viewers.py", "save"): "Rerun streams its recording",
+    ("plotting/flow_viewer.py", "save"): "Rerun streams its recording",
 }
 WRITERS = {
     *("write_text", "write_bytes", "savefig", "tofile", "export", "savez", "savez_compressed"),

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.cameras import Cameras, look_at
-from invtoolbox.geometry.isosurface import fuse_depth, isosurface, voxel_surface
+from invtoolbox.geometry.isosurface import isosurface, voxel_surface
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 
@@ -109,96 +107,6 @@ def test_the_surface_of_voxels_is_where_a_cell_stops_half_of_the_light() -> None
     assert kept.rows < space.rows and abs(volume(voxel_surface(gathered)) / volume(mesh) - 1) < 1e-3
     with pytest.raises(InputError, match="alpha of voxel_surface must lie in"):
         voxel_surface(Voxels(raw[None], color, space), alpha=1.0)
-
-
-def ball_seen(views: Cameras, radius: float) -> Tensor:
-    """Depths of a ball around `CENTRE`, 0 beside it."""
-    origins, directions = views.rays()
-    away = origins - CENTRE
-    a, b, c = (
-        directions.square().sum(-1),
-        (away * directions).sum(-1),
-        away.square().sum(-1) - radius**2,
-    )
-    root = b * b - a * c
-    return torch.where(root > 0, (-b - root.clamp(min=0).sqrt()) / a, 0)
-
-
-def around() -> Cameras:
-    corners = torch.tensor(
-        [[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)]
-    )
-    return look_at(CENTRE + 2.0 * corners, CENTRE.tolist(), size=(96, 120), field_of_view=40.0)
-
-
-def test_a_ball_seen_from_eight_corners_has_its_radius_to_half_a_voxel() -> None:
-    views, size = around(), 0.04
-    depth = ball_seen(views, 0.6)[:, None]
-    colors = torch.tensor([0.2, 0.5, 0.9]).view(1, 3, 1, 1).expand(8, 3, 96, 120)
-    fused = fuse_depth(views, depth, size, colors=colors)
-    mesh = fused.mesh()
-    radius = (mesh.vertices - CENTRE).norm(dim=1)
-    assert (
-        abs(float(radius.mean()) - 0.6) < 0.1 * size
-        and float((radius - 0.6).abs().quantile(0.99)) < 0.5 * size
-    ), radius
-    assert abs(volume(mesh) / (4 / 3 * torch.pi * 0.6**3) - 1) < 0.05
-    assert mesh.colors is not None and torch.allclose(
-        mesh.colors.median(0).values, torch.tensor([0.2, 0.5, 0.9]), atol=1e-4
-    )
-    again = fuse_depth(views, depth, size, colors=colors)
-    assert torch.equal(fused.distance, again.distance)
-    # Shifted, turned cameras and a box that is given: the same body in the same place; and what a
-    # mask leaves out is not there.
-    half = fuse_depth(
-        views,
-        depth,
-        size,
-        mask=(depth > 0) & (torch.arange(120) < 60),
-        box=((-0.6, -1.1, -0.8), (1.2, 0.7, 1.0)),
-    )
-    assert half.low == pytest.approx((-0.6, -1.1, -0.8)) and half.colors is None
-    assert 0.2 < len(half.mesh().vertices) / len(mesh.vertices) < 0.95
-
-
-def test_what_does_not_fit_is_said() -> None:
-    views = around()
-    depth = ball_seen(views, 0.6)
-    with pytest.raises(InputError, match="takes depths"):
-        fuse_depth(views, depth[:3], 0.05)
-    with pytest.raises(InputError, match="no pixel has a depth"):
-        fuse_depth(views, depth, 0.05, largest_depth=0.1)
-    with pytest.raises(InputError, match="too large"):
-        fuse_depth(views, depth, 1e-4)
-    with pytest.raises(InputError, match="low below high"):
-        fuse_depth(views, depth, 0.05, box=((0, 0, 0), (1, -1, 1)))
-    with pytest.raises(InputError, match="voxel_size of fuse_depth must be positive"):
-        fuse_depth(views, depth, -1.0)
-
-
-@pytest.mark.data
-def test_frames_of_the_living_room_make_one_surface(data_dir: Path) -> None:
-    """Points of a frame that was left out lie on the mesh of the others."""
-    from scipy.spatial import cKDTree
-
-    from invtoolbox.datasets import Loading, open_rgbd
-
-    loading = Loading(names=[f"{k:05d}.jpg" for k in range(0, 61, 15)], shrink=4)
-    found = open_rgbd(data_dir / "livingroom_rgbd", loading)
-    assert found.depth is not None
-    rest = [0, 1, 3, 4]
-    mesh = fuse_depth(
-        found.cameras[rest], found.depth[rest], 0.03, colors=found.pictures[rest], largest_depth=3.5
-    ).mesh()
-    origins, directions = found.cameras[2:3].rays()
-    depth = found.depth[2, 0]
-    points = (origins[0] + depth[..., None] * directions[0])[(depth > 0) & (depth < 3.0)]
-    distance = torch.from_numpy(cKDTree(mesh.vertices.numpy()).query(points.numpy())[0])
-    assert float(distance.median()) < 0.02 and float((distance < 0.05).double().mean()) > 0.85, (
-        float(distance.median()),
-        len(mesh.faces),
-    )
-    assert mesh.colors is not None and 0.1 < float(mesh.colors.mean()) < 0.9
 
 
 def test_meshes_with_colors_are_written_read_and_taken_from_other_packages(tmp_path: Path) -> None:

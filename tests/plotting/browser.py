@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 
-def screenshot(page: Path, fragment: str, side: int, to: Path) -> Tensor:
+def screenshot(page: Path | str, fragment: str, side: int, to: Path) -> Tensor:
     """The page as a browser of ``side`` by ``side`` pixels shows it, ``(3, side, side)`` from 0 to 1; skips where there is no browser."""
     from PIL import Image
 
@@ -39,7 +39,7 @@ def screenshot(page: Path, fragment: str, side: int, to: Path) -> Tensor:
         "--virtual-time-budget=2000",
         f"--user-data-dir={to.parent / 'browser'}",
         f"--screenshot={to}",
-        f"{page.resolve().as_uri()}{fragment}",
+        f"{page if isinstance(page, str) else page.resolve().as_uri()}{fragment}",
     ]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     if not to.exists():

@@ -93,7 +93,7 @@ def test_sure_of_complex_measurements_counts_both_parts() -> None:
         Sure(A, 0.3, gain=1.0).of_network(Shrink(), y, y, generator(1))
 
 
-def test_losses_equal_those_of_deepinv() -> None:
+def test_sure_equals_that_of_deepinv() -> None:
     import deepinv as dinv
 
     A = it.operators.Blur(torch.rand(3, 3, generator=generator()), (12, 12), boundary="periodic")
@@ -113,17 +113,29 @@ def test_losses_equal_those_of_deepinv() -> None:
             )[k]
             torch.testing.assert_close(ours[k], theirs, rtol=1e-4, atol=1e-4)
 
-    class SameTurns(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return Rotations().transform(x, Rotations().draw(3, generator(3)))
 
-    ours = EquivariantImaging(A, weight=2.0).of_network(network, y, y, generator(3))
-    x = network(y)
-    metric = dinv.metric.MSE()
-    theirs = dinv.loss.MCLoss(metric)(x_net=x, y=y, physics=physics) + dinv.loss.EILoss(
-        SameTurns(), metric=metric, apply_noise=False, weight=2.0
-    )(x_net=x, physics=physics, model=model)
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_consistency_and_equivariance_are_their_formulas(dtype: torch.dtype) -> None:
+    A, f = (
+        0.5 * it.operators.Inpainting(torch.rand(1, 12, 12, generator=generator()) > 0.4, (12, 12)),
+        Shrink(),
+    )
+    y = torch.randn(3, 1, 12, 12, dtype=dtype, generator=generator(1))
+
+    def mean(values: Tensor) -> Tensor:  # of both parts of a complex value
+        return values.abs().square().mean((1, 2, 3)) / (2 if values.is_complex() else 1)
+
+    residual = mean(A(f(y)) - y)
+    torch.testing.assert_close(MeasurementConsistency(A).of_network(f, y, y, generator()), residual)
+    # The group is drawn first, and then the noise, per item.
+    group, draw = Rotations(), generator(3)
+    turned = group.transform(f(y), group.draw(3, draw))
+    noise = torch.view_as_real(A(turned)) if y.is_complex() else A(turned)
+    noise = torch.randn(noise.shape, generator=draw)
+    measured = A(turned) + 0.1 * (torch.view_as_complex(noise) if y.is_complex() else noise)
+    loss = EquivariantImaging(A, group, weight=2.0, noise_std=0.1)
+    ours = loss.of_network(f, y, y, generator(3))
+    torch.testing.assert_close(ours, residual + 2 * mean(f(measured) - turned))
 
 
 def test_splitting_equals_deepinvs_and_hides_what_it_predicts() -> None:

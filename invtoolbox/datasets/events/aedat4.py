@@ -109,7 +109,7 @@ def _unpack(packed: bytes, codec: str | None, budget: int) -> bytes:
     pyarrow = optional_package(
         "pyarrow",
         "packets of AEDAT4 are compressed, and pyarrow, which unpacks them, is not installed;",
-        "lidar",
+        "events",
     )
     with pyarrow.CompressedInputStream(pyarrow.BufferReader(packed), codec) as stream:
         packet: bytes = stream.read(budget + 1)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from invtoolbox.core.checks import open_arrays, reading, require_plausible
+from invtoolbox.core.environment import optional_package
 from invtoolbox.datasets.volumes.hdf5 import open_hdf5
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.events import Events
@@ -35,9 +35,9 @@ def read_hdf5_events(path: str | Path) -> Events:
 
     Raises:
         InputError: the file is damaged, or has no events in one of these layouts.
+        MissingDependency: the arrays are compressed, as those of DSEC, and hdf5plugin, which
+            decompresses them, is not installed.
     """
-    with contextlib.suppress(ImportError):  # DSEC is compressed by blosc
-        import hdf5plugin  # noqa: F401
     with reading(path, "HDF5") as file, open_hdf5(file) as content:
         for group in _PLACES:
             node = content.get(group) if group else content
@@ -149,11 +149,23 @@ def _columns(file: Path, node: Any) -> dict[str, Any] | None:
         datasets = {key: node[name] for key, name in names.items()}
         for dataset in datasets.values():
             require_plausible(file, dataset.shape, dataset.dtype)
-        return {key: dataset[()] for key, dataset in datasets.items()}
+        return {key: _load(dataset) for key, dataset in datasets.items()}
     if not isinstance(node, h5py.Dataset) or not node.size:
         return None
     require_plausible(file, node.shape, node.dtype)
-    return _of_table(node[()])
+    return _of_table(_load(node))
+
+
+def _load(dataset: Any) -> Any:
+    from h5py import h5z
+
+    filters = dataset.id.get_create_plist()
+    codes = [filters.get_filter(k)[0] for k in range(filters.get_nfilters())]
+    if not all(map(h5z.filter_avail, codes)):
+        # Its import registers the filters: Blosc of DSEC, ECF of Prophesee.
+        need = f"{dataset.name} is compressed, and hdf5plugin, which decompresses it, is not"
+        optional_package("hdf5plugin", f"{need} installed;", "events")
+    return dataset[()]
 
 
 def _of_table(table: Any) -> dict[str, Any]:

@@ -6,14 +6,12 @@ import argparse
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from invtoolbox.catalogue.documents import parse_override
-from invtoolbox.core.environment import how_to_get
 from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError
 from invtoolbox.jobs.flow.exports import CHALLENGES, view
 from invtoolbox.jobs.folder_command import FolderCommand
 
@@ -42,10 +40,10 @@ class FlowCommand(FolderCommand):
         return [(table, key) for table, key in places if table.get(key) not in (None, "none")]
 
     def finish(self, job: Any, arguments: argparse.Namespace) -> int:
-        if arguments.view and find_spec("rerun") is None:
-            raise MissingDependency(
-                f"--view shows the flow in Rerun, which is not installed; {how_to_get('view')}"
-            )
+        if arguments.view:
+            from invtoolbox.plotting.flow_viewer import rerun_module
+
+            rerun_module()  # missing before the flow is computed, not after
         if arguments.report:
             job = replace(job, report=Path(arguments.report))
         study = job.run(not arguments.quiet)

@@ -214,7 +214,7 @@ def _choose_pictures(study: FlowStudy, opened: Sweeps) -> Iterator[Any]:
 
 def view(study: FlowStudy, sequence: SequencePath) -> None:
     """Show every sweep with its flow in Rerun."""
-    from invtoolbox.plotting.viewers import SweepView, view_flow
+    from invtoolbox.plotting.flow_viewer import SweepView, view_flow
 
     opened = sequence.open()
     view_flow(

@@ -5,13 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invtoolbox.catalogue.documents import CheckedScene, content_of
-from invtoolbox.core.environment import how_to_get
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError
 from invtoolbox.jobs.folder_command import FolderCommand
 from invtoolbox.jobs.photographs.scene import is_folder, read_view_scene
 
@@ -35,22 +33,19 @@ class ViewCommand(FolderCommand):
         return read_view_scene(source, changes, arguments.model)
 
     def finish(self, job: Any, arguments: argparse.Namespace) -> int:
-        if arguments.view and find_spec("viser") is None and find_spec("rerun") is None:
-            raise MissingDependency(
-                "--view shows the scene in viser or Rerun, and neither is installed; "
-                f"{how_to_get('view')}, or open the page viewer.html among the results"
-            )
-        show = {}
-        if arguments.live:
-            from invtoolbox.plotting.live_view import LiveView
+        if not arguments.live and not arguments.view:
+            return super().finish(job, arguments)
+        from invtoolbox.plotting.scene_server import SceneServer
 
-            show = {"show": LiveView().update}
+        server = SceneServer(job.file.name, job.file.scene.views.background)
+        show = {"show": server.update} if arguments.live else {}
         outcome = job.run(not arguments.quiet, **show)
         code: int = job.print_outcome(outcome, arguments.quiet)
         if arguments.view:
-            from invtoolbox.plotting import view_scene
-
-            view_scene(outcome.scene(), outcome.cameras, job.file.name)
+            server.update(outcome.scene(), outcome.cameras)
+            server.wait()
+        else:
+            server.close()
         return code
 
     def paths(self, content: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], str]]:
@@ -97,14 +92,14 @@ COMMAND = ViewCommand(
             "live",
             {
                 "action": "store_true",
-                "help": "show the scene in a browser while it is computed, with viser",
+                "help": "show the scene in a browser while it is computed",
             },
         ),
         "--view": (
             "view",
             {
                 "action": "store_true",
-                "help": "show the scene at the end, with viser or Rerun, whichever is installed",
+                "help": "show the scene in a browser at the end",
             },
         ),
     },

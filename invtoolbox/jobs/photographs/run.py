@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch.nn import functional
 
-from invtoolbox.core.environment import device_named
+from invtoolbox.core.environment import device_named, open3d
 from invtoolbox.datasets.models.gaussians import read_splats
 from invtoolbox.datasets.models.meshes import write_mesh
 from invtoolbox.datasets.models.voxels import read_voxels
@@ -23,6 +23,7 @@ from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.command import COMMAND
 from invtoolbox.jobs.photographs.models import SceneModel
 from invtoolbox.jobs.photographs.photographs import Photographs, judge
+from invtoolbox.jobs.photographs.representations import GaussianModel
 from invtoolbox.jobs.photographs.scene import ViewScene, ViewSceneFile, read_view_scene
 from invtoolbox.jobs.photographs.stages import StagedSolution, solve_in_stages, work_files
 from invtoolbox.jobs.photographs.surface import mesh_scene
@@ -116,6 +117,8 @@ class ViewJob(SceneJob[ViewScene]):
         solver, stages = file.solver(), file.stages()
         for stage in stages:
             model.change(stage.prior)
+        if file.scene.output.mesh and isinstance(model, GaussianModel):
+            open3d()  # missing before the scene is found, not after
         cameras = photographs.train.cameras
         content = self.check_content(
             photographs=photographs, model=model, prior=explicit, data_term=data_term

@@ -9,7 +9,8 @@ import torch
 from invtoolbox.core.sparse_graph import connected_components
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
-from invtoolbox.geometry.isosurface import fuse_depth, voxel_surface
+from invtoolbox.geometry.depth_fusion import fuse_depth
+from invtoolbox.geometry.isosurface import voxel_surface
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.jobs.photographs.models import SceneModel
@@ -26,7 +27,7 @@ def mesh_scene(model: SceneModel, x: Any, cameras: Cameras, resolution: int = 25
 
     Voxels are cut at half of their opacity (`geometry.voxel_surface`). For Gaussians, the median
     depths that the cameras of the photographs see, or of flat ones the depths of their planes, are
-    fused within the box of the model (`geometry.fuse_depth`). Small parts apart from the rest are
+    fused by Open3D within the box of the model (`geometry.fuse_depth`). Small parts apart from the rest are
     removed.
 
     Args:
@@ -37,6 +38,7 @@ def mesh_scene(model: SceneModel, x: Any, cameras: Cameras, resolution: int = 25
 
     Raises:
         InputError: if there is no surface.
+        MissingDependency: if the depths of Gaussians are fused, and Open3D is not installed.
     """
     if isinstance(x, Voxels):
         return voxel_surface(x)

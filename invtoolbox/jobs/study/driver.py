@@ -333,12 +333,9 @@ def limit_threads(threads: int) -> Iterator[None]:
 
     Sums depend on it in the last bit.
     """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(ImportError):
-            from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits
 
-            stack.enter_context(threadpool_limits(threads))
-        stack.enter_context(limit_torch_threads(threads))
+    with threadpool_limits(threads), limit_torch_threads(threads):
         yield
 
 

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
+from invtoolbox.core.environment import optional_package
 from invtoolbox.core.trust import is_trusting, trusting
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError
 
 T = TypeVar("T")
 # Environment variables that set the number of threads of numerical libraries; a process reads them
@@ -17,6 +18,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEX
 # After a second worker dies over the same task, the task is the cause.
 _DEATHS = 1
 _PATIENCE = "15s"
+_NEED = "several workers need dask[distributed], which is not installed;"
 
 
 def spread(
@@ -56,12 +58,10 @@ def _call(function: Callable[[T], Any], trusted: bool, task: T) -> Any:
 def _submit_all(
     client: Any, function: Callable[[T], Any], tasks: Iterable[T]
 ) -> Iterator[tuple[int, Any]]:
-    from distributed import as_completed
-
     capacity = sum(client.nthreads().values())
     waiting = iter(enumerate(tasks))
     numbers: dict[Any, int] = {}
-    futures = as_completed(loop=client.loop)
+    futures = optional_package("distributed", _NEED, "cluster").as_completed(loop=client.loop)
 
     def submit() -> None:
         for number, task in waiting:
@@ -82,16 +82,7 @@ def _submit_all(
 
 @contextmanager
 def _client(workers: int, cluster: str | None, threads: int) -> Iterator[Any]:
-    try:
-        import dask
-        import distributed
-    except ImportError as error:
-        from invtoolbox.core.environment import how_to_get
-
-        raise MissingDependency(
-            "several workers need dask[distributed], which is not installed; "
-            f"{how_to_get('cluster')}"
-        ) from error
+    dask, distributed = (optional_package(n, _NEED, "cluster") for n in ("dask", "distributed"))
     if cluster is not None:
         try:
             client = distributed.Client(cluster, timeout=_PATIENCE, set_as_default=False)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
 import torch
 
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.core.environment import optional_package
+from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.tomography.cone_beam import ConeBeam
 from invtoolbox.operators.tomography.conversion_poses import Grid, plain_scan, scan_of, scan_of_2d
@@ -93,13 +93,9 @@ def to_odl(A: LinearOperator) -> tuple[Any, Any]:
             "the angles of an ODL geometry must grow from view to view; take "
             "A.subset(A.angles.argsort())"
         )
-    try:
-        odl: Any = importlib.import_module("odl")
-        tomo: Any = importlib.import_module("odl.applications.tomo")
-    except ImportError as error:
-        raise MissingDependency(
-            "to_odl creates ODL's geometries; install ODL (pip install odl)"
-        ) from error
+    need = "to_odl creates the geometries of ODL, which is not installed;"
+    odl = optional_package("odl", need, "interop")
+    tomo = optional_package("odl.applications.tomo", need, "interop")
     views = (
         odl.nonuniform_partition(p["angles"])
         if len(p["angles"]) > 1

@@ -272,6 +272,7 @@ def test_photographs_become_a_scene_and_a_mesh_by_one_command(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("pycolmap")
+    pytest.importorskip("open3d", exc_type=ImportError)
     monkeypatch.chdir(tmp_path)
     Path("fox").mkdir()
     files = sorted((data_dir / "ngp_fox_270x480" / "images").glob("*.jpg"))

@@ -195,6 +195,28 @@ def test_the_command_says_what_was_done(here: Path, capsys: pytest.CaptureFixtur
     )
 
 
+def test_the_scene_is_shown_while_it_is_found_and_at_the_end(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from invtoolbox.plotting import SceneServer
+
+    versions = []
+    monkeypatch.setattr(SceneServer, "wait", lambda server: versions.append(server.version))
+    short = ["--set", "stage=[{iterations = 3}]", "--output", "out"]
+    assert main(["reconstruct", "gaussians.toml", *short, "--live", "--view"]) == 0
+    assert main(["reconstruct", "gaussians.toml", *short, "--resume", "--view"]) == 0
+    assert versions[0] >= 2 and versions[1] == 1
+    assert "the scene is shown at http://127.0.0.1:" in capsys.readouterr().out
+
+
+def test_a_mesh_of_gaussians_is_refused_without_open3d_before_anything_is_computed(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "open3d", None)
+    assert main(["reconstruct", "gaussians.toml", "--mesh", "--output", "out"]) == 2
+    assert "[3d]" in capsys.readouterr().err and not Path("out/model.ply").exists()
+
+
 def test_a_folder_of_photographs_is_a_scene(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     some = ["--set", "views.largest_side=12", "--set", "stage=[{iterations = 2}]"]
     assert main(["reconstruct", "photographs", "--set", "prior.count=50", *some]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch.nn import functional
 
@@ -45,6 +46,7 @@ def test_flat_gaussians_start_in_the_planes_of_their_neighbours() -> None:
 
 
 def test_the_mesh_of_flat_gaussians_lies_in_their_planes() -> None:
+    pytest.importorskip("open3d", exc_type=ImportError)
     errors = {}
     for flat in (True, False):
         prior = ball(flat)
