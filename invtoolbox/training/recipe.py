@@ -20,7 +20,6 @@ The tables of a recipe::
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import tomllib
@@ -46,6 +45,7 @@ from invtoolbox.catalogue.documents import (
 from invtoolbox.catalogue.presets import build_network
 from invtoolbox.catalogue.registry import build
 from invtoolbox.catalogue.shelves import read_toml
+from invtoolbox.catalogue.toml import as_toml
 from invtoolbox.datasets import open as open_data
 from invtoolbox.datasets import photograph
 from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
@@ -449,24 +449,3 @@ def _model_card(
         f"| loss | steps | learning rate | pairs a step |\n|---|---|---|---|\n{rows}\n\n"
         "Trained again by `invtoolbox train recipe.toml`.\n"
     )
-
-
-def as_toml(content: Mapping[str, Any]) -> str:
-    """Return values, tables and lists of tables as TOML.
-
-    >>> print(as_toml({"seed": 1, "stage": [{"loss": "l1"}]}), end="")
-    seed = 1
-    [[stage]]
-    loss = "l1"
-    """
-    lines: list[str] = []
-    tables: list[str] = []
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            tables += ["", f"[{key}]", *(f"{k} = {json.dumps(v)}" for k, v in value.items())]
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            for entry in value:
-                tables += ["", f"[[{key}]]", *(f"{k} = {json.dumps(v)}" for k, v in entry.items())]
-        else:
-            lines.append(f"{key} = {json.dumps(value)}")
-    return "\n".join([*lines, *tables]).lstrip("\n") + "\n"
