@@ -19,8 +19,8 @@ from common import verdict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from invtoolbox.testing import emulate_cuda
 from tests.device_jobs import JOBS, count_per_step
+from tests.emulated_cuda import emulate_cuda
 
 #: Counts per step of commit ccc5527, before the loop stopped waiting, by the same emulation: waits,
 #: copies and kernels of PyTorch.

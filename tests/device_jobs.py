@@ -20,8 +20,8 @@ from invtoolbox.geometry import Splats, look_at
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators import GaussianRenderer, PointWarp, VoxelRenderer
 from invtoolbox.priors import CoordinateNetwork, DnCNN, FreeFlow, Gaussians, VoxelGrid
-from invtoolbox.testing import emulate_cuda
 from invtoolbox.training import L2, NoisyPairs, Stage, train
+from tests.emulated_cuda import emulate_cuda
 
 Job = Callable[[str, int], Tensor]
 
