@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,11 +51,6 @@ class ViewCommand(FolderCommand):
 
             view_scene(outcome.scene(), outcome.cameras, job.file.name)
         return code
-
-    def paths(self, content: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], str]]:
-        places = [(table, "points") for table in content["prior"] if table["name"] == "gaussians"]
-        places.append((content["views"], "path"))
-        return [(table, key) for table, key in places if table.get(key) not in (None, "random")]
 
 
 COMMAND = ViewCommand(
