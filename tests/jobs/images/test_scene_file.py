@@ -182,7 +182,10 @@ def test_one_of_several_priors_is_named_or_numbered() -> None:
         (['output.formats=["gif"]'], "output.formats.0 is 'gif'"),
         (['evaluation.metrics=["psnrr"]'], "'psnrr'"),
         (["measurements.simulate.relative_noise=0.1"], "one of them"),
-        (["measurements.simulate.noise=0.1"], "relative_noise = 0.1, or noise_std"),
+        (
+            ["measurements.simulate.noise=0.1"],
+            "has no key 'noise'; did you mean 'noise_std' or 'relative_noise'",
+        ),
         (['measurements.path="truth.npy"'], "one of them"),
         (["regularization.rule=discrepancy"], "either a weight or a rule"),
         (["prior.weight=nan-"], "prior.0.weight"),
