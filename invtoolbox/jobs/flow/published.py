@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -127,7 +127,6 @@ def nsfp(
     *,
     truncation: float | None = 2.0,
     backward: bool = True,
-    initialization: Literal["default", "xavier"] = "default",
 ) -> Tensor:
     r"""Compute the flow of every source point by the neural scene flow prior, ``(N, 3)``.
 
@@ -141,7 +140,6 @@ def nsfp(
         fit: settings of the fit.
         truncation: truncation of squared distances, square metres.
         backward: minimize both terms; if False, only ``C(S1 + f, S2)``.
-        initialization: initialization of the network.
 
     >>> points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
     >>> flow = nsfp(points, points + torch.tensor([0.1, 0.0, 0.0]), Fit(max_iterations=100))
@@ -152,7 +150,7 @@ def nsfp(
     # f(p) is a ReLU network with 8 hidden layers of 128 units, of raw coordinates in metres, and its
     # bias towards smooth functions is the only regularization besides early stopping.
     source_points, target_points = fit.draw(source), fit.draw(target, offset=1)
-    prior = NeuralSceneFlow(initialization=initialization, seed=fit.seed)
+    prior = NeuralSceneFlow(seed=fit.seed)
     if backward:
         # Li et al. 2021, the cycle: the second prediction S1 + f - b is compared with S1 itself. C sums
         # the means of min(|p - q|^2) of both directions; squares beyond the truncation count 0.
