@@ -33,7 +33,6 @@ BEFORE = {
     "deblurring, VBLE": (2.3, 1.0, 420),
     "sampling, Langevin": (4.3, 1.0, 65),
     "sampling, DPS": (2.2, 0.8, 110),
-    "scene flow, NSFP": (3.3, 0.0, 97),
     "scene flow, rigidity": (5.3, 1.0, 533),
     "voxels": (4.3, 4.0, 134),
     "Gaussians": (6.3, 3.0, 252),

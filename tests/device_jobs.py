@@ -136,7 +136,7 @@ def _clouds(count: int) -> tuple[Tensor, Tensor]:
 
 def scene_flow(device: str, steps: int) -> Tensor:
     source, target = _clouds(200)
-    problem = it.Problem(target, PointWarp(source), it.data_terms.DistanceTransform(cell=0.2))
+    problem = it.Problem(target, PointWarp(source), it.data_terms.Chamfer())
     return solve(
         problem, it.priors.NeuralSceneFlow(width=16, depth=3), it.solvers.Adam(), device, steps
     )
