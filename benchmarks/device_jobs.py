@@ -18,8 +18,8 @@ from common import machine, run_script, verdict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from invtoolbox.testing import emulate_cuda
 from tests.device_jobs import JOBS, count_per_step
+from tests.emulated_cuda import emulate_cuda
 
 #: Counts per step of commit ccc5527, before the loop stopped waiting, by the same emulation: waits,
 #: copies and kernels of PyTorch.
@@ -32,7 +32,6 @@ BEFORE = {
     "deblurring, VBLE": (2.3, 1.0, 420),
     "sampling, Langevin": (4.3, 1.0, 65),
     "sampling, DPS": (2.2, 0.8, 110),
-    "scene flow, NSFP": (3.3, 0.0, 97),
     "scene flow, rigidity": (5.3, 1.0, 533),
     "voxels": (4.3, 4.0, 134),
     "Gaussians": (6.3, 3.0, 252),

@@ -67,7 +67,7 @@ def kitti(folder: Path) -> None:
         errors.append(apart(found.matrix, relative_motion(poses[k], poses[k + 1])))
         print(
             f"kitti_raw5, {k} to {k + 1}: {100 * errors[-1][0]:.2f} cm and {errors[-1][1]:.3f} "
-            f"degree off the poses, {seconds:.2f} s, {found.overlap:.0%} overlap"
+            f"degree off the poses, {seconds:.2f} s"
         )
     metres, degrees = (max(values) for values in zip(*errors))
     print(

@@ -6,8 +6,7 @@ Pairs are sweeps 8 and 20 of streets with the seeds 900 to 909, 60,000 points ea
 Errors are bucket-normalized dynamic errors over a disc of 35 m, without ground: 0 is perfect, and
 zero flow has 1 in every class, so a method above 1 is worse than nothing. Published figures are
 those of Argoverse 2 (test), for methods that also use two sweeps; they are the figures of other
-data. Fast NSF is no named method; it runs as published, before the motion of the sensor is removed,
-on points within 35 m. Slow methods have few pairs, see `PAIRS`. Results are kept per pair in
+data. Slow methods have few pairs, see `PAIRS`. Results are kept per pair in
 ``results/flow_methods.json``, from which a later call continues; `--again` measures the
 methods of the call anew.
 """
@@ -24,34 +23,19 @@ import torch
 from common import Kept, machine, run_script, verdict
 
 import invtoolbox as it
-from invtoolbox.geometry.rigid import inverse, transform
 from invtoolbox.geometry.sweeps import Sweep
-from invtoolbox.jobs.flow import estimate, published
-from invtoolbox.jobs.flow.methods import METHODS, Method, Motion, Nsfp, Pair
+from invtoolbox.jobs.flow import estimate
+from invtoolbox.jobs.flow.methods import METHODS, Method, Nsfp
 from invtoolbox.metrics import evaluate
 from invtoolbox.metrics.flow_scores import META_CLASSES, BucketedEPE
 
-
-def fast_nsf_of_pair(pair: Pair, seed: int) -> Motion:
-    """Fit the flow with the motion of the sensor, and remove it afterwards."""
-    flow = torch.zeros_like(pair.source)
-    near, target_near = (points[:, :2].norm(dim=1) <= 35 for points in (pair.source, pair.target))
-    still = pair.source[near]
-    assert pair.ego_motion is not None
-    source = transform(inverse(pair.ego_motion), still.double()).float()
-    fit = replace(published.FAST_NSF, seed=seed)
-    flow[near] = source + published.fast_nsf(source, pair.target[target_near], fit) - still
-    return Motion(flow, torch.full((len(flow),), -1))
-
-
 #: Published bucket-normalized dynamic errors, Argoverse 2 test, two sweeps.
-PUBLISHED = {"icp-flow": 0.331, "nsfp": 0.422, "fast-nsf": 0.383}
+PUBLISHED = {"icp-flow": 0.331, "nsfp": 0.422}
 #: Number of pairs of slow methods, if `--pairs` does not ask for fewer.
 PAIRS = {"nsfp": 5}
-FAST_NSF = "fast-nsf"
 SEEDS, SOURCES = range(900, 910), (8, 20)
 #: Methods whose settings differ from the named ones: NSFP of whole sweeps takes minutes.
-SETTINGS: dict[str, Method] = {"nsfp": Nsfp(points=8192), FAST_NSF: fast_nsf_of_pair}
+SETTINGS: dict[str, Method] = {"nsfp": Nsfp(points=8192)}
 
 
 def pair_of(seed: int, index: int) -> tuple[Sweep, Sweep]:
@@ -91,7 +75,7 @@ def add_up(results: list[dict[str, Any]]) -> BucketedEPE:
 
 def main(
     pairs: int = len(SEEDS) * len(SOURCES),
-    methods: str = ",".join((*METHODS, FAST_NSF)),
+    methods: str = ",".join(METHODS),
     again: bool = False,
 ) -> None:
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Figures of the source itself: statements, calls by position, names, comments, circles of imports.
+"""Figures of the source itself: statements, calls by position, names, comments, circles, options.
 
 Usage: python benchmarks/house.py; writes results/house.txt.
 """
@@ -6,11 +6,16 @@ Usage: python benchmarks/house.py; writes results/house.txt.
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import io
+import pkgutil
+import re
 import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "invtoolbox"
@@ -22,6 +27,11 @@ EMPTY_WORDS = frozenset(
 NUMERIC = ("solvers", "kernels", "geometry", "jobs/flow", "priors/images")
 #: Number of positional arguments from which on a call is counted.
 MANY = 7
+#: Texts in which users, tests and pages name options.
+PLACES = ("tests/**/*.py", "benchmarks/*.py", "docs/**/*.md", "docs/**/*.py", "README.md")
+SHELF = ("scenes/*.toml", "solvers/*.toml", "priors/*/*.toml")
+#: How a text names an option: as a keyword or key, in quotes, as a table, or on the command line.
+NAMING = re.compile(r"""(\w+)\s*=|["'`.](\w+)["'`]|^\[+([\w.]+)|--([\w-]+)""", re.M)
 
 
 def sources(folder: str = "") -> Iterator[tuple[Path, str]]:
@@ -92,6 +102,64 @@ def circles() -> list[list[str]]:
     return [sorted(group) for group in _components(arrows) if len(group) > 1]
 
 
+def options() -> set[tuple[str, str]]:
+    """Return owner and name of the options: arguments with a default value, and keys of scenes.
+
+    Owners are the classes, with their methods, and the functions of the public packages.
+    """
+    import invtoolbox
+    from invtoolbox.catalogue.documents import Table
+
+    modules = pkgutil.iter_modules(invtoolbox.__path__)
+    names = [module.name for module in modules if module.ispkg and module.name != "cli"]
+    spaces = [invtoolbox, *(importlib.import_module(f"invtoolbox.{name}") for name in names)]
+    pairs = {
+        (function.__qualname__.removesuffix(".__init__"), argument.name)
+        for owner in {getattr(space, name) for space in spaces for name in _exports(space)}
+        for function in _functions(owner)
+        for argument in inspect.signature(function).parameters.values()
+        if argument.default is not argument.empty
+    }
+    for module in pkgutil.walk_packages(invtoolbox.__path__, "invtoolbox."):
+        if module.name.startswith(("invtoolbox.jobs.", "invtoolbox.training.")):
+            importlib.import_module(module.name)
+    return pairs | {(f"[{t.__name__}]", key) for t in _descendants(Table) for key in t.model_fields}
+
+
+def unnamed_options() -> list[str]:
+    """List the options that no test, example, page, scene, recipe or benchmark names."""
+    texts = [path.read_text() for place in (*PLACES, *SHELF) for path in ROOT.glob(place)]
+    for _, text in sources():
+        texts += re.findall(r"^\s*(?:>>>|\.\.\.) (.*)", text, re.M)
+    written = " ".join(word for text in texts for match in NAMING.findall(text) for word in match)
+    named = set(written.replace("-", "_").replace(".", " ").split())
+    return sorted(f"{owner} {name}" for owner, name in options() if name not in named)
+
+
+def _exports(package: Any) -> list[str]:
+    names = getattr(package, "__all__", None) or dir(package)
+    return [n for n in names if not n.startswith("_") and callable(getattr(package, n, None))]
+
+
+def _functions(owner: Any) -> Iterator[Any]:
+    """Yield a function; of a class, its constructor and its public methods."""
+    if not getattr(owner, "__module__", "").startswith("invtoolbox"):
+        return
+    if not inspect.isclass(owner):
+        yield owner
+        return
+    for name, member in vars(owner).items():
+        member = getattr(member, "__func__", member)
+        if inspect.isfunction(member) and (name == "__init__" or not name.startswith("_")):
+            yield member
+
+
+def _descendants(kind: type) -> Iterator[Any]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _descendants(child)
+
+
 def _module(path: Path) -> str:
     return ".".join(("invtoolbox", *path.with_suffix("").parts)).removesuffix(".__init__")
 
@@ -154,6 +222,7 @@ def report() -> str:
     names = assigned_names()
     calls = calls_by_position()
     rings = circles()
+    unnamed = unnamed_options()
     lines = [
         f"statements: {statements():,}, of them jobs and cli {statements('jobs') + statements('cli'):,}",
         f"calls with {MANY} or more arguments by position: {len(calls)}",
@@ -164,6 +233,8 @@ def report() -> str:
         + ", ".join(f"{folder} {100 * comment_share(folder):.1f} %" for folder in NUMERIC),
         f"circles of imports: {len(rings)}",
         *(f"  {', '.join(name.removeprefix('invtoolbox.') for name in ring)}" for ring in rings),
+        f"options that no test, example, page, scene, recipe or benchmark names: {len(unnamed)}",
+        *(f"  {option}" for option in unnamed),
     ]
     return "\n".join(lines) + "\n"
 

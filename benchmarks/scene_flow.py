@@ -20,8 +20,7 @@ from common import data_folder, machine, run_script, verdict
 import invtoolbox as it
 from invtoolbox.geometry.rigid import relative_motion
 from invtoolbox.jobs.flow import Preparation, estimate
-from invtoolbox.jobs.flow.methods import METHODS, Default, Motion, Pair
-from invtoolbox.jobs.flow.refinement import Refinement
+from invtoolbox.jobs.flow.methods import METHODS, Motion, Pair
 
 
 def argoverse(methods: list[str], repeats: int) -> None:
@@ -68,13 +67,6 @@ def argoverse(methods: list[str], repeats: int) -> None:
                     "within 0.02 of that",
                 )
             print(line, flush=True)
-    bent = estimate(first, second, Default(refinement=Refinement()), Preparation(ground="labels"))
-    errors = it.metrics.evaluate(bent, first, ego_motion=motion)
-    print(
-        "av2_pair, default with bodies that bend, ego motion and ground of the data set: dynamic "
-        f"{errors.dynamic:.4f}, static {errors.static:.4f} m, {bent.seconds:.2f} s",
-        flush=True,
-    )
 
 
 def ouster() -> None:

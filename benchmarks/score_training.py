@@ -1,10 +1,7 @@
 """Options for training a diffusion prior, each against plain score matching with the same draws.
 
-    python benchmarks/score_training.py [--only mollify,perturbation,dispersive,physics]
+    python benchmarks/score_training.py [--only perturbation,dispersive,physics]
 
-mollify       smooth noise (`DiffusionPairs(mollify=)`, in the toolbox). A spectral network, which
-              has no grid of its own, is trained on five photographs of scikit-image at a quarter of
-              their resolution. Its loss there, and at half of their resolution.
 perturbation  Ning et al., "Input perturbation reduces exposure bias in diffusion models" (ICML
               2023): the input has noise in addition, 0.1 of the level. Data on a circle in a plane
               of 16 dimensions, so that all that leaves the plane is noise: its root mean square
@@ -18,7 +15,7 @@ physics       Bastek, Sun and Kochmann, "Physics-informed diffusion models" (ICL
               below 0.05. Data on the circle in the plane; mean ``| |x| - 1 |`` of 2,000 draws, and
               the entropy of their angles in 36 bins, 1 if all are equally full.
 
-The last three are not in the toolbox: their gains are below the bars, or absent.
+None of them is in the toolbox: their gains are below the bars, or absent.
 `score_regularizers.py` has two more options.
 """
 
@@ -30,19 +27,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from common import machine, run_script, verdict
 from torch import Generator, Tensor, nn
 
-import invtoolbox as it
-from invtoolbox.training import DiffusionPairs, Loss, Pairs, ScoreMatching, Stage, train
-
-PHOTOGRAPHS = ("camera", "coins", "brick", "grass", "gravel")
+from invtoolbox.training import Loss, Pairs, ScoreMatching, Stage, train
 
 
-def main(only: str = "mollify,perturbation,dispersive,physics") -> None:
+def main(only: str = "perturbation,dispersive,physics") -> None:
     rows = {
-        "mollify": mollify,
         "perturbation": perturbation,
         "dispersive": dispersive,
         "physics": physics,
@@ -55,70 +47,6 @@ def main(only: str = "mollify,perturbation,dispersive,physics") -> None:
         torch.manual_seed(0)
         rows[name]()
         print(f"    {name}: {time.process_time() - began:.0f} s of processor time", flush=True)
-
-
-class Spectral(nn.Module):
-    """Convolution by weights of the lowest frequencies, and one in every pixel."""
-
-    def __init__(self, width: int, modes: int) -> None:
-        super().__init__()
-        self.modes = modes
-        self.weight = nn.Parameter(torch.randn(2, 2, width, width, modes, modes) / width)
-        self.point = nn.Conv2d(width, width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        m, (low, high) = self.modes, torch.complex(self.weight[0], self.weight[1])
-        f = torch.fft.rfft2(x, norm="forward")
-        out = torch.zeros_like(f)
-        out[:, :, :m, :m] = torch.einsum("bixy,ioxy->boxy", f[:, :, :m, :m], low)
-        out[:, :, -m:, :m] = torch.einsum("bixy,ioxy->boxy", f[:, :, -m:, :m], high)
-        return self.point(x) + torch.fft.irfft2(out, s=x.shape[-2:], norm="forward")
-
-
-class AnyGrid(nn.Module):
-    """Fourier neural operator in the preconditioning of EDM; the last channel is the level."""
-
-    def __init__(self, width: int = 16, modes: int = 8, depth: int = 3) -> None:
-        super().__init__()
-        self.first, self.last = nn.Conv2d(2, width, 1), nn.Conv2d(width, 1, 1)
-        self.layers = nn.ModuleList(Spectral(width, modes) for _ in range(depth))
-
-    def forward(self, shown: Tensor) -> Tensor:
-        y, level, s = shown[:, :1], shown[:, 1:], 0.5
-        total = (level**2 + s**2).sqrt()
-        h = self.first(torch.cat([y / total, level.log() / 4], 1))
-        for layer in self.layers:
-            h = h + F.gelu(layer(h))
-        return (s / total) ** 2 * y + level * s / total * self.last(h)
-
-
-def mollify() -> None:
-    pictures = [it.datasets.photograph(name) for name in PHOTOGRAPHS]
-    coarse, fine = ([F.avg_pool2d(x, n) for x in pictures] for n in (4, 2))
-    for width in (0.0, 1.0):
-        pairs = DiffusionPairs(coarse, (0.1, 2.0), 32, mollify=width)
-        finer = DiffusionPairs(fine, (0.1, 2.0), 64, mollify=2 * width)
-        stage = Stage(ScoreMatching(), 500, 2e-3, 16, decay="linear")
-        network = train(AnyGrid(), pairs, [stage], progress=False).network
-        losses = []
-        for source in (pairs, finer):
-            shown, wanted = source.draw(512, Generator().manual_seed(5))
-            with torch.no_grad():
-                found = ScoreMatching().of_network(network, shown, wanted, Generator())
-            losses.append(found)
-        at, above = (float(v.mean()) for v in losses)
-        error = float((losses[1] / above - losses[0] / at).std() / 512**0.5)
-        away = abs(above / at - 1)
-        print(
-            f"mollify {width:g}: loss {at:.4f} at the resolution of the training, {above:.4f} at "
-            f"twice this resolution, ratio {above / at:.3f} -+ {error:.3f} "
-            + (
-                verdict(away <= 0.05, "equal within 5 %")
-                if width
-                else verdict(away > 0.05, "white noise: not equal")
-            ),
-            flush=True,
-        )
 
 
 class Circle(Pairs):

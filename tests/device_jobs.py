@@ -20,8 +20,8 @@ from invtoolbox.geometry import Splats, look_at
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators import GaussianRenderer, PointWarp, VoxelRenderer
 from invtoolbox.priors import CoordinateNetwork, DnCNN, FreeFlow, Gaussians, VoxelGrid
-from invtoolbox.testing import emulate_cuda
 from invtoolbox.training import L2, NoisyPairs, Stage, train
+from tests.emulated_cuda import emulate_cuda
 
 Job = Callable[[str, int], Tensor]
 
@@ -136,7 +136,7 @@ def _clouds(count: int) -> tuple[Tensor, Tensor]:
 
 def scene_flow(device: str, steps: int) -> Tensor:
     source, target = _clouds(200)
-    problem = it.Problem(target, PointWarp(source), it.data_terms.DistanceTransform(cell=0.2))
+    problem = it.Problem(target, PointWarp(source), it.data_terms.Chamfer())
     return solve(
         problem, it.priors.NeuralSceneFlow(width=16, depth=3), it.solvers.Adam(), device, steps
     )

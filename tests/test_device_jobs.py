@@ -10,8 +10,8 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.kernels.launch import Kernel
-from invtoolbox.testing import emulate_cuda
 from tests.device_jobs import JOBS, count_per_step, measured, picture, solve
+from tests.emulated_cuda import emulate_cuda
 from tests.kernels.cuda_variants import SIZES, variants
 
 #: Largest number of waits and of copies per step. The loop takes 0.1, and gaps of the objective as

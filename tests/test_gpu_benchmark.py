@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from invtoolbox.testing import emulate_cuda
+from tests.emulated_cuda import emulate_cuda
 
 ROOT = Path(__file__).resolve().parents[1]
 

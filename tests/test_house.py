@@ -39,6 +39,11 @@ def test_imports_form_few_circles(house: Any) -> None:
     assert len(house.circles()) <= 4, house.circles()
 
 
+def test_options_are_named_somewhere(house: Any) -> None:
+    """What remains are fields of records, which the package itself fills."""
+    assert len(house.unnamed_options()) <= 12, house.unnamed_options()
+
+
 @pytest.mark.parametrize("job", ["normals", "registration", "events"])
 def test_a_job_is_a_folder_that_one_person_can_hold_in_the_head(job: str) -> None:
     files = [path.name for path in (ROOT / "invtoolbox" / "jobs" / job).glob("*.py")]

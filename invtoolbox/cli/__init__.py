@@ -144,7 +144,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _fill(module: str, parser: argparse.ArgumentParser) -> None:
-    import_module(f"invtoolbox.cli.{module}").fill(parser)
+    loaded = import_module(f"invtoolbox.cli.{module}")
+    loaded.fill(parser)
+    parser.set_defaults(command=loaded.command)
 
 
 def _threads(arguments: argparse.Namespace) -> AbstractContextManager[None]:

@@ -109,7 +109,6 @@ def fill(parser: argparse.ArgumentParser) -> None:
         help="folder for the report; an earlier report is replaced (default: results/demo)",
     )
     options.add_threads(parser)
-    parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:

@@ -28,7 +28,6 @@ def fill(parser: argparse.ArgumentParser) -> None:
         "Check what the toolbox needs of this machine. The exit code is 1 if a check fails."
     )
     parser.epilog = "example:\n  invtoolbox doctor"
-    parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,6 @@ def fill(parser: argparse.ArgumentParser) -> None:
         "packages that are missing."
     )
     parser.epilog = "example:\n  invtoolbox info"
-    parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:

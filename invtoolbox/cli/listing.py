@@ -21,7 +21,6 @@ def fill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "kind", nargs="?", choices=KINDS, metavar="KIND", help=", ".join(KINDS) + " (default: all)"
     )
-    parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:

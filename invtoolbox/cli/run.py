@@ -41,10 +41,9 @@ def fill(parser: argparse.ArgumentParser) -> None:
         "replace the results of an earlier run",
     )
     options.add_study(parser, "items of the scene's data set")
-    parser.set_defaults(command=run)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def command(arguments: argparse.Namespace) -> int:
     """Run scene files of any kind."""
     scenes = arguments.scene
     request = options.request_of(arguments, arguments.overrides)

@@ -55,7 +55,6 @@ def fill(parser: argparse.ArgumentParser) -> None:
         "--mixed-precision", action="store_true", help="run the network in bfloat16"
     )
     options.add_threads(parser)
-    parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:

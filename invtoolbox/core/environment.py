@@ -257,8 +257,8 @@ def _memory() -> float:
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
-def keep_freed_memory(megabytes: int = 512) -> bool:
-    """Let the C library keep freed memory in the process, from now on.
+def keep_freed_memory() -> bool:
+    """Let the C library keep up to 512 MB of freed memory in the process, from now on.
 
     By default glibc returns free memory to the system at the end of a step, and the next step
     fetches it page by page: a fifth of the time of a training whose temporaries are a few megabytes
@@ -267,9 +267,6 @@ def keep_freed_memory(megabytes: int = 512) -> bool:
     A process has one such setting, so only the program that owns the process should change it:
     ``invtoolbox train`` does, and the function `train` does not. In a script that mainly trains,
     call this first.
-
-    Args:
-        megabytes: largest amount of freed memory that is kept.
 
     Returns:
         Whether the C library accepted the setting.
@@ -285,6 +282,4 @@ def keep_freed_memory(megabytes: int = 512) -> bool:
     except (OSError, AttributeError):
         return False
     # glibc accepts no threshold above 32 MB; larger tensors are still mapped and unmapped.
-    return bool(mallopt(_MMAP_THRESHOLD, 32 << 20)) and bool(
-        mallopt(_TRIM_THRESHOLD, megabytes << 20)
-    )
+    return bool(mallopt(_MMAP_THRESHOLD, 32 << 20)) and bool(mallopt(_TRIM_THRESHOLD, 512 << 20))

@@ -5,7 +5,6 @@ from invtoolbox.data_terms.bilateral import Bilateral
 from invtoolbox.data_terms.chamfer import Chamfer, RolloutChamfer
 from invtoolbox.data_terms.contrast import Contrast
 from invtoolbox.data_terms.cross_entropy import CrossEntropy
-from invtoolbox.data_terms.distance_transform import DistanceTransform
 from invtoolbox.data_terms.least_squares import Exact, LeastSquares
 from invtoolbox.data_terms.plane_to_plane import PlaneToPlane
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
@@ -29,7 +28,6 @@ __all__ = [
     "CrossEntropy",
     "DataTerm",
     "DepthRanking",
-    "DistanceTransform",
     "Exact",
     "Huber",
     "LeastSquares",

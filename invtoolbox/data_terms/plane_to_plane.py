@@ -72,7 +72,6 @@ class PlaneToPlane(PointSetTerm):
             within their sweeps, seconds, ``(batch or 1, N)`` and ``(batch or 1, M)``. Two lidars on
             one roof see an object at different times, so in different places; neighbours are then
             also sought in time.
-        time_scale: length in metres that one second counts as in the search for neighbours.
         surface: surface of the measurements, ``geometry.surface_normals.Surface.of(y[0], ...)``, if
             several problems share it; computed by `prepare` otherwise.
 
@@ -100,12 +99,11 @@ class PlaneToPlane(PointSetTerm):
         covariances: Tensor | None = None,
         weights: Tensor | None = None,
         times: tuple[Tensor, Tensor] | None = None,
-        time_scale: float = 8.0,
         surface: Surface | None = None,
     ) -> None:
         check_range(self, "(0, inf]", scale=min(scale))
         check_range(self, "(0, 1]", decay=decay, along=along)
-        self.scale, self.decay, self.along, self.time_scale = scale, decay, along, time_scale
+        self.scale, self.decay, self.along = scale, decay, along
         self.weights, self.covariances = weights, covariances
         self.source_times: Tensor | None = None if times is None else times[0]
         self.target_times: Tensor | None = None if times is None else times[1]
@@ -168,7 +166,7 @@ class PlaneToPlane(PointSetTerm):
             partner, metric = last.partner.clone(), last.metric.clone()
         else:
             partner, metric = place.clone(), place.new_zeros(*place.shape, 3)
-        inputs = append_times(place, self.source_times, self.time_scale)
+        inputs = append_times(place, self.source_times)
         predicted = None if self.covariances is None else self.covariances.expand_as(metric)
         groups = [(surface, slice(k, k + 1)) for k, surface in enumerate(surfaces)]
         if len(surfaces) == 1:  # all items share one cloud, so one search suffices
@@ -190,7 +188,7 @@ class PlaneToPlane(PointSetTerm):
             if self.target_times is None
             else self.target_times[min(k, len(self.target_times) - 1)]
         )
-        return Surface.of(points, times, self.time_scale, self.along)
+        return Surface.of(points, times, self.along)
 
     # -- methods called by the loop ----------------------------------------------------------------
 

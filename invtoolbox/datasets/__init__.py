@@ -72,7 +72,6 @@ from invtoolbox.datasets.volumes.arrays import Arrays
 from invtoolbox.datasets.volumes.dicom import (
     Dicom,
     DicomSeries,
-    attenuation_to_hounsfield,
     hounsfield_to_attenuation,
 )
 from invtoolbox.datasets.volumes.hdf5 import BlurKernels, Hdf5
@@ -137,7 +136,6 @@ __all__ = [
     "Written",
     "argoverse_mask",
     "argoverse_path",
-    "attenuation_to_hounsfield",
     "center_of_rotation",
     "ct_small",
     "data_folder",

@@ -15,6 +15,10 @@ _NEIGHBOURS = 16
 #: Sides of the cells that keep one point each while the neighbourhoods grow, metres; 0 keeps all
 #: points.
 _CELLS = (0.0, 0.2, 0.5)
+#: Smallest ratio of the second variance of a neighbourhood to the first.
+_ROUNDNESS = 0.2
+#: Length in metres that one second counts as in the search for neighbours.
+_SECOND = 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,33 +40,29 @@ class Surface:
         cls,
         points: Tensor,
         times: Tensor | None = None,
-        time_scale: float = 8.0,
         along: float = 0.02,
     ) -> Surface:
         """Build the tree and the covariances of points; see `covariances`."""
         return cls(
             points,
-            Tree(append_times(points, times, time_scale)),
-            covariances(points, times, time_scale, along),
+            Tree(append_times(points, times)),
+            covariances(points, times, along),
         )
 
     @classmethod
-    def of_points(
-        cls, points: Tensor, times: Tensor | None = None, time_scale: float = 8.0
-    ) -> Surface:
+    def of_points(cls, points: Tensor, times: Tensor | None = None) -> Surface:
         """Build a surface of isolated points, with the identity as covariance.
 
         With it, `data_terms.PlaneToPlane` with ``along=1`` is the distance between points.
         """
         eye = torch.eye(3, dtype=points.dtype, device=points.device)
-        tree = Tree(append_times(points, times, time_scale))
+        tree = Tree(append_times(points, times))
         return cls(points, tree, eye.expand(len(points), 3, 3))
 
 
 def covariances(
     points: Tensor,
     times: Tensor | None = None,
-    time_scale: float = 8.0,
     along: float = 0.005,
     rows: Tensor | None = None,
 ) -> Tensor:
@@ -77,12 +77,11 @@ def covariances(
         points: points, ``(M, 3)``, a whole sweep: parts of a sweep would show no surface at their
             borders.
         times: times of measurement, seconds ``(M,)``; neighbours are then also sought in time.
-        time_scale: length in metres that one second counts as in the search for neighbours.
         along: smallest variance across the surface.
         rows: numbers of the points to compute; all points by default.
     """
     # C = I + (s - 1) n n^T: variance s along the normal and 1 across it.
-    normal, thickness = normals(points, times, time_scale, rows)
+    normal, thickness = normals(points, times, rows)
     across = thickness.clamp_min(along)[:, None, None]
     outer = normal[:, :, None] * normal[:, None, :]
     return torch.eye(3, dtype=points.dtype, device=points.device) + (across - 1) * outer
@@ -91,9 +90,7 @@ def covariances(
 def normals(
     points: Tensor,
     times: Tensor | None = None,
-    time_scale: float = 8.0,
     rows: Tensor | None = None,
-    roundness: float = 0.2,
 ) -> tuple[Tensor, Tensor]:
     """Compute the normal of the surface at each point, and the thickness of the surface.
 
@@ -101,20 +98,18 @@ def normals(
     and show no normal. A registration that takes them for a surface holds the lines together, which
     stand still while the object moves. So the neighbourhood grows, by thinning the cloud to one
     point per cell of 0.2 and of 0.5 m, until the second variance of its 16 points is at least
-    ``roundness`` of the first.
+    a fifth of the first.
 
     Args:
         points: see `covariances`.
         times: see `covariances`.
-        time_scale: see `covariances`.
         rows: see `covariances`.
-        roundness: smallest ratio of the second variance to the first.
 
     Returns:
         Unit vectors ``(M, 3)``, and the thickness ``(M,)``: the ratio of the smallest variance to
         the second, between 0 (a plane) and 1.
     """
-    cloud = append_times(points, times, time_scale)
+    cloud = append_times(points, times)
     asked, place = (cloud, points) if rows is None else (cloud[rows], points[rows])
     normal, thickness = torch.zeros_like(place), place.new_ones(len(place))
     pending = torch.arange(len(place), device=points.device)
@@ -125,7 +120,7 @@ def normals(
         # Covariance of the neighbours; the normal is its eigenvector of the smallest variance.
         offsets = offsets - offsets.mean(1, keepdim=True)
         variances, axis = _variances(offsets.transpose(1, 2) @ offsets / offsets.shape[1])
-        enough = (variances[:, 1] > roundness * variances[:, 2]) | (side == _CELLS[-1])
+        enough = (variances[:, 1] > _ROUNDNESS * variances[:, 2]) | (side == _CELLS[-1])
         done = pending[enough]
         normal[done] = axis[enough].to(points)
         # Rounding can make the variance of a plane negative.
@@ -137,15 +132,15 @@ def normals(
     return normal, thickness
 
 
-def append_times(points: Tensor, times: Tensor | None, time_scale: float) -> Tensor:
+def append_times(points: Tensor, times: Tensor | None) -> Tensor:
     """Append the times as a fourth coordinate, ``(..., N, 3), (..., N) -> (..., N, 4)``.
 
     Without times the points are returned unchanged.
     """
     if times is None:
         return points
-    # Distances then are sqrt(|dp|^2 + (time_scale dt)^2).
-    scaled = (time_scale * times.to(points)).expand(points.shape[:-1])
+    # Distances then are sqrt(|dp|^2 + (_SECOND dt)^2).
+    scaled = (_SECOND * times.to(points)).expand(points.shape[:-1])
     return torch.cat([points, scaled[..., None]], -1)
 
 

@@ -155,10 +155,30 @@ class SceneCommand:
             if job is None:
                 return 0
             if arguments.save_scene:
+                content = self.complete(content, kind, job)
                 save_scene(Path(arguments.save_scene), kind.tables, content, arguments.overwrite)
-            return int(job.print_outcome(job.run(not arguments.quiet), arguments.quiet))
+            return self.finish(job, arguments)
         except InputError as error:
             raise InputError(self._name_options(str(error))) from error
+
+    def complete(self, content: dict[str, Any], kind: DescribedKind, job: Any) -> dict[str, Any]:
+        """Return the content of the scene file that ``--save-scene`` writes.
+
+        Args:
+            content: content that the options describe.
+            kind: the kind.
+            job: job of the scene.
+        """
+        return content
+
+    def finish(self, job: Any, arguments: argparse.Namespace) -> int:
+        """Run the job, print its outcome, and return the exit code.
+
+        Args:
+            job: the job.
+            arguments: parsed options.
+        """
+        return int(job.print_outcome(job.run(not arguments.quiet), arguments.quiet))
 
     def job(
         self,

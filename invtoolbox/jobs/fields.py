@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -13,6 +13,9 @@ from invtoolbox.catalogue.documents import FILE, parse_override
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
+
+#: Keys of paths among settings that no table declares, those of a prior or of a reader.
+_PATHS = ("path", "points", "poses", "calibration", "times")
 
 
 def field_at(model: type[BaseModel], key: str) -> FieldInfo:
@@ -81,23 +84,30 @@ def shape_of(described: FieldInfo) -> tuple[int | str | None, bool]:
 
 
 def move_paths(
-    tables: type[BaseModel], content: Mapping[str, Any], parent: Path | None = None
+    tables: type[BaseModel],
+    content: Mapping[str, Any],
+    parent: Path | None = None,
+    find: Callable[[str], Path] = Path,
 ) -> dict[str, Any]:
     """Return the content of a scene with absolute paths of the files that exist.
 
     Args:
         tables: model of the scene, which tells which values are paths. In a table that it does not
-            declare, the value of the key ``path`` is one.
+            declare, the values of the keys ``path``, ``points``, ``poses``, ``calibration`` and
+            ``times`` are paths.
         content: the content.
         parent: folder; paths in it become relative to it.
+        find: function that returns the file of a path as it is written.
     """
 
     def place(value: Any) -> Any:
         if isinstance(value, list):
             return [place(entry) for entry in value]
-        if not isinstance(value, str) or not Path(value).expanduser().exists():
+        if (
+            not isinstance(value, str)
+            or not (named := find(value).expanduser().absolute()).exists()
+        ):
             return value
-        named = Path(value).expanduser().absolute()
         if parent is not None and named.is_relative_to(parent):
             return str(named.relative_to(parent))
         return str(named)
@@ -107,10 +117,13 @@ def move_paths(
         for key, value in table.items():
             described = model.model_fields.get(key)
             leaves = [*_leaves(described.annotation), *described.metadata] if described else []
-            if FILE in leaves or (described is None and key == "path"):
+            inner = next(filter(_is_model, leaves), BaseModel)
+            if FILE in leaves or (described is None and key in _PATHS):
                 contents[key] = place(value)
             elif isinstance(value, Mapping):
-                contents[key] = move(next(filter(_is_model, leaves), BaseModel), value)
+                contents[key] = move(inner, value)
+            elif isinstance(value, list):
+                contents[key] = [move(inner, v) if isinstance(v, Mapping) else v for v in value]
         return contents
 
     return move(tables, content)

@@ -7,7 +7,7 @@ scene apply unless an option replaces them.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 from invtoolbox.catalogue.documents import CheckedScene, as_changes
 from invtoolbox.errors import InputError
 from invtoolbox.jobs import options
-from invtoolbox.jobs.command import SceneCommand, save_scene
+from invtoolbox.jobs.command import SceneCommand
+from invtoolbox.jobs.fields import move_paths
 
 
 @dataclass(frozen=True)
@@ -47,23 +48,25 @@ class FolderCommand(SceneCommand):
         tables, changes = (*kind.tables.model_fields, "preset"), super().changes(arguments, kind)
         return {key: value for key, value in changes.items() if key.split(".")[0] in tables}
 
-    def run(self, arguments: argparse.Namespace, kind: Any, name: str) -> int:
-        changes, (key, *_) = self.changes(arguments, kind), self.positional.values()
-        source = changes.pop(key)
-        try:
-            file = self.read(kind, source, changes | as_changes(arguments.overrides), arguments)
-        except InputError as error:
-            sentence = str(error)
-            for option, key in self.options.items():
-                sentence = sentence.replace(f": {key} is", f": {option} is")
-            raise InputError(sentence) from error
-        job = kind.job(file, options.request_of(arguments))
-        if arguments.save_scene:
-            content = file.scene.model_dump(mode="json", exclude_unset=True)
-            for table, key in self.paths(content):
-                table[key] = str(file.locate(table[key]).absolute())
-            save_scene(Path(arguments.save_scene), kind.tables, content, arguments.overwrite)
-        return self.finish(job, arguments)
+    def content(self, arguments: argparse.Namespace, kind: Any) -> dict[str, Any]:
+        # A scene of the catalogue has presets, so the changes are applied when it is read.
+        return self.changes(arguments, kind) | as_changes(arguments.overrides)
+
+    def job(
+        self, arguments: argparse.Namespace, kind: Any, content: dict[str, Any], name: str
+    ) -> Any:
+        source = content.pop(next(iter(self.positional.values())))
+        file = self.read(kind, source, content, arguments)
+        return kind.job(file, options.request_of(arguments))
+
+    def complete(self, content: dict[str, Any], kind: Any, job: Any) -> dict[str, Any]:
+        def find(path: str) -> Path:
+            with contextlib.suppress(InputError):  # a word such as "none"
+                return job.file.locate(path)
+            return Path(path)
+
+        settings = job.file.scene.model_dump(mode="json", exclude_unset=True)
+        return move_paths(kind.tables, settings, find=find)
 
     def read(
         self, kind: Any, source: str, changes: dict[str, Any], arguments: argparse.Namespace
@@ -78,21 +81,3 @@ class FolderCommand(SceneCommand):
         """
         file: CheckedScene[Any] = kind.read(source, changes)
         return file
-
-    def finish(self, job: Any, arguments: argparse.Namespace) -> int:
-        """Run the job, print its outcome, and return the exit code.
-
-        Args:
-            job: the job.
-            arguments: parsed options.
-        """
-        code: int = job.print_outcome(job.run(not arguments.quiet), arguments.quiet)
-        return code
-
-    def paths(self, content: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], str]]:
-        """Return the tables and the keys of all paths, also in settings of a prior or a reader.
-
-        Args:
-            content: content of a scene.
-        """
-        return ()

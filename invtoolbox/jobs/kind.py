@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
+import numpy as np
 from pydantic import Field
+from torch import Tensor
 
 from invtoolbox.catalogue.documents import CheckedScene, Table
-from invtoolbox.datasets.output import write_bytes
+from invtoolbox.datasets.output import write_bytes, writing
 from invtoolbox.errors import unknown_name
 from invtoolbox.jobs.command import SceneCommand, Writer
 from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
@@ -61,6 +63,22 @@ def write_solution(path: Path, result: Any, inputs: Inputs) -> None:
     solution = solution_of(result)
     assert solution is not None
     solution.save(path, overwrite=True)
+
+
+def arrays_of(arrays: Callable[[Any, Inputs], Mapping[str, Any]]) -> Writer:
+    """Return a `Writer` of named arrays as .npz.
+
+    Args:
+        arrays: function of the result and the inputs that returns arrays or tensors by name.
+    """
+
+    def write(path: Path, result: Any, inputs: Inputs) -> None:
+        content = arrays(result, inputs)
+        tensors = {name: x.cpu().numpy() for name, x in content.items() if isinstance(x, Tensor)}
+        with writing(path, overwrite=True) as stream:
+            np.savez_compressed(stream, **{**content, **tensors})
+
+    return write
 
 
 def write_figure(path: Path, figure: Any) -> None:

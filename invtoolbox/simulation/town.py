@@ -52,13 +52,12 @@ def random_town(
     seed: int = 0,
     blocks: int = 3,
     traffic: float = 1.0,
-    slope: tuple[float, float] = (0.01, -0.005),
 ) -> Street:
     """Create a town of ``blocks`` by ``blocks`` blocks.
 
     The car with the sensor drives around the middle block and is about to turn right at time 0. The
-    same seed gives the same town. Traffic continues for ever: all vehicles drive round after round,
-    brake, stop and start again.
+    ground rises by 1 % along x and falls by 0.5 % along y. The same seed gives the same town.
+    Traffic continues for ever: all vehicles drive round after round, brake, stop and start again.
 
     Args:
         seed: seed of the town.
@@ -66,7 +65,6 @@ def random_town(
             beyond 100 m of the sensor.
         traffic: number of cars, cyclists and people relative to a normal day; 0 leaves only fixed
             objects.
-        slope: rise of the ground along x and y, metres per metre.
 
     >>> sorted({thing.category for thing in random_town(seed=3).things})
     ['BACKGROUND', 'BICYCLIST', 'BOX_TRUCK', 'PEDESTRIAN', 'REGULAR_VEHICLE']
@@ -87,7 +85,7 @@ def random_town(
         centre = (i * (BLOCK + ROAD), j * (BLOCK + ROAD))
         _block(build, centre)
         _traffic(build, centre, traffic, ego if (i, j) == (0, 0) else None)
-    return Street(tuple(build.things), ego, slope)
+    return Street(tuple(build.things), ego, slope=(0.01, -0.005))
 
 
 def _block(build: _Builder, centre: tuple[float, float]) -> None:

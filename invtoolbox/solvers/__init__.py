@@ -26,7 +26,6 @@ from invtoolbox.solvers.nonlinear_admm import NonlinearADMM
 from invtoolbox.solvers.ordered_subsets import OSEM, OSSART
 from invtoolbox.solvers.palm import PALM
 from invtoolbox.solvers.pdhg import PDHG
-from invtoolbox.solvers.prompt_tuning import PromptTuning
 from invtoolbox.solvers.proximal_gradient import FISTA, ProximalGradient
 from invtoolbox.solvers.reweighted import Reweighted
 from invtoolbox.solvers.sirt import SIRT
@@ -67,7 +66,6 @@ __all__ = [
     "LocalGlobal",
     "NonlinearADMM",
     "PiGDM",
-    "PromptTuning",
     "ProximalGradient",
     "Reweighted",
     "ScheduledAccuracy",

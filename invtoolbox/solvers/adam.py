@@ -215,12 +215,6 @@ class Adam(Solver):
     def result(self, state: AdamState) -> Tensor:
         return state.x if self.iterate == "last" else state.best
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return (
-            False,
-            "Adam may cycle or diverge even if everything is convex (Reddi, Kale and Kumar 2018)",
-        )
-
 
 def _clip(gradient: Tensor, longest: float) -> Tensor:
     # g min(1, longest / |g|), item by item (Pascanu, Mikolov and Bengio 2013).

@@ -14,9 +14,9 @@ from invtoolbox.objective.auxiliaries import with_auxiliaries
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.numerical_prox import NumericalProx
-from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
+from invtoolbox.solvers.base import Solver, State
 from invtoolbox.solvers.duality import has_gap, objective_gap
-from invtoolbox.solvers.linear_systems import is_closed, relative, solve_quadratic
+from invtoolbox.solvers.linear_systems import relative, solve_quadratic
 from invtoolbox.solvers.splitting import (
     PriorSummand,
     balance_penalty,
@@ -316,22 +316,6 @@ class ADMM(Solver):
         else:
             z, energy = summand.prox(target, 1 / rho), summand.value(image)
         return z, u if dual_first else add(overwrite(u, target), z, -1.0), energy
-
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        objective = self.reformulate(objective)
-        if reason := nonconvex_reason(objective) or inexact_prox_reason(
-            summand.function for summand in prior_summands(objective)
-        ):
-            return False, reason
-        if not is_closed(
-            objective,
-            [
-                (weight, summand.operator)
-                for (weight, _), summand in zip(objective.terms, prior_summands(objective))
-            ],
-        ):
-            return False, "the first line is solved by a fixed number of inner steps"
-        return True, "misfit and priors are convex, and rho is constant after 80 iterations"
 
 
 @dataclass

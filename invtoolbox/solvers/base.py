@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -237,13 +237,6 @@ class Solver(ABC):
         """
         return None
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        """Return whether the conditions of the convergence theorem hold.
-
-        The string names the condition that fails or that cannot be checked.
-        """
-        return False, f"no condition is checked for {type(self).__name__}"
-
 
 def nonsmooth_reason(objective: Objective, name: str) -> str | None:
     """Return why a method that follows gradients does not fit, or ``None``."""
@@ -303,15 +296,3 @@ def nonconvex_reason(objective: Objective) -> str | None:
         if prior.is_convex is not True:
             return f"{prior!r} is not known to be convex"
     return None
-
-
-def inexact_prox_reason(functions: Iterable[ExplicitPrior]) -> str | None:
-    """Return which proximal operator has no closed form, or ``None``."""
-    return next(
-        (
-            f"the prox of {function!r} is itself iterated"
-            for function in functions
-            if not function.has_exact_prox
-        ),
-        None,
-    )

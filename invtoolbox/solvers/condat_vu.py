@@ -97,12 +97,3 @@ class CondatVu(PDHG):
         linear = objective.problem.is_linear
         data = data_summands(objective) if linear else (misfit_summand(objective),)
         return Splitting(primal, others, (*data, *gradient_summands(objective)))
-
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        holds, why = super().is_provably_convergent(objective)
-        # The conditions are those of PDHG, with another bound of the steps.
-        steps = (
-            "everything is convex, and 1 / tau - sum_j sigma_j |K_j|^2 >= L / 2 with norms from "
-            "the power method"
-        )
-        return holds, steps if holds else why

@@ -178,9 +178,6 @@ class ConjugateGradient(Solver):
             x + right_side(objective) - apply_hessian(objective, x, objective.problem.operator(x)),
         )
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return True, "the system is symmetric and positive semidefinite"
-
 
 def _precondition(inverse: Preconditioner | None, residual: Tensor) -> Tensor:
     return residual if inverse is None else inverse(residual)

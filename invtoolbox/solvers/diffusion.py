@@ -183,9 +183,6 @@ class DiffusionSampler(Solver):
             else None
         )
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return False, "the draws follow the posterior approximately, whatever their number"
-
 
 class DiffusionPosterior(MomentPosterior):
     """Mean and standard deviation of the draws of `solve`, and new draws.

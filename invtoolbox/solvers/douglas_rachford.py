@@ -15,11 +15,9 @@ from invtoolbox.solvers.base import (
     Solver,
     State,
     implicit_reason,
-    inexact_prox_reason,
-    nonconvex_reason,
 )
 from invtoolbox.solvers.duality import has_gap, objective_gap
-from invtoolbox.solvers.linear_systems import is_closed, relative, solve_quadratic
+from invtoolbox.solvers.linear_systems import relative, solve_quadratic
 from invtoolbox.solvers.splitting import (
     PriorSummand,
     first_penalty,
@@ -197,15 +195,6 @@ class DouglasRachford(Solver):
         x, v = point
         # At the fixed point z = x, because v = v + relaxation (z - x).
         return replace(state, x=x, point=v, prediction=objective.problem.operator(x), answer=x)
-
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if reason := nonconvex_reason(objective) or inexact_prox_reason(objective.explicit_priors):
-            return False, reason
-        if not _is_direct(objective) and not is_closed(
-            objective, [(torch.ones_like(objective.regularization), None)]
-        ):
-            return False, "the first line is solved by a fixed number of inner steps"
-        return True, "misfit and prior are convex, and both proximal operators are closed"
 
     def _data_prox(
         self, objective: Objective, state: DouglasRachfordState

@@ -18,7 +18,7 @@ from invtoolbox.core.pytrees import where_items
 from invtoolbox.objective.linearization import Linearization
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
-from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_reason
+from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
 from invtoolbox.solvers.dual_step import dual_reason, solve_dual
 from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
 from invtoolbox.solvers.linear_systems import apply_multiplier, conjugate_gradients
@@ -202,13 +202,6 @@ class GaussNewton(Solver):
         inverse = 1 / symbol.clamp_min(1e-9 * float(largest.max())).clamp_min(1e-30)
         return lambda v: apply_multiplier(v, inverse)
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return (
-            False,
-            "the Gauss-Newton matrix must stay positive definite along the way, which is not "
-            "checked",
-        )
-
 
 @dataclass(frozen=True)
 class LevenbergMarquardt(GaussNewton):
@@ -292,20 +285,6 @@ class LevenbergMarquardt(GaussNewton):
             gradient=gradient,
             damping=damping,
             growth=growth,
-        )
-
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if not objective.problem.is_linear or objective.layout is not None:
-            return (
-                False,
-                "the prediction is not linear in the variable, and whether the Gauss-Newton "
-                "matrix stays bounded is not checked",
-            )
-        reason = nonconvex_reason(objective)
-        return (
-            reason is None,
-            reason
-            or "the objective is smooth and convex, and the damping grows until a step decreases it",
         )
 
 

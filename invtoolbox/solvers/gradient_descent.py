@@ -12,7 +12,7 @@ from torch import Tensor
 from invtoolbox.objective.objective import Evaluation, Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.images.constraints import Box
-from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_reason
+from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
 
 
 @dataclass(kw_only=True)
@@ -116,13 +116,6 @@ class GradientDescent(Solver):
     ) -> tuple[Tensor, ...]:
         # For every step size the fixed point is the point of zero gradient.
         return (point[0] - objective.evaluate(point[0]).gradient,)
-
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if self.step_size is not None:
-            return False, "whether step_size is below 2 / L is not checked"
-        if reason := nonconvex_reason(objective):
-            return False, f"to a stationary point only: {reason}"
-        return True, "everything is convex and differentiable, and the step is searched for"
 
 
 def gradient_scale(objective: Objective, start_norm: Tensor, bounds: Box | None = None) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, item_norm
 from invtoolbox.priors.images.constraints import intensity_range
-from invtoolbox.solvers.base import Solver, State, inexact_prox_reason, nonconvex_reason
-from invtoolbox.solvers.linear_systems import is_closed, solve_quadratic
+from invtoolbox.solvers.base import Solver, State
+from invtoolbox.solvers.linear_systems import solve_quadratic
 from invtoolbox.solvers.splitting import (
     copy_of_image,
     denoising_term,
@@ -228,22 +228,6 @@ class HalfQuadratic(Solver):
 
     def suits(self, objective: Objective) -> bool:
         return self._levels(objective)
-
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if reason := nonconvex_reason(objective) or inexact_prox_reason(
-            summand.function for summand in prior_summands(objective)
-        ):
-            return False, reason
-        if not is_closed(
-            objective,
-            [(objective.regularization, summand.operator) for summand in prior_summands(objective)],
-        ):
-            return False, "the first line is solved by a fixed number of inner steps"
-        return (
-            True,
-            "misfit and priors are convex and mu is fixed: to a minimizer with every prior in "
-            "place of its Moreau envelope",
-        )
 
     def _answer(self, objective: Objective, splits: Sequence[Tensor], x: Tensor) -> Tensor:
         copy = copy_of_image(prior_summands(objective), splits) if self.iterate == "auto" else None

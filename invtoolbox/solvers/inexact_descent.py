@@ -73,11 +73,6 @@ class InexactDescent(Solver):
     def suits(self, objective: Objective) -> bool:
         return False
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return False, (
-            "to a stationary point only, and if the bounds of the errors, which are estimates, hold"
-        )
-
     def init(self, objective: Objective, start: Tensor) -> InexactState:
         # `differentiate` fills everything but the accuracy, the length and the memory.
         blank = start.new_zeros(1)

@@ -238,14 +238,6 @@ class KrylovMM(Solver):
         first = state.regularization.double() * unit
         return discrepancy_weight(small, target, first, _SMALLEST * high, high)
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if objective.discrepancy_target is not None:
-            return False, "the theorem is for a fixed weight, and this one follows the discrepancy"
-        prior = objective.terms[0][1]
-        return bool(
-            prior.is_convex
-        ), "for a convex norm" if prior.is_convex else f"{prior!r} is not known to be convex"
-
 
 # -- the prior -------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.base import PriorSum
 from invtoolbox.priors.images.constraints import Box
-from invtoolbox.solvers.base import Solver, State, nonconvex_reason, nonsmooth_reason
+from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
 from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
 from invtoolbox.solvers.linear_systems import quotient
 
@@ -237,17 +237,6 @@ class LBFGS(Solver):
             discrepancy=new.discrepancy,
             certificate=_certify(certificate, new.value),
             gradient=new.gradient,
-        )
-
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if reason := nonconvex_reason(objective):
-            return False, f"to a stationary point only: {reason}"
-        if _split(objective)[1] is not None:
-            return False, "the values that rest at a bound may change at every step"
-        return (
-            True,
-            "everything is convex and differentiable, and only pairs of positive curvature enter "
-            "the metric",
         )
 
 

@@ -195,14 +195,6 @@ def solve_quadratic(
     return d, item_norm(residual)
 
 
-def is_closed(objective: Objective, penalties: Penalties) -> bool:
-    """Whether `solve_quadratic` leaves no residual."""
-    return (
-        has_resolvent(objective, penalties)
-        or system_symbol(objective, penalties, objective.problem.zeros())[1]
-    )
-
-
 def has_resolvent(objective: Objective, penalties: Penalties) -> bool:
     """Whether the operator solves the system by itself."""
     A, D = objective.linear_operator, objective.problem.data_term

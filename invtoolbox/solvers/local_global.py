@@ -205,13 +205,6 @@ class LocalGlobal(Solver):
             factors=factors,
         )
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return (
-            True,
-            "the quadratics lie above the priors and touch them, so the objective falls to a "
-            "stationary point",
-        )
-
     def _search(
         self,
         objective: Objective,

@@ -117,9 +117,6 @@ class CGLS(Solver):
     def converged(self, state: CGLSState, tolerance: float) -> Tensor:
         return (state.certificate <= tolerance) | (state.discrepancy <= state.target)
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return True, "the operator is linear and the data term quadratic"
-
 
 #: The measurements and the rows of every prior.
 Rows = tuple[Tensor, ...]
@@ -247,9 +244,6 @@ class LSMR(Solver):
                 squared_norm=s.squared_norm + s.alpha.square() + beta.square(),
             ),
         )
-
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return True, "the problem is a linear least-squares problem"
 
     def _begin(self, objective: Objective, x: Tensor, residual: Rows, scale: Tensor) -> LSMRState:
         # Step 1: beta u = b - K x, alpha v = K^T u. Steps 3 to 6 start from rho = rho_bar = 1,

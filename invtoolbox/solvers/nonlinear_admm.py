@@ -226,9 +226,6 @@ class NonlinearADMM(Solver):
         of_misfit = quotient(10 * slope, y.abs().flatten(1).amax(1).expand_as(slope))
         return torch.where(of_misfit > 0, of_misfit, rho)
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return False, "the first line is solved by a fixed number of steps of L-BFGS"
-
 
 _DESCENT = LBFGS(memory=5)
 

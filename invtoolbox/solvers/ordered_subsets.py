@@ -18,10 +18,8 @@ from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.linear_systems import relative
 from invtoolbox.solvers.preconditioner import inverse_or_zero, row_sums, with_moduli
 from invtoolbox.solvers.sirt import (
-    SIRT,
     algebraic_reason,
     constrain,
-    metric_reason,
     weighted_note,
 )
 
@@ -183,20 +181,6 @@ class OSSART(Solver):
     def remark(self, objective: Objective) -> str | None:
         return weighted_note("OSSART")
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        # All views in one subset are SIRT.
-        if len(subset_indices(objective.problem, self.subset_size)) == 1:
-            return SIRT(relaxation=self.relaxation).is_provably_convergent(objective)
-        if self.decay == 0:
-            return (
-                False,
-                "with a constant relaxation it ends in a cycle, unless the measurements are "
-                "consistent; give a decay",
-            )
-        if reason := metric_reason(objective):
-            return False, reason
-        return True, "the misfit is convex, and the relaxations fall as 1 / k"
-
 
 @dataclass(kw_only=True)
 class OSEMState(State):
@@ -306,15 +290,6 @@ class OSEM(Solver):
             discrepancy=discrepancy,
             certificate=relative(item_norm(x - state.x), item_norm(x)),
         )
-
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if len(list(self._subsets(objective.problem))) > 1:
-            return (
-                False,
-                "ordered subsets end in a cycle, unless the counts are consistent; "
-                "subset_size=None converges",
-            )
-        return True, "expectation maximization of a concave likelihood"
 
     def _subsets(self, problem: Problem) -> Iterator[tuple[int, Problem]]:
         if self.subset_size is None:

@@ -139,13 +139,6 @@ class PALM(Solver):
             steps=steps,
         )
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return (
-            False,
-            "the theorem needs bounded iterates and semi-algebraic terms, which are not checked; "
-            "a limit is a critical point",
-        )
-
 
 def _blocks(objective: Objective) -> dict[str, list[tuple[Tensor, ExplicitPrior]]]:
     """Return the blocks of the variable, each with its priors and their weights, ``(batch,)``."""

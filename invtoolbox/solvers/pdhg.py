@@ -19,8 +19,6 @@ from invtoolbox.parameter_choice.discrepancy import first_weight
 from invtoolbox.solvers.base import (
     Solver,
     implicit_reason,
-    inexact_prox_reason,
-    nonconvex_reason,
 )
 from invtoolbox.solvers.duality import has_gap, objective_gap
 from invtoolbox.solvers.linear_systems import relative
@@ -324,21 +322,6 @@ class PDHG(Solver):
             pull=_apply_adjoints(summands, tuple(duals), x)[0],
             duals=tuple(duals),
             images=tuple(summand.apply(x) for summand in summands),
-        )
-
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        objective = self.reformulate(objective)
-        if reason := nonconvex_reason(objective) or inexact_prox_reason(
-            summand.function for summand in prior_summands(objective)
-        ):
-            return False, reason
-        estimated = next((p for p in objective.explicit_priors if enters_by_gradient(p)), None)
-        if estimated is not None:
-            return False, f"the curvature of {estimated!r} is estimated, from below"
-        return (
-            True,
-            "everything is convex, and tau sum_j sigma_j |K_j|^2 <= 1 with norms from the power "
-            "method",
         )
 
     def _first_ratio(

@@ -20,8 +20,6 @@ from invtoolbox.solvers.base import (
     Solver,
     State,
     implicit_reason,
-    inexact_prox_reason,
-    nonconvex_reason,
 )
 from invtoolbox.solvers.duality import has_gap, objective_gap
 from invtoolbox.solvers.gradient_descent import gradient_scale
@@ -108,7 +106,7 @@ class ProximalGradient(Solver):
         return bool(rough) and not any("joint" in prior.offers for _, prior in rough)
 
     def is_differentiable(self, objective: Objective) -> bool:
-        return inexact_prox_reason(prior for _, prior in _rough(objective)) is None
+        return all(prior.has_exact_prox for _, prior in _rough(objective))
 
     def init(self, objective: Objective, start: Tensor) -> ProximalState:
         D, y = objective.problem.data_term, objective.problem.y
@@ -258,15 +256,6 @@ class ProximalGradient(Solver):
         for weight, prior in _rough(objective):
             x = prior.prox(x, step * weight)
         return (x,)
-
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if reason := nonconvex_reason(objective) or inexact_prox_reason(
-            prior for _, prior in _rough(objective)
-        ):
-            return False, reason
-        if self.step_size is not None:
-            return False, "whether step_size is below the inverse curvature is not checked"
-        return True, "misfit and priors are convex, and the step is searched for"
 
 
 @dataclass(frozen=True)

@@ -154,24 +154,6 @@ class Reweighted(Solver):
         )
         return change
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        D = objective.problem.data_term
-        if not D.is_quadratic and not D.is_majorizer:
-            return False, f"the weights of {D!r} do not majorize"
-        # A majorizer lies above its prior by definition; weights do only if they say so.
-        for _, prior in objective.terms:
-            if "majorizer" in prior.offers:
-                continue
-            _, function = cast(tuple[LinearOperator | None, ExplicitPrior], _reweighable(prior))
-            if "quadratic" not in prior.offers and not function.is_majorizer:
-                return False, f"the weights of {prior!r} do not majorize"
-        convex = D.is_convex and all(prior.is_convex is True for _, prior in objective.terms)
-        return (
-            True,
-            "all weights majorize, so the objective falls to "
-            f"{'the minimum' if convex else 'a stationary point'}",
-        )
-
 
 class _Term(NamedTuple):
     """``1/2 <K u - b, v (K u - b)>``; ``None`` stands for the identity, for 1 and for 0."""

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import inner, item_norm
-from invtoolbox.priors.images.constraints import Box
+from invtoolbox.operators.base import inner
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.linear_systems import relative
 from invtoolbox.solvers.preconditioner import inverse_or_zero, row_sums, with_moduli
@@ -136,38 +135,6 @@ class SIRT(Solver):
     def remark(self, objective: Objective) -> str | None:
         return weighted_note("SIRT")
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        if reason := metric_reason(objective):
-            return False, reason
-        largest = self._largest_eigenvalue(objective)
-        if self.relaxation * largest >= 2:
-            return (
-                False,
-                f"relaxation {self.relaxation:g} times the largest eigenvalue {largest:.3g} of C "
-                "A^T R W A is not below 2",
-            )
-        return (
-            True,
-            f"relaxation {self.relaxation:g} times the largest eigenvalue {largest:.3g} of C A^T R "
-            "W A is below 2",
-        )
-
-    def _largest_eigenvalue(self, objective: Objective) -> float:
-        """Return the largest eigenvalue of ``C A^T R W A``, by a power method.
-
-        Operators with negative entries may have one above 1.
-        """
-        problem = objective.problem
-        A, D = objective.linear_operator, problem.data_term
-        state = self.init(objective, problem.zeros())
-        x = torch.rand(state.x.shape, generator=torch.Generator().manual_seed(0)).to(state.x)
-        # M = C A^T R W A is symmetric in the metric C^-1, so |M x| / |x| tends to its largest
-        # eigenvalue.
-        for _ in range(30):
-            x = x / item_norm(x).clamp_min(torch.finfo(x.dtype).tiny).view(-1, *[1] * (x.ndim - 1))
-            x = state.columns * A.adjoint(state.rows * D.weighted(A(x)))
-        return float(item_norm(x).max())
-
 
 def algebraic_reason(objective: Objective, name: str) -> str | None:
     """Return why an algebraic method (SIRT, SART) does not fit, or ``None``."""
@@ -196,15 +163,6 @@ def weighted_note(name: str) -> str:
         f"{name} minimized another objective: every ray is weighted by the inverse of its sum of "
         "the operator's entries; ConjugateGradient and FISTA minimize the data term itself"
     )
-
-
-def metric_reason(objective: Objective) -> str | None:
-    """Return why the projection of a constraint differs in the metric ``C^-1``, or ``None``."""
-    # A box is a product of intervals, so every diagonal metric has the same projection.
-    for prior in objective.explicit_priors:
-        if not isinstance(prior, Box):
-            return f"the projection onto {prior!r} in the metric of the column sums is not its own"
-    return None
 
 
 def constrain(objective: Objective, x: Tensor) -> Tensor:

@@ -16,8 +16,6 @@ from invtoolbox.solvers.base import (
     Solver,
     State,
     implicit_reason,
-    inexact_prox_reason,
-    nonconvex_reason,
 )
 from invtoolbox.solvers.duality import has_gap, objective_gap
 from invtoolbox.solvers.linear_systems import relative
@@ -243,18 +241,6 @@ class StochasticPDHG(Solver):
             zip(others, state.duals[-count:], state.sigmas.unbind(1)[-count:]) if count else ()
         )
         return objective_gap(objective, state.x, distance, primal, state.tau, duals)
-
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        objective = self.reformulate(objective)
-        if reason := nonconvex_reason(objective) or inexact_prox_reason(
-            summand.function for summand in prior_summands(objective)
-        ):
-            return False, reason
-        return (
-            True,
-            "everything is convex, and tau sigma_s (1 + J) |A_s|^2 < p with norms from the power "
-            "method: almost surely",
-        )
 
     def _subsets(self, objective: Objective) -> list[DataSummand]:
         indices = subset_indices(objective.problem, self.subset_size)

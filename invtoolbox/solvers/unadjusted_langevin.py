@@ -174,13 +174,6 @@ class UnadjustedLangevin(Solver):
     def posterior(self, objective: Objective, answer: Tensor, summary: Chain) -> Posterior | None:
         return ChainPosterior(summary) if bool((summary.number > 0).all()) else None
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return (
-            False,
-            "the chain converges to a density near the posterior, by how much depends on the step "
-            "(Durmus and Moulines 2017)",
-        )
-
 
 def sampling_reason(objective: Objective, name: str) -> str | None:
     """Return why an objective has no density to draw from, or ``None``."""

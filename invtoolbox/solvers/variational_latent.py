@@ -196,13 +196,6 @@ class VariationalLatent(Solver):
         }
         return LatentPosterior(around, latents, self.number)
 
-    def is_provably_convergent(self, objective: Objective) -> tuple[bool, str]:
-        return (
-            False,
-            "the decoder is not linear, and gradients of single draws are followed by Adam at a "
-            "rate that does not fall",
-        )
-
     def _adam(self, pixels: int) -> Adam:
         # The misfit is a sum over the pixels, so the clip grows with their number.
         return Adam(

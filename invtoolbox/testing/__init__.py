@@ -1,8 +1,7 @@
-"""Checks of operators, priors, data terms and solvers against their contracts, and of devices."""
+"""Checks of operators, priors, data terms and solvers against their contracts."""
 
 from invtoolbox.testing.common import Finding, Report
 from invtoolbox.testing.data_terms import check_data_term
-from invtoolbox.testing.emulated_cuda import emulate_cuda
 from invtoolbox.testing.operators import check_operator
 from invtoolbox.testing.priors import check_prior
 from invtoolbox.testing.solvers import check_solver
@@ -14,5 +13,4 @@ __all__ = [
     "check_operator",
     "check_prior",
     "check_solver",
-    "emulate_cuda",
 ]

@@ -10,9 +10,8 @@ The tables of a recipe::
     [data]                    photographs or paths, items, grey, shrink, crop, intensity_range;
                               noise_std and noisy, or contrast; noise_std = [low, high] is for a
                               network that takes the level, and diffusion = true for a diffusion
-                              prior, with smooth noise by mollify; noisy = true learns from
-                              pictures that have noise already, whose level noise_std = "estimate"
-                              finds
+                              prior; noisy = true learns from pictures that have noise already,
+                              whose level noise_std = "estimate" finds
     [validation]              the keys of [data], for images that are not used for training
     [[stage]]                 loss, gamma, bitrate or sigma_data, steps, learning_rate, decay,
                               count, clip; nuclear_norm, the weight of the nuclear norm of the
@@ -21,7 +20,6 @@ The tables of a recipe::
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import tomllib
@@ -47,6 +45,7 @@ from invtoolbox.catalogue.documents import (
 from invtoolbox.catalogue.presets import build_network
 from invtoolbox.catalogue.registry import build
 from invtoolbox.catalogue.shelves import read_toml
+from invtoolbox.catalogue.toml import as_toml
 from invtoolbox.datasets import open as open_data
 from invtoolbox.datasets import photograph
 from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
@@ -185,7 +184,6 @@ class Data(Table):
     crop: int = Field(48, ge=1)
     noisy: bool = False
     diffusion: bool = False
-    mollify: float = Field(0.0, ge=0)
     strength: float = Field(0.5, gt=0)
 
     @model_validator(mode="after")
@@ -199,8 +197,6 @@ class Data(Table):
             )
         if self.diffusion and not isinstance(self.noise_std, tuple):
             raise ValueError("diffusion = true needs a range of levels, noise_std = [low, high]")
-        if self.mollify and not self.diffusion:
-            raise ValueError("mollify is for a diffusion prior; set diffusion = true")
         if self.noise_std == "estimate" and not self.noisy:
             raise ValueError('noise_std = "estimate" is for pictures with noise: set noisy = true')
         return self
@@ -246,7 +242,7 @@ class Data(Table):
             return Crops(ready, self.crop, self.contrast)
         if isinstance(self.noise_std, tuple):
             if self.diffusion:
-                return DiffusionPairs(ready, self.noise_std, self.crop, self.mollify)
+                return DiffusionPairs(ready, self.noise_std, self.crop)
             return LevelPairs(ready, self.noise_std, self.crop)
         if self.noise_std == "estimate":
             level = float(torch.cat([estimate_noise_std(image) for image in ready]).median())
@@ -453,24 +449,3 @@ def _model_card(
         f"| loss | steps | learning rate | pairs a step |\n|---|---|---|---|\n{rows}\n\n"
         "Trained again by `invtoolbox train recipe.toml`.\n"
     )
-
-
-def as_toml(content: Mapping[str, Any]) -> str:
-    """Return values, tables and lists of tables as TOML.
-
-    >>> print(as_toml({"seed": 1, "stage": [{"loss": "l1"}]}), end="")
-    seed = 1
-    [[stage]]
-    loss = "l1"
-    """
-    lines: list[str] = []
-    tables: list[str] = []
-    for key, value in content.items():
-        if isinstance(value, Mapping):
-            tables += ["", f"[{key}]", *(f"{k} = {json.dumps(v)}" for k, v in value.items())]
-        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            for entry in value:
-                tables += ["", f"[[{key}]]", *(f"{k} = {json.dumps(v)}" for k, v in entry.items())]
-        else:
-            lines.append(f"{key} = {json.dumps(value)}")
-    return "\n".join([*lines, *tables]).lstrip("\n") + "\n"

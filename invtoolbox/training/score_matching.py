@@ -6,17 +6,12 @@ each of them matters alike.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.errors import InputError
 from invtoolbox.training.losses import Loss
 from invtoolbox.training.pairs import LevelPairs
 
@@ -33,14 +28,6 @@ class DiffusionPairs(LevelPairs):
         images: clean images ``(1, channel, rows, columns)`` with 1 or 3 channels, of any sizes.
         noise_std: range ``(low, high)`` of the standard deviation, in the units of the images.
         crop: side of the crops, pixels.
-        mollify: standard deviation of a Gaussian by which pictures and noise are smoothed, pixels.
-            White noise averages out on finer grids; smooth noise is a function that any grid
-            samples. Multiply ``mollify`` by the number of times that the grid is finer, and the
-            loss stays the same (Bond-Taylor and Willcocks, "infinity-Diff", ICLR 2024). The
-            samplers of the toolbox expect 0, white noise.
-
-    Raises:
-        InputError: The smoothing is negative, or a picture is too small for it.
 
     >>> pairs = DiffusionPairs([torch.rand(1, 3, 20, 30)], noise_std=(0.001, 20.0), crop=8)
     >>> shown, wanted = pairs.draw(4, torch.Generator().manual_seed(0))
@@ -48,40 +35,15 @@ class DiffusionPairs(LevelPairs):
     (torch.Size([4, 2, 8, 8]), torch.Size([4, 1, 8, 8]))
     """
 
-    def __init__(
-        self,
-        images: Sequence[Tensor],
-        noise_std: tuple[float, float],
-        crop: int,
-        mollify: float = 0.0,
-    ) -> None:
-        check_range(self, "[0, inf]", mollify=mollify)
-        around = _reach(mollify)
-        if any(min(image.shape[2:]) <= 2 * around for image in images):
-            raise InputError(
-                f"DiffusionPairs smooths by {mollify:g} pixels, which takes pictures of more than "
-                f"{2 * around} x {2 * around} pixels; give larger pictures or a smaller mollify"
-            )
-        super().__init__([_smooth(image, mollify) for image in images], noise_std, crop)
-        self.mollify = mollify
-
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         clean = self._grey(count, generator)
         share = torch.rand(count, 2, generator=generator, dtype=clean.dtype, device=clean.device)
         low, high = self.noise_std
         sigma = (low * (high / low) ** share.mean(1)).view(-1, 1, 1, 1)
-        around = 2 * _reach(self.mollify)
         noise = torch.randn(
-            (*clean.shape[:2], *(n + around for n in clean.shape[2:])),
-            generator=generator,
-            dtype=clean.dtype,
-            device=clean.device,
+            clean.shape, generator=generator, dtype=clean.dtype, device=clean.device
         )
-        noise = _smooth(noise, self.mollify, keep="variance")
         return torch.cat([clean + sigma * noise, sigma.expand_as(clean)], 1), clean
-
-    def _settings(self) -> str:
-        return super()._settings() + (f", mollify={self.mollify:g}" if self.mollify else "")
 
 
 @dataclass(frozen=True)
@@ -116,24 +78,3 @@ class ScoreMatching(Loss):
         level, s = shown[:, -1].reshape(len(shown), -1)[:, 0], self.sigma_data
         weight = 1 / level.square() + 1 / s**2
         return weight * self(network(shown).to(wanted.dtype), wanted)
-
-
-def _reach(width: float) -> int:
-    """Return the number of pixels that a smoothing by ``width`` reaches to either side."""
-    return math.ceil(4 * width)
-
-
-def _smooth(x: Tensor, width: float, keep: Literal["mean", "variance"] = "mean") -> Tensor:
-    """Return x smoothed by a Gaussian, without the pixels at the border that it cannot reach.
-
-    ``keep`` is what white noise keeps: its mean, or its variance in every pixel.
-    """
-    reach = _reach(width)
-    if not reach:
-        return x
-    t = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
-    kernel = torch.exp(-(t**2) / (2 * width**2))
-    kernel = kernel / (kernel.sum() if keep == "mean" else kernel.norm())
-    flat = x.flatten(0, 1)[:, None]
-    flat = F.conv2d(F.conv2d(flat, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-    return flat.unflatten(0, x.shape[:2])[:, :, 0]

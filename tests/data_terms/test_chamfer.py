@@ -132,7 +132,6 @@ def test_free_points_move_onto_the_others() -> None:
         Chamfer(None),
         Chamfer(both_ways=False),
         it.data_terms.PlaneToPlane(),
-        it.data_terms.DistanceTransform(truncation=1.0),
     ],
 )
 @pytest.mark.parametrize("package", ["pykdtree", "scipy"])

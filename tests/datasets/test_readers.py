@@ -15,6 +15,7 @@ import torch
 from invtoolbox import datasets
 from invtoolbox.datasets.scans.synchrotron import line_integrals
 from invtoolbox.errors import InputError
+from invtoolbox.processing import to_hounsfield
 
 RNG = np.random.default_rng(0)
 
@@ -353,7 +354,7 @@ def test_dicom(tmp_path: Path) -> None:
     assert attenuation.min() == 0 and attenuation[0, 0, 0, 1].item() == pytest.approx(
         0.0193 * 1.976
     )
-    hounsfield = datasets.attenuation_to_hounsfield(attenuation)
+    hounsfield = to_hounsfield(attenuation, 0.0193)
     assert torch.allclose(hounsfield, expected.clamp(min=-1000), atol=1e-3)
 
 

@@ -16,8 +16,8 @@ from invtoolbox.geometry.splatting import rasterization
 from invtoolbox.kernels.rendering.splat_binning import _bin_by_torch, bin_splats
 from invtoolbox.kernels.rendering.splat_compositing import composite
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
-from invtoolbox.testing import emulate_cuda
 from tests.device_jobs import deterministic
+from tests.emulated_cuda import emulate_cuda
 
 F64 = torch.float64
 

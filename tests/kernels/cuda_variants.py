@@ -8,11 +8,6 @@ from itertools import product
 import torch
 
 from invtoolbox.kernels.launch import Kernel
-from invtoolbox.kernels.points.distance_field import (
-    interpolation_kernel,
-    nearby_kernel,
-    sweep_kernel,
-)
 from invtoolbox.kernels.points.rotations import fit_kernel, gradient_kernel
 from invtoolbox.kernels.rendering import voxel_rendering
 from invtoolbox.kernels.rendering.raycast import raycast_kernel
@@ -41,7 +36,7 @@ CPU_ONLY = {
 }
 
 #: Definitions that are sizes. A kernel accepts any; the list below holds some of each.
-SIZES = {"BASES", "CHANNELS", "FEATURES", "MEDIAN", "REACH", "ROW"}
+SIZES = {"BASES", "CHANNELS", "FEATURES", "MEDIAN", "ROW"}
 
 Maker = Callable[[], Kernel]
 _BOTH = (False, True)
@@ -55,10 +50,6 @@ def variants() -> Iterator[tuple[str, Maker]]:
         for make in (fit_kernel, gradient_kernel):
             yield "rotations", lambda make=make, real=real: make(real)
         yield "rays", lambda real=real: raycast_kernel(real)
-        yield "distances", lambda real=real: interpolation_kernel(real)
-    for axis in range(3):
-        yield "distances", lambda axis=axis: sweep_kernel(axis, 2)
-    yield "distances", lambda: nearby_kernel(3, True)
 
 
 def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:

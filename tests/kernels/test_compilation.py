@@ -11,7 +11,7 @@ import pytest
 
 from invtoolbox.kernels import native
 from invtoolbox.kernels.launch import warp
-from invtoolbox.kernels.points import distance_field
+from invtoolbox.kernels.points import nearest
 from tests.kernels.cuda_variants import CPU_ONLY, variants
 
 VARIANTS = list(variants())
@@ -69,7 +69,7 @@ def test_importing_kernels_does_not_start_warp() -> None:
     modules = sorted(
         f"invtoolbox.kernels.{path.parent.name}.{path.stem}"
         for folder in ("points", "rendering", "tomography")
-        for path in (Path(distance_field.__file__).parents[1] / folder).glob("[a-z]*.py")
+        for path in (Path(nearest.__file__).parents[1] / folder).glob("[a-z]*.py")
     )
     code = f"import sys, {', '.join(modules)}; print('warp' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,8 +11,8 @@ import torch
 import invtoolbox as it
 from invtoolbox.kernels.rendering.pair_buffer import PairBuffers
 from invtoolbox.kernels.rendering.splat_binning import _bin_by_torch, bin_splats
-from invtoolbox.testing import emulate_cuda
 from tests import device_jobs
+from tests.emulated_cuda import emulate_cuda
 
 
 def boxes(count: int, views: int = 2) -> tuple[torch.Tensor, torch.Tensor]:

@@ -208,14 +208,3 @@ def test_complex_images() -> None:
     real = it.solve(it.Problem(picture(), A), TGV, PDHG(), **settings).x
     turned = it.solve(it.Problem(phase * picture(), A), TGV, PDHG(), **settings).x
     torch.testing.assert_close(turned, phase * real, rtol=0, atol=1e-3)
-
-
-def test_promises_are_those_of_the_joint_problem() -> None:
-    bound = bind(blurred(), (TGV + NonNegative()).as_sum(), 1.0)[0]
-    for solver in (PDHG(), CondatVu()):
-        holds, why = solver.is_provably_convergent(bound)
-        assert holds and "everything is convex" in why
-    holds, why = ADMM().is_provably_convergent(bound)
-    assert not holds and "inner steps" in why
-    holds, why = FISTA().is_provably_convergent(bind(blurred(), TGV.as_sum(), 1.0)[0])
-    assert not holds and "itself iterated" in why

@@ -15,7 +15,7 @@ def drawn(seed: int, count: int, size: tuple[int, int] = (9, 12)) -> Events:
     generator = torch.Generator().manual_seed(seed)
     place = torch.rand(count, 2, generator=generator) * torch.tensor([size[1] - 1, size[0] - 1])
     times = torch.rand(count, generator=generator).double().sort()[0]
-    return Events.of(*place.unbind(1), times, size=size)
+    return Events.of(*place.unbind(1), times, polarity=torch.ones(len(times)), size=size)
 
 
 def test_the_contract_of_an_operator() -> None:

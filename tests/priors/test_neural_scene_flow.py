@@ -316,22 +316,9 @@ def test_the_network_finds_what_moves_and_free_vectors_do_not() -> None:
     assert free_misfit < 0.3 * misfit and error < 0.3 and free_error > 2 * error
 
 
-def test_fast_neural_scene_flow_finds_a_motion_of_the_whole() -> None:
-    source, target, _ = boxes(2)
-    target = target + torch.tensor([0.0, 0.0, 0.4])
-    truth = torch.tensor([0.0, 0.0, 0.4]).expand_as(source)
-    walls, poles = slice(0, 350), slice(350, 490)
-    fit = replace(published.FAST_NSF, patience=120, max_iterations=160)
-    error = published.fast_nsf(source, target, fit, cell=0.2) - truth
-    assert float(error[poles].mean(0).norm()) < 0.15
-    # Walls sampled anew say sharply how they moved across themselves; how far they slid along x is
-    # left to the network.
-    assert float(error[walls].mean(0)[1:].norm()) < 0.15
-
-
 def test_what_was_not_fitted_gets_a_flow_too() -> None:
     source, target, _ = boxes(1, 400)
-    for method in (published.nsfp, published.fast_nsf, published.free_vectors):
+    for method in (published.nsfp, published.free_vectors):
         flow = method(source, target, Fit(points=100, max_iterations=3))
         assert flow.shape == source.shape and bool(flow.isfinite().all())
     with pytest.raises(InputError, match="not finite"):

@@ -413,5 +413,5 @@ def test_what_is_wrong_is_said() -> None:
     with pytest.raises(InputError, match="skinning weights of 3 points"):
         RigidityCoefficients(torch.ones(3, 2)).bind(points())
     assert math.isfinite(
-        float(RigidityCoefficients(torch.ones(N, 2)).bind(points()).energy(flow()))
+        float(RigidityCoefficients(skinning=torch.ones(N, 2)).bind(points()).energy(flow()))
     )

@@ -206,15 +206,16 @@ class _Pipeline:
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize(("negative", "means"), [("", (0.6, 0.2)), ("0.2", (0.4, 0.0))])
 def test_a_pipeline_of_diffusers_is_guided_and_differentiated_through_its_encoder(
-    kind: str,
+    kind: str, negative: str, means: tuple[float, float]
 ) -> None:
-    score = DiffusersScore(_Pipeline(kind), ["0.3", "0.1"], guidance=2.0)
+    score = DiffusersScore(_Pipeline(kind), ["0.3", "0.1"], guidance=2.0, negative_prompt=negative)
     x = torch.rand(1, 3, 2, 4, 4, dtype=torch.float64)
     prior = ScoreDistillation(score, steps=(0.5, 0.5))
     slope = prior.gradient(x, generator())
     a = float(linear_schedule(100)[round(0.5 * 99)])
-    for k, mean in enumerate((0.6, 0.2)):  # guided twice as far as the prompt
+    for k, mean in enumerate(means):  # guided twice as far from the negative prompt
         latent = 0.5 * nn.functional.avg_pool2d(2 * x[:, :, k] - 1, 2)
         pull = (1 - a) * (a / (1 - a)) ** 0.5 * (latent - mean) / 2  # the mean over two pictures
         assert torch.allclose(

@@ -20,9 +20,10 @@ def test_water_is_zero_air_is_minus_a_thousand_and_back() -> None:
         assert to_hounsfield(
             torch.tensor([air, 0.0193], dtype=torch.float64), 0.0193, air
         ).tolist() == pytest.approx([-1000, 0])
-    # The readers' own functions are these, for air at 0 and nothing below it.
+    # The readers' own function is the inverse, for air at 0 and nothing below it.
+    positive = mu.clamp_min(0)
     torch.testing.assert_close(
-        it.datasets.attenuation_to_hounsfield(mu, 0.02), to_hounsfield(mu, 0.02)
+        it.datasets.hounsfield_to_attenuation(to_hounsfield(mu, 0.02), 0.02), positive
     )
     with pytest.raises(it.InputError, match="more than air"):
         to_hounsfield(mu, 0.0)

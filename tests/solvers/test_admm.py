@@ -9,7 +9,6 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.priors import ExplicitPrior
-from invtoolbox.solve import bind
 from invtoolbox.solvers import ADMM, FISTA
 from invtoolbox.solvers.linear_systems import apply_multiplier
 from invtoolbox.testing import check_solver
@@ -170,13 +169,3 @@ def test_large_items_are_the_same_in_company() -> None:
             tolerance=0,
         )
         assert torch.equal(both.x[k], lone.x[0])
-
-
-def test_it_promises_convergence_only_where_the_first_line_is_closed() -> None:
-    for boundary, prior, holds in (
-        ("periodic", it.priors.L1(), True),
-        ("periodic", it.priors.TotalVariation(periodic=True), True),
-        ("reflect", it.priors.TotalVariation(), False),
-    ):
-        objective, _, _ = bind(blurred(boundary)[0], prior.as_sum(), 1.0)
-        assert ADMM().is_provably_convergent(objective)[0] is holds

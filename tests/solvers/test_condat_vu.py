@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.solve import bind
 from invtoolbox.solvers import FISTA, PDHG, CondatVu
 from invtoolbox.testing import check_solver
 
@@ -74,15 +73,6 @@ def test_what_does_not_fit_is_said() -> None:
     )
     with pytest.raises(it.InputError, match="Lipschitz gradient"):
         it.solve(poisson, it.priors.TotalVariation(), CondatVu(), 1.0)
-
-
-def test_it_promises_convergence_for_convex_priors() -> None:
-    for prior, holds, words in (
-        (it.priors.TotalVariation(), True, "L / 2"),
-        (it.priors.Denoiser(lambda x, sigma: x), False, "Denoiser"),
-    ):
-        answer, reason = CondatVu().is_provably_convergent(bind(blurred(), prior.as_sum(), 1.0)[0])
-        assert answer is holds and words in reason
 
 
 def test_check_solver() -> None:

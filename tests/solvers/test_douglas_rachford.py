@@ -6,8 +6,6 @@ import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.priors import L1
-from invtoolbox.solve import bind
 from invtoolbox.solvers import FISTA, PDHG, DouglasRachford
 from invtoolbox.testing import check_solver
 
@@ -89,26 +87,6 @@ def test_items_stop_by_themselves() -> None:
         blurred(), it.priors.L1(), DouglasRachford(), torch.tensor([3.0, 300.0]), tolerance=1e-3
     )
     assert solution.status == ("converged",) * 2 and len(set(solution.iterations.tolist())) == 2
-
-
-class Inner(L1):
-    """A prox that says it is iterated."""
-
-    has_exact_prox = False
-
-
-def test_it_promises_convergence_only_where_both_lines_are_exact() -> None:
-    for boundary, prior, holds, words in (
-        ("periodic", it.priors.L1(), True, "closed"),
-        ("reflect", it.priors.L1(), False, "inner steps"),
-        ("periodic", Inner(), False, "iterated"),
-        ("periodic", it.priors.TotalVariation(), False, "iterated"),
-        ("periodic", it.priors.Denoiser(lambda x, sigma: x), False, "not known to be convex"),
-    ):
-        answer, reason = DouglasRachford().is_provably_convergent(
-            bind(blurred(boundary), prior.as_sum(), 1.0)[0]
-        )
-        assert answer is holds and words in reason
 
 
 def test_check_solver_and_what_does_not_fit() -> None:

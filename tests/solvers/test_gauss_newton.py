@@ -101,18 +101,6 @@ def test_phase_retrieval_like_problems_need_no_linear_operator() -> None:
     torch.testing.assert_close(solution.x, x, rtol=1e-5, atol=1e-5)
 
 
-def test_what_levenberg_marquardt_promises() -> None:
-    linear = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
-    objective, _, _ = bind(linear, it.priors.Tikhonov().as_sum(), 1.0)
-    assert it.solvers.LevenbergMarquardt().is_provably_convergent(objective)[0]
-    square = it.as_operator(lambda x: x**2, domain_shape=(1, 4), range_shape=(1, 4))
-    objective, _, _ = bind(
-        it.Problem(torch.ones(1, 1, 4), square), it.priors.Tikhonov().as_sum(), 1.0
-    )
-    holds, why = it.solvers.LevenbergMarquardt().is_provably_convergent(objective)
-    assert not holds and "not linear" in why
-
-
 def test_a_fourier_preconditioner_changes_the_way_and_not_the_goal() -> None:
     row, column = torch.meshgrid(torch.arange(10.0), torch.arange(10.0), indexing="ij")
     image = torch.sin(row / 3) * torch.cos(column / 4)

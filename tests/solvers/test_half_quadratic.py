@@ -9,7 +9,6 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.operators.base import item_norm
 from invtoolbox.priors import ExplicitPrior
-from invtoolbox.solve import bind
 from invtoolbox.solvers import LBFGS, HalfQuadratic
 from invtoolbox.testing import check_solver
 
@@ -257,18 +256,6 @@ def test_a_fixed_penalty_solves_the_equation_of_regularization_by_denoising() ->
         progress=False,
     ).x
     assert float((far - x).norm()) < 0.1 * float((slow - x).norm())
-
-
-def test_it_promises_convergence_only_where_the_first_line_is_closed() -> None:
-    for boundary, prior, holds, words in (
-        ("periodic", it.priors.L1(), True, "Moreau"),
-        ("reflect", it.priors.L1(), False, "inner steps"),
-        ("periodic", it.priors.Denoiser(lambda x, sigma: x), False, "Denoiser"),
-    ):
-        answer, reason = HalfQuadratic().is_provably_convergent(
-            bind(blurred(boundary)[0], prior.as_sum(), 1.0)[0]
-        )
-        assert answer is holds and words in reason
 
 
 def test_check_solver_and_what_does_not_fit() -> None:

@@ -81,8 +81,6 @@ def test_an_energy_enters_every_splitting_method() -> None:
         solution = it.solve(p, prior, solver, tolerance=1e-4, progress=False)
         assert solution.status == ("converged",) * 2, solution
         torch.testing.assert_close(value(p, prior, solution.x), least, rtol=1e-4, atol=0)
-        holds, why = solver.is_provably_convergent(bind(p, prior, 1.0)[0])
-        assert not holds and ("estimated" in why or "iterated" in why)
         told = any("found numerically" in note for note in solution.notes)
         assert told is isinstance(solver, ADMM)
 

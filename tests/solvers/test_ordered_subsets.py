@@ -8,7 +8,6 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.operators.base import item_norm
-from invtoolbox.solve import bind
 from invtoolbox.solvers import OSEM, OSSART, PDHG, SIRT
 from invtoolbox.testing import check_solver
 
@@ -194,23 +193,6 @@ def test_what_does_not_fit_is_said() -> None:
         it.solve(scan(), solver=OSEM())
     with pytest.raises(it.InputError, match="no prior but NonNegative"):
         it.solve(counts(), it.priors.TotalVariation(), OSEM(), 1.0)
-
-
-@pytest.mark.parametrize(
-    ("solver", "problem", "holds", "words"),
-    [
-        (OSSART(subset_size=30), scan(), True, "below 2"),
-        (OSSART(subset_size=5), scan(), False, "cycle"),
-        (OSSART(subset_size=5, decay=0.1), scan(), True, "fall as 1 / k"),
-        (OSEM(), counts(), True, "likelihood"),
-        (OSEM(subset_size=5), counts(), False, "cycle"),
-    ],
-)
-def test_they_promise_convergence_where_they_converge(
-    solver: it.solvers.Solver, problem: it.Problem, holds: bool, words: str
-) -> None:
-    answer, reason = solver.is_provably_convergent(bind(problem, it.priors.PriorSum(), 1.0)[0])
-    assert answer is holds and words in reason
 
 
 @pytest.mark.parametrize(

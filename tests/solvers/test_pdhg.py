@@ -276,19 +276,6 @@ def test_the_certificate_bounds_the_distance_to_optimality() -> None:
     assert gaps[0] > gaps[1] > gaps[2] and gaps[2] < 1e-3
 
 
-def test_is_provably_convergent_says_what_fails() -> None:
-    problem, _ = blurred()
-    states = []
-    for prior in (it.priors.TotalVariation(), it.priors.Denoiser(lambda x, sigma: x)):
-        it.solve(problem, prior, PDHG(max_iterations=1), 1.0, callbacks=[states.append])
-    from invtoolbox.solve import bind
-
-    bound, _, _ = bind(problem, it.priors.TotalVariation().as_sum(), 1.0)
-    assert PDHG().is_provably_convergent(bound)[0]
-    bound, _, _ = bind(problem, it.priors.Denoiser(lambda x, sigma: x).as_sum(), 1.0)
-    assert "Denoiser" in PDHG().is_provably_convergent(bound)[1]
-
-
 # -- a batch is its items --------------------------------------------------------------------------
 
 

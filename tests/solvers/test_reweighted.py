@@ -79,8 +79,6 @@ def test_the_objective_falls_to_a_stationary_point(term: str, prior: str) -> Non
     ).x
     slope, first = objective.evaluate(x).gradient, objective.evaluate(whole.zeros()).gradient
     assert bool((slope.flatten(1).norm(dim=1) <= 1.1e-5 * first.flatten(1).norm(dim=1)).all())
-    convergent, reason = solver.is_provably_convergent(objective)
-    assert convergent and (("stationary" in reason) == (term == "student"))
 
 
 @pytest.mark.parametrize("complex_", [False, True])
@@ -180,10 +178,6 @@ def test_it_is_chosen_for_robust_misfits_and_smooth_norms() -> None:
     )
 
 
-class Unsure(SmoothedNorm):
-    is_majorizer = False
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -197,12 +191,6 @@ class Unsure(SmoothedNorm):
 def test_what_has_no_weights_is_refused(make: Callable[[], object]) -> None:
     with pytest.raises(InputError, match="weights"):
         make()
-
-
-def test_weights_that_do_not_majorize_promise_nothing() -> None:
-    objective, _, _ = bind(problem(Huber()), Unsure(1.0, 0.1).as_sum(), 1.0)
-    proven, reason = Reweighted().is_provably_convergent(objective)
-    assert not proven and "do not majorize" in reason
 
 
 _REFERENCES: tuple[Literal["residual", "scale"], ...] = ("residual", "scale")

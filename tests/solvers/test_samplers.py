@@ -357,44 +357,6 @@ def test_errors_of_independent_states_are_those_of_textbooks() -> None:
     assert float(chain.effective_number()) == pytest.approx(4096, rel=0.4)
 
 
-def conditional() -> tuple[it.priors.ConditionalMixture, it.priors.GaussianMixture]:
-    generator = torch.Generator().manual_seed(1)
-    mixture = it.priors.GaussianMixture(
-        0.5 + 0.15 * torch.randn(3, 1, N, N, generator=generator), gaussian().covariances()
-    )
-    return it.priors.ConditionalMixture(mixture, 2 * torch.eye(3), temperature=0.5), mixture
-
-
-def test_a_tuned_condition_finds_the_component_and_beats_the_null_condition() -> None:
-    prior, mixture = conditional()
-    A = it.operators.Downsampling((1, N, N), 2)
-    root = torch.linalg.cholesky(gaussian().covariances()[0])
-    away = (root @ torch.randn(N * N, 3, generator=torch.Generator().manual_seed(2))).T.view(
-        3, 1, N, N
-    )
-    y = A.simulate(mixture.means + away, 0.05, seed=[0, 1, 2])
-    three = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=0.05))
-    exact = it.exact_posterior(three, mixture)
-    tuned = it.solve(
-        three, prior, it.solvers.PromptTuning(at_once=24, max_iterations=1), progress=False
-    )
-    null = it.solve(
-        three,
-        prior,
-        it.solvers.PromptTuning(at_once=24, max_iterations=1, tuning_steps=0),
-        progress=False,
-    )
-    conditions = tuned.posterior.conditions(8)
-    assert conditions.shape == (8, 3, 3)
-    for k in range(3):
-        assert float(exact.shares[k, k]) > 0.9  # the measurements do tell
-        assert float(prior.log_weights(conditions[:, k]).exp()[:, k].mean()) > 0.8
-    torch.testing.assert_close(null.posterior.conditions(2)[0], prior.null_condition().expand(3, 3))
-    assert float((tuned.x - exact.mean).norm()) < 0.9 * float((null.x - exact.mean).norm())
-    samples = tuned.posterior.sample(2)
-    torch.testing.assert_close(samples, tuned.posterior.sample(3)[:2], rtol=1e-4, atol=1e-5)
-
-
 def draws_of(
     prior: it.priors.Prior,
     solver: it.solvers.Solver,
@@ -427,7 +389,6 @@ def test_what_samplers_cannot_do_they_refuse_with_the_reason() -> None:
             big,
             "singular value decomposition",
         ),
-        (gaussian(), it.solvers.PromptTuning(), one, "takes none"),
     ):
         with pytest.raises(InputError, match=words):
             draws_of(prior, solver, given)

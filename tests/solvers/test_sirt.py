@@ -8,9 +8,6 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.operators.base import LinearOperator
-from invtoolbox.priors import ExplicitPrior
-from invtoolbox.solve import bind
 from invtoolbox.solvers import SIRT
 from invtoolbox.testing import check_solver
 
@@ -121,44 +118,6 @@ def test_what_does_not_fit_is_said() -> None:
         .max()
         == 0
     )
-
-
-class Half(LinearOperator):
-    """Rows (1, -0.9): their sums are far below their norms."""
-
-    def __init__(self) -> None:
-        self.domain_shape = self.range_shape = (1, 2)
-
-    def _forward(self, x: Tensor) -> Tensor:
-        return x @ torch.tensor([[1.0, -0.9], [-0.9, 1.0]], dtype=x.dtype)
-
-    def _adjoint(self, y: Tensor) -> Tensor:
-        return self._forward(y)
-
-
-def test_it_promises_convergence_where_the_eigenvalues_allow_it() -> None:
-    for operator, prior, holds, words in (
-        (scan().operator, None, True, "below 2"),
-        (Half(), None, False, "not below 2"),
-        (it.operators.Matrix(torch.tensor([[1.0, -0.9], [-0.9, 1.0]])), None, True, "below 2"),
-        (scan().operator, Plane(), False, "Plane"),
-    ):
-        problem = it.Problem(torch.ones(1, *operator.range_shape), operator)
-        sum_ = it.priors.PriorSum() if prior is None else prior.as_sum()
-        answer, reason = SIRT(relaxation=1.9).is_provably_convergent(bind(problem, sum_, 1.0)[0])
-        assert answer is holds and words in reason
-
-
-class Plane(ExplicitPrior):
-    """Images whose values add to 0: a projection that no diagonal metric keeps."""
-
-    is_convex, is_constraint, is_smooth = True, True, False
-
-    def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
-        return x - x.mean((1, 2, 3), keepdim=True)
-
-    def __repr__(self) -> str:
-        return "Plane()"
 
 
 def test_check_solver() -> None:

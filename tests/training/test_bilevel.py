@@ -97,6 +97,11 @@ def test_values_are_those_of_the_exact_images_to_second_order() -> None:
             exact = float(state.value)
     assert abs(float(state.value) - exact) < 0.2 * abs(plain[1e-2] - exact)
     assert abs(float(state.value) - exact) <= float(state.slack)
+    for relax in (1.0, 2.0):  # the first accuracy is enough for the first step
+        after = AdaptiveAccuracy(first=1e-3, relax=relax)
+        assert float(after.step(objective, after.init(objective, start)).accuracy) == pytest.approx(
+            relax * 1e-3
+        )
 
 
 @pytest.mark.parametrize(

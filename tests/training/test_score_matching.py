@@ -105,32 +105,6 @@ def test_every_level_weighs_about_1_and_middle_levels_come_most_often() -> None:
         ScoreMatching(0.0)
 
 
-def test_smooth_noise_is_the_same_function_on_a_finer_grid() -> None:
-    pictures = [torch.rand(1, 1, 96, 80, generator=Generator().manual_seed(0))]
-
-    def noise(width: float, crop: int) -> torch.Tensor:
-        pairs = DiffusionPairs(pictures, (1.0, 1.0), crop, mollify=width)
-        assert (f"mollify={width:g}" in repr(pairs)) == (width > 0)
-        shown, wanted = pairs.draw(600, Generator().manual_seed(1))
-        assert wanted.shape == (600, 1, crop, crop)
-        return shown[:, :1] - wanted
-
-    # A mean over the same area of a plane has the same variance; of white noise a quarter of it.
-    coarse, fine = noise(1.5, 12), noise(3.0, 24)
-    for x in (coarse, fine):
-        assert float(x.var()) == pytest.approx(1, abs=0.04)
-    areas = [float(x.mean((1, 2, 3)).var()) for x in (coarse, fine)]
-    assert areas[1] == pytest.approx(areas[0], rel=0.15)
-    white = [float(noise(0.0, crop).mean((1, 2, 3)).var()) for crop in (12, 24)]
-    assert white[1] == pytest.approx(white[0] / 4, rel=0.25)
-    # Pictures lose the same details as the noise, and no brightness.
-    smooth = DiffusionPairs([torch.full((1, 3, 40, 50), 0.7)], (1.0, 2.0), 8, mollify=1.5).images[0]
-    assert smooth.shape == (1, 3, 28, 38)
-    torch.testing.assert_close(smooth, torch.full_like(smooth, 0.7))
-    with pytest.raises(InputError, match="must not be negative"):
-        DiffusionPairs(pictures, (1.0, 2.0), 8, mollify=-1.0)
-
-
 def test_a_recipe_makes_a_diffusion_prior(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tiny.toml").write_text(RECIPE)
     run_recipe(tmp_path / "tiny.toml", [], tmp_path / "priors" / "tiny", progress=False)
@@ -144,16 +118,11 @@ def test_a_recipe_makes_a_diffusion_prior(tmp_path: Path, monkeypatch: pytest.Mo
     for change, fault in (
         ("data.diffusion=false", "needs diffusion = true"),
         ("data.noise_std=0.1", "range of levels"),
-        ("data.mollify=100.0", "more than 800 x 800 pixels"),
         ("stage.0.gamma=0.1", "gamma belongs"),
         ("stage.0.nuclear_norm=0.1", "nuclear_norm is a penalty"),
     ):
         with pytest.raises(InputError, match=fault):
             run_recipe(tmp_path / "tiny.toml", [change], tmp_path / "out", progress=False)
-    rough = RECIPE.replace("diffusion = true", "mollify = 1.0").replace('"score-matching"', '"l2"')
-    (tmp_path / "rough.toml").write_text(rough)
-    with pytest.raises(InputError, match="mollify is for a diffusion prior"):
-        run_recipe(tmp_path / "rough.toml", [], tmp_path / "out", progress=False)
     other = RECIPE.replace('"score-matching"', '"l1"\nsigma_data = 0.4')
     (tmp_path / "other.toml").write_text(other)
     with pytest.raises(InputError, match="sigma_data belongs"):

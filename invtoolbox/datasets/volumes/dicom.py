@@ -92,7 +92,7 @@ class Dicom:
 def hounsfield_to_attenuation(hounsfield: Tensor, water: float = WATER_ATTENUATION) -> Tensor:
     """Convert Hounsfield units to linear attenuation in 1/mm, ``water * (1 + HU / 1000)``.
 
-    Values below air become zero.
+    Values below air become zero. `processing.to_hounsfield` is the inverse for all others.
 
     Args:
         hounsfield: values in HU, of any shape.
@@ -103,20 +103,6 @@ def hounsfield_to_attenuation(hounsfield: Tensor, water: float = WATER_ATTENUATI
     tensor([0.0000, 0.0200, 0.0400])
     """
     return (water * (1 + hounsfield / 1000)).clamp(min=0)
-
-
-def attenuation_to_hounsfield(attenuation: Tensor, water: float = WATER_ATTENUATION) -> Tensor:
-    """Convert linear attenuation in 1/mm to Hounsfield units, ``1000 (attenuation / water - 1)``.
-
-    Args:
-        attenuation: linear attenuation in 1/mm, of any shape.
-        water: linear attenuation of water in 1/mm.
-
-    >>> import torch
-    >>> attenuation_to_hounsfield(torch.tensor([0.0, 0.02]), water=0.02)
-    tensor([-1000.,     0.])
-    """
-    return 1000 * (attenuation / water - 1)
 
 
 class DicomSeries(Volume):

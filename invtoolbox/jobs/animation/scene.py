@@ -21,19 +21,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from invtoolbox import datasets, metrics
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Several, Table
-from invtoolbox.datasets.output import write_png, writing
+from invtoolbox.datasets.output import write_png
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
 from invtoolbox.jobs.registration.scene import read_image
 from invtoolbox.operators import ImageWarp, NoMeasurement
 from invtoolbox.priors import DenoiserScore, GaussianMixture, ScoreDistillation, ThroughOperator
@@ -184,11 +183,6 @@ def _measure(animation: Animation, inputs: Inputs) -> dict[str, float]:
     return measures
 
 
-def _write_motion(path: Path, animation: Animation, inputs: Inputs) -> None:
-    with writing(path, overwrite=True) as stream:
-        np.savez_compressed(stream, displacement=animation.solution.x[0].numpy())
-
-
 def _write_moved(path: Path, animation: Animation, inputs: Inputs) -> None:
     datasets.write(path, animation.picture[0], overwrite=True)
 
@@ -225,7 +219,7 @@ KIND = Kind(
     _move,
     _measure,
     {
-        "npz": ("motion.npz", _write_motion),
+        "npz": ("motion.npz", arrays_of(lambda motion, _: {"displacement": motion.solution.x[0]})),
         "npy": ("moved.npy", _write_moved),
         "png": ("animation.png", _write_pictures),
     },

@@ -16,6 +16,7 @@ The tables::
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,12 +24,11 @@ from pydantic import Field, model_validator
 
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
 from invtoolbox.datasets.events.opening import read_events
-from invtoolbox.datasets.output import writing
 from invtoolbox.datasets.volumes.normal_maps import read_intrinsics
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.events.event_flow import EventFlow, event_flow
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure, write_solution
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of, write_figure, write_solution
 from invtoolbox.simulation.events import simulate_events
 
 
@@ -163,12 +163,11 @@ def _describe(flow: EventFlow) -> tuple[str]:
     return (f"camera: direction {direction}, rotation ({rotation}) radians per second",)
 
 
-def _write_flow(path: Path, flow: EventFlow, inputs: Inputs) -> None:
-    """Write flow, twist and the times of the twist of the first item as .npz."""
-    twist = flow.twist[0].cpu().numpy()
+def _arrays(flow: EventFlow, inputs: Inputs) -> dict[str, Any]:
+    """Return flow, twist and the times of the twist of the first item."""
+    twist = flow.twist[0]
     times = np.linspace(0.0, flow.durations[0], len(twist))
-    with writing(path, overwrite=True) as stream:
-        np.savez_compressed(stream, flow=flow.flow[0].cpu().numpy(), twist=twist, twist_times=times)
+    return {"flow": flow.flow[0], "twist": twist, "twist_times": times}
 
 
 def _write_picture(path: Path, flow: EventFlow, inputs: Inputs) -> None:
@@ -208,7 +207,7 @@ KIND = Kind(
     _compute,
     _measure,
     {
-        "npz": ("flow.npz", _write_flow),
+        "npz": ("flow.npz", arrays_of(_arrays)),
         "png": ("flow.png", _write_picture),
         "h5": ("solution.h5", write_solution),
     },

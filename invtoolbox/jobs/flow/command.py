@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from invtoolbox.catalogue.documents import parse_override
-from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.flow.exports import CHALLENGES, view
 from invtoolbox.jobs.folder_command import FolderCommand
@@ -32,12 +30,6 @@ class FlowCommand(FolderCommand):
             **{f"sweeps.options.{key}": value for key, value in reader_options.items()},
             **super().changes(arguments, kind),
         }
-
-    def paths(self, content: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], str]]:
-        sweeps, output = content["sweeps"], content.get("output", {})
-        places = [(sweeps.get("options", {}), key) for key in SWEEP_PATHS]
-        places += [(sweeps, "path"), (output, "masks")]
-        return [(table, key) for table, key in places if table.get(key) not in (None, "none")]
 
     def finish(self, job: Any, arguments: argparse.Namespace) -> int:
         if arguments.view:

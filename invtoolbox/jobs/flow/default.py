@@ -12,7 +12,6 @@ from invtoolbox.jobs.flow.bodies import moving_bodies
 from invtoolbox.jobs.flow.evidence import BodySettings
 from invtoolbox.jobs.flow.ground import ground
 from invtoolbox.jobs.flow.pair import Motion, Pair
-from invtoolbox.jobs.flow.refinement import Refinement, refine
 
 
 @dataclass(frozen=True)
@@ -26,24 +25,17 @@ class Default:
 
     Attributes:
         bodies: settings of the detection of bodies.
-        refinement: settings of a nonrigid refinement, or None. On the real pair of
-            ``benchmarks/scene_flow.py``, in which only cars are found, it increases the dynamic
-            error by 0.02 m, so there is none by default. Its effect in windows was not measured.
     """
 
     window: ClassVar[bool] = True
     bodies: BodySettings = field(default_factory=BodySettings)
-    refinement: Refinement | None = None
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
         # A pair without separate ground either holds it among its points, or has lost it before.
         if len(pair.ground) == 0 and bool((low := ground(pair.source - pair.origin)).any()):
             return self._without_ground(pair, low, seed)
         bodies = moving_bodies(pair, self.bodies)
-        flow = bodies.flow
-        if self.refinement is not None:
-            flow = refine(pair.source, pair.target, bodies.label, flow, pair.times, self.refinement)
-        return Motion(flow, bodies.label)
+        return Motion(bodies.flow, bodies.label)
 
     def _without_ground(self, pair: Pair, low: Tensor, seed: int) -> Motion:
         """Compute the motion of a pair that holds its ground, which stands still.

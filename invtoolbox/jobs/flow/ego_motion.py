@@ -147,6 +147,7 @@ _STARTS = (
     (-2.0, 0.0),
 )
 #: Overlap below which other initial guesses are tried, and below which the sweeps are refused.
+#: Successive sweeps have 0.83 and more, sweeps of different streets 0.2 and less.
 _GOOD, _LEAST = 0.7, 0.5
 #: Smallest number of cells of a sweep that can be registered.
 _FEWEST = 100
@@ -159,15 +160,11 @@ class EgoMotion:
     Attributes:
         matrix: E, float64 ``(4, 4)``: ``p1 = E p0``.
         how: ``"poses"``, ``"icp"`` or ``"none"``.
-        overlap: share of the upright structure of the source that lies on a surface of the target
-            after E; None if it was not measured. Successive sweeps have 0.83 and more, sweeps of
-            different streets 0.2 and less.
         notes: remarks on the registration.
     """
 
     matrix: Tensor
     how: str
-    overlap: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -284,7 +281,7 @@ def _register(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
             f"{source.source}: after registration {overlap:.0%} of its upright structure lies on "
             "surfaces of the next sweep"
         )
-    return EgoMotion(torch.from_numpy(matrix), "icp", overlap, tuple(notes))
+    return EgoMotion(torch.from_numpy(matrix), "icp", tuple(notes))
 
 
 def _near(sweep: Sweep) -> np.ndarray:

@@ -24,7 +24,6 @@ from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow, SpaceTimeV
 from invtoolbox.priors.motion.rigidity import ARAP
 from invtoolbox.priors.motion.speed import AlongField, StaticWorld
 from invtoolbox.problem import Problem
-from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 from invtoolbox.solvers.adam import Adam
 
@@ -96,44 +95,6 @@ def euler_flow(
     >>> len(flows), bool((flows[0].mean(0) - torch.tensor([0.2, 0.0, 0.0])).norm() < 0.05)
     (3, True)
     """
-    solution = euler_solution(
-        sweeps,
-        settings,
-        priors=priors,
-        seed=seed,
-        time_limit=time_limit,
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
-    # x(p, t) is the displacement from the sweep t to the next one; the last sweep has no successor.
-    with torch.no_grad():
-        return [solution.x.flow(points[None], float(t))[0] for t, points in enumerate(sweeps[:-1])]
-
-
-def euler_solution(
-    sweeps: Sequence[Tensor],
-    settings: EulerSettings | None = None,
-    *,
-    priors: Prior | None = None,
-    seed: int = 0,
-    time_limit: float | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: str | Path | Checkpoint | None = None,
-    progress: bool = False,
-) -> Solution:
-    """Return the solution of `euler_flow`, whose ``x`` is a `geometry.sweeps.FlowField`.
-
-    Args:
-        sweeps: as in `euler_flow`.
-        settings: as in `euler_flow`.
-        priors: as in `euler_flow`.
-        seed: as in `euler_flow`.
-        time_limit: as in `invtoolbox.solve`.
-        callbacks: as in `invtoolbox.solve`.
-        checkpoint: as in `invtoolbox.solve`.
-        progress: as in `invtoolbox.solve`.
-    """
     settings = EulerSettings() if settings is None else settings
     if len(sweeps) < 2:
         raise InputError(f"a flow needs two sweeps at least, got {len(sweeps)}")
@@ -159,7 +120,7 @@ def euler_solution(
     solver = Adam(
         learning_rate=rate, decay=settings.decay, subset_size=min(settings.window, len(clouds))
     )
-    return solve(
+    solution = solve(
         problem,
         _add_priors(prior, settings, priors),
         solver,
@@ -171,6 +132,9 @@ def euler_solution(
         checkpoint=checkpoint,
         progress=progress,
     )
+    # x(p, t) is the displacement from the sweep t to the next one; the last sweep has no successor.
+    with torch.no_grad():
+        return [solution.x.flow(points[None], float(t))[0] for t, points in enumerate(sweeps[:-1])]
 
 
 def _add_priors(field: ImplicitPrior, settings: EulerSettings, priors: Prior | None) -> Prior:

@@ -98,7 +98,6 @@ class PreparedPair:
         target_index: rows of `target` in the second sweep, int64 ``(m,)``.
         ego_motion: E, float64 ``(4, 4)``.
         ground: points of the first sweep on the ground, bool ``(N,)``.
-        target_ground: points of the second sweep on the ground, bool ``(M,)``.
         valid: rows of the first sweep that are measurements, bool ``(N,)``.
         notes: choices that were made, with reasons.
         points: all points of the first sweep, ``(N, 3)``.
@@ -113,7 +112,6 @@ class PreparedPair:
     target_index: Tensor
     ego_motion: Tensor
     ground: Tensor
-    target_ground: Tensor
     valid: Tensor
     notes: tuple[str, ...]
     points: Tensor
@@ -196,7 +194,7 @@ def prepare_pair(
     matrix, undo, undo_target = _motion(source, target, preparation, guess, notes)
     check_overlap(source, target, matrix)
     points, on_ground, index = choose_points(source, undo, preparation, notes)
-    later, target_ground, target_index = choose_points(target, undo_target, preparation, notes)
+    later, _, target_index = choose_points(target, undo_target, preparation, notes)
     return PreparedPair(
         source=transform(matrix, points[index].double()).float(),
         target=later[target_index].float(),
@@ -204,7 +202,6 @@ def prepare_pair(
         target_index=target_index,
         ego_motion=matrix,
         ground=on_ground,
-        target_ground=target_ground,
         valid=source.finite,
         notes=tuple(notes),
         points=source.points,

@@ -1,16 +1,13 @@
-"""Published methods of scene flow: NSFP, Fast NSF, free vectors, and a voxel grid (Floxels).
+"""Published methods of scene flow: NSFP, free vectors, and a voxel grid (Floxels).
 
-Neural scene flow prior (NSFP): Li, Pontes and Lucey, NeurIPS 2021. Fast neural scene flow (Fast
-NSF): Li, Zheng, Ferroni, Pontes and Lucey, ICCV 2023. Both fit a network of position to one pair of
-point sets, with the settings of the papers:
+Neural scene flow prior (NSFP): Li, Pontes and Lucey, NeurIPS 2021. It fits a network of position to
+one pair of point sets, with the settings of the paper:
 
 | data | learning rate | patience | points |
 |---|---|---|---|
 | NSFP, 2048 points (FlyingThings3D, nuScenes, Argoverse) | 0.008 | 30 | 2048 |
 | NSFP, KITTI scene flow | 0.008 | 70 | 2048 |
 | NSFP, whole sweeps of Argoverse | 0.003 | 100 | all |
-| Fast NSF, 8192 points | 0.01 | 5 | 8192 |
-| Fast NSF, whole sweeps | 0.008 | 10 | all |
 
 If the motion of the sensor is already removed, most points fit from the start, and a short patience
 stops before the few moving points are found: use 100.
@@ -21,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +26,6 @@ from torch import Tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.data_terms.chamfer import Chamfer
-from invtoolbox.data_terms.distance_transform import DistanceTransform
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.flow.clusters import clusters
 from invtoolbox.kernels.points.nearest import Tree
@@ -119,10 +115,8 @@ class Fit:
         )
 
 
-#: Settings of the papers, for 2,048 points (NSFP) and for whole sweeps (Fast NSF), and of the
-#: control, which has no paper and no early stop.
+#: Settings of the paper, for 2,048 points, and of the control, which has no paper and no early stop.
 NSFP = Fit()
-FAST_NSF = Fit(patience=10, min_delta=1e-3)
 FREE_VECTORS = Fit(learning_rate=0.01, patience=None, min_delta=0.0, max_iterations=500)
 
 
@@ -133,7 +127,6 @@ def nsfp(
     *,
     truncation: float | None = 2.0,
     backward: bool = True,
-    initialization: Literal["default", "xavier"] = "default",
 ) -> Tensor:
     r"""Compute the flow of every source point by the neural scene flow prior, ``(N, 3)``.
 
@@ -147,7 +140,6 @@ def nsfp(
         fit: settings of the fit.
         truncation: truncation of squared distances, square metres.
         backward: minimize both terms; if False, only ``C(S1 + f, S2)``.
-        initialization: initialization of the network.
 
     >>> points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
     >>> flow = nsfp(points, points + torch.tensor([0.1, 0.0, 0.0]), Fit(max_iterations=100))
@@ -158,7 +150,7 @@ def nsfp(
     # f(p) is a ReLU network with 8 hidden layers of 128 units, of raw coordinates in metres, and its
     # bias towards smooth functions is the only regularization besides early stopping.
     source_points, target_points = fit.draw(source), fit.draw(target, offset=1)
-    prior = NeuralSceneFlow(initialization=initialization, seed=fit.seed)
+    prior = NeuralSceneFlow(seed=fit.seed)
     if backward:
         # Li et al. 2021, the cycle: the second prediction S1 + f - b is compared with S1 itself. C sums
         # the means of min(|p - q|^2) of both directions; squares beyond the truncation count 0.
@@ -170,42 +162,6 @@ def nsfp(
     else:
         problem = Problem(target_points, PointWarp(source_points), Chamfer(truncation))
     # The network is a function of position, so points that were not drawn have a flow too.
-    return prior.flow_at(fit.solve(problem, prior).parameters, source[None])[0]
-
-
-def fast_nsf(
-    source: Tensor,
-    target: Tensor,
-    fit: Fit = FAST_NSF,
-    *,
-    cell: float = 0.1,
-    truncation: float | None = None,
-    initialization: Literal["default", "xavier"] = "xavier",
-) -> Tensor:
-    """Compute the flow of every source point by fast neural scene flow, ``(N, 3)``.
-
-    One network is fitted in one direction: to the mean distance of ``S1 + f`` to S2, which is
-    looked up in a grid of all target points. The misfit continues to fall while static points slide
-    along surfaces, so early stopping is the regularization. As in the paper, give points with the
-    motion of the sensor: without it most points fit from the start, and the fit stops close to zero
-    flow. It is no named method, because on simulated streets it is little better than zero flow,
-    and worse for pedestrians (``benchmarks/flow_methods.py``).
-
-    Args:
-        source: as in `nsfp`.
-        target: as in `nsfp`.
-        fit: settings of the fit; only source points are drawn.
-        cell: cell size of the grid, metres.
-        truncation: truncation of distances, metres.
-        initialization: as in `nsfp`.
-    """
-    source, target = _check_points(source, "source"), _check_points(target, "target")
-    # Li et al. 2023: min_q |p - q| is read from a distance transform of S2 instead of a search, so
-    # all target points cost no more than some. One way only, so S2 may hold
-    # points without a partner.
-    term = DistanceTransform(cell, truncation=truncation)
-    problem = Problem(target[None], PointWarp(fit.draw(source)), term)
-    prior = NeuralSceneFlow(initialization=initialization, seed=fit.seed)
     return prior.flow_at(fit.solve(problem, prior).parameters, source[None])[0]
 
 

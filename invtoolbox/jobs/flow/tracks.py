@@ -230,7 +230,7 @@ def _lateness(
     """
     real = weights > 0
     times, measured = sought[0][real], sought[1][0]
-    queries = append_times(places[real], times, PlaneToPlane().time_scale)
+    queries = append_times(places[real], times)
     distance, partner = scans.surface.tree.query(queries, _PARTNERS)
     counts = places.new_zeros(real.shape).masked_scatter(real, distance.isfinite().to(places))
     # Times in float64, because the sweeps are far apart in them.

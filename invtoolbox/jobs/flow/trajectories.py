@@ -128,13 +128,6 @@ class Tracks:
     known: Tensor
     motions: Tensor
 
-    def in_first_frame(self) -> Tensor:
-        """Return the positions in the sensor's frame at the first time, ``(T, M, 3)``.
-
-        This frame is fixed in the world.
-        """
-        return transform(inverse(self.motions), self.positions)
-
 
 def track(
     points: Tensor, steps: Iterable[FlowStep], neighbours: int = 4, reach: float = 1.0

@@ -422,11 +422,6 @@ def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:
     return term
 
 
-def prior(file: SceneFile) -> Prior | None:
-    """Return the sum of the priors of a scene."""
-    return prior_of(file.scene.prior, file)
-
-
 def prior_of(tables: Sequence[PriorTable], file: CheckedScene[Any]) -> Prior | None:
     """Return the sum of the priors that tables of a scene file describe."""
     priors: list[Prior] = []
@@ -442,13 +437,8 @@ def prior_of(tables: Sequence[PriorTable], file: CheckedScene[Any]) -> Prior | N
     return sum(priors[1:], priors[0]) if priors else None
 
 
-def solver(file: SceneFile) -> Solver | None:
-    """Return the solver of a scene with its settings, without the budgets."""
-    return solver_of(file.scene.solver, file)
-
-
 def solver_of(table: SolverTable, file: CheckedScene[Any]) -> Solver | None:
-    """Return the solver that a table of a scene file describes."""
+    """Return the solver that a table of a scene file describes, without the budgets."""
     if table.name is None:
         return None
     solver: Solver = _in_table(f"{file.path}: [solver]", solver_named, table.name, table.settings)

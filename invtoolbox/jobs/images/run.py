@@ -110,7 +110,8 @@ class ImageJob(SceneJob[Scene]):
         """
         file, folder, checkpoint = self.file, self.folder, self.checkpoint
         problem = Problem(measured.y, measured.operator, parts.data_term(file, measured.noise_std))
-        prior, solver, rule = parts.prior(file), parts.solver(file), parts.rule(file)
+        prior = parts.prior_of(file.scene.prior, file)
+        solver, rule = parts.solver_of(file.scene.solver, file), parts.rule(file)
         content: dict[str, str] = {}
         if not self.outputs:
             content = self.check_content(

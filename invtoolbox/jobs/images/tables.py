@@ -110,24 +110,6 @@ class Hardening(Table):
     )
 
 
-def refuse_noise(table: Any, whole: str) -> Any:
-    """Raise an error that names the new keys if a table holds the old key ``noise``.
-
-    It was a share here, and is a standard deviation in ``A.simulate(x, noise)``.
-
-    Args:
-        table: table of a scene file.
-        whole: words for what the share is of.
-    """
-    if isinstance(table, Mapping) and "noise" in table:
-        raise ValueError(
-            f"the key noise is now relative_noise, a share {whole}: write relative_noise = "
-            f"{table['noise']}, or noise_std for a standard deviation in the units of the "
-            "measurements"
-        )
-    return table
-
-
 class Simulate(Source):
     """Simulated measurements: the operator applied to a true image, and noise."""
 
@@ -137,11 +119,6 @@ class Simulate(Source):
     noise_std: float | None = Field(None, ge=0, description="standard deviation of the noise")
     seed: int = Field(0, description="seed of the noise")
     crop: Crop | None = Field(None, description="rectangle of the true picture")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _not_the_old_key(cls, table: Any) -> Any:
-        return refuse_noise(table, "of the norm of the measurements")
 
     @model_validator(mode="after")
     def _one_noise(self) -> Simulate:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,11 +46,6 @@ class ViewCommand(FolderCommand):
         else:
             server.close()
         return code
-
-    def paths(self, content: Mapping[str, Any]) -> Iterable[tuple[dict[str, Any], str]]:
-        places = [(table, "points") for table in content["prior"] if table["name"] == "gaussians"]
-        places.append((content["views"], "path"))
-        return [(table, key) for table, key in places if table.get(key) not in (None, "random")]
 
 
 COMMAND = ViewCommand(

@@ -36,18 +36,6 @@ class Photographs:
         """Views that judge a reconstruction: the held-out views, or the training views if none."""
         return self.held if len(self.held) else self.train
 
-    def scale(self, factor: float) -> Photographs:
-        """Return smaller pictures, averaged over areas.
-
-        Args:
-            factor: ratio of the new size to the old one.
-        """
-        return (
-            self
-            if factor == 1
-            else Photographs(scale(self.train, factor), scale(self.held, factor))
-        )
-
 
 def scale(pictures: PosedPictures, factor: float) -> PosedPictures:
     """Return smaller pictures, averaged over areas, with their cameras.

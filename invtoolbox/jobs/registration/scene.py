@@ -25,11 +25,11 @@ from torch import Tensor
 from invtoolbox import datasets, metrics
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Several, Table
 from invtoolbox.core.checks import open_arrays
-from invtoolbox.datasets.output import write_png, writing
+from invtoolbox.datasets.output import write_png
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
 from invtoolbox.jobs.registration.register import Registration, register
 from invtoolbox.priors import PriorSum
 from invtoolbox.simulation.beating_ring import simulate_ring
@@ -155,15 +155,10 @@ def _describe(motion: Registration) -> tuple[str]:
     return (f"the largest displacement is {largest:.3g}, in the unit of the spacing",)
 
 
-def _write_motion(path: Path, motion: Registration, inputs: Inputs) -> None:
-    """Write displacement, Jacobian determinant and spacing of the first item as .npz."""
-    with writing(path, overwrite=True) as stream:
-        np.savez_compressed(
-            stream,
-            displacement=motion.displacement[0].cpu().numpy(),
-            jacobian=motion.jacobian[0].cpu().numpy(),
-            spacing=np.array(motion.spacing),
-        )
+def _arrays(motion: Registration, inputs: Inputs) -> dict[str, Any]:
+    """Return displacement, Jacobian determinant and spacing of the first item."""
+    displacement, jacobian = motion.displacement[0], motion.jacobian[0]
+    return {"displacement": displacement, "jacobian": jacobian, "spacing": motion.spacing}
 
 
 def _write_warped(path: Path, motion: Registration, inputs: Inputs) -> None:
@@ -223,7 +218,12 @@ COMMAND = SceneCommand(
         "register before.png after.png --prior linear-elastic --smoothness 2",
     ),
     outputs=("{stem}_registered{suffix}",),
-    writers={".npz": _write_motion, ".npy": _write_image, ".png": _write_image, "*": _write_image},
+    writers={
+        ".npz": arrays_of(_arrays),
+        ".npy": _write_image,
+        ".png": _write_image,
+        "*": _write_image,
+    },
     settings={
         "--poisson": (
             "prior.poisson",
@@ -244,7 +244,7 @@ KIND = Kind(
     _register,
     _measure,
     {
-        "npz": ("motion.npz", _write_motion),
+        "npz": ("motion.npz", arrays_of(_arrays)),
         "npy": ("warped.npy", _write_warped),
         "png": ("registration.png", _write_picture),
     },

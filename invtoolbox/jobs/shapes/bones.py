@@ -15,18 +15,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
 from invtoolbox.core.checks import open_arrays
 from invtoolbox.datasets.models.meshes import read_mesh, write_mesh
-from invtoolbox.datasets.output import make_folder, writing
+from invtoolbox.datasets.output import make_folder
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.jobs.command import SceneCommand
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
 from invtoolbox.jobs.shapes.articulation import find_bones
 from invtoolbox.solution import Solution
 
@@ -105,16 +105,10 @@ def _frame(solution: Solution, rest: Mesh, time: int) -> Mesh:
     return rest.with_vertices(rest.vertices + solution.x.displacements[0, time])
 
 
-def _write_bones(path: Path, solution: Solution, inputs: Inputs) -> None:
-    """Write the weights (N, bones), the poses (T, bones, 4, 4) and the displacements (T, N, 3)."""
-    skinning = solution.x.skinning
-    with writing(path, overwrite=True) as stream:
-        np.savez_compressed(
-            stream,
-            weights=skinning.weights[0].numpy(),
-            poses=skinning.poses[0].numpy(),
-            displacements=solution.x.displacements[0].numpy(),
-        )
+def _arrays(solution: Solution, inputs: Inputs) -> dict[str, Tensor]:
+    """Return the weights (N, bones), the poses (T, bones, 4, 4) and the displacements (T, N, 3)."""
+    bones, displacements = solution.x.skinning, solution.x.displacements[0]
+    return {"weights": bones.weights[0], "poses": bones.poses[0], "displacements": displacements}
 
 
 def _write_frames(path: Path, solution: Solution, inputs: Inputs) -> None:
@@ -148,7 +142,7 @@ KIND = Kind(
     _find,
     _measure,
     {
-        "npz": ("bones.npz", _write_bones),
+        "npz": ("bones.npz", arrays_of(_arrays)),
         "ply": ("frames", _write_frames),
     },
     usual=("npz", "ply"),

@@ -21,10 +21,9 @@ The tables::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -107,16 +106,6 @@ class Observed(Table):
         0.01, gt=0, description="noise of a position as a share of the diagonal of the shape"
     )
     seed: int = Field(0, description="seed of the choice and of the noise")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _not_the_old_key(cls, table: Any) -> Any:
-        if isinstance(table, Mapping) and "noise" in table:
-            raise ValueError(
-                "the key noise is now relative_noise, a share of the diagonal of the shape: write "
-                f"relative_noise = {table['noise']}"
-            )
-        return table
 
 
 class MeshScene(SceneTables):

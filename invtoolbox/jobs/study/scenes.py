@@ -175,7 +175,7 @@ def _content(file: SceneFile) -> dict[str, Any]:
             {
                 "operator": measured.operator,
                 "data term": parts.data_term(file, measured.noise_std),
-                "prior": parts.prior(file),
+                "prior": parts.prior_of(file.scene.prior, file),
             }
         )
     return content

@@ -20,18 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
 from invtoolbox import datasets
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
-from invtoolbox.datasets.output import write_png, writing
+from invtoolbox.datasets.output import write_png
 from invtoolbox.datasets.volumes.normal_maps import read_depth
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
+from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
 from invtoolbox.jobs.video_depths.align import AlignedDepths, align_depths
 
 
@@ -189,15 +188,9 @@ def _measure(depths: AlignedDepths, inputs: Inputs) -> dict[str, float]:
     }
 
 
-def _write_depths(path: Path, depths: AlignedDepths, inputs: Inputs) -> None:
-    with writing(path, overwrite=True) as stream:
-        np.savez_compressed(
-            stream,
-            depths=depths.depths[0].numpy(),
-            scale=depths.scale[0].numpy(),
-            shift=depths.shift[0].numpy(),
-            names=np.array(inputs["pinholes"].names),
-        )
+def _arrays(depths: AlignedDepths, inputs: Inputs) -> dict[str, Any]:
+    maps, scale, shift = depths.depths[0], depths.scale[0], depths.shift[0]
+    return {"depths": maps, "scale": scale, "shift": shift, "names": inputs["pinholes"].names}
 
 
 def _write_picture(path: Path, depths: AlignedDepths, inputs: Inputs) -> None:
@@ -231,7 +224,7 @@ KIND = Kind(
     _read,
     _align,
     _measure,
-    {"npz": ("depths.npz", _write_depths), "png": ("depths.png", _write_picture)},
+    {"npz": ("depths.npz", arrays_of(_arrays)), "png": ("depths.png", _write_picture)},
     usual=("npz", "png"),
     solution=lambda depths: depths.alignments[0],
     command=COMMAND,

@@ -1,1 +1,1 @@
-"""Kernels on point sets: nearest neighbours, distance fields, rotations, sparse products."""
+"""Kernels on point sets: nearest neighbours, rotations, sparse products."""

@@ -240,9 +240,8 @@ class Gaussian(GaussianMixture):
 class ConditionalPrior(ExplicitPrior):
     """Base class of priors ``p(x | c)`` that denoise under a condition c.
 
-    `solvers.PromptTuning` finds the condition together with the image. A subclass writes
-    `denoise_given` and `null_condition`. Every solver that takes a denoiser gets the denoiser of
-    the null condition.
+    `ScoreDistillation` takes a condition for every picture. A subclass writes `denoise_given` and
+    `null_condition`. Every solver that takes a denoiser gets the denoiser of the null condition.
     """
 
     @abstractmethod
@@ -265,7 +264,7 @@ class ConditionalPrior(ExplicitPrior):
 class ConditionalMixture(ConditionalPrior):
     """Gaussian mixture with embeddings: ``p(k | c) ~ w_k exp(-|c - e_k|^2 / (2 temperature^2))``.
 
-    It is the smallest conditional model whose score is exact, for tests of methods that tune
+    It is the smallest conditional model whose score is exact, for tests of methods that take
     conditions. The null condition is the mean of the embeddings.
 
     Args:

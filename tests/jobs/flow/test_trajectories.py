@@ -131,7 +131,7 @@ def test_tracks_follow_a_turning_car_and_a_standing_wall() -> None:
         and (tracks.positions[-1, :150] - truth[-1, :150]).norm(dim=1).max() < 0.4
     )
     assert (tracks.positions[-1, 150:] - truth[-1, 150:]).norm(dim=1).max() < 1e-4
-    still = tracks.in_first_frame()[:, 150:]
+    still = transform(inverse(tracks.motions), tracks.positions)[:, 150:]
     assert (still - still[0]).abs().max() < 1e-4
     assert (
         tracks.motions[-1] - relative_motion(Street().pose(0), Street().pose(6))
@@ -145,7 +145,7 @@ def test_a_lost_point_stands_in_the_world_and_is_not_known() -> None:
     assert (
         tracks.known[:, 0].tolist() == [True, False, False, False] and not tracks.known[:, 1].any()
     )
-    still = tracks.in_first_frame()[:, 0]
+    still = transform(inverse(tracks.motions), tracks.positions)[:, 0]
     assert (still - still[0]).abs().max() < 1e-9
 
 
@@ -298,7 +298,7 @@ def test_a_simulated_sequence_and_the_files_of_its_flow(tmp_path: Path) -> None:
     assert len(steps) == 3 and len(list(steps)) == 3
     tracks = track(steps[0].points, iter(steps))
     still = ~steps[0].dynamic if steps[0].dynamic is not None else torch.empty(0)
-    where = tracks.in_first_frame()
+    where = transform(inverse(tracks.motions), tracks.positions)
     drift = (where[-1] - where[0])[still & tracks.known[-1]].norm(dim=1)
     assert drift.quantile(0.99) < 0.01
     found = write_accumulated(tmp_path / "cloud.ply", steps, Accumulation(reference=2, cell=0.1))

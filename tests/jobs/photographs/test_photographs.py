@@ -43,7 +43,7 @@ def test_views_by_name_and_pattern() -> None:
     assert stems(parts.held) == ["b_1", "b_2"] and stems(parts.train) == ["a_2"]
     none = split_views(pictures, 0)
     assert len(none.held) == 0 and len(none.train) == 4 and none.judged is none.train
-    assert len(none.scale(0.5).held) == 0 and none.scale(0.5).train.cameras.size == (2, 2)
+    assert len(scale(none.held, 0.5)) == 0 and scale(none.train, 0.5).cameras.size == (2, 2)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ _EAGER = {
     "aten::_neg_view": torch.ops.aten.neg.default,
 }
 _HERE = Path(__file__)
-_PACKAGE = str(_HERE.parents[1])
+_PACKAGE = str(Path(launching.__file__).parents[1])
 _ENGINE = str(Path(torch.autograd.__file__).parent / "graph.py")
 _TORCH = str(Path(torch.__file__).parent)
 
@@ -422,7 +422,7 @@ def _called_by_engine() -> bool:
 
 
 def _place() -> str:
-    """Return file and line in this package, or else in the first file outside of PyTorch."""
+    """Return file and line in the package, or else in the first file outside of PyTorch."""
     outside = ""
     for frame in _frames():
         file = frame.f_code.co_filename
@@ -585,8 +585,7 @@ def emulate_cuda() -> Iterator[Tally]:
     ]
     for name, module in list(sys.modules.items()):
         # Modules that import the class by its name.
-        ours = name.startswith("invtoolbox.") and name != __name__
-        if ours and getattr(module, "Generator", None) is _PLAIN_GENERATOR:
+        if name.startswith("invtoolbox.") and getattr(module, "Generator", 0) is _PLAIN_GENERATOR:
             replaced.append((module, "Generator", _Generator))
     with ExitStack() as stack:
         for owner, name, value in replaced:

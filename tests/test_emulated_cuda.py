@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.kernels.points.rotations import Neighbourhoods
-from invtoolbox.testing import emulate_cuda
-from invtoolbox.testing.emulated_cuda import DeviceError, Tally
+from tests.emulated_cuda import DeviceError, Tally, emulate_cuda
 
 
 @dataclass
