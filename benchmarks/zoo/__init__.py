@@ -6,10 +6,10 @@ are there to choose rules and thresholds on, items of odd index to report on.
 
 from __future__ import annotations
 
-from zoo import images, scans
+from zoo import images, scans, scenes, shapes
 from zoo.items import Item, Job
 
-JOBS: dict[str, Job] = {**images.JOBS, **scans.JOBS}
+JOBS: dict[str, Job] = {**images.JOBS, **scans.JOBS, **shapes.JOBS, **scenes.JOBS}
 
 
 def item(job: str, index: int) -> Item:

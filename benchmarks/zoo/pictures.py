@@ -193,14 +193,14 @@ def body(
         for _ in range(draw.integers(2, 7)):
             place = _in_ball(draw, d) * 0.6 * reach
             widths = np.maximum(least, draw.uniform(0.06, 0.16, d) * reach.min())
-            blobs.append(Blob(draw.uniform(0.3, 1), place, widths, _rotation(draw, d), True))
+            blobs.append(Blob(draw.uniform(0.3, 1), place, widths, random_rotation(draw, d), True))
         return blobs
     outer = draw.uniform(0.75, 0.98, d) * reach
     blobs = [Blob(1.0, np.zeros(d), outer, np.eye(d))]
     for _ in range(draw.integers(2, 8)):
         axes = np.maximum(least, draw.uniform(0.06, 0.32, d) * outer.min())
         place = _in_ball(draw, d) * np.maximum(0, outer - axes.max()) * 0.95
-        blobs.append(Blob(draw.uniform(-0.4, 0.6), place, axes, _rotation(draw, d)))
+        blobs.append(Blob(draw.uniform(-0.4, 0.6), place, axes, random_rotation(draw, d)))
     return blobs
 
 
@@ -209,7 +209,7 @@ def _in_ball(draw: np.random.Generator, d: int) -> Array:
     return direction / np.linalg.norm(direction) * draw.uniform() ** (1 / d)
 
 
-def _rotation(draw: np.random.Generator, d: int) -> Array:
+def random_rotation(draw: np.random.Generator, d: int) -> Array:
     return np.linalg.qr(draw.standard_normal((d, d)))[0]
 
 
