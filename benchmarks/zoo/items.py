@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError, MeasurementWarning
+from invtoolbox.errors import MeasurementWarning
 
 #: Errors below this share of the range of the truth (60 dB) count as this share.
 LEAST = 1e-3
@@ -169,8 +169,3 @@ def answer_of(call: Callable[[], Any]) -> Answer:
     status = solution.status[0]
     marks = (*sentences, status) if status in MARKING else sentences
     return Answer(solution.x, status, tuple(solution.notes), marks)
-
-
-def refusal(error: InputError) -> Answer:
-    """Return the answer that stands for an error of the user, whose sentence names the reason."""
-    return Answer(torch.empty(0), "refused", (), (str(error),))

@@ -16,7 +16,7 @@ import torch
 
 from invtoolbox.errors import InputError
 from zoo import JOBS, item
-from zoo.items import DEFAULT, WORST, Item, refusal
+from zoo.items import DEFAULT, WORST, Answer, Item
 
 #: The floor, in dB: mean, loss of 99 % of the items, largest loss without a mark; and the largest
 #: shares of marks, among all items and among those with a loss below 0.
@@ -94,28 +94,27 @@ def measure(job: str, index: int, prior: str) -> Record:
     try:
         answer = problem.compute(prior)
     except InputError as error:
-        answer = refusal(error)
-    except Exception as error:  # a crash is a result
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        answer = refusal(InputError(f"{type(error).__name__}: {error} ({last.name})"))
-        return record(job, index, prior, problem, answer, began) | {
-            "status": "crashed",
-            "marks": [],
-        }
+        answer = Answer(torch.empty(0), "refused", (), (str(error),))
+    except Exception as error:  # a crash is a result, and no reason for a user
+        place = traceback.extract_tb(error.__traceback__)[-1].name
+        sentence = f"{type(error).__name__} in {place}: {error}"
+        answer = Answer(torch.empty(0), "crashed", (sentence,))
     return record(job, index, prior, problem, answer, began)
 
 
-def record(job: str, index: int, prior: str, problem: Item, answer: Any, began: float) -> Record:
+def record(job: str, index: int, prior: str, problem: Item, answer: Answer, began: float) -> Record:
     """Return a line of the results file."""
     seconds = time.process_time() - began
     is_there = answer.x.numel() > 0
     warned = dict.fromkeys((*problem.warned, *answer.marks))
-    asks = any("noise_std" in note for note in answer.notes)
+    # A refusal leaves the user with the simple answer, and with a reason.
+    unanswered = WORST if answer.status == "crashed" else 0.0
+    asks = any("give noise_std" in note for note in (*answer.notes, *warned))
     return {
         "job": job,
         "index": index,
         "prior": prior,
-        "loss": round(problem.loss(answer.x), 3) if is_there else WORST,
+        "loss": round(problem.loss(answer.x), 3) if is_there else unanswered,
         "error": _short(problem.error(answer.x)) if is_there else None,
         "simple": _short(problem.error(problem.simple)),
         "finest": _short(problem.finest),
