@@ -6,10 +6,16 @@ are there to choose rules and thresholds on, items of odd index to report on.
 
 from __future__ import annotations
 
-from zoo import images, scans, scenes, shapes
+from zoo import images, large, scans, scenes, shapes
 from zoo.items import Item, Job
 
-JOBS: dict[str, Job] = {**images.JOBS, **scans.JOBS, **shapes.JOBS, **scenes.JOBS}
+JOBS: dict[str, Job] = {
+    **images.JOBS,
+    **scans.JOBS,
+    **shapes.JOBS,
+    **scenes.JOBS,
+    **large.JOBS,
+}
 
 
 def item(job: str, index: int) -> Item:

@@ -14,7 +14,8 @@ from torch.nn.functional import interpolate
 
 import invtoolbox as it
 from zoo.items import (
-    PRIORS,
+    IMAGES,
+    PICTURES,
     Answer,
     Item,
     Job,
@@ -30,18 +31,26 @@ from zoo.pictures import KINDS, Array, block_means, picture
 
 #: Measurements above this PSNR are a picture already.
 CLEAN = 35.0
+#: Rows and columns, drawn if None.
+Shape = tuple[int, int] | None
 
 
 class Scene:
     """A picture with a scale of its values, and the random numbers of its item."""
 
     def __init__(
-        self, job: str, index: int, margin: int = 0, multiple: int = 1, fine: int = 1
+        self,
+        job: str,
+        index: int,
+        margin: int = 0,
+        multiple: int = 1,
+        fine: int = 1,
+        shape: Shape = None,
     ) -> None:
         self.draw = draw = draws(job, index)
         self.kind = KINDS[(index // 2) % len(KINDS)]
         sides = draw.integers(24 // multiple, 64 // multiple + 1, 2) * multiple
-        self.shape = (int(sides[0]), int(sides[1]))
+        self.shape = shape or (int(sides[0]), int(sides[1]))
         self.channels = 3 if draw.uniform() < 0.15 else 1
         larger = (fine * (self.shape[0] + 2 * margin), fine * (self.shape[1] + 2 * margin))
         self.unit = log_uniform(draw, 1e-3, 1e3)
@@ -81,12 +90,12 @@ def _words(level: float, stated: float | None, std: float) -> str:
     return f"noise {100 * level:.2g} %{said}"
 
 
-def denoising(index: int) -> Item:
-    scene = Scene("denoising", index)
+def denoising(index: int, job: str = "denoising", shape: Shape = None) -> Item:
+    scene = Scene(job, index, shape=shape)
     level = noise_level(scene.draw, 5e-4, 0.1)
     y, std = scene.noisy(scene.truth, level)
-    # With the level for every second item of a half.
-    stated = std if (index // 2) % 2 and std > 0 else None
+    # With the level for every second group of kinds of pictures.
+    stated = std if (index // 8) % 2 and std > 0 else None
     truth = tensor(scene.truth)[None]
     A = it.operators.Identity(scene.image_shape)
     psnr = float(it.metrics.psnr(y, truth, data_range=scene.unit)) if std else math.inf
@@ -136,11 +145,11 @@ def kernel(draw: np.random.Generator) -> Callable[[float], tuple[str, Array]]:
     return make
 
 
-def deblurring(index: int) -> Item:
+def deblurring(index: int, job: str = "deblurring", shape: Shape = None) -> Item:
     """A picture that goes on beyond its edges, or a periodic one; half of the kernels are wrong."""
-    is_periodic = index % 4 >= 2
+    is_periodic = (index // 8) % 2 == 1
     margin = 0 if is_periodic else 12
-    scene = Scene("deblurring", index, margin)
+    scene = Scene(job, index, margin, shape=shape)
     make = kernel(scene.draw)
     error = scene.draw.uniform(-0.1, 0.1) if scene.draw.uniform() < 0.5 else 0.0
     (name, taps), (_, exact) = make(1.0), make(1.0 + error)
@@ -192,10 +201,10 @@ def _gaps(draw: np.random.Generator, kind: str, shape: tuple[int, int], share: f
     return mask
 
 
-def inpainting(kind: str, index: int) -> Item:
+def inpainting(kind: str, index: int, job: str = "inpainting", shape: Shape = None) -> Item:
     from skimage.restoration import inpaint_biharmonic
 
-    scene = Scene(f"inpainting {kind}", index)
+    scene = Scene(f"{job} {kind}", index, shape=shape)
     share = scene.draw.uniform(0.3, 0.8)
     mask = _gaps(scene.draw, kind, scene.shape, share)
     level = 0.0 if scene.draw.uniform() < 0.25 else log_uniform(scene.draw, 1e-3, 0.1)
@@ -255,7 +264,7 @@ def poisson(index: int) -> Item:
     truth = tensor(brightest * (0.02 + 0.98 * planes))[None]
     A: Any = it.operators.Identity(scene.image_shape)
     name = "sharp"
-    if index % 4 >= 2:
+    if (index // 8) % 2:
         name, taps = kernel(scene.draw)(1.0)
         A = it.operators.Blur(tensor(taps), scene.image_shape, boundary="reflect")
     mean = A(truth).clamp_min(0).double().numpy()
@@ -304,7 +313,7 @@ def _low_frequencies(planes: Array, shape: tuple[int, ...]) -> Array:
 
 def mri(index: int) -> Item:
     """Lines or points of k-space, of a picture or of one of twice its resolution; 1 or 4 coils."""
-    fine = 2 if index % 4 >= 2 else 1
+    fine = 1 + (index // 8) % 2
     scene = Scene("mri", index, fine=fine)
     draw, shape = scene.draw, scene.shape
     a, b, c = draw.uniform(-1.5, 1.5, 3)
@@ -352,12 +361,16 @@ def mri(index: int) -> Item:
 
 
 JOBS = {
-    "denoising": Job(denoising, 32, PRIORS, "the measurements"),
-    "deblurring": Job(deblurring, 32, PRIORS, "the measurements"),
-    "inpainting pixels": Job(partial(inpainting, "pixels"), 28, PRIORS, "biharmonic interpolation"),
-    "inpainting lines": Job(partial(inpainting, "lines"), 28, PRIORS, "biharmonic interpolation"),
-    "inpainting blocks": Job(partial(inpainting, "blocks"), 28, PRIORS, "biharmonic interpolation"),
-    "super-resolution": Job(super_resolution, 28, PRIORS, "bicubic interpolation"),
-    "poisson counts": Job(poisson, 28, PRIORS, "the measurements"),
-    "mri": Job(mri, 28, PRIORS, "zero filling"),
+    "denoising": Job(denoising, 32, PICTURES, "the measurements"),
+    "deblurring": Job(deblurring, 32, PICTURES, "the measurements"),
+    "inpainting pixels": Job(
+        partial(inpainting, "pixels"), 28, PICTURES, "biharmonic interpolation"
+    ),
+    "inpainting lines": Job(partial(inpainting, "lines"), 28, PICTURES, "biharmonic interpolation"),
+    "inpainting blocks": Job(
+        partial(inpainting, "blocks"), 28, PICTURES, "biharmonic interpolation"
+    ),
+    "super-resolution": Job(super_resolution, 28, PICTURES, "bicubic interpolation"),
+    "poisson counts": Job(poisson, 28, PICTURES, "the measurements"),
+    "mri": Job(mri, 28, (*IMAGES, "denoiser-natural"), "zero filling"),
 }

@@ -21,17 +21,16 @@ LEAST = 1e-3
 WORST = 200.0
 #: A status that says that the answer is not to be trusted.
 MARKING = ("diverged", "invalid", "stopped")
-#: Priors by name that pictures, scans and k-space are solved with.
-PRIORS = (
-    "tv",
-    "wavelet",
-    "tgv",
-    "tikhonov",
-    "graph-laplacian",
+#: Priors by name of any image, of pictures, and of scans of a plane.
+IMAGES = ("tv", "wavelet", "tgv", "tikhonov", "graph-laplacian")
+PICTURES = (
+    *IMAGES,
     "denoiser-natural",
     "lpn-natural",
     "lpn-natural-0.1",
+    "diffusion-natural",
 )
+PLANES = (*IMAGES, "denoiser-natural", "lpn-natural", "lpn-ct", "diffusion-ct")
 #: The prior of jobs that take none by name.
 DEFAULT = "default"
 

@@ -105,8 +105,10 @@ def _textured(draw: np.random.Generator, shape: tuple[int, int]) -> Array:
 
 
 def _crop(draw: np.random.Generator, shape: tuple[int, int], half: int, channels: int) -> Array:
-    names = [name for name in NATURAL[half::2] if _fits(_read(name), shape)]
+    names = NATURAL[half::2]
     entire = _read(names[draw.integers(len(names))])
+    missing = [(0, max(0, n - m)) for n, m in zip(shape, entire.shape)]
+    entire = np.pad(entire, [*missing, (0, 0)], mode="symmetric")
     most = min(4, entire.shape[0] // shape[0], entire.shape[1] // shape[1])
     factor = int(draw.integers(1, most + 1))
     for _ in range(20):  # until the crop shows something
@@ -118,10 +120,6 @@ def _crop(draw: np.random.Generator, shape: tuple[int, int], half: int, channels
         if planes.std() > 0.03:
             break
     return planes if channels == 3 else planes.mean(0, keepdims=True)
-
-
-def _fits(entire: Array, shape: tuple[int, int]) -> bool:
-    return entire.shape[0] >= shape[0] and entire.shape[1] >= shape[1]
 
 
 @functools.cache

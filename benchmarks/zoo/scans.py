@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from zoo.images import solved
+from zoo.images import Shape, solved
 from zoo.items import (
-    PRIORS,
+    IMAGES,
+    PLANES,
     Item,
     Job,
     draws,
@@ -119,12 +120,17 @@ def _turn(draw: np.random.Generator, views: int, arc: float) -> Array:
     return start + sign * arc * np.arange(views) / views
 
 
+def _is_fan(draw: np.random.Generator) -> bool:
+    return bool(draw.uniform() < 0.5)
+
+
 def _geometry(
     draw: np.random.Generator,
     views: int,
     arc: float | None,
     is_fan: bool,
     coverage: float,
+    shape: Shape = None,
 ) -> Scan:
     """Draw a geometry.
 
@@ -134,8 +140,10 @@ def _geometry(
         arc: angle that the views cover; all of it if None.
         is_fan: whether the rays form a fan.
         coverage: width of the field of view in shorter sides of the picture.
+        shape: rows and columns.
     """
-    shape = tuple(int(n) for n in draw.integers(32, 65, 2))
+    rows, columns = (int(n) for n in draw.integers(32, 65, 2))
+    shape = shape or (rows, columns)
     pixel = log_uniform(draw, 0.01, 30.0)
     side = min(shape) * pixel
     if arc is None:
@@ -152,7 +160,7 @@ def _geometry(
         half = detector * math.asin(reach / source)
     cells = math.ceil(2 * half / spacing) + 1
     angles = _turn(draw, views, arc)
-    return Scan(shape, pixel, angles, cells, spacing, source, detector, is_curved=is_curved)  # type: ignore[arg-type]
+    return Scan(shape, pixel, angles, cells, spacing, source, detector, is_curved=is_curved)
 
 
 def _half_extent(scan: Scan) -> Array:
@@ -178,7 +186,8 @@ def _measured(
             Blob(unit * b.value, b.centre, b.axes, b.turn, b.is_bell)
             for b in body(draw, reach, 1.2 * scan.pixel, kind == "bells")
         ]
-        truth = area_means(blobs, scan.shape, np.full(2, scan.pixel), True, 8)
+        n = 8 if max(scan.shape) <= 64 else 2
+        truth = area_means(blobs, scan.shape, np.full(2, scan.pixel), True, n)
         points = 1 if draw.uniform() < 0.5 else 3
         return f"{kind} {points}", truth, scan.integrals(blobs, points)
     margins = [math.ceil((covering - 1) * n / 2) for n in scan.shape]
@@ -244,9 +253,9 @@ def _whole(draw: np.random.Generator) -> float:
     return 1.05 if draw.uniform() < 0.5 else 1.5
 
 
-def parallel(index: int) -> Item:
-    draw = draws("ct parallel", index)
-    scan = _geometry(draw, int(draw.integers(60, 181)), None, False, _whole(draw))
+def parallel(index: int, job: str = "ct parallel", shape: Shape = None) -> Item:
+    draw = draws(job, index)
+    scan = _geometry(draw, int(draw.integers(60, 181)), None, False, _whole(draw), shape)
     return _item(scan, draw, index, "full", _circle(scan))
 
 
@@ -263,7 +272,7 @@ def _circle(scan: Scan) -> Array:
 
 def few_views(index: int) -> Item:
     draw = draws("ct few views", index)
-    scan = _geometry(draw, int(draw.integers(6, 25)), None, bool(index % 4 >= 2), 1.5)
+    scan = _geometry(draw, int(draw.integers(6, 25)), None, _is_fan(draw), 1.5)
     return _item(scan, draw, index, "few views")
 
 
@@ -272,14 +281,14 @@ def short_arc(index: int) -> Item:
     draw = draws("ct short arc", index)
     degrees = draw.uniform(30, 150)
     views = max(12, round(degrees * draw.uniform(0.4, 1.0)))
-    scan = _geometry(draw, views, math.radians(degrees), bool(index % 4 >= 2), 1.5)
+    scan = _geometry(draw, views, math.radians(degrees), _is_fan(draw), 1.5)
     return _item(scan, draw, index, f"arc {degrees:.0f} degrees")
 
 
 def half_fan(index: int) -> Item:
     """A detector that sees one side of the body, a part of the other, in a full turn."""
     draw = draws("ct half fan", index)
-    scan = _geometry(draw, int(draw.integers(80, 181)), 2 * math.pi, bool(index % 4), 1.05)
+    scan = _geometry(draw, int(draw.integers(80, 181)), 2 * math.pi, draw.uniform() < 0.75, 1.05)
     # The detector reaches from the far edge over the axis by a share of the half width.
     over = draw.uniform(0.08, 0.6)
     full = scan.cells
@@ -293,7 +302,7 @@ def truncated(index: int) -> Item:
     """A detector narrower than the body; the field of view counts."""
     draw = draws("ct truncated", index)
     coverage = draw.uniform(0.4, 0.85)
-    scan = _geometry(draw, int(draw.integers(60, 181)), None, bool(index % 4 >= 2), coverage)
+    scan = _geometry(draw, int(draw.integers(60, 181)), None, _is_fan(draw), coverage)
     reach = coverage * min(scan.shape) * scan.pixel / 2
     row, column = (
         (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * scan.pixel for n in scan.shape
@@ -306,7 +315,7 @@ def beyond(index: int) -> Item:
     """A body that reaches beyond the picture, and a detector that sees all of it."""
     draw = draws("ct beyond the grid", index)
     factor = draw.uniform(1.05, 1.5)
-    scan = _geometry(draw, int(draw.integers(60, 181)), None, bool(index % 4 >= 2), 1.6)
+    scan = _geometry(draw, int(draw.integers(60, 181)), None, _is_fan(draw), 1.6)
     reach = np.full(2, factor * _half_extent(scan).min())
     return _item(scan, draw, index, f"body {factor:.2f} of the picture", reach, covering=1.6)
 
@@ -374,7 +383,7 @@ def cone(index: int) -> Item:
 def transmission(index: int) -> Item:
     """Counts behind a body, few or many; the simple answer is FBP of their logarithm."""
     draw = draws("ct counts", index)
-    scan = _geometry(draw, int(draw.integers(40, 121)), None, bool(index % 4 >= 2), _whole(draw))
+    scan = _geometry(draw, int(draw.integers(40, 121)), None, _is_fan(draw), _whole(draw))
     scan.true_shift = scan.shift
     kind, values, clean = _measured(scan, draw, index, 1.0, _circle(scan))
     # The body weakens the rays by a factor of e to e^4.
@@ -400,13 +409,13 @@ def transmission(index: int) -> Item:
 
 _SIMPLE = "filtered back-projection"
 JOBS = {
-    "ct parallel": Job(parallel, 28, PRIORS, _SIMPLE),
-    "ct fan": Job(fan, 28, PRIORS, _SIMPLE),
-    "ct cone": Job(cone, 26, PRIORS, "FDK"),
-    "ct few views": Job(few_views, 28, PRIORS, _SIMPLE),
-    "ct short arc": Job(short_arc, 28, PRIORS, _SIMPLE),
-    "ct half fan": Job(half_fan, 28, PRIORS, _SIMPLE),
-    "ct truncated": Job(truncated, 28, PRIORS, _SIMPLE),
-    "ct beyond the grid": Job(beyond, 28, PRIORS, _SIMPLE),
-    "ct counts": Job(transmission, 26, PRIORS, _SIMPLE),
+    "ct parallel": Job(parallel, 28, PLANES, _SIMPLE),
+    "ct fan": Job(fan, 28, PLANES, _SIMPLE),
+    "ct cone": Job(cone, 26, IMAGES, "FDK"),
+    "ct few views": Job(few_views, 28, PLANES, _SIMPLE),
+    "ct short arc": Job(short_arc, 28, PLANES, _SIMPLE),
+    "ct half fan": Job(half_fan, 28, PLANES, _SIMPLE),
+    "ct truncated": Job(truncated, 28, PLANES, _SIMPLE),
+    "ct beyond the grid": Job(beyond, 28, PLANES, _SIMPLE),
+    "ct counts": Job(transmission, 26, PLANES, _SIMPLE),
 }
