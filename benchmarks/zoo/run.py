@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import time
 import traceback
@@ -22,7 +23,7 @@ from zoo.items import DEFAULT, WORST, Answer, Item
 #: shares of marks, among all items and among those with a loss below 0.
 MEAN, MOST, UNMARKED = 0.0, 0.3, 1.0
 MARKS, GOOD_MARKS = 0.10, 0.05
-RESULTS = Path(__file__).parents[1] / "results" / "zoo.jsonl"
+RESULTS = Path(__file__).parents[2] / "build" / "zoo.jsonl"
 
 #: Parts of notes that say why an answer is in doubt; they mark it, as its warnings do.
 DOUBTS = ("noise does not explain the residual", "is too large: held-out")
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--only-print", action="store_true", help="print the file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    print(f"{options.threads} threads, load average {os.getloadavg()[0]:.2f}")
     wanted = plan(options.jobs, options.priors, options.half, options.limit)
     records = read(options.results)
     if not options.only_print:
