@@ -173,37 +173,42 @@ def quantile(losses: list[float], share: float) -> float:
 
 
 def table(records: list[Record]) -> str:
-    """Return a row per job and prior, and the worst ten items."""
-    heading = (
-        f"{'job':20s} {'prior':16s} items   mean    99 %   worst  >1 dB unmarked  marked  s each"
-    )
-    lines = [heading]
+    """Return a row per job and prior, a row per prior, and the worst ten items."""
+    lines = [
+        f"{'job':20s} {'prior':17s} items   mean    99 %   worst  >1 dB unmarked  marked  s each"
+    ]
     for prior in dict.fromkeys(row["prior"] for row in records):
-        for job in dict.fromkeys(row["job"] for row in records):
-            rows = [r for r in records if (r["job"], r["prior"]) == (job, prior)]
-            counted = [r for r in rows if not r["left_out"]]
-            if not counted:
-                continue
-            losses = [r["loss"] for r in counted]
-            alone = sum(r["loss"] > UNMARKED and not marks(r) for r in counted)
-            marked = sum(bool(marks(r)) for r in counted)
-            seconds = statistics.mean(r["seconds"] for r in rows)
-            lacks = failures(rows)
-            lines.append(
-                f"{job:20s} {prior:16s} {len(counted):5d} {statistics.mean(losses):6.2f} "
-                f"{quantile(losses, 0.99):7.2f} {max(losses):7.2f} {alone:15d} {marked:7d} "
-                f"{seconds:7.2f}  {'FALLS SHORT: ' + ', '.join(lacks) if lacks else 'holds'}"
-            )
-    left_out = sum(r["left_out"] for r in records)
-    total = sum(r["seconds"] for r in records)
+        of_prior = [row for row in records if row["prior"] == prior]
+        jobs = list(dict.fromkeys(row["job"] for row in of_prior))
+        lines += [line(job, prior, [r for r in of_prior if r["job"] == job]) for job in jobs]
+        if len(jobs) > 1:
+            lines.append(line("all jobs", prior, of_prior))
+    left_out = sum(row["left_out"] for row in records)
+    total = sum(row["seconds"] for row in records)
     lines.append(
-        f"{len(records)} solves in {total:.0f} s; {left_out} left out, which ask for noise_std"
+        f"{len(records)} solves in {total:.0f} s of processor time; {left_out} are left out, whose "
+        "notes ask for noise_std"
     )
     lines.append("The worst ten:")
-    for r in sorted(records, key=lambda r: -r["loss"])[:10]:
-        mark = "marked" if marks(r) else "unmarked"
+    for row in sorted(records, key=lambda row: -row["loss"])[:10]:
+        mark = "marked" if marks(row) else "unmarked"
         lines.append(
-            f"{r['loss']:7.2f} dB {r['job']} {r['index']}, {r['prior']}, {r['status']}, {mark}: "
-            f"{r['about']}"
+            f"{row['loss']:7.2f} dB {row['job']} {row['index']}, {row['prior']}, {row['status']}, "
+            f"{mark}: {row['about']}"
         )
     return "\n".join(lines)
+
+
+def line(job: str, prior: str, rows: list[Record]) -> str:
+    """Return the row of the table for the items of a job and prior."""
+    counted = [row for row in rows if not row["left_out"]]
+    losses = [row["loss"] for row in counted] or [0.0]
+    alone = sum(row["loss"] > UNMARKED and not marks(row) for row in counted)
+    marked = sum(bool(marks(row)) for row in counted)
+    seconds = statistics.mean(row["seconds"] for row in rows)
+    lacks = failures(rows)
+    return (
+        f"{job:20s} {prior:17s} {len(counted):5d} {statistics.mean(losses):6.2f} "
+        f"{quantile(losses, 0.99):7.2f} {max(losses):7.2f} {alone:15d} {marked:7d} "
+        f"{seconds:7.2f}  {'FALLS SHORT: ' + ', '.join(lacks) if lacks else 'holds'}"
+    )
