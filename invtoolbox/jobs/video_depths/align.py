@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import max_pool2d
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms import LeastSquares, Student
@@ -37,6 +38,25 @@ _SPREADS = (0.05, 0.1, 0.2, 0.4)
 #: logarithms of its scale and middle depth.
 _SWEEPS, _CHANGES = 3, (-0.3, -0.1, 0.0, 0.1, 0.3)
 
+#: Spreads of the prior that the maps are depths already; an infinite one counts as `_WIDEST` in the
+#: evidence.
+_PRIORS, _WIDEST = (0.03, 0.1, 0.3), 2.0
+
+#: Least scale of the robust misfit by which candidates are compared, and the number of independent
+#: measurements that a gap counts as, times the number of views without one: gaps of all pairs share
+#: pixels, and an error of an edge or of a network is the same in many pixels. Chosen with `_PRIORS`
+#: on generated scenes.
+_FINEST, _SHARE = 0.03, 0.125
+
+#: The same number for the pull of a prior, with independent errors of the pixels of all pairs.
+_COUNTED = 1.0
+
+#: Largest number of times that the pixels are found which a view sees, and of steps in between.
+_ROUNDS, _STEPS = 20, 8
+
+#: Doubt of the logarithm of a scale up to which the scale counts as determined.
+_SURE = 0.01
+
 #: Ratio of the standard deviation of Gaussian noise to its median modulus, and of the standard
 #: deviation of gaps, one end of which is interpolated, to the standard deviation of the maps. The
 #: squared weights of a bilinear interpolation add up to (2 / 3)^2 in the mean.
@@ -55,6 +75,13 @@ class AlignedDepths:
         noise: relative noise of the depths, ``(batch,)``, as given or estimated.
         alignments: `Solution` of scales and shifts of every item.
         solutions: `Solution` of the depths of every item.
+        doubt: standard deviation of the logarithm of every scale by the gaps alone,
+            ``(batch, C)``.
+        status: one word per item. "determined": the gaps determine all scales to 1 % (one standard
+            deviation). "supported": the gaps correct the maps, and the assumption that these are
+            nearly depths supplies the rest. "unchanged": the gaps show no error of scale or shift
+            of the maps. "undetermined": the maps are not depths, and the gaps leave scales open.
+        notes: reasons to doubt the answer, one sentence each.
     """
 
     depths: Tensor
@@ -64,6 +91,9 @@ class AlignedDepths:
     noise: Tensor
     alignments: tuple[Solution, ...]
     solutions: tuple[Solution, ...]
+    doubt: Tensor
+    status: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def align_depths(
@@ -130,11 +160,17 @@ def align_depths(
         _align_item(item[None, None], cameras, noise, consistency, max_iterations, progress)
         for item in clean
     ]
-    tensors = ("depths", "aligned", "scale", "shift", "noise")
+    tensors = ("depths", "aligned", "scale", "shift", "noise", "doubt")
     return AlignedDepths(
         **{name: torch.cat([getattr(item, name) for item in items]) for name in tensors},
         alignments=tuple(solution for item in items for solution in item.alignments),
         solutions=tuple(solution for item in items for solution in item.solutions),
+        status=tuple(item.status[0] for item in items),
+        notes=tuple(
+            f"item {k}: {note}" if len(items) > 1 else note
+            for k, item in enumerate(items)
+            for note in item.notes
+        ),
     )
 
 
@@ -147,7 +183,8 @@ def _align_item(
     progress: bool,
 ) -> AlignedDepths:
     """Align the maps of one item, ``(1, 1, C, rows, columns)``."""
-    alignment = _find_scales(maps, cameras)
+    alignment, spread, doubt = _find_scales(maps, cameras)
+    status, notes = _judge(spread, doubt)
     # The solution holds depth = exp(x_0) map + x_1, and the result map = scale depth + shift.
     gain, offset = alignment.x[0, 0].exp().to(maps), alignment.x[0, 1].to(maps)
     aligned = gain[:, None, None] * maps + offset[:, None, None]
@@ -184,20 +221,164 @@ def _align_item(
         noise=torch.as_tensor([level], dtype=maps.dtype, device=maps.device),
         alignments=(alignment,),
         solutions=solutions,
+        doubt=doubt[None].to(maps),
+        status=(status,),
+        notes=notes,
     )
 
 
-def _find_scales(maps: Tensor, cameras: Cameras) -> Solution:
-    """Return the solution for logarithms of scales, and shifts, from maps of few pixels."""
-    A = DepthGaps(*_shrink(maps.double(), cameras))
-    centres = A.cameras.centres
-    apart = float(torch.cdist(centres, centres).max())
-    if apart < 1e-9:
-        raise InputError(
-            "the cameras are all at one position, so their depths have no scale; give views from "
-            "different positions"
-        )
+def _judge(spread: float, doubt: Tensor) -> tuple[str, tuple[str, ...]]:
+    """Return the status of an alignment, and reasons to doubt it."""
+    if spread == 0:
+        return "unchanged", ()
+    if bool((doubt <= _SURE).all()):
+        return "determined", ()
+    if spread < math.inf:
+        return "supported", ()
+    view = int(doubt.argmax())
+    return "undetermined", (
+        f"the views leave the scale of map {view} open by {float(doubt[view]):.0%}; give views that "
+        "are farther apart, or maps that are nearly depths in the unit of the cameras",
+    )
+
+
+def _find_scales(maps: Tensor, cameras: Cameras) -> tuple[Solution, float, Tensor]:
+    """Return scales and shifts from maps of few pixels.
+
+    Nearly the same gaps follow from scales and shifts of all views that change together, so errors
+    at edges may move the minimum far away. The candidates are the maps as depths, the minima with
+    priors ``N(0, spread^2)`` on the logarithms of the scales and on the shifts in median depths, and
+    the minimum without a prior. The one of the largest evidence (Laplace's approximation) is taken.
+
+    Returns:
+        Solution for logarithms of scales, and shifts, ``(1, 2, C)``; spread of its prior, 0 for the
+        maps as they are, and infinite without a prior; standard deviations of the logarithms of the
+        scales by the gaps alone, ``(C,)``.
+    """
+    # In the largest distance of two cameras, so that the numbers of all problems are alike.
+    length = _largest_distance(cameras) if len(cameras) > 1 else 1.0
+    motion = cameras.world_to_camera.clone()
+    motion[:, :3, 3] /= length
+    small, views = _shrink(maps.double() / length, replace(cameras, world_to_camera=motion))
+    A = DepthGaps(_without_edges(small), views)
+    guess = _search(A)
+    unchanged = torch.zeros_like(guess)
+    medians = torch.stack([m[is_known].median() for m, is_known in zip(A.maps[0], A.known[0])])
+    unit = torch.stack([torch.ones_like(medians), medians.abs()])
+    candidates = {}
+    for spread in (*_PRIORS, math.inf):
+        x = guess if spread == math.inf else unchanged
+        for width in _WIDTHS if spread == math.inf else _WIDTHS[2:-1]:
+            x = _descend(A, x, width, spread * unit)
+        candidates[spread] = x
+    width = max(_FINEST, min(_median_gap(A, x) for x in (unchanged, *candidates.values())))
+    share = _SHARE / (len(small[0, 0]) - 1)
+    candidates = {s: _descend(A, x, width, s * unit) for s, x in candidates.items()}
+    candidates[0.0] = unchanged
+    widest = max(float(A.with_seen(x)[1].double().mean()) for x in candidates.values())
+    energies = {}
+    for spread, x in candidates.items():
+        gaps, is_seen = A.with_seen(x)
+        if float(is_seen.double().mean()) < 0.5 * widest:
+            continue
+        # Views that see fewer points are no better for it, hence the mean.
+        energy = share * gaps.numel() * float((gaps[is_seen] / width).square().log1p().mean())
+        if spread > 0:
+            deviations = (min(spread, _WIDEST) * unit).flatten()
+            scaled = deviations[:, None] * share * _information(A, x, width) * deviations
+            energy += 0.5 * float(torch.logdet(torch.eye(len(scaled)).to(scaled) + scaled))
+            energy += 0.5 * float((x.flatten() / deviations).square().sum())
+        energies[spread] = energy
+    best = min(energies, key=lambda spread: energies[spread])
+    x = candidates[best]
+    weight = unit.flatten()
+    information = share * weight[:, None] * _information(A, x, width) * weight
+    information += 1e-12 * information.diagonal().mean() * torch.eye(len(weight)).to(information)
+    doubt = torch.linalg.inv(information).diagonal()[: len(medians)].clamp_min(0).sqrt()
+    solution = _record(A, x, width, best * unit)
+    x = torch.stack([solution.x[:, 0], length * solution.x[:, 1]], 1)
+    return replace(solution, x=x), best, doubt
+
+
+def _descend(
+    A: DepthGaps, start: Tensor, width: float, deviations: Tensor, counts: Tensor | None = None
+) -> Tensor:
+    """Minimize the robust misfit of the gaps and a Gaussian prior around the maps as they are.
+
+    Gauss-Newton steps on the quadratic that majorizes Student's t (EM weights), which stays convex
+    for outliers. Pixels that a view sees are found anew in every round, and fixed in between.
+
+    Args:
+        A: gaps between the views.
+        start: initial logarithms of scales, and shifts, ``(1, 2, C)``.
+        width: scale of the robust misfit, in standard deviations of the maps.
+        deviations: standard deviations of the prior, ``(2, C)``; infinite without a prior.
+        counts: pixels that count, in place of those that are seen.
+    """
+    share = _COUNTED / (A.domain_shape[1] - 1)
+    ridge = (share * deviations.square()).reciprocal().flatten()
+    x, damping = start, 1e-6
+
+    def energy(x: Tensor, is_seen: Tensor) -> float:
+        misfit = (A(x)[is_seen] / width).square().log1p().sum()
+        return float(misfit + 0.5 * (ridge * x.flatten().square()).sum())
+
+    for _ in range(_ROUNDS):
+        is_seen, before = A.with_seen(x)[1] if counts is None else counts, x
+        value = energy(x, is_seen)
+        for _ in range(_STEPS):
+            gaps = A(x)
+            weights = torch.where(is_seen, 2 / (width**2 + gaps.square()), 0.0)
+            slope = A.linearize(x).adjoint(weights * gaps).flatten() + ridge * x.flatten()
+            H = _information(A, x, width, is_seen) + ridge.diag()
+            step = torch.linalg.solve(H + damping * H.diagonal().diag(), slope).view_as(x)
+            trial = energy(x - step, is_seen)
+            if not trial < value:
+                damping = min(100 * damping, 1e6)
+                continue
+            gain, value = value - trial, trial
+            x, damping = x - step, max(damping / 100, 1e-9)
+            if gain < 1e-9 * abs(value):
+                break
+        if float((x - before).abs().max()) < 1e-5:
+            break
+    return x
+
+
+def _record(A: DepthGaps, start: Tensor, width: float, deviations: Tensor) -> Solution:
+    """Return the `Solution` of a minimum near that of `_descend`, for fixed pixels.
+
+    Its certificate is the length of a further Newton step in standard deviations of `doubt`, at
+    most 0.1.
+    """
+    is_seen = A.with_seen(start)[1]
+    x = _descend(A, start, width, deviations, is_seen) if bool(deviations.any()) else start
+    share = _COUNTED / (A.domain_shape[1] - 1)
+    weights = (share * deviations.square()).reciprocal()[None].clamp_max(1e12)
+    term = Student(1.0, noise_std=width, weights=is_seen.to(x))
     y = A.measurements()
+    solution = solve(
+        Problem(y, A, term),
+        None,
+        LevenbergMarquardt(),
+        initial=x,
+        max_iterations=0,
+        progress=False,
+        check=False,
+    )
+
+    slope = (A.linearize(x).adjoint(term.grad(A(x), y)) + weights * x).flatten()
+    H = _information(A, x, width, is_seen) + weights.flatten().diag()
+    H += 1e-12 * H.diagonal().mean() * torch.eye(len(slope)).to(H)
+    # Newton's decrement g^T H^-1 g is the squared length of a further step in standard deviations.
+    # The gradient itself jumps at the borders of interpolation cells, and need not vanish.
+    decrement = float(slope @ torch.linalg.solve(H, slope))
+    is_minimum = _SHARE / _COUNTED * share * decrement <= 0.1**2
+    return replace(solution, status=("converged",)) if is_minimum else solution
+
+
+def _search(A: DepthGaps) -> Tensor:
+    """Return a first guess of logarithms of scales, and shifts, ``(1, 2, C)``."""
     # Median and median absolute deviation of every map.
     views = [depth[is_known] for depth, is_known in zip(A.maps[0], A.known[0])]
     middle = torch.stack([view.median() for view in views])
@@ -208,27 +389,61 @@ def _find_scales(maps: Tensor, cameras: Cameras) -> Solution:
     starts = []
     for factor in _MIDDLES:
         for share in _SPREADS:
-            scale = share * factor * apart / width
-            starts.append(torch.stack([scale.log(), factor * apart - scale * middle]))
+            scale = share * factor / width
+            starts.append(torch.stack([scale.log(), factor - scale * middle]))
     x = min(starts, key=lambda start: _cost(A, start))
     for view in [*range(A.domain_shape[1])] * _SWEEPS:
         x = min(_vary(x, view, float(middle[view])), key=lambda trial: _cost(A, trial))
-    guess = x[None]
-    for noise_std in _WIDTHS:
-        # What a view sees is found again for every width, and fixed in between.
-        term = Student(1.0, noise_std=noise_std, weights=A.with_seen(guess)[1].to(y))
-        solution = solve(
-            Problem(y, A, term),
-            None,
-            LevenbergMarquardt(inner_iterations=4 * A.domain_shape[1], inner_tolerance=1e-3),
-            initial=guess,
-            max_iterations=20,
-            tolerance=1e-3,
-            progress=False,
-            check=False,
+    return x[None]
+
+
+def _largest_distance(cameras: Cameras) -> float:
+    centres = cameras.centres.double()
+    length = float(torch.cdist(centres, centres).max())
+    if length < 1e-9:
+        raise InputError(
+            "the cameras are all at one position, so their depths have no scale; give views from "
+            "different positions"
         )
-        guess = solution.x
-    return solution
+    return length
+
+
+def _information(A: DepthGaps, x: Tensor, width: float, counts: Tensor | None = None) -> Tensor:
+    """Return the matrix J^T W J of the robust misfit at x, ``(2 C, 2 C)``, of seen pixels."""
+    gaps, is_seen = A.with_seen(x)
+    is_seen = is_seen if counts is None else counts
+    weights = torch.where(is_seen, 2 / (width**2 + gaps.square()), 0.0)[0]
+    slopes = A.linearize(x).parameters()["slopes"][0]
+    # A gap depends on scale and shift of its two views alone.
+    blocks = torch.einsum("aprc,bprc,prc->pab", slopes, slopes, weights)
+    count = A.domain_shape[1]
+    places = torch.stack([A.first, count + A.first, A.second, count + A.second], 1)
+    matrix = blocks.new_zeros(2 * count, 2 * count)
+    index = (places[:, :, None].expand_as(blocks), places[:, None, :].expand_as(blocks))
+    return matrix.index_put(index, blocks, accumulate=True)
+
+
+def _median_gap(A: DepthGaps, x: Tensor) -> float:
+    gaps, is_seen = A.with_seen(x)
+    return float(gaps[is_seen].abs().median()) if bool(is_seen.any()) else math.inf
+
+
+def _without_edges(maps: Tensor) -> Tensor:
+    """Return maps, NaN at the jumps of depth and next to them, whose points others may not see."""
+    is_edge = torch.zeros_like(maps, dtype=torch.bool)
+    for axis in (-1, -2):
+        n = maps.shape[axis] - 2
+        bend = maps.diff(n=2, dim=axis).abs()
+        middle = bend.flatten(-2).nanmedian(-1).values[..., None, None]
+        deviation = (maps - maps.nanmean((-2, -1), True)).square().nanmean((-2, -1), True).sqrt()
+        # A bend of noise of five standard deviations is rare.
+        is_bent = bend > torch.maximum(5 * _MEDIAN * middle, 0.02 * deviation)
+        for shift in range(3):
+            is_edge.narrow(axis, shift, n).logical_or_(is_bent)
+    near = max_pool2d(is_edge[0].to(maps), 3, 1, 1)[None] > 0
+    # A map of edges only is better than none.
+    is_cut = near.flatten(-2).double().mean(-1)[..., None, None] < 0.5
+    return torch.where(near & is_cut, torch.nan, maps)
 
 
 def _cost(A: DepthGaps, x: Tensor) -> float:

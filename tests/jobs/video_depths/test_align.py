@@ -98,3 +98,20 @@ def test_bad_input_is_named() -> None:
         it.align_depths(truth[:2], cameras[[0, 0]])
     with pytest.raises(InputError, match="noise of align_depths must"):
         it.align_depths(truth, cameras, noise=0.0)
+
+
+def test_status_and_doubt_come_from_the_gaps() -> None:
+    cameras, truth = scene((24, 30))
+    draws = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
+    depths = truth * (1 + 0.03 * draws)
+    # Depths already: the gaps show no error of scale, so that scale and shift stay as they are.
+    kept = it.align_depths(depths, cameras, consistency=0.0)
+    assert kept.status == ("unchanged",) and kept.notes == ()
+    assert torch.equal(kept.aligned[0], depths)
+    # A scale and a shift per view: the same gaps now show them.
+    found = it.align_depths(maps_of(truth, 0.0), cameras, consistency=0.0)
+    assert found.status[0] != "unchanged"
+    assert found.doubt.shape == (1, 4) and bool((found.doubt > 0).all())
+    # Views nearer to each other know less.
+    near = it.align_depths(depths[1:3], cameras[1:3], consistency=0.0)
+    assert float(near.doubt.max()) > float(kept.doubt.max())
