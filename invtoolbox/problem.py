@@ -241,10 +241,11 @@ class Problem(Settings):
 
 
 def fitted_back_projection(problem: Problem) -> Tensor:
-    """Return the multiple of the back-projection ``A^T p`` whose prediction is closest to p.
+    """Return the multiple of the back-projection ``A^T W p`` whose prediction is closest to p.
 
-    p is the prediction that fits the measurements best; the result is zero if the data term has
-    none, or if the operator is not linear.
+    p is the prediction that fits the measurements best, and W holds the weights of the data term,
+    if it has any: a measurement without weight changes nothing. The result is zero if the data
+    term has no such prediction, or if the operator is not linear.
 
     Args:
         problem: measurements, operator and data term.
@@ -252,13 +253,17 @@ def fitted_back_projection(problem: Problem) -> Tensor:
     A, fitting = problem.operator, problem.data_term.fitting_prediction(problem.y)
     if fitting is None or not isinstance(A, LinearOperator):
         return problem.zeros()
-    x = A.adjoint(fitting)
+    weights = getattr(problem.data_term, "weights", None)
+    weighted = fitting if weights is None else weights.to(fitting.real.dtype) * fitting
+    x = A.adjoint(weighted)
     prediction = A(x)
     squared = inner(prediction, prediction)
+    if weights is not None:
+        squared = inner(prediction, weights.to(fitting.real.dtype) * prediction)
     return x * expand(
         torch.where(
             squared > 0,
-            inner(prediction, fitting)
+            inner(prediction, weighted)
             / torch.where(squared > 0, squared, torch.ones_like(squared)),
             torch.zeros_like(squared),
         ),

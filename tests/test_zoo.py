@@ -31,9 +31,6 @@ NAMES = [name for name, job in zoo.JOBS.items() if not job.is_slow]
 #: Items of the odd half whose answer is more than 1 dB worse than the simple answer, without a
 #: mark, and why. They fail the day they keep the floor, so that a fix removes them from here.
 BROKEN = {
-    ("inpainting pixels", 1): "no noise is estimated between gaps, and the weight ends near 0",
-    ("inpainting lines", 1): "no noise is estimated between gaps, and the weight ends near 0",
-    ("inpainting blocks", 1): "TV fills wide gaps worse than biharmonic interpolation",
     ("ct fan", 7): "TV flattens a texture that filtered back-projection keeps",
     ("register", 1): "noise moves a picture whose own motion is below half a pixel",
     ("depths", 1): "a wide baseline, where few pixels are seen twice, spoils the scales",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
+from invtoolbox.objective.gaps import fill_gaps
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.objective.unknowns import Unknowns
 from invtoolbox.operators.base import LinearOperator, check_shape
@@ -33,7 +34,7 @@ def first_guess(problem: Problem, inverse: bool = False) -> Tensor:
         return problem.zeros()
     guess = _filtered_back_projection(problem) if inverse and is_scan(problem) else None
     if guess is None:
-        guess = fitted_back_projection(problem)
+        guess = fitted_back_projection(fill_gaps(problem))
     # If squares overflow, the item starts at 0: the last finite iterate of a solve then exists.
     finite = torch.isfinite(guess).reshape(len(guess), math.prod(guess.shape[1:])).all(1)
     return torch.where(finite.view(-1, *[1] * (guess.ndim - 1)), guess, torch.zeros_like(guess))

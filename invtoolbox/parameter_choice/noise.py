@@ -23,9 +23,13 @@ _SHAPES = {1: ((1,), (2,)), 2: ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))}
 #: for other measurements.
 _PICTURE, _OTHER = (1, 0.25), (4, 0.1)
 _LEAST_WINDOWS = 256  # per stratum
+#: With fewer windows that have all their measurements, an item has no estimate.
+_FEWEST_WINDOWS = 64
 #: Lower bound of estimated noise, as a fraction of the measurements: no rule can work with a level
 #: of 0.
 LEAST_NOISE = 1e-4
+#: Noise as a fraction of the measurements, if it is not known.
+USUAL_NOISE = 0.02
 
 
 def estimate_noise_std(
@@ -62,12 +66,35 @@ def estimate_noise_std(
         y: the measurements.
         operator: distinguishes a picture from other measurements, and defines the pixels that an
             inpainting mask hides.
-        weights: measurements of weight 0 are left out.
+        weights: measurements of weight 0 are left out. If they leave fewer than 64 windows of 4 by
+            4, windows of 4 measurements in a row are used.
+
+    Raises:
+        InputError: if the measurements are a tuple, have fewer than five samples per row, or if
+            their gaps leave too few windows.
 
     >>> clean = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
     >>> noisy = clean + 0.1 * torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     >>> round(float(estimate_noise_std(noisy)), 2)
     0.1
+    """
+    levels = estimate_or_nan(y, operator, weights)
+    if bool(levels.isnan().any()):
+        which = "" if len(levels) == 1 else f" of item {int(levels.isnan().nonzero()[0])}"
+        raise InputError(
+            f"the noise level of the measurements{which} cannot be estimated, because hardly any "
+            f"{len(_POLYNOMIALS)} neighbouring measurements in a row have a weight; give it with "
+            "LeastSquares(noise_std=...)"
+        )
+    return levels
+
+
+def estimate_or_nan(
+    y: Tensor, operator: Operator | None = None, weights: Tensor | None = None
+) -> Tensor:
+    """Return `estimate_noise_std`, with NaN for items that have too few neighbours.
+
+    The arguments are those of `estimate_noise_std`.
     """
     if isinstance(y, (tuple, list)):
         raise InputError(
@@ -88,23 +115,36 @@ def estimate_noise_std(
             "give it with LeastSquares(noise_std=...)"
         )
     axes = tuple(k for k in (values.ndim - 2, values.ndim - 1) if k > 1 and values.shape[k] > width)
-    used = _select_used(y, operator, weights)
+    used = _select_used(y, operator, weights).expand(len(values), *[-1] * (values.ndim - 1))
+    strata = _PICTURE if picture else _OTHER
+    levels = _levels(values, used, axes, *strata)
+    if len(axes) == 2 and bool(levels.isnan().any()):
+        # Among scattered gaps there may be rows and columns of four, though no squares.
+        lines = torch.stack([_levels(values, used, (axis,), *strata) for axis in axes])
+        levels = torch.where(levels.isnan(), lines.square().nanmean(0).sqrt(), levels)
+    return levels
+
+
+def _levels(
+    values: Tensor, used: Tensor, axes: tuple[int, ...], strata: int, fraction: float
+) -> Tensor:
+    """Return the noise level from windows along some axes, NaN for items with too few windows."""
     for axis in axes:
-        used = _window(used, axis, width)
+        used = _window(used, axis, len(_POLYNOMIALS[0]))
     high = _component(values, axes, (3,) * len(axes))
     rough = torch.zeros_like(high)
     for degrees in _SHAPES[len(axes)]:
         rough.add_(_component(values, axes, degrees).square_())
     level = _component(values, axes, (0,) * len(axes)).abs_()
-    used = used.expand_as(high) & ((rough > 0) | (high != 0))
-    if not bool(_window(_select_used(y, operator, weights), axes[-1], width).any()):
-        raise InputError(
-            "the noise level cannot be estimated if no two neighbouring measurements have a "
-            "weight; give it with LeastSquares(noise_std=...)"
-        )
-    strata, fraction = _PICTURE if picture else _OTHER
+    used = used.expand_as(high)
+    varied = used & ((rough > 0) | (high != 0))
     return torch.stack(
-        [_level(h[k], r[k], v[k], strata, fraction) for h, r, v, k in zip(high, rough, level, used)]
+        [
+            _level(h[k], r[k], v[k], strata, fraction)
+            if int(windows.sum()) >= min(_FEWEST_WINDOWS, windows.numel())
+            else h.new_full((), torch.nan)
+            for h, r, v, k, windows in zip(high, rough, level, varied, used)
+        ]
     )
 
 
@@ -134,17 +174,28 @@ def _component(values: Tensor, axes: tuple[int, ...], degrees: tuple[int, ...]) 
 def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tensor:
     """Return the noise level of a problem, ``(batch,)`` in float64.
 
-    It is the given level, the data term's, or an estimate.
+    It is the given level, the data term's, an estimate, or 2 % of the measurements if their gaps
+    leave too few neighbours for an estimate.
     """
     y = problem.y0
     stated = given if given is not None else getattr(problem.data_term, "noise_std", None)
     if stated is not None:
         return torch.as_tensor(stated, dtype=torch.float64, device=y.device).expand(problem.batch)
-    std = estimate_noise_std(
+    return estimate_or_usual(problem)
+
+
+def estimate_or_usual(problem: Problem) -> Tensor:
+    """Return an estimate of the noise level, whatever the data term states, ``(batch,)`` in float64.
+
+    Args:
+        problem: measurements, operator and data term.
+    """
+    std = estimate_or_nan(
         problem.y, problem.operator, getattr(problem.data_term, "weights", None)
     ).double()
-    size = y.abs().flatten(1).square().mean(1).sqrt().double()
-    return torch.maximum(std, LEAST_NOISE * torch.where(size > 0, size, torch.ones_like(size)))
+    size = problem.y0.abs().flatten(1).square().mean(1).sqrt().double()
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    return torch.maximum(torch.where(std.isnan(), USUAL_NOISE * size, std), LEAST_NOISE * size)
 
 
 def describe_noise(problem: Problem, given: float | Tensor | None = None) -> str:

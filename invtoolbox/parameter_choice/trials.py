@@ -20,14 +20,13 @@ from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
 from invtoolbox.parameter_choice.discrepancy import expected_discrepancy, first_weight
+from invtoolbox.parameter_choice.noise import USUAL_NOISE
 from invtoolbox.priors.base import PriorSum, Term
 from invtoolbox.problem import Problem
 
 #: Number of values of one image (or its measurements) times the items of one batch: 16 MB per
 #: tensor.
 _AT_ONCE = 1 << 22
-#: Noise relative to the measurements, if it is not known.
-_USUAL_NOISE = 0.02
 
 #: ``(problem, priors, weight (n,) or a rule, items (n,), max_iterations=None) -> Solution`` of
 #: ``n`` items, whose places in the batch are ``items``. With a number of iterations, the rule alone
@@ -316,5 +315,5 @@ def noise_size(objective: Objective, noise_std: Tensor | None = None) -> Tensor:
         noise = expected_discrepancy(objective, noise_std)
     except InputError:
         nothing = tuple(map(torch.zeros_like, y)) if isinstance(y, tuple) else torch.zeros_like(y)
-        noise = _USUAL_NOISE * D.discrepancy(nothing, y)
+        noise = USUAL_NOISE * D.discrepancy(nothing, y)
     return noise.to(objective.regularization).expand(objective.batch)

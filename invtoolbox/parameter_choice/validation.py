@@ -15,7 +15,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightCurve
-from invtoolbox.parameter_choice.noise import LEAST_NOISE, estimate_noise_std
+from invtoolbox.parameter_choice.noise import USUAL_NOISE, estimate_or_usual
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
 from invtoolbox.parameter_choice.walk import Measure, Walk
@@ -25,10 +25,15 @@ from invtoolbox.problem import Problem
 _ONE_OF = 6
 _LEAST_BLOCKS = 12
 #: With fewer measurements, their prediction says too little.
-LEAST_MEASUREMENTS = 256
+LEAST_MEASUREMENTS = 64
 #: Number of iterations after which a weight is judged although the certificate is large, and number
 #: that a walk may take. They do not depend on the limits of the last solve.
 _PATIENCE, _LONGEST = 125, 1280
+#: A walk begins so many decades above the first weight, where solves are quick, and passes so many
+#: weights on either side of the best one: a score after too few iterations may rise by chance.
+_ABOVE, _BEYOND = 1.5, 3
+#: The same for the rows of a matrix, whose sparse image would vanish at so large a weight.
+_ABOVE_ROWS = 0.5
 #: Share of the whitest residual if it is white.
 _LEAST_SHARE = 0.4
 #: The residual is too large, too small or too far from white for noise of the stated level.
@@ -39,15 +44,15 @@ _TOO_LARGE, _TOO_SMALL, _COLOURED = 1.15, 0.9, 0.5
 class Validation(WeightSearch):
     r"""The weight between the best prediction of held-out measurements and the whitest residual.
 
-    ``log weight = (1 - s) log weight_1 + s log weight_2`` of two minima over the weight:
+    ``log weight = log weight_1 + s max(0, log weight_2 - log weight_1)`` of two weights:
 
-    - weight_1 of the mean squared error of the prediction of measurements that the solution has
-      not seen: every sixth view of a scan, or a random sixth of the pixels (cross-validation;
-      Stone, J. R. Statist. Soc. B 36, 1974);
-    - weight_2 of the whiteness, the logarithm of half the mean square of the power spectrum of the
-      residual over the square of its mean, which is 0 for white noise (Almeida & Figueiredo, IEEE
-      TIP 22, 2013; Lanza et al., ETNA 53, 2020). The residual of too large a weight holds parts of
-      the image, and the residual of too small a weight lacks the frequencies that the image has
+    - weight_1 is the largest one whose prediction of measurements that the solution has not seen is
+      within one standard error of the best: every sixth view of a scan, or a random sixth of the
+      pixels (cross-validation; Stone, J. R. Statist. Soc. B 36, 1974; Breiman et al. 1984);
+    - weight_2 minimizes the whiteness, the logarithm of half the mean square of the power spectrum
+      of the residual over the square of its mean, which is 0 for white noise (Almeida & Figueiredo,
+      IEEE TIP 22, 2013; Lanza et al., ETNA 53, 2020). The residual of too large a weight holds parts
+      of the image, and the residual of too small a weight lacks the frequencies that the image has
       fitted.
 
     Neither needs the noise level. If the model is right, the first is about the best weight for
@@ -109,15 +114,24 @@ class Validation(WeightSearch):
         merged = math.log(full_problem.y0.numel() / trials.problem.y0.numel())
         # Rounding errors of the first weight, which depend on the batch, must not reach the walk.
         first = trials.centre(_rough_noise(trials.problem))[:, 0].round(decimals=3)
-        white = self._walk(trials, first, trials.problem, _measure_fit)
-        t_white = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(white, first)])
-        held_problem = trials.problem.with_data_term(hold_out(trials.problem, self.seed))
-        held = self._walk(trials, t_white, held_problem, _measure_held_out)
-        t_held = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(held, t_white)])
+        term = hold_out(trials.problem, self.seed)
+        held_problem = trials.problem.with_data_term(term)
         # Measurements without a grid (the rows of a matrix) are in no order that could tell.
         grid = trials.problem.y0.ndim > 3
+        above = first + (_ABOVE if grid else _ABOVE_ROWS) * math.log(10.0)
+        held = self._walk(trials, above, held_problem, _measure_held_out, _BEYOND)
+        count = term.held.expand_as(trials.problem.y0.real).flatten(1).gt(0).sum(1)
+        t_held = torch.stack(
+            [
+                _largest_within(curve, float((2 / n) ** 0.5), start)
+                for curve, n, start in zip(held, count, first)
+            ]
+        )
+        white = self._walk(trials, above, trials.problem, _measure_fit, _BEYOND)
+        t_white = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(white, t_held)])
         share = torch.tensor([self._share(curve) if grid else 0.0 for curve in white]).to(first)
-        chosen = (1 - share) * t_held + share * t_white
+        # An error of the model makes the prediction choose too small a weight, never too large.
+        chosen = t_held + share * (t_white - t_held).clamp_min(0)
         notes = [
             explain(
                 full_problem,
@@ -144,7 +158,7 @@ class Validation(WeightSearch):
         return (v**2 + _LEAST_SHARE * self.coloured**2) / (v**2 + self.coloured**2)
 
     def _walk(
-        self, trials: Trials, first: Tensor, problem: Problem, measure: Measure
+        self, trials: Trials, first: Tensor, problem: Problem, measure: Measure, beyond: int = 1
     ) -> list[_Curve]:
         """Return the judged weights of every item, in increasing order."""
         judged: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -156,6 +170,7 @@ class Validation(WeightSearch):
                 trials.coarse(self.loosen * trials.tolerance),
                 min(trials.max_iterations, _PATIENCE),
                 self.decades * math.log(10.0),
+                beyond=beyond,
                 judged=judged,
             )
             trials.follow(walk, items, problem, _LONGEST)
@@ -325,16 +340,11 @@ def explain(problem: Problem, item: int, fit: Sequence[float], held: Sequence[fl
 
 def _rough_noise(problem: Problem) -> Tensor:
     """Return an estimate of the noise level, whatever the data term states, ``(batch,)``."""
-    y = problem.y0
-    size = y.abs().flatten(1).square().mean(1).sqrt().double()
-    size = torch.where(size > 0, size, torch.ones_like(size))
     try:
-        std = estimate_noise_std(
-            y, problem.operator, getattr(problem.data_term, "weights", None)
-        ).double()
+        return estimate_or_usual(problem)
     except InputError:
-        std = 0.02 * size
-    return torch.maximum(std, LEAST_NOISE * size)
+        size = problem.y0.abs().flatten(1).square().mean(1).sqrt().double()
+        return USUAL_NOISE * torch.where(size > 0, size, torch.ones_like(size))
 
 
 def _minimum(t: Tensor, score: Tensor, otherwise: Tensor) -> Tensor:
@@ -349,6 +359,26 @@ def _minimum(t: Tensor, score: Tensor, otherwise: Tensor) -> Tensor:
     if not (math.isfinite(bend) and bend > 0):
         return t[best]
     return t[best] + 0.5 * (a - c) / bend * (t[best + 1] - t[best])
+
+
+def _largest_within(curve: _Curve, doubt: float, otherwise: Tensor) -> Tensor:
+    """Return the largest log weight whose score is within a standard error of the least one.
+
+    Of weights that predict equally well the largest fits the least of what is not understood (the
+    one-standard-error rule; Breiman et al., Classification and Regression Trees, 1984). The
+    logarithm of a mean of n squares has the standard error ``sqrt(2 / n)``.
+    """
+    t, score = curve.log_weight, curve.score.nan_to_num(math.inf)
+    least = _minimum(t, score, otherwise)
+    if not len(t):
+        return least
+    best = int(score.argmin())
+    bound = score[best] + doubt
+    for k in range(best + 1, len(t)):
+        if score[k] > bound:  # between two weights the score is taken as linear
+            share = (bound - score[k - 1]) / (score[k] - score[k - 1])
+            return torch.maximum(least, t[k - 1] + share * (t[k] - t[k - 1]))
+    return least
 
 
 def _near(t: Tensor, score: Tensor, size: Tensor, place: float, add: float) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from invtoolbox.parameter_choice.base import RuleState, WeightRule
 
 _LEAST_WAIT = 4  # iterations after a new weight: a certificate may lag behind it
 
-#: ``(objective of n items, images (n, ...)) -> columns (n, k)``; the first one is the score.
+#: ``(objective of n items, x of the operator (n, ...)) -> columns (n, k)``; the first one is the score.
 Measure = Callable[[Objective, Tensor], Tensor]
 
 
@@ -54,6 +54,7 @@ class Walk(WeightRule):
         patience: iterations after which a weight is judged in any case.
         spacing: distance of two weights in logarithm.
         most: largest number of weights.
+        beyond: number of weights on either side of the best one that must be worse.
         judged: the judged weights: places in the batch, logarithms and measured columns.
     """
 
@@ -64,6 +65,7 @@ class Walk(WeightRule):
     patience: int
     spacing: float = 0.4 * math.log(10.0)
     most: int = 24
+    beyond: int = 1
     judged: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, compare=False)
 
     def init(self, objective: Objective, x: Tensor) -> WalkState:
@@ -91,9 +93,9 @@ class Walk(WeightRule):
         score = torch.full_like(state.score, torch.nan)
         if bool(ready.any()):
             index = ready.nonzero().squeeze(1)
-            columns = self.measure(
-                objective.select(index), objective.decode(x).index_select(0, index)
-            )
+            # With auxiliary variables the operator predicts from all channels of the variable.
+            image = x if objective.layout is None else objective.decode(x)
+            columns = self.measure(objective.select(index), image.index_select(0, index))
             t = state.first[index] + self.spacing * state.place[index]
             self.judged.append((state.item[index], t, columns))
             # A score that is not finite is no minimum.
@@ -105,11 +107,12 @@ class Walk(WeightRule):
         self, state: WalkState, discrepancy: Tensor, certificate: Tensor, iteration: int
     ) -> WalkState:
         judged = ~state.score.isnan()
-        better = judged & (state.score < state.best)
+        # Equal scores are those of an image that has vanished: the walk goes on.
+        better = judged & (state.score <= state.best) & state.score.isfinite()
         best_place = torch.where(better, state.place, state.best_place)
         low = torch.where(judged, state.low.minimum(state.place), state.low)
         high = torch.where(judged, state.high.maximum(state.place), state.high)
-        down, up = low >= best_place, high <= best_place
+        down, up = low > best_place - self.beyond, high < best_place + self.beyond
         done = state.done | (judged & (~down & ~up | (high - low >= self.most - 1)))
         moves = judged & ~done
         place = torch.where(moves, torch.where(down, low - 1, high + 1), state.place)

@@ -123,7 +123,7 @@ def test_the_promises_of_a_solver_hold() -> None:
 def test_rules_for_the_weight() -> None:
     problem = blurred(0.03)
     settings: dict[str, Any] = {"max_iterations": 150, "tolerance": 1e-2, "progress": False}
-    morozov = it.solve(problem, TGV, **settings)
+    morozov = it.solve(problem, TGV, regularization="discrepancy", **settings)
     residual = (problem.operator(morozov.x) - problem.y).flatten(1).norm(dim=1)
     torch.testing.assert_close(residual, torch.full((2,), 1.01 * 0.03 * N), rtol=0.02, atol=0)
     assert "PDHG" in morozov.reason

@@ -209,7 +209,7 @@ def test_where_it_does_not_apply() -> None:
 
 def test_few_measurements_keep_the_discrepancy_principle() -> None:
     problem = it.Problem(
-        torch.ones(1, 1, 8, 8), it.operators.Identity((1, 8, 8)), it.data_terms.LeastSquares(0.1)
+        torch.ones(1, 1, 7, 7), it.operators.Identity((1, 7, 7)), it.data_terms.LeastSquares(0.1)
     )
     notes = it.solve(problem, it.priors.Tikhonov(), progress=False).notes
     assert any("discrepancy principle" in note for note in notes)

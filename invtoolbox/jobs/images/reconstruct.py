@@ -12,6 +12,7 @@ from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.operators.base import Operator
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem, as_measurements
@@ -74,15 +75,18 @@ def reconstruct(
         A,
         data_term if data_term is not None else LeastSquares(noise_std=noise_std),
     )
-    return solve(
+    prior = _sum(prior)
+    solution = solve(
         problem,
-        prior=_sum(prior),
+        prior=prior,
         solver=solver,
         regularization=regularization,
         max_iterations=max_iterations,
         seed=seed,
         progress=progress,
     )
+    by_rule = isinstance(regularization, str)
+    return keep_floor(problem, solution, prior, solver) if by_rule else solution
 
 
 def with_axes(y: Any, A: Operator) -> Any:

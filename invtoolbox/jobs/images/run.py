@@ -19,6 +19,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.datasets.volumes.nifti import check_available
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images import parts
+from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.tables import Scene, SceneFile
 from invtoolbox.jobs.images.tiles import LARGE, deblur_in_tiles
@@ -154,6 +155,8 @@ class ImageJob(SceneJob[Scene]):
                     checkpoint=Checkpoint(checkpoint),
                     **settings,
                 )
+                if isinstance(rule, str):
+                    solution = keep_floor(problem, solution, prior, solver)
         except KeyboardInterrupt:
             raise self.interrupted(
                 checkpoint.exists(), f"the checkpoint {checkpoint} stays"

@@ -1,0 +1,275 @@
+"""Compare a reconstruction with the simple answer, by measurements that neither has seen.
+
+The simple answer to missing pixels is an interpolation, to a noisy picture the picture itself, and
+to other measurements the pseudo-inverse. A prior by name must not be worse than it. The truth is not
+known, so both predict measurements that were left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from skimage.restoration import inpaint_biharmonic
+from torch import Tensor
+
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.objective.gaps import interpolate, measured
+from invtoolbox.operators.base import expand, inner
+from invtoolbox.operators.elementary import Identity
+from invtoolbox.operators.imaging.sampling import Inpainting
+from invtoolbox.parameter_choice import SURE
+from invtoolbox.parameter_choice.noise import noise_std_of
+from invtoolbox.parameter_choice.validation import LEAST_MEASUREMENTS
+from invtoolbox.priors.base import Prior
+from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+from invtoolbox.solve import inner_solve
+from invtoolbox.solvers.base import Solver
+
+#: One pixel of so many is held out, in so many folds that small pictures give enough of them.
+_ONE_OF, _FOLDS, _ENOUGH = 6, 4, 1 << 14
+#: Largest number of pixels of a biharmonic interpolation, whose time grows faster than linearly.
+_BIHARMONIC = 1 << 18
+#: Standard errors of the paired difference by which the prior must win.
+_ERRORS = 1.0
+#: An estimated noise level of which the answer leaves less than this share as its residual is
+#: doubted: there are hardly any flat parts from which it could come.
+_LEAST_RESIDUAL = 0.55
+#: Noise relative to the range of a picture (32 dB) below which an estimate needs a remark.
+_LOW_NOISE = 10 ** (-32 / 20)
+#: Step of the divergence in units of the noise, and seed of its signs.
+_STEP, _SEED = 0.3, 0
+
+#: Solve another problem with the weight and the solver of a solution: ``(problem) -> images``.
+Again = Callable[[Problem], Tensor]
+
+
+class Verdict(NamedTuple):
+    """In which items the simple answer is taken, and why.
+
+    Attributes:
+        wins: ``(batch,)`` booleans.
+        simple: simple answers of these items, by their place in the batch.
+        reason: a sentence per item, without the item's number.
+        notes: further sentences for the user.
+    """
+
+    wins: Tensor
+    simple: Callable[[int], Tensor]
+    reason: Callable[[int], str]
+    notes: tuple[str, ...] = ()
+
+
+def keep_floor(
+    problem: Problem, solution: Solution, prior: Prior | str | None, solver: Solver | str | None
+) -> Solution:
+    """Return the solution, with the simple answer in the items in which the prior is no better.
+
+    The solution is returned as it is if no comparison is known, or if there is no prior.
+
+    Args:
+        problem: measurements, operator and data term.
+        solution: its solution, with a weight that a rule has chosen.
+        prior: the prior of the solution.
+        solver: the solver of the solution.
+    """
+    if prior is None or solution.parameters or not _is_picture(problem):
+        return solution
+    valid = torch.tensor([status != "invalid" for status in solution.status])
+    problem = problem.without_skipping().to(device=solution.x.device, dtype=solution.x.dtype)
+    weight = torch.where(valid.to(solution.x.device), solution.regularization, 1)
+
+    def again(changed: Problem) -> Tensor:
+        return inner_solve(changed, prior, solver, weight, seed=solution.seed, progress=False).x
+
+    known = measured(problem)
+    if known is not None:
+        verdict = compare_in_gaps(problem, known, again)
+    else:
+        verdict = compare_with_measurements(problem, solution, again)
+    replaced = (verdict.wins.cpu() & valid).nonzero().flatten().tolist()
+    notes = solution.notes + verdict.notes
+    images = list(solution.x.split(1))
+    for k in replaced:
+        where = "" if problem.batch == 1 else f" of item {k}"
+        images[k] = verdict.simple(k)
+        # A remark on the residual of an answer that is not returned.
+        notes = tuple(note for note in notes if f"the residual{where}," not in note)
+        notes += (f"{verdict.reason(k)}{where}; regularization= a number keeps the prior's answer",)
+    return dataclasses.replace(solution, x=torch.cat(images), notes=notes)
+
+
+def compare_with_measurements(problem: Problem, solution: Solution, again: Again) -> Verdict:
+    """Compare a denoised picture with the picture itself.
+
+    Stein's unbiased estimate of the risk, ``|x - y|^2 / m - sigma^2 + 2 sigma^2 div x / m``, is
+    ``sigma^2`` for the picture (Stein 1981). A weight that minimizes it needs no comparison.
+
+    Args:
+        problem: a picture without gaps.
+        solution: its solution.
+        again: solves another problem in the same way.
+    """
+    y, x = problem.y0, solution.x
+    std = noise_std_of(problem)
+    count = y[0].numel()
+    residual = (x - y).flatten(1).double().square().mean(1)
+    wins = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    is_estimated = getattr(problem.data_term, "noise_std", None) is None
+    if is_estimated:
+        wins = residual.sqrt() < _LEAST_RESIDUAL * std
+    if solution.weight_search is None or solution.weight_search.rule != SURE.name:
+        generator = torch.Generator().manual_seed(_SEED)
+        signs = torch.randint(2, (1, *y.shape[1:]), generator=generator).to(y) * 2 - 1
+        step = expand((_STEP * std).clamp_min(torch.finfo(y.dtype).tiny), y)
+        change = again(problem.with_measurements(y + step * signs)) - x
+        degrees = inner((change / step).double(), signs.double().expand_as(change))
+        wins = wins | (residual - std**2 + 2 * std**2 * degrees / count > std**2)
+
+    def reason(k: int) -> str:
+        return (
+            f"the prior would change the picture by more than the noise of {float(std[k]):.3g}: x "
+            "is the picture itself"
+        )
+
+    ranges = torch.stack([item.max() - item.min() for item in y]).double()
+    notes: tuple[str, ...] = ()
+    if is_estimated and bool((std < _LOW_NOISE * ranges).any()):
+        level = float(std[int((std / ranges).argmin())])
+        notes = (
+            f"the noise level was estimated as {level:.3g}, and fine texture may be taken for noise "
+            "at such a low level: give noise_std",
+        )
+    return Verdict(wins, lambda k: y[k : k + 1], reason, notes)
+
+
+def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
+    """Predict held-out pixels by the prior and by an interpolation.
+
+    Args:
+        problem: a picture with gaps.
+        known: the pixels that are measured, booleans of the shape of ``y``.
+        again: solves another problem in the same way.
+    """
+    y = _pixels(problem)
+    folds = min(_FOLDS, -(-_ENOUGH // y[0].numel()))
+    rows: list[Tensor] = []
+    for fold in range(folds):
+        held = torch.cat([hold_out_gaps(mask, fold) for mask in known])
+        fitted = known & ~held
+        x = again(problem.with_data_term(_with_weights(problem, fitted)))
+        simple = _interpolate_items(y, fitted)
+        rows.append(torch.stack([held * (z - y).square() for z in (x, simple)] + [held.to(y)], 1))
+    by_prior, by_interpolation, held = torch.cat(rows, 2).flatten(2).double().unbind(1)
+    count = held.sum(1).clamp_min(1)
+    loss = (by_prior - by_interpolation).sum(1) / count
+    spread = (held * (by_prior - by_interpolation - loss[:, None]).square()).sum(1) / count
+    errors = [(squares.sum(1) / count).sqrt() for squares in (by_interpolation, by_prior)]
+
+    def reason(k: int) -> str:
+        simple, prior = (float(error[k]) for error in errors)
+        return (
+            f"an interpolation of the known pixels predicts held-out ones to {simple:.3g}, and the "
+            f"prior to {prior:.3g}: x is the interpolation"
+        )
+
+    return Verdict(
+        loss > -_ERRORS * (spread / count).sqrt(),
+        lambda k: interpolate_smoothly(y[k : k + 1], known[k : k + 1]),
+        reason,
+    )
+
+
+def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
+    """Return pixels to hold out whose gaps resemble the real ones, ``(1, channel, *space)``.
+
+    Candidates are a random sixth of the known pixels, and the pattern of gaps moved by a random
+    shift, in a third of the blocks. The one is chosen whose distances to the next fitted pixel are
+    closest to those of the unknown pixels.
+
+    Args:
+        known: booleans ``(channel, *space)``.
+        seed: seed of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    first = known.any(0)
+    space = first.shape
+    scattered = torch.rand(space, generator=generator).to(first.device) < 1 / _ONE_OF
+    shift = [int(torch.randint(1, n, (), generator=generator)) if n > 1 else 0 for n in space]
+    side = [max(1, n // 8) for n in space]
+    blocks = torch.rand([-(-n // s) for n, s in zip(space, side)], generator=generator) < 1 / 3
+    for axis, (n, s) in enumerate(zip(space, side)):
+        blocks = blocks.repeat_interleave(s, axis).narrow(axis, 0, n)
+    moved = ~first.roll(shift, tuple(range(len(space)))) & blocks.to(first.device)
+    aim = _mean_distance(~first, first)
+    patterns = [
+        p & first
+        for p in (scattered, moved)
+        if bool((p & first).any()) and bool((first & ~p).any())
+    ]
+    best = min(
+        patterns,
+        key=lambda p: abs(np.log(_mean_distance(p, first & ~p) / aim)),
+        default=scattered & first,
+    )
+    return best.expand(1, *known.shape) & known
+
+
+def _mean_distance(of: Tensor, to: Tensor) -> float:
+    """Return the mean distance of some pixels to the nearest of others."""
+    from scipy.ndimage import distance_transform_edt
+
+    distance = distance_transform_edt(~to.cpu().numpy())
+    return float(distance[of.cpu().numpy()].mean())
+
+
+def interpolate_smoothly(image: Tensor, known: Tensor) -> Tensor:
+    """Fill unknown pixels by biharmonic interpolation, large images by means of blocks.
+
+    Args:
+        image: ``(1, channel, *space)``.
+        known: booleans of the same shape.
+    """
+    if image[0, 0].numel() > _BIHARMONIC or image.ndim != 4:
+        return interpolate(image, known)
+    channels = []
+    for values, mask in zip(image[0].double().cpu().numpy(), known[0].cpu().numpy()):
+        scale = float(np.abs(values[mask]).max(initial=0.0)) or 1.0
+        channels.append(scale * inpaint_biharmonic(np.where(mask, values / scale, 0), ~mask))
+    return torch.as_tensor(np.stack(channels)[None]).to(image)
+
+
+def _interpolate_items(image: Tensor, known: Tensor) -> Tensor:
+    return torch.cat([interpolate_smoothly(*pair) for pair in zip(image.split(1), known.split(1))])
+
+
+def _is_picture(problem: Problem) -> bool:
+    """Return whether pixels themselves are measured, with Gaussian noise and maybe with gaps."""
+    A, y = problem.operator, problem.y
+    return (
+        isinstance(A, (Identity, Inpainting))
+        and type(problem.data_term) is LeastSquares
+        and isinstance(y, Tensor)
+        and not y.is_complex()
+        and y.ndim >= 4
+        and y[0].numel() >= LEAST_MEASUREMENTS
+    )
+
+
+def _pixels(problem: Problem) -> Tensor:
+    """Return the measured pixels, zero where none was measured."""
+    A: Any = problem.operator
+    return A.pseudo_inverse(problem.y) if isinstance(A, Inpainting) else problem.y0
+
+
+def _with_weights(problem: Problem, fitted: Tensor) -> LeastSquares:
+    term = problem.data_term
+    assert isinstance(term, LeastSquares)
+    weights = fitted.to(problem.y0)
+    if term.weights is not None:
+        weights = weights * term.weights.to(weights)
+    return LeastSquares(term.noise_std, weights)

@@ -1,0 +1,96 @@
+"""No prior by name is worse than the simple answer, as far as the measurements can tell."""
+
+import pytest
+import torch
+from skimage import data
+from skimage.restoration import inpaint_biharmonic
+
+import invtoolbox as it
+from invtoolbox.jobs.images.floor import hold_out_gaps, interpolate_smoothly
+
+
+def picture(size: int = 48) -> torch.Tensor:
+    values = torch.as_tensor(data.camera()[100 : 100 + 2 * size, 200 : 200 + 2 * size] / 255)
+    return values.float().unflatten(0, (-1, 2)).unflatten(2, (-1, 2)).mean((1, 3))[None, None]
+
+
+def rmse(x: torch.Tensor, truth: torch.Tensor) -> float:
+    return float((x - truth).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("prior", ["tv", "denoiser-natural"])
+@pytest.mark.parametrize("missing", [0.5, 0.8])
+def test_inpainting_is_no_worse_than_interpolation(prior: str, missing: float) -> None:
+    truth = picture()
+    mask = torch.rand(48, 48, generator=torch.Generator().manual_seed(1)) > missing
+    A = it.operators.Inpainting(mask, (1, 48, 48))
+    y = A.simulate(truth, 0.01, seed=0)
+    solution = it.reconstruct(y, A, prior=prior, progress=False)
+    known = mask.expand(1, 1, 48, 48)
+    assert rmse(solution.x, truth) <= 1.04 * rmse(interpolate_smoothly(y, known), truth)
+
+
+def test_the_interpolation_says_that_it_was_taken_and_how_to_keep_the_prior() -> None:
+    smooth = torch.sin(torch.linspace(0, 3, 40))[:, None] * torch.cos(torch.linspace(0, 2, 40))
+    mask = torch.rand(40, 40, generator=torch.Generator().manual_seed(1)) > 0.6
+    A = it.operators.Inpainting(mask, (1, 40, 40))
+    solution = it.reconstruct(A(smooth[None, None]), A, progress=False)
+    assert any("x is the interpolation" in note for note in solution.notes)
+    assert rmse(solution.x, smooth) < 0.01
+    kept = it.reconstruct(A(smooth[None, None]), A, regularization=0.01, progress=False)
+    assert not any("interpolation" in note for note in kept.notes)
+
+
+@pytest.mark.parametrize("prior", ["tv", "tgv", "denoiser-natural"])
+@pytest.mark.parametrize("noise", [0.002, 0.05])
+def test_denoising_is_no_worse_than_the_picture(prior: str, noise: float) -> None:
+    truth, A = picture(), it.operators.Identity((1, 48, 48))
+    y = A.simulate(truth, noise, seed=0)
+    solution = it.reconstruct(y, A, prior=prior, noise_std=noise, progress=False)
+    assert rmse(solution.x, truth) <= 1.04 * rmse(y, truth)
+    if noise > 0.01:
+        assert rmse(solution.x, truth) < 0.8 * rmse(y, truth)
+
+
+def test_a_low_noise_level_that_was_estimated_is_asked_for() -> None:
+    A = it.operators.Identity((1, 48, 48))
+    solution = it.reconstruct(A.simulate(picture(), 0.002, seed=0), A, progress=False)
+    assert any("give noise_std" in note for note in solution.notes)
+
+
+def test_an_item_is_compared_alone_as_in_a_batch() -> None:
+    truth = torch.cat([picture(), picture().flip(3)])
+    mask = torch.rand(2, 1, 48, 48, generator=torch.Generator().manual_seed(2)) > 0.5
+    y = it.operators.Inpainting(mask, (1, 48, 48)).simulate(truth, 0.02, seed=[3, 4])
+    both = it.reconstruct(y, it.operators.Inpainting(mask, (1, 48, 48)), progress=False)
+    for k in range(2):
+        A = it.operators.Inpainting(mask[k : k + 1], (1, 48, 48))
+        alone = it.reconstruct(y[k : k + 1], A, progress=False)
+        assert torch.equal(alone.x[0], both.x[k])
+
+
+def test_an_item_that_is_not_finite_stays_invalid() -> None:
+    mask = torch.rand(48, 48, generator=torch.Generator().manual_seed(1)) > 0.5
+    A = it.operators.Inpainting(mask, (1, 48, 48))
+    y = A(picture().repeat(2, 1, 1, 1))
+    y[0, 0, mask.nonzero()[0, 0], mask.nonzero()[0, 1]] = torch.nan
+    with pytest.warns(it.MeasurementWarning, match="skipped"):
+        solution = it.reconstruct(y, A, progress=False)
+    assert solution.status[0] == "invalid" and bool(solution.x[0].isnan().all())
+    assert bool(solution.x[1].isfinite().all())
+
+
+def test_held_out_pixels_are_known_ones_and_leave_some() -> None:
+    lines = torch.zeros(1, 40, 40, dtype=torch.bool)
+    lines[:, ::5] = True
+    for known in (lines, torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(0)) > 0.5):
+        held = hold_out_gaps(known, 0)
+        assert held.any() and not (held & ~known).any() and (known & ~held[0]).any()
+
+
+def test_the_smooth_interpolation_is_biharmonic() -> None:
+    image, known = picture(24), torch.rand(1, 1, 24, 24) > 0.4
+    expected = inpaint_biharmonic(image[0, 0].double().numpy(), ~known[0, 0].numpy())
+    assert torch.allclose(
+        interpolate_smoothly(image, known)[0, 0].double(), torch.as_tensor(expected), atol=1e-5
+    )
