@@ -278,3 +278,15 @@ def test_scenes_on_real_data(name: str, data_dir: Path, drive: Path) -> None:
     study = it.run(name, {"sweeps.items": "0", "output.formats": []}, "out", progress=False)
     assert isinstance(study, FlowStudy) and not study.failed, study.failed
     assert study[0].flow.shape[0] > 90_000 and (study.errors() is not None) == (name == "av2-pair")
+
+
+def test_a_folder_without_sweeps_is_named_in_the_users_words(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for word in (".", "photos"):
+        sentence = one_sentence(run("flow", word))
+        assert sentence.startswith(f"invtoolbox: {word}: the folder is no lidar sequence")
+        assert str(tmp_path) not in sentence
+    assert "no data set has this name; did you mean 'photos'" in one_sentence(run("flow", "foto"))
