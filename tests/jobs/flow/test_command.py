@@ -169,7 +169,7 @@ def test_argoverse_formats(run: Run, drive: Path) -> None:
         (("drive", "--out", "drive/flow"), "never written into the source"),
         (("drive", "--out", "drive"), "never written into the source"),
         (("drive", "--out", "out", "--report", "drive/flow.html"), "never written into the source"),
-        (("nowhere", "--out", "out"), "no folder or file nowhere"),
+        (("nowhere", "--out", "out"), "nowhere: there is no such file or folder"),
         (("drive", "--out", "out", "--items", "7"), "counted from 0"),
         (("drive", "--out", "out", "--option", "rat=2"), "'rat'"),
         (("drive", "--out", "out", "--option", "rate"), "KEY=VALUE"),
