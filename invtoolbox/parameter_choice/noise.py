@@ -181,19 +181,10 @@ def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tenso
     stated = given if given is not None else getattr(problem.data_term, "noise_std", None)
     if stated is not None:
         return torch.as_tensor(stated, dtype=torch.float64, device=y.device).expand(problem.batch)
-    return estimate_or_usual(problem)
-
-
-def estimate_or_usual(problem: Problem) -> Tensor:
-    """Return an estimate of the noise level, whatever the data term states, ``(batch,)`` in float64.
-
-    Args:
-        problem: measurements, operator and data term.
-    """
     std = estimate_or_nan(
         problem.y, problem.operator, getattr(problem.data_term, "weights", None)
     ).double()
-    size = problem.y0.abs().flatten(1).square().mean(1).sqrt().double()
+    size = y.abs().flatten(1).square().mean(1).sqrt().double()
     size = torch.where(size > 0, size, torch.ones_like(size))
     return torch.maximum(torch.where(std.isnan(), USUAL_NOISE * size, std), LEAST_NOISE * size)
 

@@ -175,9 +175,13 @@ class Trials:
         size = max(self.problem.y0[0].numel(), torch.Size(self.problem.image_shape).numel())
         return max(1, _AT_ONCE // size)
 
-    def split(self) -> tuple[Tensor, ...]:
-        """Return the places of all items, in parts that are solved together."""
-        return self.every.split(self._together)
+    def split(self, places: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Return places of items, in parts that are solved together.
+
+        Args:
+            places: places of some items; all by default.
+        """
+        return (self.every if places is None else places).split(self._together)
 
     def follow(
         self,

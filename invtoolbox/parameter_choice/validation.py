@@ -15,7 +15,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightCurve
-from invtoolbox.parameter_choice.noise import USUAL_NOISE, estimate_or_usual
+from invtoolbox.parameter_choice.noise import LEAST_NOISE, USUAL_NOISE, estimate_or_nan
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
 from invtoolbox.parameter_choice.walk import Measure, Walk
@@ -29,11 +29,10 @@ LEAST_MEASUREMENTS = 64
 #: Number of iterations after which a weight is judged although the certificate is large, and number
 #: that a walk may take. They do not depend on the limits of the last solve.
 _PATIENCE, _LONGEST = 125, 1280
-#: A walk begins so many decades above the first weight, where solves are quick, and passes so many
-#: weights on either side of the best one: a score after too few iterations may rise by chance.
-_ABOVE, _BEYOND = 1.5, 3
-#: The same for the rows of a matrix, whose sparse image would vanish at so large a weight.
-_ABOVE_ROWS = 0.5
+#: If held-out measurements are predicted worse than so many times the estimated noise, the model is
+#: not right, and a score may have several minima. The walks are repeated from so many decades above
+#: the first weight, where solves are quick, and pass so many weights on either side of the best one.
+_DOUBTFUL, _ABOVE, _BEYOND = 1.5, 1.5, 3
 #: Share of the whitest residual if it is white.
 _LEAST_SHARE = 0.4
 #: The residual is too large, too small or too far from white for noise of the stated level.
@@ -44,15 +43,15 @@ _TOO_LARGE, _TOO_SMALL, _COLOURED = 1.15, 0.9, 0.5
 class Validation(WeightSearch):
     r"""The weight between the best prediction of held-out measurements and the whitest residual.
 
-    ``log weight = log weight_1 + s max(0, log weight_2 - log weight_1)`` of two weights:
+    ``log weight = (1 - s) log weight_1 + s log weight_2`` of two minima over the weight:
 
-    - weight_1 is the largest one whose prediction of measurements that the solution has not seen is
-      within one standard error of the best: every sixth view of a scan, or a random sixth of the
-      pixels (cross-validation; Stone, J. R. Statist. Soc. B 36, 1974; Breiman et al. 1984);
-    - weight_2 minimizes the whiteness, the logarithm of half the mean square of the power spectrum
-      of the residual over the square of its mean, which is 0 for white noise (Almeida & Figueiredo,
-      IEEE TIP 22, 2013; Lanza et al., ETNA 53, 2020). The residual of too large a weight holds parts
-      of the image, and the residual of too small a weight lacks the frequencies that the image has
+    - weight_1 of the mean squared error of the prediction of measurements that the solution has
+      not seen: every sixth view of a scan, or a random sixth of the pixels (cross-validation;
+      Stone, J. R. Statist. Soc. B 36, 1974);
+    - weight_2 of the whiteness, the logarithm of half the mean square of the power spectrum of the
+      residual over the square of its mean, which is 0 for white noise (Almeida & Figueiredo, IEEE
+      TIP 22, 2013; Lanza et al., ETNA 53, 2020). The residual of too large a weight holds parts of
+      the image, and the residual of too small a weight lacks the frequencies that the image has
       fitted.
 
     Neither needs the noise level. If the model is right, the first is about the best weight for
@@ -62,6 +61,11 @@ class Validation(WeightSearch):
     tells the two cases apart, since a right model has a weight that leaves a white residual:
     ``s = (v^2 + 0.4 coloured^2) / (v^2 + coloured^2)``, between 0.4 and 1. If the measurements have
     no grid (the rows of a matrix), their order means nothing, and the first decides alone.
+
+    If held-out measurements are predicted worse than 1.5 times the noise that `estimate_noise_std`
+    finds, the model is wrong beyond the noise, and the scores may have several minima. Both are
+    then sought again, from large weights down. Of weights that predict equally well, within one
+    standard error, weight_1 is the largest (Breiman et al. 1984), and weight_2 may only raise it.
 
     For a large 2D scan the weight is found on a grid of half the pixels per axis, from 512 pixels on
     of a quarter, with means of two or four measurements each, if the solver is `FISTA`.
@@ -113,25 +117,32 @@ class Validation(WeightSearch):
         # The mean of n measurements has 1 / n of the variance of the noise.
         merged = math.log(full_problem.y0.numel() / trials.problem.y0.numel())
         # Rounding errors of the first weight, which depend on the batch, must not reach the walk.
-        first = trials.centre(_rough_noise(trials.problem))[:, 0].round(decimals=3)
+        noise = _rough_noise(trials.problem)
+        first = trials.centre(torch.where(noise.is_known, noise.std, noise.usual))
+        first = first[:, 0].round(decimals=3)
+        white = self._walk(trials, first, trials.problem, _measure_fit)
+        t_white = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(white, first)])
         term = hold_out(trials.problem, self.seed)
         held_problem = trials.problem.with_data_term(term)
+        held = self._walk(trials, t_white, held_problem, _measure_held_out)
+        t_held = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(held, t_white)])
         # Measurements without a grid (the rows of a matrix) are in no order that could tell.
         grid = trials.problem.y0.ndim > 3
-        above = first + (_ABOVE if grid else _ABOVE_ROWS) * math.log(10.0)
-        held = self._walk(trials, above, held_problem, _measure_held_out, _BEYOND)
-        count = term.held.expand_as(trials.problem.y0.real).flatten(1).gt(0).sum(1)
-        t_held = torch.stack(
-            [
-                _largest_within(curve, float((2 / n) ** 0.5), start)
-                for curve, n, start in zip(held, count, first)
-            ]
-        )
-        white = self._walk(trials, above, trials.problem, _measure_fit, _BEYOND)
-        t_white = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(white, t_held)])
         share = torch.tensor([self._share(curve) if grid else 0.0 for curve in white]).to(first)
-        # An error of the model makes the prediction choose too small a weight, never too large.
-        chosen = t_held + share * (t_white - t_held).clamp_min(0)
+        chosen = (1 - share) * t_held + share * t_white
+        if grid and len(doubtful := self._doubtful(held, noise, trials.problem)):
+            above = first + _ABOVE * math.log(10.0)
+            held_again = self._walk(
+                trials, above, held_problem, _measure_held_out, doubtful, _BEYOND
+            )
+            white_again = self._walk(trials, above, trials.problem, _measure_fit, doubtful, _BEYOND)
+            count = term.held.expand_as(trials.problem.y0.real).flatten(1).gt(0).sum(1)
+            for k in doubtful.tolist():
+                white[k], held[k] = white_again[k], held_again[k]
+                low = _largest_within(held[k], float((2 / count[k]) ** 0.5), t_held[k])
+                high = _minimum(white[k].log_weight, white[k].score, t_white[k])
+                # The error makes the prediction choose too small a weight, never too large.
+                chosen[k] = low + self._share(white[k]) * (high - low).clamp_min(0)
         notes = [
             explain(
                 full_problem,
@@ -157,12 +168,30 @@ class Validation(WeightSearch):
         v = max(0.0, float(score.min())) if len(score) else 0.0
         return (v**2 + _LEAST_SHARE * self.coloured**2) / (v**2 + self.coloured**2)
 
+    def _doubtful(self, held: Sequence[_Curve], noise: _Noise, problem: Problem) -> Tensor:
+        """Return the items whose held-out measurements are predicted far worse than the noise."""
+        parts = 2 if problem.y0.is_complex() else 1
+        least = torch.stack(
+            [
+                c.score.nan_to_num(math.inf).min() if len(c.score) else noise.std.new_zeros(())
+                for c in held
+            ]
+        )
+        bound = (parts * (_DOUBTFUL * noise.std).square()).log()
+        return (noise.is_known & (least.to(bound) > bound)).nonzero().squeeze(1)
+
     def _walk(
-        self, trials: Trials, first: Tensor, problem: Problem, measure: Measure, beyond: int = 1
+        self,
+        trials: Trials,
+        first: Tensor,
+        problem: Problem,
+        measure: Measure,
+        places: Tensor | None = None,
+        beyond: int = 1,
     ) -> list[_Curve]:
-        """Return the judged weights of every item, in increasing order."""
+        """Return the judged weights of every item, in increasing order; of some, if places are given."""
         judged: list[tuple[Tensor, Tensor, Tensor]] = []
-        for items in trials.split():
+        for items in trials.split(places):
             walk = Walk(
                 first[items],
                 items,
@@ -338,13 +367,26 @@ def explain(problem: Problem, item: int, fit: Sequence[float], held: Sequence[fl
     return ""
 
 
-def _rough_noise(problem: Problem) -> Tensor:
-    """Return an estimate of the noise level, whatever the data term states, ``(batch,)``."""
+class _Noise(NamedTuple):
+    """Estimated noise levels, whatever the data term states, ``(batch,)`` in float64 each."""
+
+    std: Tensor  # NaN if there is no estimate
+    usual: Tensor  # a guess in its place
+    is_known: Tensor
+
+
+def _rough_noise(problem: Problem) -> _Noise:
+    """Return an estimate of the noise level of every item, and a guess if there is none."""
+    size = problem.y0.abs().flatten(1).square().mean(1).sqrt().double()
+    size = torch.where(size > 0, size, torch.ones_like(size))
     try:
-        return estimate_or_usual(problem)
+        std = estimate_or_nan(
+            problem.y0, problem.operator, getattr(problem.data_term, "weights", None)
+        ).double()
     except InputError:
-        size = problem.y0.abs().flatten(1).square().mean(1).sqrt().double()
-        return USUAL_NOISE * torch.where(size > 0, size, torch.ones_like(size))
+        std = torch.full_like(size, math.nan)
+    std = torch.maximum(std, LEAST_NOISE * size)
+    return _Noise(std, USUAL_NOISE * size, ~std.isnan())
 
 
 def _minimum(t: Tensor, score: Tensor, otherwise: Tensor) -> Tensor:

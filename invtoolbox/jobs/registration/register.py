@@ -24,6 +24,7 @@ from invtoolbox.data_terms import (
 )
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.registration.checks import read_pair, to_image, to_landmarks, to_mask
+from invtoolbox.jobs.registration.floor import MOST_BY_NOISE, add_own_noise, change_by_noise
 from invtoolbox.operators import ImageWarp, SparseMatrix, Warp
 from invtoolbox.operators.image_warp import Interpolation
 from invtoolbox.priors import Bending, Misfit, Prior, PriorSum
@@ -130,6 +131,10 @@ def register(
     Minimizes ``D(moving(p + u(p)), fixed(p)) + R(u)`` over displacement fields u, one pixel one
     vector, from coarse to fine images. A batch is registered pair by pair.
 
+    If the prior has no written weight and there are no landmarks, the images are registered again
+    with as much further noise as they have, for any loss. If that changes the field by more than
+    0.4 of its length, the displacement is zero, and a note says so.
+
     Args:
         moving: image or volume, ``(*space)`` or ``(batch, channel, *space)`` with 2 or 3 axes of
             space; a tensor, an array, or a volume of `datasets.open`.
@@ -186,37 +191,52 @@ def register(
         if loss == "least-squares"
         else torch.ones_like(target[:, 0].flatten(1)[:, 0])
     )
-    fields, solutions, notes = [], [], []
     is_small = math.prod(target.shape[2:]) < _SMALL
-    for item in range(len(target)):
-        # Pair by pair: the answer does not depend on the batch, and neither does the work.
-        entry = slice(item, item + 1)
-        pair = _Level.finest(
-            source[entry] / unit[item],
-            target[entry] / unit[item],
-            None if support is None else support[entry],
-            lengths,
-        )
-        terms = priors.select(torch.tensor([item]))
-        field: Tensor | None = None
-        for level in pair.pyramid(levels):
+
+    def fit(finest: _Level, terms: PriorSum) -> Solution:
+        solution: Solution | None = None
+        for level in finest.pyramid(levels):
             with limit_torch_threads(1) if is_small else nullcontext():
                 solution = solve(
                     level.problem(loss, kernel),
                     terms + level.landmarks(points, landmark_weight) if points else terms,
                     algorithm,
                     1.0,
-                    initial=level.zeros() if field is None else level.prolong(field),
+                    initial=level.zeros() if solution is None else level.prolong(solution.x),
                     max_iterations=max_iterations,
                     tolerance=tolerance,
                     progress=progress,
                     check=False,
                 )
-            field = solution.x
-        assert field is not None
+        assert solution is not None
+        return solution
+
+    # A written weight, or landmarks, are the user's word on the motion.
+    is_tested = points is None and _has_usual_weight(prior)
+    fields, solutions, notes = [], [], []
+    for item in range(len(target)):
+        # Pair by pair: the answer does not depend on the batch, and neither does the work.
+        entry = slice(item, item + 1)
+        inside = None if support is None else support[entry]
+        pair = source[entry] / unit[item], target[entry] / unit[item]
+        terms = priors.select(torch.tensor([item]))
+        solution = fit(_Level.finest(*pair, inside, lengths), terms)
+        field, name = solution.x, f"pair {item}: " if len(target) > 1 else ""
+        noisy = add_own_noise(*pair, inside) if is_tested and bool(field.any()) else None
+        if noisy is not None:
+            again = fit(_Level.finest(*noisy, inside, lengths), terms)
+            share = change_by_noise(field, again.x, inside)
+            if not share <= MOST_BY_NOISE:
+                field = torch.zeros_like(field)
+                notes.append(
+                    f"{name}noise like that of the images changes the field by {share:.0%} of its "
+                    "length, so they determine no motion: the displacement is 0. A larger "
+                    "smoothness may find one; a written weight of the prior keeps the field, which "
+                    f"is solutions[{item}].x"
+                )
         fields.append(field)
         solutions.append(solution)
-        notes.extend(_findings(field, lengths, solution, item if len(target) > 1 else None))
+        notes.extend(_findings(field, lengths, solution, name))
     u = torch.cat(fields)
     warped = Warp(u, lengths, kernel)(source)
     return Registration(u, warped, lengths, tuple(solutions), tuple(notes))
@@ -329,6 +349,14 @@ def _data_term(loss: Loss | DataTerm) -> DataTerm:
     raise InputError(f'loss is "least-squares", "ncc", "mi" or a data term, got {loss!r}')
 
 
+def _has_usual_weight(prior: Prior | None) -> bool:
+    """Return whether a prior is given without a written weight, or is the usual one."""
+    if prior is None:
+        return True
+    terms = prior.as_sum().terms
+    return bool(terms) and not any(term.chosen for term in terms)
+
+
 def _weigh(
     prior: Prior, loss: Loss | DataTerm, spacing: Sequence[float], smoothness: float
 ) -> PriorSum:
@@ -362,9 +390,8 @@ def _scale(image: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _findings(
-    field: Tensor, spacing: tuple[float, ...], solution: Solution, item: int | None
+    field: Tensor, spacing: tuple[float, ...], solution: Solution, name: str
 ) -> list[str]:
-    name = "" if item is None else f"pair {item}: "
     notes = []
     folded = float(metrics.folding(field, spacing)[0])
     if folded > 0:
