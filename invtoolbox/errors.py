@@ -72,13 +72,40 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     "there is no prior named 'tvv'; did you mean 'tv'? known: tikhonov, tv"
     """
     names = sorted(known)
-    by_lower = {n.lower(): n for n in reversed(names)}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
-    near = [by_lower[n] for n in close]
-    hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ";"
+    hint = suggest(nearest(name, names))
     return InputError(
         f"there is no {kind} named {name!r}{hint} known: {', '.join(names) or 'none'}"
     )
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
+    """Return the known names that are written most like a name, the closest first.
+
+    Args:
+        name: the unknown name.
+        known: known names.
+        count: largest number of names.
+        cutoff: least similarity, from 0 to 1 (`difflib.SequenceMatcher.ratio`).
+
+    >>> nearest("Wieght", ["weight", "isotropic"])
+    ['weight']
+    """
+    by_lower = {n.lower(): n for n in reversed(list(known))}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=cutoff)
+    return [by_lower[n] for n in close]
+
+
+def suggest(names: Iterable[str]) -> str:
+    """Return the middle of an error message that suggests names, or a semicolon if there are none.
+
+    Args:
+        names: the names.
+
+    >>> suggest(["tv", "tgv"]), suggest([])
+    ("; did you mean 'tv' or 'tgv'?", ';')
+    """
+    words = " or ".join(map(repr, names))
+    return f"; did you mean {words}?" if words else ";"
 
 
 def match_name(name: str, known: Iterable[str]) -> str | None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,3 +53,33 @@ def test_the_files_it_points_to_are_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if not target.startswith("http"):
             assert (Path(__file__).resolve().parent.parent / target).exists(), target
+
+
+def test_the_index_of_torch_for_the_cpu_is_stated() -> None:
+    assert "--extra-index-url https://download.pytorch.org/whl/cpu" in README
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_an_old_python_ends_in_one_sentence(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parent.parent
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(root / name, tmp_path)
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    oldest = project["requires-python"].removeprefix(">=")
+    assert f"Python {oldest} or later" in README
+    # The interpreter evaluates the condition of the Makefile as Python 3.10 would.
+    (tmp_path / "python3.10").write_text(
+        "#!/bin/sh\ncode=$(echo \"$2\" | sed 's/sys.version_info/(3, 10)/')\n"
+        f'exec {sys.executable} -c "$code"\n'
+    )
+    (tmp_path / "python3.10").chmod(0o755)
+    ran = subprocess.run(
+        ["make", f"PYTHON={tmp_path / 'python3.10'}", "venv"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode != 0 and not (tmp_path / ".venv").exists()
+    assert ran.stdout.splitlines() == [
+        f"invtoolbox needs Python {oldest} or later: make PYTHON=python3.12"
+    ]

@@ -6,7 +6,6 @@ have.
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from typing import Annotated, Any, Generic, Self, TypeVar, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
 from invtoolbox.catalogue.shelves import entries, find, read_toml
+from invtoolbox.core.checks import missing_path, near_paths
 from invtoolbox.core.trust import is_inside, is_trusting
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, match_name, nearest, suggest, unknown_name
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -227,8 +227,11 @@ def locate(scene: Path, path: str, given: Container[str] = ()) -> Path:
             if path not in given:
                 refuse_outside(scene, path, place)
             return place
+    near = [name for place in dict.fromkeys(places) for name in near_paths(place)][:2]
+    looked = ", ".join(dict.fromkeys(map(str, places)))
     raise InputError(
-        f"{scene}: there is no file {path} (looked for {', '.join(str(p) for p in places)})"
+        f"{scene}: there is no file {path}{suggest(near).rstrip(';')} (looked for {looked}; "
+        "INVTOOLBOX_DATA names the data folder)"
     )
 
 
@@ -324,14 +327,18 @@ def _find(scene: str | Path) -> Path:
     path = Path(scene).expanduser()
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
-            hint = (
-                f"; the catalogue has a scene {path.stem!r}, run it by that name"
-                if path.stem in entries("scenes")
-                else ""
+            if path.stem not in entries("scenes"):
+                raise InputError(missing_path(scene))
+            raise InputError(
+                f"there is no scene file {path}; the catalogue has a scene {path.stem!r}, run it "
+                "by that name"
             )
-            raise InputError(f"there is no scene file {path}{hint}")
         return path
-    return find("scenes", str(scene)).path
+    word, names = str(scene), entries("scenes")
+    is_path = bool(path.parts[1:]) or word.endswith("/") or word.startswith(("~", "."))
+    if match_name(word, names) is None and (is_path or near_paths(path)):
+        raise InputError(missing_path(word, "scene", names))
+    return find("scenes", word).path
 
 
 def _sentence(model: type[BaseModel], error: ValidationError) -> str:
@@ -343,8 +350,7 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
         parent, key = fault["loc"][:-1], str(fault["loc"][-1])
         table = f"the table [{_place(parent)}]" if parent else "a scene"
         keys = list(_model_at(model, parent).model_fields)
-        near = difflib.get_close_matches(key, keys, n=2, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ";"
+        hint = suggest(nearest(key, keys, 2))
         text = f"{table} has no key {key!r}{hint} known: {', '.join(keys)}"
     elif fault["type"] == "missing":
         text = f"{where} is missing"

@@ -16,7 +16,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from invtoolbox.errors import InputError, match_name, unknown_name
+from invtoolbox.errors import InputError, match_name, nearest, suggest, unknown_name
 
 #: Kinds of parts. Each is a package of the toolbox; readers have their names in
 #: `invtoolbox.datasets`.
@@ -128,25 +128,35 @@ def build(kind: str, name: str, settings: dict[str, Any]) -> Any:
     """
     cls = lookup(kind, name)
     taken = [p for p in inspect.signature(cls).parameters if p not in ("self", "args", "kwargs")]
-    require_settings(repr(name), settings, taken)
+    require_settings(repr(name), settings, taken, _KEYS.get(kind, ()))
     try:
         return cls(**settings)
     except TypeError as error:
         raise InputError(f"{name!r} cannot be built from {settings}: {error}") from error
 
 
-def require_settings(owner: str, settings: Iterable[str], taken: Iterable[str]) -> None:
+#: Keys of the tables of scene files that are no settings of a class.
+_KEYS = {"priors": ("weight",), "solvers": ("time_limit", "initial", "tile")}
+
+
+def require_settings(
+    owner: str, settings: Iterable[str], taken: Iterable[str], near: Iterable[str] = ()
+) -> None:
     """Refuse settings that a class or a function does not have.
 
     Args:
         owner: beginning of the error message, for example "the network 'dncnn'".
         settings: names of the settings.
         taken: names that the owner has.
+        near: further names that the error message suggests if they are close.
     """
     names = list(taken)
     for key in settings:
         if key not in names:
-            raise InputError(f"{owner} has no setting {key!r}; it has {', '.join(names) or 'none'}")
+            hint = suggest(nearest(key, [*names, *near], 2))
+            raise InputError(
+                f"{owner} has no setting {key!r}{hint} it has {', '.join(names) or 'none'}"
+            )
 
 
 @cache

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from invtoolbox.core.interrupts import terminate_as_interrupt
 from invtoolbox.core.trust import trusting
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError, MissingDependency, nearest, suggest
 from invtoolbox.jobs.kinds import commands
 
 #: Function that adds description, options and examples to the parser of a command.
@@ -30,6 +30,7 @@ COMMANDS = {
     "run": ("run", "run a scene file"),
     "train": ("train", "train a prior from a recipe"),
     "list": ("listing", "list priors, solvers, data sets, scenes and other names"),
+    "data": ("data", "show which files a data set has, and take them from a folder"),
     "info": ("info", "show versions, devices, threads and missing extras"),
     "doctor": ("doctor", "check home, kernel cache, compiler, memory, disk, versions and GPU"),
     "demo": ("demo", "compare methods on a CT slice, a photograph and a street, in a minute"),
@@ -83,7 +84,8 @@ class Parser(argparse.ArgumentParser):
     """Parser whose errors are one sentence, like all errors of the command line."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"invtoolbox: {message}; see {self.prog} --help\n")
+        end = "" if message.endswith("?") else ";"
+        self.exit(2, f"invtoolbox: {message}{end} see {self.prog} --help\n")
 
 
 class LazyParser(Parser):
@@ -97,7 +99,11 @@ class LazyParser(Parser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self.fill()
-        return super().parse_known_args(args, namespace)
+        parsed, rest = super().parse_known_args(args, namespace)
+        for option in (word.partition("=")[0] for word in rest if word.startswith("--")):
+            if near := nearest(option, self._option_string_actions, 2, 0.6):
+                self.error(f"there is no option {option}{suggest(near)}")
+        return parsed, rest
 
     def format_help(self) -> str:
         self.fill()

@@ -8,7 +8,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Container, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from invtoolbox.core.memory import is_out_of_memory, memory_error
 from invtoolbox.core.trust import check_archive, refuse_special, unpacked_budget
-from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.errors import InputError, MissingDependency, nearest, suggest
 
 _REAL, _COMPLEX = (torch.float32, torch.float64), (torch.complex64, torch.complex128)
 
@@ -48,6 +48,49 @@ def check_input(
         raise InputError(f"{what} in {kinds}, got {value.dtype}; convert with .float()")
 
 
+def missing_path(path: str | os.PathLike[str], kind: str = "", names: Iterable[str] = ()) -> str:
+    """Return the error message for a path that does not exist, with the nearest names.
+
+    The names are those in the folder in which the first missing part of the path would lie.
+
+    Args:
+        path: the path in the user's words.
+        kind: what the path could name instead, such as "scene"; empty if it can only be a path.
+        names: known names of this kind.
+
+    >>> missing_path("/no-such-folder/scan.npy")
+    '/no-such-folder/scan.npy: the folder /no-such-folder does not exist; check the path'
+    """
+    near = near_paths(path)
+    missing = _first_missing(Path(path).expanduser())
+    fault = "there is no such file or folder"
+    if missing != Path(path).expanduser():
+        fault = f"the folder {missing} does not exist"
+    remedy = "check the path"
+    if kind:
+        near += nearest(os.fspath(path).rstrip(os.sep), names, 2, 0.6)
+        fault += f", and no {kind} has this name"
+        remedy += f", or see `invtoolbox list {kind.replace(' ', '')}s`"
+    return f"{os.fspath(path)}: {fault}{suggest(near) if near else f'; {remedy}'}"
+
+
+def near_paths(path: str | os.PathLike[str]) -> list[str]:
+    """Return existing paths whose names are written like the first missing part of a path.
+
+    Args:
+        path: a path that does not exist.
+    """
+    missing = _first_missing(Path(path).expanduser())
+    with suppress(OSError):
+        names = [entry.name for entry in missing.parent.iterdir() if entry.name[:1] != "."]
+        return [str(missing.parent / name) for name in nearest(missing.name, names, 2, 0.6)]
+    return []
+
+
+def _first_missing(path: Path) -> Path:
+    return next((p for p in (*reversed(path.parents), path) if not p.exists()), path)
+
+
 def require_file(path: str | os.PathLike[str]) -> Path:
     """Return the path of a file that exists and is not empty.
 
@@ -57,7 +100,7 @@ def require_file(path: str | os.PathLike[str]) -> Path:
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise InputError(f"{path}: there is no such file; check the path")
+        raise InputError(missing_path(path))
     if path.is_dir():
         raise InputError(f"{path}: this is a folder; give the path of a file in it")
     refuse_special(path)

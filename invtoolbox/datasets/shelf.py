@@ -36,9 +36,10 @@ from typing import Any
 from torch import Tensor
 
 from invtoolbox.catalogue import shelves
-from invtoolbox.core.checks import require_keys
+from invtoolbox.core.checks import missing_path, require_keys
 from invtoolbox.datasets.measurement import DataSet, Measurement
 from invtoolbox.datasets.opening import open as open_path
+from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS, SWEEP_READERS, open_sweeps
 from invtoolbox.datasets.volumes.dicom import Dicom
@@ -90,11 +91,67 @@ def find_file(name: str, file: str | None = None) -> Path:
     path = _folder(description, settings) / chosen
     if not path.exists():
         raise InputError(
-            f"{path}: a file of the data set {name} is missing; fetch it from "
-            f"{settings['source']}, and set INVTOOLBOX_DATA to the folder that holds the data "
-            "sets"
+            f"{path}: this file of the data set {name} is missing; fetch its "
+            f"{len(settings['sha256'])} files from {settings['source']} into {describe_place(name)}; "
+            f"`invtoolbox data {name}` lists them, and its --from FOLDER takes them from a folder"
         )
     return path
+
+
+def describe_place(name: str) -> str:
+    """Return the folder of a data set in words, with the variable that moves it.
+
+    Args:
+        name: name of a data set with files.
+    """
+    description, settings = _described(name)
+    place = str(_folder(description, settings))
+    if "package" in settings:
+        return f"{place}, the installed package {settings['package']}"
+    return f"{place} (the folder {settings['folder']}/ in the folder that INVTOOLBOX_DATA names)"
+
+
+def missing_files(name: str) -> list[str]:
+    """Return the files of a data set that are not in its folder.
+
+    Args:
+        name: name of the data set; a simulated one has no files.
+
+    >>> missing_files("ct-small")
+    []
+    """
+    description, settings = _described(name)
+    files = settings.get("sha256", {})
+    return [file for file in files if not (_folder(description, settings) / file).is_file()]
+
+
+def take_files(name: str, source: str | os.PathLike[str]) -> list[Path]:
+    """Copy missing files of a data set to their places, and return the copies.
+
+    Args:
+        name: name of the data set.
+        source: folder in which the files lie anywhere, under their names. Files whose checksum
+            differs are not copied.
+
+    Raises:
+        InputError: there is no such folder, or the disk is full.
+    """
+    if not Path(source).expanduser().is_dir():
+        raise InputError(missing_path(source))
+    description, settings = _described(name)
+    by_name: dict[str, list[Path]] = {}
+    for path in sorted(Path(source).expanduser().rglob("*")):
+        by_name.setdefault(path.name, []).append(path)
+    copies = []
+    for file in missing_files(name):
+        place = _folder(description, settings) / file
+        for path in by_name.get(place.name, []):
+            content = path.read_bytes() if path.is_file() else b""
+            if hashlib.sha256(content).hexdigest() == settings["sha256"][file]:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                copies.append(write_bytes(place, content))
+                break
+    return copies
 
 
 def open_named(name: str, file: str | None = None, geometry: ScanGeometry | None = None) -> DataSet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -111,3 +112,45 @@ def test_a_closed_pipe_is_no_error() -> None:
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     )
     assert ran.returncode == 0 and ran.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["run", "reconstruct"])
+@pytest.mark.parametrize("word", ["foto/", "foto", "./foto"])
+def test_a_mistyped_folder_is_answered_with_the_nearest_and_no_list_of_scenes(
+    run: Run, here: Path, command: str, word: str
+) -> None:
+    (here / "photos").mkdir()
+    sentence = one_sentence(run(command, word))
+    assert f"{word}: there is no such file or folder" in sentence and "'photos'" in sentence
+    assert "known:" not in sentence
+
+
+def test_a_path_without_a_near_one_is_no_scene(run: Run, here: Path) -> None:
+    assert "invtoolbox list scenes" in one_sentence(run("run", "xyz/qqq"))
+    assert "there is no scene named 'xyz'" in one_sentence(run("run", "xyz"))
+    assert "did you mean 'photo.png'" in one_sentence(
+        run("deblur", "foto.png", "--kernel", "kernel.png")
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "near"),
+    [
+        ("solvr.max_iterations=3", "solver"),
+        ("solver.max_iteratons=3", "max_iterations"),
+        ("prior.tv.wieght=3", "weight"),
+        ("prior.tv.isotropc=true", "isotropic"),
+        ("operator.num_detector=3", "num_detectors"),
+        ("regularization.tua=3", "tau"),
+    ],
+)
+def test_a_mistyped_setting_is_answered_with_the_nearest(
+    run: Run, here: Path, change: str, near: str
+) -> None:
+    assert f"did you mean '{near}'" in one_sentence(run("run", "ct-small", "--set", change))
+
+
+def test_a_mistyped_option_is_answered_with_the_nearest(run: Run) -> None:
+    assert one_sentence(run("flow", "street", "--itms=3")).startswith(
+        "invtoolbox: there is no option --itms; did you mean '--items'"
+    )

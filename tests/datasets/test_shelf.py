@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from invtoolbox import datasets, metrics
 from invtoolbox.catalogue import shelves as catalogue
-from invtoolbox.datasets.shelf import PHOTOGRAPHS
+from invtoolbox.datasets.shelf import PHOTOGRAPHS, missing_files, take_files
 from invtoolbox.errors import InputError
 
 NAMES = ["ct-slices", "ct-small", "htc2022", "levin-kernels", "set12", "tooth"]
@@ -59,8 +60,30 @@ def test_what_is_missing_or_misspelt_is_named(
         datasets.open_named("htc2023")
     with pytest.raises(InputError, match=r"did you mean 'htc2022_ta_full.mat'"):
         datasets.open_named("htc2022", "htc2022_ta_fulll.mat")
-    with pytest.raises(InputError, match=r"tooth.h5.*missing.*INVTOOLBOX_DATA"):
+    with pytest.raises(InputError, match=r"tooth.h5.*missing.*github.*INVTOOLBOX_DATA.*data tooth"):
         datasets.open_named("tooth")
+
+
+def test_missing_files_are_taken_from_a_folder_if_their_content_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INVTOOLBOX_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("INVTOOLBOX_CATALOGUE", str(tmp_path))
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("a.png", "in/b.png")}
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "mine.toml").write_text(
+        '# Mine.\nreader = "pictures"\nfolder = "mine"\ndefault = "."\nlicence = "CC0"\n'
+        'source = "a disk"\n[sha256]\n' + "".join(f'"{k}" = "{v}"\n' for k, v in digests.items())
+    )
+    assert missing_files("mine") == ["a.png", "in/b.png"] and missing_files("street") == []
+    fetched = tmp_path / "fetched" / "x"
+    fetched.mkdir(parents=True)
+    (fetched / "a.png").write_text("other content")
+    (fetched / "b.png").write_text("in/b.png")
+    assert take_files("mine", tmp_path / "fetched") == [tmp_path / "data" / "mine" / "in" / "b.png"]
+    assert missing_files("mine") == ["a.png"] and take_files("mine", tmp_path / "fetched") == []
+    with pytest.raises(InputError, match=r"fetchd: .*did you mean .*fetched"):
+        take_files("mine", tmp_path / "fetchd")
 
 
 def test_your_own_file_is_opened_by_its_path(

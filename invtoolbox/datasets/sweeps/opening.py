@@ -147,12 +147,7 @@ def open_sweeps(
     if reader is None and Path(path).suffix.lower() == ".h5":
         reader = "opensceneflow"
     if reader is None:
-        reader = reader_of_folder(require_folder(path, "a lidar sequence"))
-        if reader is None:
-            raise InputError(
-                f"{path}: the folder is no lidar sequence that is known "
-                f"({', '.join(SWEEP_READERS)}); give the folder of the sweeps, or reader="
-            )
+        reader = require_reader(path)
     make = reader_named("reader of lidar sweeps", reader, SWEEP_READERS)
     settings = {
         "poses": poses,
@@ -179,6 +174,21 @@ def open_sweeps(
             f"{', '.join(SWEEP_READERS)}"
         )
     return opened
+
+
+def require_reader(path: str | os.PathLike[str]) -> str:
+    """Return the name of the reader that fits a folder, or raise an `InputError`.
+
+    Args:
+        path: the folder, in the user's words.
+    """
+    reader = reader_of_folder(require_folder(path, "a lidar sequence"))
+    if reader is None:
+        raise InputError(
+            f"{path}: the folder is no lidar sequence that is known ({', '.join(SWEEP_READERS)}); "
+            "give the folder of the sweeps, or the name of a reader"
+        )
+    return reader
 
 
 def reader_of_folder(folder: Path) -> str | None:

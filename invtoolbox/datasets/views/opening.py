@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from invtoolbox.core.checks import missing_path
 from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.views.colmap import model_folder, open_colmap
 from invtoolbox.datasets.views.llff import open_llff
@@ -61,7 +62,7 @@ def open_views(
     """
     path = Path(path).expanduser()
     if not path.exists():
-        raise InputError(f"{path}: there is no such file or folder; check the path")
+        raise InputError(missing_path(path))
     if reader is None:
         recognized = reader_of_views(path)
         if recognized is None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from invtoolbox.core.checks import missing_path
 from invtoolbox.core.environment import optional_package
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.views.colmap import open_colmap
@@ -54,7 +55,7 @@ def find_cameras(
     """
     place, folder = Path(path).expanduser(), Path(results).expanduser()
     if not place.exists():
-        raise InputError(f"{place}: there is no such file or folder; check the path")
+        raise InputError(missing_path(place))
     record = folder / _RECORD
     place = _lone_video(place)
     key = _fingerprint(place, seed, model)

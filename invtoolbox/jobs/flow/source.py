@@ -13,10 +13,16 @@ from typing import Any
 
 from invtoolbox import datasets
 from invtoolbox.catalogue import shelves
+from invtoolbox.core.checks import missing_path
 from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.shelf import sweep_options
 from invtoolbox.datasets.sweeps.flow_files import refuse_source
-from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS, street_of_file, street_settings
+from invtoolbox.datasets.sweeps.opening import (
+    SWEEP_PATHS,
+    require_reader,
+    street_of_file,
+    street_settings,
+)
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import Sweeps
 
@@ -60,10 +66,7 @@ class SequencePath:
         if not path.exists():
             entry = shelves.entries("datasets").get(str(name))
             if entry is None:
-                raise InputError(
-                    f"there is no folder or file {name}, and no data set of that name in the "
-                    "catalogue; `invtoolbox list datasets` shows those"
-                )
+                raise InputError(missing_path(name, "data set", shelves.entries("datasets")))
             reader = reader or entry.read()["reader"]
             if reader == STREET:
                 return cls(entry.path, reader, settings)
@@ -72,6 +75,8 @@ class SequencePath:
             settings = {**sweep_options(str(name)), **settings}
         elif path.suffix == ".toml" and reader is None:
             reader = STREET
+        elif path.is_dir() and reader is None:
+            require_reader(name)  # before the path is resolved: errors use the user's word
         for key in SWEEP_PATHS:  # the current directory of a worker may differ
             place = Path(str(settings.get(key, ""))).expanduser()
             if key in settings and place.exists():

@@ -23,7 +23,7 @@ from invtoolbox.datasets.scans.geometry_3d import Geometry3D
 from invtoolbox.datasets.scans.geometry_file import geometry_from_mapping, read_geometry
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Grid
-from invtoolbox.errors import InputError, match_name
+from invtoolbox.errors import InputError, match_name, nearest, suggest
 from invtoolbox.jobs.images.tables import Crop, SceneFile, Source
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
@@ -349,7 +349,8 @@ def _scan_3d(file: SceneFile, fields: Mapping[str, Any], name: str) -> ScanGeome
 def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> Tensor:
     """Return an array that is a setting: a Gaussian, a random mask, or the content of a file.
 
-    With ``normalized = true`` the mean of the channels of a file is divided by its sum.
+    A kernel of several channels is refused unless they are equal. With ``normalized = true`` the
+    content of a file is divided by its sum.
     """
     where = f"{file.path}: operator.{key}"
     if set(table) == {"gaussian"}:
@@ -372,6 +373,12 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> T
     source = Source(**{name: table[name] for name in table if name != "normalized"})
     is_volume = key == "kernel" and image.ndim == 5
     array = read(file, source, f"operator.{key}", is_volume=is_volume).y[0]
+    if key == "kernel" and not bool((array == array[:1]).all()):
+        raise InputError(
+            f"the kernel {source.path or source.dataset} has {len(array)} channels that differ, and "
+            "a kernel is one channel; save it as a grey picture, or deblur every channel by "
+            "itself, with a kernel of its own"
+        )
     if not table.get("normalized"):
         return array[0]
     kernel = array.mean(0).double()
@@ -500,7 +507,8 @@ def _check_keys(complaint: str, keys: Iterable[str], names: Iterable[str]) -> No
     """Refuse keys that are none of the names; the sentence begins with the complaint."""
     for key in keys:
         if key not in names:
-            raise InputError(f"{complaint} {key!r}; it has {', '.join(names) or 'none'}")
+            hint = suggest(nearest(key, names, 2))
+            raise InputError(f"{complaint} {key!r}{hint} it has {', '.join(names) or 'none'}")
 
 
 def _in_table(where: str, make: Callable[..., Any], *arguments: Any) -> Any:

@@ -30,7 +30,7 @@ from pydantic import Field, field_validator, model_validator
 
 from invtoolbox.catalogue import registry
 from invtoolbox.catalogue.documents import Alone, CheckedScene, FilePath, Named, Several, Table
-from invtoolbox.errors import match_name
+from invtoolbox.errors import match_name, nearest, suggest
 
 
 class Source(Table):
@@ -225,6 +225,8 @@ class Solver(Named):
     def _settings_of_whom(self) -> Solver:
         if self.name is None and self.settings:
             key = next(iter(self.settings))
+            if near := nearest(key, type(self).model_fields, 2, 0.7):
+                raise ValueError(f"a solver without a name has no setting {key!r}{suggest(near)}")
             raise ValueError(
                 f"{key} is a setting of some solver; give its name too (max_iterations, tolerance "
                 "and time_limit need none)"
@@ -266,9 +268,10 @@ class Regularization(Named):
         if self.weight is not None and (self.rule is not None or self.settings):
             raise ValueError("give either a weight or a rule, not both")
         if self.settings and self.rule is None:
-            raise ValueError(
-                f"{next(iter(self.settings))} is a setting of some rule; give its name as rule"
-            )
+            key = next(iter(self.settings))
+            if near := nearest(key, type(self).model_fields, 2, 0.7):
+                raise ValueError(f"it has no setting {key!r}{suggest(near)}")
+            raise ValueError(f"{key} is a setting of some rule; give its name as rule")
         return self
 
 

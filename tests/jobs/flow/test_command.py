@@ -169,7 +169,7 @@ def test_argoverse_formats(run: Run, drive: Path) -> None:
         (("drive", "--out", "drive/flow"), "never written into the source"),
         (("drive", "--out", "drive"), "never written into the source"),
         (("drive", "--out", "out", "--report", "drive/flow.html"), "never written into the source"),
-        (("nowhere", "--out", "out"), "no folder or file nowhere"),
+        (("nowhere", "--out", "out"), "nowhere: there is no such file or folder"),
         (("drive", "--out", "out", "--items", "7"), "counted from 0"),
         (("drive", "--out", "out", "--option", "rat=2"), "'rat'"),
         (("drive", "--out", "out", "--option", "rate"), "KEY=VALUE"),
@@ -278,3 +278,15 @@ def test_scenes_on_real_data(name: str, data_dir: Path, drive: Path) -> None:
     study = it.run(name, {"sweeps.items": "0", "output.formats": []}, "out", progress=False)
     assert isinstance(study, FlowStudy) and not study.failed, study.failed
     assert study[0].flow.shape[0] > 90_000 and (study.errors() is not None) == (name == "av2-pair")
+
+
+def test_a_folder_without_sweeps_is_named_in_the_users_words(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for word in (".", "photos"):
+        sentence = one_sentence(run("flow", word))
+        assert sentence.startswith(f"invtoolbox: {word}: the folder is no lidar sequence")
+        assert str(tmp_path) not in sentence
+    assert "no data set has this name; did you mean 'photos'" in one_sentence(run("flow", "foto"))

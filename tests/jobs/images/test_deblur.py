@@ -122,6 +122,19 @@ def test_a_kernel_is_scaled_to_the_sum_one(run: Run, here: Path) -> None:
     assert np.allclose(np.load("kernel.png.out.npy"), np.load("large.npy.out.npy"), atol=1e-5)
 
 
+def test_a_kernel_in_color_is_refused_unless_its_channels_are_equal(run: Run, here: Path) -> None:
+    color = torch.rand(3, 3, 3, generator=torch.Generator().manual_seed(0))
+    it.datasets.write_png("color.png", color, (0.0, 1.0))
+    it.datasets.write_png("equal.png", torch.ones(3, 3, 3), (0.0, 1.0))
+    words = ("deblur", "photo.png", "--kernel")
+    sentence = one_sentence(run(*words, "color.png", *QUICK, "--output", "a.npy"))
+    assert "color.png has 3 channels that differ" in sentence and "grey" in sentence
+    assert not Path("a.npy").exists()
+    for kernel in ("equal.png", "kernel.png"):
+        assert run(*words, kernel, *QUICK, "--output", f"{kernel}.npy").code == 0
+    assert np.array_equal(np.load("equal.png.npy"), np.load("kernel.png.npy"))
+
+
 @pytest.mark.parametrize(
     ("kernel", "sentence"),
     [

@@ -201,7 +201,7 @@ def test_faults_are_said_in_a_sentence_that_names_file_and_key(
 
 
 def test_a_scene_that_is_not_there() -> None:
-    with pytest.raises(InputError, match=r"no scene file nowhere.toml"):
+    with pytest.raises(InputError, match=r"nowhere.toml: there is no such file"):
         read_scene("nowhere.toml")
     with pytest.raises(InputError, match="the catalogue has a scene 'ct-small'"):
         read_scene("elsewhere/ct-small.toml")
