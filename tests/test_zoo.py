@@ -31,10 +31,7 @@ NAMES = [name for name, job in zoo.JOBS.items() if not job.is_slow]
 #: Items of the odd half whose answer is more than 1 dB worse than the simple answer, without a
 #: mark, and why. They fail the day they keep the floor, so that a fix removes them from here.
 BROKEN = {
-    ("ct fan", 7): "TV flattens a texture that filtered back-projection keeps",
     ("register", 1): "noise moves a picture whose own motion is below half a pixel",
-    ("depths", 1): "a wide baseline, where few pixels are seen twice, spoils the scales",
-    ("depths", 7): "two near views of a wall do not determine the scales, and nothing says so",
 }
 #: Jobs with one item in the sample, which takes a minute.
 SINGLE = {
