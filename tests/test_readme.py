@@ -74,7 +74,7 @@ def test_an_old_python_ends_in_one_sentence(tmp_path: Path) -> None:
     )
     (tmp_path / "python3.10").chmod(0o755)
     ran = subprocess.run(
-        ["make", f"PYTHON={tmp_path / 'python3.10'}", "venv"],
+        ["make", "--no-print-directory", f"PYTHON={tmp_path / 'python3.10'}", "venv"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -195,7 +195,7 @@ def _groups(names: np.ndarray, sources: np.ndarray, file: Path) -> np.ndarray:
     counts = np.bincount(which)
     if (counts != counts[0]).any():
         raise InputError(
-            f"{file}: its shots have {counts.min()} to {counts.max()} traces; give files of shots with "
+            f"{file}: its shots have {np.min(counts)} to {np.max(counts)} traces; give files of shots with "
             "the same number of traces"
         )
     traces = np.argsort(which, kind="stable").reshape(len(counts), counts[0])
