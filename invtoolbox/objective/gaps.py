@@ -38,13 +38,13 @@ def fill_gaps(problem: Problem) -> Problem:
     """Return the problem of a picture whose unmeasured pixels are interpolated.
 
     Inpainting becomes the identity, and the data term least squares without weights. Problems
-    without gaps, and measurements that are no pictures, are returned as they are.
+    without gaps, and measurements that are no pictures or volumes, are returned as they are.
 
     Args:
         problem: measurements, operator and data term.
     """
     A, y = problem.operator, problem.y
-    if not isinstance(A, _OF_PICTURES) or y.is_complex():
+    if not isinstance(A, _OF_PICTURES) or y.is_complex() or y.ndim not in (4, 5):
         return problem
     known = measured(problem)
     if known is None:

@@ -10,7 +10,7 @@ from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule
 from invtoolbox.parameter_choice.curve_rules import GridSearch, LCurve, QuasiOptimality
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, expected_discrepancy
 from invtoolbox.parameter_choice.evidence import EvidenceBound
-from invtoolbox.parameter_choice.noise import estimate_noise_std
+from invtoolbox.parameter_choice.noise import estimate_noise_std, has_noise_windows
 from invtoolbox.parameter_choice.score_rules import GCV, SURE, CompensatedDiscrepancy, ScoreSearch
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
@@ -87,7 +87,7 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
 
 def _is_noisy_picture(problem: Problem) -> bool:
     """Return whether every pixel of a picture is measured by itself."""
-    is_picture = isinstance(problem.operator, Identity) and problem.y0.ndim > 3
+    is_picture = isinstance(problem.operator, Identity) and has_noise_windows(problem.y0)
     return is_picture and measured(problem) is None
 
 

@@ -125,6 +125,11 @@ def estimate_or_nan(
     return levels
 
 
+def has_noise_windows(y: Tensor) -> bool:
+    """Return whether measurements are pictures or volumes with rows long enough for an estimate."""
+    return y.ndim in (4, 5) and y.shape[-1] > len(_POLYNOMIALS[0])
+
+
 def _levels(
     values: Tensor, used: Tensor, axes: tuple[int, ...], strata: int, fraction: float
 ) -> Tensor:

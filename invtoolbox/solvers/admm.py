@@ -136,7 +136,7 @@ class ADMM(Solver):
         """Whether a prior is a denoiser, or an image with gaps has convex priors with a prox.
 
         Gaps are filled by the first line, which sees all of them at once. Methods that step along
-        the gradient of the misfit need ten times as many iterations at small weights.
+        the gradient of the misfit need more iterations, the more the smaller the weight.
         """
         priors = [prior for _, prior in objective.terms]
         if any(map(enters_by_gradient, priors)):

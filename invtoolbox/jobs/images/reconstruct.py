@@ -51,7 +51,9 @@ def reconstruct(
         progress: show a progress bar on a terminal.
 
     Returns:
-        The solution; its ``x`` always has the shape ``(batch, channel, *space)``.
+        The solution; its ``x`` always has the shape ``(batch, channel, *space)``. If the weight is
+        not given, a picture with gaps is compared with its interpolation, and a denoised picture
+        with the noisy one. Where the prior is no better, ``x`` is the simple answer, as a note says.
 
     Raises:
         InputError: in the cases of `Problem` and `solve`, and if both ``noise_std`` and
@@ -85,8 +87,9 @@ def reconstruct(
         seed=seed,
         progress=progress,
     )
-    by_rule = isinstance(regularization, str)
-    return keep_floor(problem, solution, prior, solver) if by_rule else solution
+    if not isinstance(regularization, str) or regularization != "auto":
+        return solution
+    return keep_floor(problem, solution, prior, solver, max_iterations)
 
 
 def with_axes(y: Any, A: Operator) -> Any:

@@ -156,7 +156,7 @@ class ImageJob(SceneJob[Scene]):
                     **settings,
                 )
                 if isinstance(rule, str):
-                    solution = keep_floor(problem, solution, prior, solver)
+                    solution = keep_floor(problem, solution, prior, solver, table.max_iterations)
         except KeyboardInterrupt:
             raise self.interrupted(
                 checkpoint.exists(), f"the checkpoint {checkpoint} stays"

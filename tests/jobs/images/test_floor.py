@@ -94,3 +94,33 @@ def test_the_smooth_interpolation_is_biharmonic() -> None:
     assert torch.allclose(
         interpolate_smoothly(image, known)[0, 0].double(), torch.as_tensor(expected), atol=1e-5
     )
+
+
+def test_a_written_weight_and_a_named_rule_keep_the_answer_of_the_prior() -> None:
+    mask = torch.rand(40, 40, generator=torch.Generator().manual_seed(1)) > 0.6
+    A = it.operators.Inpainting(mask, (1, 40, 40))
+    y = A(torch.linspace(0, 1, 40).square().expand(1, 1, 40, 40))
+    for solution in (
+        it.reconstruct(y, A, prior=0.01 * it.priors.TotalVariation(), progress=False),
+        it.reconstruct(y, A, regularization="discrepancy", progress=False),
+    ):
+        assert not any("x is the interpolation" in note for note in solution.notes)
+
+
+def test_the_simple_answer_keeps_to_the_constraints() -> None:
+    A = it.operators.Identity((1, 48, 48))
+    y = A.simulate(picture() - 0.3, 0.002, seed=0)
+    solution = it.reconstruct(
+        y, A, prior=["denoiser-natural", "nonnegative"], noise_std=0.002, progress=False
+    )
+    assert float(solution.x.min()) >= 0
+
+
+@pytest.mark.parametrize("shape", [(64,), (40, 3), (1, 40, 4), (1, 3, 3, 3, 3)])
+def test_shapes_that_are_no_pictures_are_solved_as_before(shape: tuple[int, ...]) -> None:
+    y = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0))
+    weights = (torch.rand(1, *shape, generator=torch.Generator().manual_seed(1)) > 0.3).float()
+    for term in (it.data_terms.LeastSquares(0.1), it.data_terms.LeastSquares(0.1, weights)):
+        problem = it.Problem(y, it.operators.Identity(shape), term)
+        solution = it.solve(problem, it.priors.Tikhonov(), progress=False)
+        assert bool(solution.x.isfinite().all())
