@@ -26,11 +26,25 @@ from invtoolbox.errors import InputError
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.differentiation import differentiate_answer, differentiates_fixed_point
 from invtoolbox.loop.replay import needs_replay, run_with_replay
-from invtoolbox.loop.run import INVALID, RECORDED, STATUS, Callback, Limits, Loop, ProgressBar, run
+from invtoolbox.loop.run import (
+    DIVERGED,
+    EARLY_STOPPING,
+    INVALID,
+    LIMIT,
+    RECORDED,
+    STATUS,
+    STOPPED,
+    Callback,
+    Limits,
+    Loop,
+    ProgressBar,
+    run,
+)
 from invtoolbox.measurements import report_findings
 from invtoolbox.objective.coarse_grids import coarsen_for_search, coarsen_for_start
 from invtoolbox.objective.initial_guess import initial_variable, is_scan, leaves_float32
 from invtoolbox.objective.objective import Objective
+from invtoolbox.operators.base import item_norm
 from invtoolbox.parameter_choice import Trials
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
 from invtoolbox.parameter_choice.search import WeightSearch
@@ -40,9 +54,9 @@ from invtoolbox.posteriors.exact import gaussian_posterior
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
-from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers.base import Solver, nonconvex_reason
 from invtoolbox.solvers.binding import Regularization, bind_objective
-from invtoolbox.solvers.choice import check_fits, choose
+from invtoolbox.solvers.choice import check_fits, choose, is_unproven
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
 
 log = logging.getLogger("invtoolbox")
@@ -50,6 +64,8 @@ log = logging.getLogger("invtoolbox")
 #: Number of iterations on the grid of the image, if a solver that was chosen starts at the answer on
 #: a coarser one. They refine edges; the rest is done where an iteration costs a fraction.
 _FINE_ITERATIONS = 64
+#: Size of a prediction, in sizes of what was measured, above which an answer has diverged.
+_RUNAWAY = 1e3
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -162,7 +178,7 @@ def solve(
             solver. If the solver has a duality gap (`Solver.gap`), the gap must also be within 1e-3
             of a convex objective, or within the tolerance if it is larger. The gap contains an
             estimate of the distance to the minimizer, so it is no proof.
-        time_limit: seconds after which items that still run are ``stopped``.
+        time_limit: seconds after which items that still run end with the status ``limit``.
         seed: seed of random draws, which are a function of it and of the iteration.
         device: device that problem and prior are copied to first; None leaves them where they are.
         dtype: precision that problem and prior are converted to first; None keeps it.
@@ -314,10 +330,14 @@ class Run:
         is_resumed = call.checkpoint is not None and Path(call.checkpoint.path).exists()
         with torch.no_grad():
             objective, regularization, rule, solver, reason = _choose(problem, priors, call, notes)
+        is_early = solver.stops_early(objective)
+        few = is_early or (call.solver is None and is_unproven(objective))
         limits = Limits(
             solver.max_iterations if call.max_iterations is None else call.max_iterations,
             solver.tolerance if call.tolerance is None else call.tolerance,
             None if call.time_limit is None else start_time + call.time_limit,
+            when_full=EARLY_STOPPING if few and call.max_iterations is None else LIMIT,
+            when_given_up=EARLY_STOPPING if is_early else STOPPED,
         )
         return cls(
             call=call,
@@ -425,9 +445,13 @@ class Run:
         coarse = coarsen_for_start(self.problem) if self._step_rule is None else None
         if coarse is None:
             return initial_variable(self.objective, None, False, at_inverse=True)
-        budget = _FINE_ITERATIONS if self.call.solver is None else self.solver.max_iterations
+        is_chosen = self.call.solver is None
+        budget = _FINE_ITERATIONS if is_chosen else self.solver.max_iterations
         if self.call.max_iterations is None:
-            self.limits = dataclasses.replace(self.limits, max_iterations=budget)
+            when_full = EARLY_STOPPING if is_chosen else self.limits.when_full
+            self.limits = dataclasses.replace(
+                self.limits, max_iterations=budget, when_full=when_full
+            )
         if self.is_resumed:
             return self.initial_guess
         return self._solve_on_coarse_grid(coarse, self.solver.on_coarse_grid(2 * budget))
@@ -490,6 +514,24 @@ class Run:
             self.notes.append(writer.failure)
         return loop
 
+    def _statuses(self, loop: Loop, objective: Objective, x: Any) -> Tensor:
+        """Return the statuses, ``diverged`` for answers that run away while they are still finite.
+
+        Nothing keeps the iterates of a prior without a convex energy (plug-and-play) from growing.
+        """
+        fit = self.problem.data_term.fitting_prediction(self.problem.y)
+        if (
+            nonconvex_reason(objective) is None
+            or not self.problem.is_linear
+            or not isinstance(fit, Tensor)
+            or not isinstance(x, Tensor)
+        ):
+            return loop.status
+        with torch.no_grad():
+            size, usual = item_norm(self.problem.operator(x)), item_norm(fit)
+        runs_away = (size > _RUNAWAY * usual) & (usual > 0) & (loop.status != INVALID)
+        return loop.status.masked_fill(runs_away, DIVERGED)
+
     def answer(self, loop: Loop) -> Solution:
         """Return the solution: the image with derivative and posterior, NaN for skipped items."""
         solver, call, weight = self.solver, self.call, loop.weight
@@ -515,7 +557,7 @@ class Run:
         in_float64 = self.problem.image_dtype != self.original.image_dtype
         solution = Solution(
             x=x.to(self.original.image_dtype) if in_float64 else x,
-            status=tuple(STATUS[int(k)] for k in loop.status),
+            status=tuple(STATUS[int(k)] for k in self._statuses(loop, objective, x)),
             iterations=loop.iterations.cpu(),
             history={name: rows[:, k] for k, name in enumerate(RECORDED)},
             regularization=loop.weight,
@@ -523,6 +565,9 @@ class Run:
             solver=repr(solver),
             certificate=solver.certificate_name,
             prior=repr(self.priors),
+            data_term=repr(self.original.data_term),
+            tolerance=self.limits.tolerance,
+            max_iterations=self.limits.max_iterations,
             reason=self.reason,
             notes=tuple(self.notes),
             seconds=time.monotonic() - self.start_time,

@@ -210,3 +210,21 @@ def test_a_checkpoint_of_an_earlier_format_is_refused_by_name(tmp_path: Path) ->
     with pytest.raises(InputError, match=r"not a checkpoint of this version .*'.* checkpoint 1'"):
         solve(path)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("solver", ["admm", "pdhg", "gradient-descent"])
+def test_checkpoints_without_todays_scales_open(tmp_path: Path, solver: str) -> None:
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (10, 10))
+    problem = it.Problem(A.simulate(torch.rand(2, 1, 10, 10), 0.02, seed=0), A)
+    path, prior = tmp_path / "run.ckpt", it.priors.HuberTV(0.05)
+    settings: dict[str, Any] = {"regularization": 0.01, "progress": False, "checkpoint": path}
+    it.solve(problem, prior, solver, max_iterations=12, **settings)
+    with safe_open(path, framework="pt") as file:
+        meta = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    scales = ("loop.travel.", "loop.state.floor", "loop.state.norms")
+    left = {name: t for name, t in tensors.items() if not name.startswith(scales)}
+    assert len(left) < len(tensors)
+    save_file(left, path, metadata=meta)
+    resumed = it.solve(problem, prior, solver, tolerance=1e-3, **settings)
+    assert set(resumed.status) == {"converged"} and bool((resumed.iterations > 12).all())

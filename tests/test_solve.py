@@ -174,8 +174,7 @@ def test_divergence_is_kept_to_its_item() -> None:
 def test_budgets_and_callbacks() -> None:
     p = problem()
     assert (
-        it.solve(p, Ridge(), LBFGS(), regularization=0.1, max_iterations=2).status
-        == ("max_iterations",) * 4
+        it.solve(p, Ridge(), LBFGS(), regularization=0.1, max_iterations=2).status == ("limit",) * 4
     )
     slow = it.solve(
         p,
@@ -185,7 +184,7 @@ def test_budgets_and_callbacks() -> None:
         time_limit=0.2,
         max_iterations=10**9,
     )
-    assert slow.status == ("stopped",) * 4 and slow.seconds < 5
+    assert slow.status == ("limit",) * 4 and slow.seconds < 5
     seen: list[int] = []
 
     def stop(progress: it.Progress) -> bool:

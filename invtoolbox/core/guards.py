@@ -46,7 +46,12 @@ def check_range(owner: object, interval: str, /, *names: str, **values: Any) -> 
         except (TypeError, RuntimeError):
             inside = False
         if not inside:
-            raise InputError(f"{name} of {_label(owner)} must {demand}, got {_shown(value)}")
+            # Infinity is positive, so an open end needs a word of its own.
+            is_end = high == math.inf and not holds_high and _is_infinite(value)
+            ending = " and finite" if is_end else ""
+            raise InputError(
+                f"{name} of {_label(owner)} must {demand}{ending}, got {_shown(value)}"
+            )
 
 
 def check_choice(owner: object, choices: Iterable[Any], /, *names: str, **values: Any) -> None:
@@ -82,6 +87,10 @@ def _settings(
 
 def _label(owner: object) -> str:
     return owner if isinstance(owner, str) else type(owner).__name__
+
+
+def _is_infinite(value: Any) -> bool:
+    return bool((value == math.inf).any()) if isinstance(value, Tensor) else value == math.inf
 
 
 def _shown(value: Any) -> str:

@@ -158,9 +158,9 @@ class PoissonTransmission(_Counts):
         return transmitted * (y / mean.clamp_min(torch.finfo(mean.dtype).tiny) - 1)
 
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
-        """Compute ``s + omega(log(t I0) - s)`` with ``s = prediction - t y``.
+        """Compute ``s + w`` with ``w = omega(log(t I0) - s)`` and ``s = prediction - t y``.
 
-        This is the root of ``p = s + t I0 exp(-p)``.
+        This is the root of ``p = s + t I0 exp(-p)``, which is ``log(t I0 / w)`` too.
         """
         if not self.is_convex:
             raise InputError(
@@ -168,7 +168,10 @@ class PoissonTransmission(_Counts):
             )
         t = expand(step, prediction)
         shifted = prediction - t * y
-        return shifted + _wright_omega((t * _field(self.I0, prediction)).log() - shifted)
+        largest = (t * _field(self.I0, prediction)).log()
+        w = _wright_omega(largest - shifted)
+        # A long step makes s and w large, and their sum would cancel.
+        return torch.where(w > 1, largest - w.log(), shifted + w)
 
     @property
     def offers(self) -> frozenset[str]:

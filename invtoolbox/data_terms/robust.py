@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -245,6 +246,14 @@ class Student(_Robust):
         super().__init__(noise_std, weights)
         check_range(self, "(0, inf)", nu=nu)
         self.nu = float(nu)
+
+    def gauss_newton(self, prediction: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+        """Return products with the weights of the EM algorithm.
+
+        The Hessian is negative for outliers, and the weights are the majorizer's.
+        """
+        weights = self.residual_weights(prediction, y)
+        return lambda v: weights * v
 
     def _loss(self, u: Tensor, dimensions: int) -> Tensor:
         return 0.5 * (self.nu + dimensions) * torch.log1p(u * u / self.nu)

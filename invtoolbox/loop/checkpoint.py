@@ -17,13 +17,15 @@ import torch
 
 from invtoolbox.core.content import digest
 from invtoolbox.core.memory import is_out_of_memory
-from invtoolbox.core.pytrees import tree_leaves, tree_restore
+from invtoolbox.core.pytrees import select_items, tree_leaves, tree_restore
 from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
 from invtoolbox.errors import InputError, warn_user
 from invtoolbox.loop.run import Loop
 from invtoolbox.objective.objective import Layout
 
 _FORMAT = "invtoolbox checkpoint 2"
+#: Tensors that files of earlier versions may lack; they are then those of the start.
+_ADDED = ("travel.", "state.floor", "state.norms")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,6 +153,9 @@ class Writer:
             )
         history = tensors.pop("history", None)
         leaves = {name.removeprefix("loop."): t for name, t in tensors.items()}
+        for name, t in tree_leaves(_without_history(loop)):
+            if name.startswith(_ADDED):
+                leaves.setdefault(name, select_items(t, leaves["active"].to(t.device)))
         restored = tree_restore(_without_history(loop), leaves)
         restored.iteration = int(meta["iteration"])
         if loop.layout is not None and "layout" in meta:

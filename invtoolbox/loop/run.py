@@ -63,9 +63,9 @@ class ProgressBar:
             self._bar.close()
 
 
-#: Meaning of the numbers in `Loop.status`.
-STATUS = ("running", "converged", "max_iterations", "diverged", "stopped", "invalid")
-RUNNING, CONVERGED, MAX_ITERATIONS, DIVERGED, STOPPED, INVALID = range(6)
+#: Meaning of the numbers in `Loop.status`, which checkpoints hold.
+STATUS = ("running", "converged", "limit", "diverged", "stopped", "invalid", "early_stopping")
+RUNNING, CONVERGED, LIMIT, DIVERGED, STOPPED, INVALID, EARLY_STOPPING = range(7)
 
 #: Number of steps after which the host reads the flags of the items on an accelerator.
 ACCELERATED_CHECKS = 10
@@ -165,6 +165,8 @@ class Limits:
     max_iterations: int
     tolerance: float
     deadline: float | None  # of time.monotonic()
+    when_full: int = LIMIT  # status after the last iteration
+    when_given_up: int = STOPPED  # status of items that the solver gives up
 
 
 def run(
@@ -195,7 +197,8 @@ def run(
         full = loop.iteration >= limits.max_iterations
         if full or stop or (limits.deadline is not None and time.monotonic() >= limits.deadline):
             after_step(loop, True)
-            _finish(loop, solver, MAX_ITERATIONS if full else STOPPED, loop.running.clone())
+            status = limits.when_full if full else STOPPED if stop else LIMIT
+            _finish(loop, solver, status, loop.running.clone())
             break
         loop.state = solver.step(objective.at(loop.iteration), loop.state)
         loop.iteration += 1
@@ -216,7 +219,7 @@ def run(
             _finish(loop, solver, CONVERGED, loop.running & done)
         given_up = solver.gives_up(loop.state)
         if given_up is not None:
-            _finish(loop, solver, STOPPED, loop.running & given_up)
+            _finish(loop, solver, limits.when_given_up, loop.running & given_up)
         if checks:
             number = read(loop.running.sum())
             left = number > 0

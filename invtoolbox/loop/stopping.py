@@ -13,6 +13,8 @@ from invtoolbox.operators.base import item_norm
 #: The objective of a converged item is within this share of its minimum, unless the tolerance is
 #: larger.
 LARGEST_GAP = 1e-3
+#: Number of steps below which the distance between iterates is no estimate.
+_FEW = 8
 
 
 @dataclass
@@ -20,7 +22,8 @@ class Travel:
     """Estimate of the distance to the minimizer, from the distance between iterates.
 
     It is a bound if the distance falls at least like 1 / k: it is then at most
-    ``|x_k - x_a| a / (k - a)``, where a is an earlier iteration.
+    ``|x_k - x_a| a / (k - a)``, where a is an earlier iteration. The first few steps tell nothing of
+    how it falls, so the estimate then is at least ``|x_k|``.
     """
 
     anchor: Tensor  # the iterate of the latest iteration that is a power of two
@@ -39,6 +42,8 @@ class Travel:
     def distance(self, x: Tensor, iteration: int) -> Tensor:
         """Return the estimate after the update of this iteration, ``(batch,)``."""
         anchor = 1 << (iteration.bit_length() - 1)
+        if iteration < _FEW:
+            return torch.maximum(self.before, item_norm(x))
         if iteration == anchor:
             return self.before
         factor = max(1.0, anchor / (iteration - anchor))

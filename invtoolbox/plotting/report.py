@@ -69,6 +69,7 @@ def write_report(
     if metrics:
         body += ["<h2>Metrics</h2>", _metric_table(solution, metrics)]
     body += uncertainty(solution.posterior, truth, calibration, SHOWN)
+    body += _explanations(solution)
     body += ["<h2>Convergence</h2>", _convergence(solution)]
     if solution.weight_search is not None and solution.weight_search.weights.ndim == 2:
         body += ["<h2>Choice of the weight</h2>", _weights(solution)]
@@ -88,7 +89,8 @@ def measure(x: Tensor, truth: Tensor) -> dict[str, list[float]]:
 
 
 _STATES = {
-    "max_iterations": "reached the limit of iterations",
+    "limit": "reached the limit of iterations or time",
+    "early_stopping": "ended early by design",
     "stopped": "stopped before the tolerance was met",
 }
 
@@ -184,6 +186,16 @@ def _metric_table(solution: Solution, metrics: dict[str, list[float]]) -> str:
     return page.numbers(["", *metrics], rows)
 
 
+def _explanations(solution: Solution) -> list[str]:
+    """Return what was done for every item that is shown, and what would change the answer."""
+    body, items = [], len(solution.status)
+    for k in range(min(items, SHOWN)):
+        lines = solution.explain(k).splitlines()
+        body.append(f"<h2>What was done{f' for item {k}' if items > 1 else ''}</h2>")
+        body.append(page.facts(dict(line.split(": ", 1) for line in lines)))
+    return body
+
+
 def _convergence(solution: Solution) -> str:
     items = range(min(len(solution.status), SHOWN))
     figures = []
@@ -229,10 +241,8 @@ def _settings(solution: Solution) -> dict[str, str]:
     weights = ", ".join(f"{float(w):.4g}" for w in solution.regularization.flatten()[:SHOWN])
     settings = {
         "solver": solution.solver,
-        "why": solution.reason,
         "prior": solution.prior,
         "weight of the prior": weights,
-        "notes": "; ".join(solution.notes),
         "tolerance bounds": solution.certificate,
         "seed": str(solution.seed),
     }

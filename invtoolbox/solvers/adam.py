@@ -54,7 +54,7 @@ class Adam(Solver):
             Zhang 2013). The average covers about the last tenth of the iterates and takes the noise
             out of noisy gradients.
         patience: number of steps without an improvement after which an item gives up, with the
-            status ``stopped``; None for never. Under an implicit prior that learns smooth content
+            status ``early_stopping``; None for never. Under an implicit prior that learns smooth content
             first, it is a regularizer.
         min_delta: the objective, in its own unit, must fall by this much below the last improvement
             to count as a new one.
@@ -203,6 +203,9 @@ class Adam(Solver):
 
     def gives_up(self, state: AdamState) -> Tensor | None:
         return None if self.patience is None else state.waited >= self.patience
+
+    def stops_early(self, objective: Objective) -> bool:
+        return self.patience is not None or super().stops_early(objective)
 
     def _evaluate(
         self, objective: Objective, x: Tensor

@@ -15,7 +15,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.numerical_prox import NumericalProx
 from invtoolbox.solvers.base import Solver, State
-from invtoolbox.solvers.duality import has_gap, objective_gap
+from invtoolbox.solvers.duality import data_floor, has_gap, objective_gap
 from invtoolbox.solvers.linear_systems import relative, solve_quadratic
 from invtoolbox.solvers.splitting import (
     PriorSummand,
@@ -24,6 +24,7 @@ from invtoolbox.solvers.splitting import (
     denoising_term,
     enters_by_gradient,
     first_penalty,
+    operator_norm,
     prior_summands,
     splitting_reason,
     take_primal,
@@ -43,6 +44,8 @@ class ADMMState(State):
     steps: Tensor  # (batch,)
     prediction: Tensor  # A x
     answer: Tensor  # the z of a constraint, else of the first prior without an operator, or x
+    norms: Tensor  # (batch, splits) norms of the K_i
+    floor: Tensor  # (batch,) least scale of the dual residual
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,8 @@ class ADMM(Solver):
             steps=torch.zeros_like(value),
             prediction=prediction.clone(),
             answer=start,
+            norms=torch.stack([operator_norm(s.operator, start) for s in summands], 1),
+            floor=data_floor(objective),
         )
 
     def step(self, objective: Objective, state: ADMMState) -> ADMMState:
@@ -179,20 +184,21 @@ class ADMM(Solver):
         x, left = self._primal_update(objective, summands, state, duals, rho)
         prediction = problem.operator(x)
         value, residuals = D.value(prediction, y), _Residuals.zeros(x, rho)
+        norms = (1e-2 * state.norms * item_norm(x).unsqueeze(1)).unbind(1)
         splits, multipliers = [], []
-        for summand, z, u in zip(summands, state.splits, duals):
+        for summand, z, u, least in zip(summands, state.splits, duals, norms):
             # z_i = prox_{w_i R_i / rho}(K_i x + u_i),   u_i = u_i + K_i x - z_i
             image = summand.apply(x)
             z_next, u, energy = self._split_update(objective, summand, image, z, u, rho)
             splits.append(z_next)
             multipliers.append(u)
-            gap = residuals.add(summand, image, z, z_next, u)
+            gap = residuals.add(summand, image, z, z_next, u, least)
             if unit_step_term(objective) is not None and summand.operator is None:
                 # rho <u, x - z> + rho/2 |x - z|^2, which with D and w R makes the augmented
                 # Lagrangian of Fang, Buchanan and Sulam.
                 value = value + rho * (inner(u, gap) + 0.5 * inner(gap, gap))
             value = value + energy
-        primal, dual, certificate = residuals.relative(rho, left)
+        primal, dual, certificate = residuals.relative(rho, left, state.floor)
         steps = state.steps + 1
         rho_next = self._balance(objective, rho, primal, dual, steps)
         return replace(
@@ -345,25 +351,33 @@ class _Residuals:
         )
 
     def add(
-        self, summand: PriorSummand, image: Tensor, z: Tensor, z_next: Tensor, u: Tensor
+        self,
+        summand: PriorSummand,
+        image: Tensor,
+        z: Tensor,
+        z_next: Tensor,
+        u: Tensor,
+        least: Tensor,
     ) -> Tensor:
-        """Add one split and return ``K x - z``."""
+        """Add one split, whose scale is at least ``least``, and return ``K x - z``."""
         self.dual = add(self.dual, summand.adjoint(z_next - z))
         self.pull = add(self.pull, summand.adjoint(u))
         gap = image - z_next
         self.primal = self.primal + item_norm(gap).square()
-        self.size = self.size + torch.maximum(item_norm(image), item_norm(z_next)).square()
+        # An image with small slopes is not far from optimal for that reason.
+        self.size = self.size + item_norm(image).maximum(item_norm(z_next)).maximum(least).square()
         return gap
 
-    def relative(self, rho: Tensor, left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def relative(self, rho: Tensor, left: Tensor, floor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the relative primal and dual residual, and the certificate.
 
-        The certificate is the larger of the two; ``left``, the residual of the inner system, adds
-        to the dual residual.
+        The multipliers count as at least ``floor``. The certificate is the larger of the two;
+        ``left``, the residual of the inner system, adds to the dual residual.
         """
         # r = K x - z relative to K x and z, and s = rho K^T (z - z_before) relative to the
         # multipliers K^T (rho u); rho cancels (Boyd et al., 3.3.1).
         primal = relative(self.primal, self.size).sqrt()
-        pulled = item_norm(self.pull).clamp_min(torch.finfo(self.size.dtype).tiny)
+        pulled = torch.maximum(item_norm(self.pull), floor / rho)
+        pulled = pulled.clamp_min(torch.finfo(self.size.dtype).tiny)
         dual = item_norm(self.dual) / pulled
         return primal, dual, torch.maximum(primal, dual + left / (rho * pulled))

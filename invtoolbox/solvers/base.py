@@ -179,6 +179,15 @@ class Solver(ABC):
         """
         return None
 
+    def stops_early(self, objective: Objective) -> bool:
+        """Whether the end of a run, short of the tolerance, is a part of the method.
+
+        The status then is ``early_stopping`` in place of ``stopped``, and in place of ``limit`` if
+        the number of iterations is that of the solver. Unless overridden: whether the solver has no
+        tolerance.
+        """
+        return self.tolerance == 0
+
     def result(self, state: Any) -> Tensor:
         """Return the iterate that is the answer: the last one unless overridden."""
         return state.x

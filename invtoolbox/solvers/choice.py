@@ -150,13 +150,17 @@ def choose(objective: Objective, differentiable: bool = False) -> tuple[Solver, 
     ]
     # A solver that fits without being a good choice is better than none.
     for solver, reason in suiting or fitting:
-        fixed = next((prior for _, prior in objective.terms if prior.unit_step), None)
-        if fixed is not None and fixed.least_weight is None:
+        if is_unproven(objective):
             # Outside the theorem later iterates may diverge; Fang et al. (2024) take 20, too.
             solver = dataclasses.replace(solver, max_iterations=UNPROVEN_STEPS)
             reason = f"{reason}; {UNPROVEN_STEPS} steps, because convergence is not proven"
         return solver, f"{type(solver).__name__} was chosen: {reason}"
     raise InputError(f"no solver fits this problem as it is; {_advice(objective)}")
+
+
+def is_unproven(objective: Objective) -> bool:
+    """Whether a prior is a learned proximal operator whose weight no theorem covers."""
+    return any(p.unit_step and p.least_weight is None for _, p in objective.terms)
 
 
 def check_fits(solver: Solver, objective: Objective) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from invtoolbox.core.pytrees import where_items
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
-from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.base import State, implicit_reason
+from invtoolbox.solvers.duality import GradientSolver
 from invtoolbox.solvers.learned_direction import LearnedDirection, Recent, mask_pairs
 from invtoolbox.solvers.linear_systems import quotient
 from invtoolbox.solvers.preconditioner import Kind, Preconditioner, preconditioner
@@ -31,7 +32,7 @@ class CGState(State):
 
 
 @dataclass(frozen=True)
-class ConjugateGradient(Solver):
+class ConjugateGradient(GradientSolver):
     r"""Conjugate gradients (Hestenes and Stiefel 1952) on the normal equations.
 
     ``(A^T W A + sum_i w_i L_i^T L_i) x = A^T W y + sum_i w_i L_i^T b_i``
@@ -86,6 +87,10 @@ class ConjugateGradient(Solver):
 
     def suits(self, objective: Objective) -> bool:
         return bool(objective.terms)
+
+    def has_gap(self, objective: Objective) -> bool:
+        # Without a prior more steps than the gradient asks for amplify rounding.
+        return bool(objective.terms) and super().has_gap(objective)
 
     def init(self, objective: Objective, start: Tensor) -> CGState:
         right = right_side(objective)

@@ -16,7 +16,7 @@ from invtoolbox.solvers.base import (
     State,
     implicit_reason,
 )
-from invtoolbox.solvers.duality import has_gap, objective_gap
+from invtoolbox.solvers.duality import data_floor, has_gap, objective_gap
 from invtoolbox.solvers.linear_systems import relative, solve_quadratic
 from invtoolbox.solvers.splitting import (
     PriorSummand,
@@ -34,6 +34,7 @@ class DouglasRachfordState(State):
     answer: Tensor  # z
     step_size: Tensor  # (batch,)
     prediction: Tensor  # A x
+    floor: Tensor  # (batch,) least scale of the gradient of the misfit
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class DouglasRachford(Solver):
             answer=start,
             step_size=self._step_size(objective, usual),
             prediction=prediction,
+            floor=data_floor(objective),
         )
 
     def step(self, objective: Objective, state: DouglasRachfordState) -> DouglasRachfordState:
@@ -149,7 +151,7 @@ class DouglasRachford(Solver):
         residual = item_norm(gap)
         certificate = torch.maximum(
             relative(residual, torch.maximum(item_norm(x), item_norm(z))),
-            relative(residual + t * left, item_norm(v - x)),
+            relative(residual + t * left, torch.maximum(item_norm(v - x), t * state.floor)),
         )
         # If everything is 0, there is nothing to compare with.
         certificate = torch.where(residual + left > 0, certificate, residual)
@@ -165,6 +167,7 @@ class DouglasRachford(Solver):
             answer=z,
             step_size=t,
             prediction=prediction,
+            floor=state.floor,
         )
 
     def result(self, state: DouglasRachfordState) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,40 +12,62 @@ from invtoolbox.core.pytrees import tree_map
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.solvers.base import nonconvex_reason
+from invtoolbox.solvers.base import Solver, State, nonconvex_reason
 from invtoolbox.solvers.linear_systems import relative
-from invtoolbox.solvers.splitting import PriorSummand
+from invtoolbox.solvers.splitting import DataSummand, PriorSummand
 
 #: The least scale of a gap, in units of the misfit at 0: noise of 0.1 % of the measurements.
 _FLOOR = 1e-6
+#: Factor on the distance of gradient methods, chosen on `benchmarks/convex_problems.py`, even half.
+SAFETY = 4.0
 
 
-def has_gap(objective: Objective) -> bool:
+def has_gap(objective: Objective, splits_misfit: bool = False) -> bool:
     """Whether `objective_gap` is defined: a convex objective, and a Lipschitz gradient of the misfit.
 
     Auxiliary variables and priors without an energy are excluded.
+
+    Args:
+        objective: what is minimized.
+        splits_misfit: whether the solver has a dual for a misfit without such a gradient.
     """
-    D, y = objective.problem.data_term, objective.problem.y
     return (
         objective.has_value
         and nonconvex_reason(objective) is None
-        and D.is_smooth
-        and D.curvature(y) is not None
+        and (splits_misfit or has_lipschitz_misfit(objective))
     )
+
+
+def has_lipschitz_misfit(objective: Objective) -> bool:
+    """Whether the gradient of the misfit exists and has a Lipschitz constant."""
+    D, y = objective.problem.data_term, objective.problem.y
+    return D.is_smooth and D.curvature(y) is not None
+
+
+def data_floor(objective: Objective) -> Tensor:
+    """Return the least scale of a dual residual, 0.1 % of the misfit's gradient at 0, ``(batch,)``.
+
+    The gradient at the minimizer, to which such a residual is compared, vanishes without noise. Zero
+    if the misfit has no Lipschitz gradient, because its gradient at 0 then has no meaning.
+    """
+    if not objective.problem.is_linear or not has_lipschitz_misfit(objective):
+        return torch.zeros_like(objective.regularization)
+    return _FLOOR**0.5 * item_norm(objective.data(objective.problem.zeros()).gradient)
 
 
 def objective_gap(
     objective: Objective,
     x: Tensor,
     distance: Tensor,
-    primal: PriorSummand | None,
+    primal: PriorSummand | DataSummand | None,
     step: Tensor,
-    duals: Sequence[tuple[PriorSummand, Tensor, Tensor]] = (),
+    duals: Sequence[tuple[PriorSummand | DataSummand, Tensor, Tensor]] = (),
     smooth: Sequence[tuple[Tensor, ExplicitPrior]] = (),
 ) -> Tensor:
     r"""Bound ``(F(x) - min F) / F(x)`` of the objective F, ``(batch,)``.
 
-    ``F = f + G + sum_j F_j(K_j .)``, f the misfit and the smooth priors. Every ``q_j`` in the
+    ``F = f + G + sum_j F_j(K_j .)``, f the misfit and the smooth priors. A misfit whose gradient is
+    not Lipschitz is G or one of the F_j instead. Every ``q_j`` in the
     domain of the conjugate ``F_j^*``, and every g in ``dG(u)``, give the bound::
 
         F(x) - F(x*) <= G(x) - G(u) - <g, x - u>
@@ -70,10 +93,14 @@ def objective_gap(
     """
     D, y, A = objective.problem.data_term, objective.problem.y, objective.linear_operator
     prediction = A(x)
+    floor = _FLOOR * D.value(tree_map(torch.zeros_like, prediction), y)
+    floor = torch.where(floor.isfinite(), floor, torch.zeros_like(floor))
     # `value` sums F(x), `gap` the Fenchel-Young terms, and `pull` is s without the g of the primal
     # summand.
-    value, pull = D.value(prediction, y), A.adjoint(D.grad(prediction, y))
-    floor = _FLOOR * D.value(tree_map(torch.zeros_like, prediction), y)
+    if any(isinstance(summand, DataSummand) for summand in (primal, *(row[0] for row in duals))):
+        value, pull = torch.zeros_like(floor), torch.zeros_like(x)
+    else:
+        value, pull = D.value(prediction, y), A.adjoint(D.grad(prediction, y))
     gap = torch.zeros_like(value)
     for weight, prior in smooth:
         value = value + weight * prior.energy(x)
@@ -104,8 +131,34 @@ def objective_gap(
     return relative(gap, value.abs() + floor)
 
 
-def _energy(summand: PriorSummand, z: Tensor) -> Tensor:
+def has_gradient_gap(objective: Objective) -> bool:
+    """Whether `gradient_gap` is defined."""
+    smooth = all(p.smooth and "gradient" in p.offers for _, p in objective.terms)
+    return smooth and has_gap(objective)
+
+
+def gradient_gap(objective: Objective, x: Tensor, distance: Tensor) -> Tensor:
+    """Return `objective_gap` of a differentiable objective, ``|grad F| distance / F``, ``(batch,)``.
+
+    If the objective is ill-conditioned, iterates travel further than the estimate of the distance.
+    """
+    ones = torch.ones_like(distance)
+    return objective_gap(objective, x, SAFETY * distance, None, ones, smooth=objective.terms)
+
+
+@dataclass(frozen=True)
+class GradientSolver(Solver):
+    """Base of solvers whose certificate is a gradient norm; `gradient_gap` bounds their answer."""
+
+    def has_gap(self, objective: Objective) -> bool:
+        return has_gradient_gap(objective)
+
+    def gap(self, objective: Objective, state: State, distance: Tensor) -> Tensor:
+        return gradient_gap(objective, state.x, distance)
+
+
+def _energy(summand: PriorSummand | DataSummand, z: Tensor) -> Tensor:
     """Return the value of a summand, where constraints count as met, ``(batch,)``."""
-    if summand.function.is_constraint:
+    if isinstance(summand, PriorSummand) and summand.function.is_constraint:
         return torch.zeros_like(summand.weight)
     return summand.value(z)

@@ -18,8 +18,9 @@ from invtoolbox.core.pytrees import where_items
 from invtoolbox.objective.linearization import Linearization
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
-from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
+from invtoolbox.solvers.base import State, nonsmooth_reason
 from invtoolbox.solvers.dual_step import dual_reason, solve_dual
+from invtoolbox.solvers.duality import GradientSolver
 from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
 from invtoolbox.solvers.linear_systems import apply_multiplier, conjugate_gradients
 
@@ -35,7 +36,7 @@ class GaussNewtonState(State):
 
 
 @dataclass(frozen=True)
-class GaussNewton(Solver):
+class GaussNewton(GradientSolver):
     r"""Gauss-Newton with conjugate gradients inside and an Armijo line search.
 
     Each step solves ``H d = -grad F`` with the generalized Gauss-Newton matrix H (see
@@ -211,7 +212,7 @@ class LevenbergMarquardt(GaussNewton):
     the predicted one (Nielsen 1999; Madsen, Nielsen and Tingleff 2004, algorithm 3.16). A step that
     does not decrease the objective is not taken, so the objective never increases. ``damping`` is
     the first value of ``mu`` in units of the mean curvature along the gradient,
-    ``<g, H g> / |g|^2``.
+    ``<g, H g> / |g|^2``, and ``sufficient_decrease`` the ratio above which a step is taken.
 
     Converges to a stationary point of a smooth objective that is bounded below and has a bounded H
     (More 1978). Certificate: ``|grad F|`` relative to its value at the start or at 0, the larger.
@@ -265,7 +266,9 @@ class LevenbergMarquardt(GaussNewton):
         )
         # Near the minimizer the decrease is below rounding although the model is right: take the
         # step, and count the ratio as 1.
-        taken = (ratio > 1e-4) | ((predicted <= rounding) & (decrease >= -rounding))
+        taken = (ratio > self.sufficient_decrease) | (
+            (predicted <= rounding) & (decrease >= -rounding)
+        )
         ratio = torch.where(predicted <= rounding, torch.ones_like(ratio), ratio)
         # Accepted: mu <- mu max(1/3, 1 - (2 ratio - 1)^3), growth <- 2. Refused: mu <- growth mu
         # and growth <- 2 growth (Madsen, Nielsen and Tingleff 2004, algorithm 3.16).

@@ -12,7 +12,8 @@ from torch import Tensor
 from invtoolbox.objective.objective import Evaluation, Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.images.constraints import Box
-from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
+from invtoolbox.solvers.base import State, nonsmooth_reason
+from invtoolbox.solvers.duality import GradientSolver
 
 
 @dataclass(kw_only=True)
@@ -25,7 +26,7 @@ class DescentState(State):
 
 
 @dataclass(frozen=True)
-class GradientDescent(Solver):
+class GradientDescent(GradientSolver):
     r"""Gradient descent, ``x <- x - t grad F(x)``, with Barzilai-Borwein steps and a line search.
 
     The first trial of a step is the step of Barzilai and Borwein (1988). Each item has its own

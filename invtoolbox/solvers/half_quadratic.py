@@ -229,6 +229,10 @@ class HalfQuadratic(Solver):
     def suits(self, objective: Objective) -> bool:
         return self._levels(objective)
 
+    def stops_early(self, objective: Objective) -> bool:
+        """Whether the iterations are those of the schedule, as in DPIR."""
+        return self._levels(objective) and self.max_iterations <= self.schedule
+
     def _answer(self, objective: Objective, splits: Sequence[Tensor], x: Tensor) -> Tensor:
         copy = copy_of_image(prior_summands(objective), splits) if self.iterate == "auto" else None
         return x if copy is None else copy

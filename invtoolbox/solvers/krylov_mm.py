@@ -15,7 +15,8 @@ from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.priors.composed import ComposedPrior
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.priors.images.smoothed_norm import SmoothedNorm, as_smoothed_norm
-from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.base import State, implicit_reason
+from invtoolbox.solvers.duality import GradientSolver
 from invtoolbox.solvers.linear_systems import quotient, relative
 from invtoolbox.solvers.subspace import SubspaceProblem, discrepancy_weight, minimize
 
@@ -50,7 +51,7 @@ class KrylovState(State):
 
 
 @dataclass(frozen=True)
-class KrylovMM(Solver):
+class KrylovMM(GradientSolver):
     r"""The l2-lq method: MM with a fixed quadratic majorant, in a generalized Krylov subspace.
 
     Minimizes ``1/2 <A x - y, W (A x - y)> + lambda sum_i phi((L x)_i)`` for a quadratic data term
@@ -141,6 +142,9 @@ class KrylovMM(Solver):
 
     def meets_target(self, objective: Objective) -> bool:
         return objective.discrepancy_target is not None
+
+    def has_gap(self, objective: Objective) -> bool:
+        return super().has_gap(objective) and not self.meets_target(objective)
 
     # -- life --------------------------------------------------------------------------------------
 

@@ -14,8 +14,10 @@ from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.base import PriorSum
 from invtoolbox.priors.images.constraints import Box
 from invtoolbox.solvers.base import Solver, State, nonsmooth_reason
+from invtoolbox.solvers.duality import SAFETY, has_gap, objective_gap
 from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
 from invtoolbox.solvers.linear_systems import quotient
+from invtoolbox.solvers.splitting import PriorSummand
 
 
 @dataclass
@@ -237,6 +239,26 @@ class LBFGS(Solver):
             discrepancy=new.discrepancy,
             certificate=_certify(certificate, new.value),
             gradient=new.gradient,
+        )
+
+    def has_gap(self, objective: Objective) -> bool:
+        return has_gap(objective)
+
+    def gap(self, objective: Objective, state: LBFGSState, distance: Tensor) -> Tensor:
+        smooth = [(w, prior) for w, prior in objective.terms if not isinstance(prior, Box)]
+        bounds = [
+            PriorSummand(w, prior, None) for w, prior in objective.terms if isinstance(prior, Box)
+        ]
+        # A step as long as x at the gradient of the start.
+        size = item_norm(state.x) / state.scale
+        step = torch.where(size > 0, size, torch.ones_like(size))
+        return objective_gap(
+            objective,
+            state.x,
+            SAFETY * distance,
+            bounds[0] if bounds else None,
+            step,
+            smooth=smooth,
         )
 
 

@@ -17,6 +17,7 @@ from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
 from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.solvers.base import Solver, State, missing_gradient_reason
+from invtoolbox.solvers.duality import has_gap, objective_gap
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.lbfgs import LBFGS, LBFGSState
 from invtoolbox.solvers.linear_systems import quotient, relative
@@ -28,6 +29,7 @@ from invtoolbox.solvers.splitting import (
     denoising_term,
     first_penalty,
     summands_of,
+    take_primal,
 )
 
 
@@ -211,6 +213,24 @@ class NonlinearADMM(Solver):
 
     def result(self, state: NonlinearADMMState) -> Tensor:
         return state.answer
+
+    def has_gap(self, objective: Objective) -> bool:
+        is_split = not objective.problem.data_term.is_smooth
+        return has_gap(objective, is_split) and denoising_term(objective) is None
+
+    def gap(self, objective: Objective, state: NonlinearADMMState, distance: Tensor) -> Tensor:
+        summands = _summands(objective, objective.decode_parameters(state.answer))
+        primal, _ = take_primal(tuple(s for s in summands if isinstance(s, PriorSummand)))
+        # rho u_i is a subgradient of w_i R_i at z_i: the optimality of the second line.
+        duals = [
+            (summand, expand(state.rho, u) * u, state.rho)
+            for summand, u in zip(summands, state.duals)
+            if summand is not primal
+        ]
+        smooth = [(w, prior) for w, prior in objective.terms if _enters_by_gradient(prior)]
+        return objective_gap(
+            objective, state.answer, distance, primal, 1 / state.rho, duals, smooth
+        )
 
     def _first_rho(self, objective: Objective, decoded: Decoded) -> Tensor:
         """Return the given penalty, or one whose thresholds are a tenth of the intensity range."""

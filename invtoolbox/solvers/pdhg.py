@@ -20,7 +20,14 @@ from invtoolbox.solvers.base import (
     Solver,
     implicit_reason,
 )
-from invtoolbox.solvers.duality import has_gap, objective_gap
+from invtoolbox.solvers.duality import (
+    data_floor,
+    gradient_gap,
+    has_gap,
+    has_gradient_gap,
+    has_lipschitz_misfit,
+    objective_gap,
+)
 from invtoolbox.solvers.linear_systems import relative
 from invtoolbox.solvers.pdhg_steps import (
     PDHGState,
@@ -185,6 +192,7 @@ class PDHG(Solver):
             duals=duals,
             images=images,
             spare=(torch.zeros_like(start), *(torch.zeros_like(k) for k in images)),
+            floor=data_floor(objective),
         )
         # The first ratio needs the norms and curvatures of a state.
         state.pull, _ = _apply_adjoints(splitting.all, duals, start)
@@ -241,6 +249,7 @@ class PDHG(Solver):
             duals.append(p)
 
         pull, scale = _apply_adjoints(splitting.all, tuple(duals), point)
+        scale = torch.maximum(scale, state.floor)
         primal_residual = relative(_primal_residual(state, pull, move, tau, relaxation), scale)
         regularization = (
             objective.regularization.clone()
@@ -286,24 +295,30 @@ class PDHG(Solver):
         return (state.ratio * balance).sqrt().detach()
 
     def has_gap(self, objective: Objective) -> bool:
-        return has_gap(objective) and not self.meets_target(objective)
+        has_prox = all("prox" in summand.data_term.offers for summand in data_summands(objective))
+        return has_gap(objective, has_prox) and not self.meets_target(objective)
 
     def gap(self, objective: Objective, state: PDHGState, distance: Tensor) -> Tensor:
         splitting = self._split(objective, state.target)
         tau, sigmas = step_sizes(splitting, state)
-        # The misfit enters the gap by its gradient at x, so its dual takes no part.
+        # A misfit with a Lipschitz gradient enters by it, so its dual takes no part.
+        kinds = PriorSummand if has_lipschitz_misfit(objective) else (PriorSummand, DataSummand)
         duals = [
             (summand, p, sigma)
             for summand, p, sigma in zip(splitting.dual, state.duals, sigmas)
-            if isinstance(summand, PriorSummand)
+            if isinstance(summand, kinds)
         ]
-        primal = splitting.primal if isinstance(splitting.primal, PriorSummand) else None
+        primal = splitting.primal if isinstance(splitting.primal, kinds) else None
         smooth = [
             summand.prior
             for summand in splitting.smooth
             if isinstance(summand, GradientSummand) and summand.prior is not None
         ]
-        return objective_gap(objective, state.x, distance, primal, tau, duals, smooth)
+        gap = objective_gap(objective, state.x, distance, primal, tau, duals, smooth)
+        if not has_gradient_gap(objective):
+            return gap
+        # The gradient may vanish before the duals have settled.
+        return torch.minimum(gap, gradient_gap(objective, state.x, distance))
 
     def fixed_point(self, state: PDHGState) -> tuple[Tensor, ...]:
         return (state.point, *state.duals)
@@ -351,7 +366,13 @@ class PDHG(Solver):
                 sizes.append(
                     summand.radius / (first_weight(objective, start) * summand.noise_std.square())
                 )
-        return balance_steps(splitting, state, 0.2 * item_norm(start), sizes).detach()
+        size = item_norm(start)
+        if isinstance(splitting.dual[0], DataSummand):
+            # A start of zeros has no size; an image that explains y has at least |A x| / |A|.
+            fit = objective.problem.data_term.fitting_prediction(objective.problem.y)
+            least = relative(item_norm(fit), state.norms[:, 0]) if isinstance(fit, Tensor) else size
+            size = torch.where(size > 0, size, least)
+        return balance_steps(splitting, state, 0.2 * size, sizes).detach()
 
     # -- summands ----------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ class PDHGState(State):
     duals: tuple[Tensor, ...]  # p_j, relaxed
     images: tuple[Tensor, ...]  # K_j point
     spare: tuple[Tensor, ...]  # a buffer for every summand, and one for the image
+    floor: Tensor  # (batch,) least scale of the primal residual
 
 
 def step_sizes(splitting: Splitting, state: PDHGState) -> tuple[Tensor, tuple[Tensor, ...]]:

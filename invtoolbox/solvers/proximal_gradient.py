@@ -410,6 +410,11 @@ def _trial(
     if bend is None:
         bend = data + _smooth_value(objective, x) - here - inner(gradient, move)
         rounding = 32 * torch.finfo(here.dtype).eps * here.abs()
+    else:
+        # The bend of a move d is |A d|^2 / 2, and A d the difference of two rounded predictions.
+        weighted = objective.problem.data_term.weighted(prediction)
+        error = 8 * torch.finfo(here.dtype).eps * inner(prediction, weighted).clamp_min(0).sqrt()
+        rounding = rounding + error * (2 * bend.clamp_min(0)).sqrt()
     # Written so that the search ends for an item that is not finite.
     return x, prediction, step, data, energy, bend > allowed + rounding
 

@@ -13,7 +13,8 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, item_norm
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.majorizer import Majorizer
-from invtoolbox.solvers.base import Solver, State, implicit_reason
+from invtoolbox.solvers.base import State, implicit_reason
+from invtoolbox.solvers.duality import GradientSolver
 from invtoolbox.solvers.gradient_descent import gradient_scale
 from invtoolbox.solvers.linear_systems import conjugate_gradients, quotient
 
@@ -27,7 +28,7 @@ class ReweightedState(State):
 
 
 @dataclass(frozen=True)
-class Reweighted(Solver):
+class Reweighted(GradientSolver):
     r"""Iteratively reweighted least squares, or majorization-minimization with quadratic majorants.
 
     A step finds the weights ``w`` of the misfit and of every prior at ``x``, with which

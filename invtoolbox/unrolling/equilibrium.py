@@ -15,7 +15,7 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import select_items
 from invtoolbox.errors import InputError
 from invtoolbox.loop.differentiation import differentiate_fixed_point, solve_by_gmres
-from invtoolbox.loop.run import DIVERGED, INVALID, MAX_ITERATIONS, STATUS, Limits, Loop, run
+from invtoolbox.loop.run import DIVERGED, INVALID, LIMIT, STATUS, Limits, Loop, run
 from invtoolbox.objective.objective import Objective
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
@@ -178,7 +178,7 @@ class Equilibrium(SolverNetwork):
         return working.decode(layered.result(layered.step(working.at(0), state)))
 
     def _report(self, loop: Loop, certificate: Tensor) -> None:
-        short = (loop.status == MAX_ITERATIONS) | (loop.status == DIVERGED)
+        short = (loop.status == LIMIT) | (loop.status == DIVERGED)
         if bool(short.any()):
             worst = float(certificate[short].nan_to_num(math.inf).max())
             warnings.warn(

@@ -58,6 +58,16 @@ def test_the_sentence_says_what_is_allowed(interval: str, sentence: str) -> None
         )
 
 
+def test_infinity_at_an_open_end_is_refused_for_being_infinite() -> None:
+    for value in (math.inf, torch.tensor([1.0, math.inf])):
+        with pytest.raises(InputError, match="rate of f must be positive and finite, got"):
+            check_range("f", "(0, inf)", rate=value)
+    with pytest.raises(InputError, match="rate of f must be positive, got -inf"):
+        check_range("f", "(0, inf)", rate=-math.inf)
+    with pytest.raises(InputError, match=r"rate of f must lie in \[0, 1\], got inf"):
+        check_range("f", "[0, 1]", rate=math.inf)
+
+
 def test_every_entry_of_a_tensor_counts() -> None:
     check_range("f", "[0, 1]", weights=torch.tensor([0.0, 1.0]))
     with pytest.raises(InputError, match="weights of f must lie in .* got values from -1 to 2"):

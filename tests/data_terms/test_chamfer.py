@@ -154,7 +154,7 @@ def test_an_item_that_runs_away_is_said_to_and_leaves_the_others_alone(
         max_iterations=3,
         progress=False,
     )
-    assert solution.status == ("max_iterations", "diverged")
+    assert solution.status == ("limit", "diverged")
 
 
 def test_stacked_terms_prepare_their_own_measurements() -> None:

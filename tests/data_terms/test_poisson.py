@@ -221,3 +221,14 @@ def test_a_rule_finds_the_weight_of_counts_though_they_start_at_zero() -> None:
         1.01 * float(problem.data_term.expected_discrepancy(y)), rel=0.02
     )
     assert float(it.metrics.psnr(solution.x, x, data_range=0.08)) > 25
+
+
+def test_a_long_step_of_the_transmission_prox_does_not_cancel() -> None:
+    term = it.data_terms.PoissonTransmission(1e4)
+    y, steps = torch.tensor([[[200.0, 2000.0, 9000.0]]]), (1e-6, 1e-2, 1e2, 1e6)
+    for step in steps:
+        single = term.prox(torch.zeros(1, 1, 3), y, step)
+        double = term.prox(torch.zeros(1, 1, 3, dtype=torch.float64), y.double(), step)
+        torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-5)
+        # The optimality of the prox: p = v - step grad D(p).
+        torch.testing.assert_close(double / step, -term.grad(double, y.double()))

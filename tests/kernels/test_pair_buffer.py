@@ -137,7 +137,7 @@ def test_a_callback_stops_at_its_step(
         stopped = device_jobs.gaussians("cuda", 25).cpu()
     assert torch.equal(exact, stopped) and calls == list(range(1, end + 1))
     assert int(solutions[0].iterations) == end
-    assert solutions[0].status == (("max_iterations" if end == 25 else "stopped"),)
+    assert solutions[0].status == (("limit" if end == 25 else "stopped"),)
 
 
 def test_few_iterates_wait_for_callbacks(

@@ -185,3 +185,16 @@ def test_keeps_the_contracts() -> None:
     it.testing.check_prior(SmoothedNorm(1.0, 0.2), problem.y)
     one_graph = GraphLaplacian().bind(picture())
     assert one_graph.select(torch.tensor([4, 2])) is one_graph
+
+
+def test_a_complex_image_has_the_graph_of_its_magnitude() -> None:
+    x = torch.zeros(1, 1, 16, 16, dtype=torch.complex64)
+    x[..., 4:12, 5:11] = 1.0 + 0.5j
+    mask = (torch.rand(16, 16, generator=torch.Generator().manual_seed(0)) < 0.6).float()
+    mask[0, 0] = 1.0
+    A = it.operators.CartesianMRI(mask, (16, 16))
+    y = A.simulate(x, 0.02, seed=0)
+    prior, settings = it.priors.GraphLaplacian(), {"progress": False, "check": False}
+    solution = it.solve(it.Problem(y, A), prior, regularization=0.01, **settings)
+    zero_filled = A.adjoint(y)
+    assert float((solution.x - x).abs().norm()) < 0.8 * float((zero_filled - x).abs().norm())

@@ -112,5 +112,5 @@ def test_every_solver_finds_the_same_minimizer(threshold: float) -> None:
     "make", [lambda: HuberTV(0.0), lambda: HuberNorm(-1.0), lambda: HuberTV(float("inf"))]
 )
 def test_bad_thresholds_are_refused(make: Callable[[], object]) -> None:
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match="threshold of Huber"):
         make()

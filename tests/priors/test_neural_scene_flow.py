@@ -166,7 +166,7 @@ def test_patience_ends_an_item_by_itself_and_keeps_its_best_iterate(tmp_path: Pa
     problem = both_ways(3)
     solver = Adam(learning_rate=0.05, iterate="best", patience=8, min_delta=1e-4)
     solution = it.solve(problem, small(), solver, max_iterations=400, tolerance=0, progress=False)
-    assert set(solution.status) == {"stopped"} and len(set(solution.iterations.tolist())) > 1
+    assert set(solution.status) == {"early_stopping"} and len(set(solution.iterations.tolist())) > 1
     misfit = problem.data_term.value(problem.operator(solution.x), problem.y)
     for k in range(3):
         curve = solution.history["objective"][: int(solution.iterations[k]), k]

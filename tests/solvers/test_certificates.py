@@ -176,3 +176,55 @@ def test_items_of_very_different_scale_are_refused_by_number() -> None:
     y = measurements(torch.float32).repeat(2, 1, 1, 1) * torch.tensor([1.0, 1e-30]).view(2, 1, 1, 1)
     with pytest.raises(it.InputError, match=r"items \[1\] leave the range.*float64"):
         it.solve(it.Problem(y, A), it.priors.Tikhonov(), progress=False)
+
+
+@pytest.mark.parametrize("solver", [ADMM(), PDHG(), DouglasRachford(), FISTA()], ids=repr)
+def test_an_exact_fit_without_noise_is_converged(solver: Solver) -> None:
+    # The gradient of the misfit vanishes at the answer, so nothing may be relative to it alone.
+    x = torch.zeros(1, 1, 6, 6)
+    x[..., 2:5, 1:4] = 1.0
+    kernel = torch.rand(3, 3, generator=torch.Generator().manual_seed(0))
+    blur = it.operators.Blur(kernel / kernel.sum(), (6, 6), "periodic")
+    solution = it.solve(
+        it.Problem(blur(x), blur), it.priors.NonNegative(), solver, 1.0, progress=False, check=False
+    )
+    assert solution.status == ("converged",)
+    assert float((solution.x - x).norm() / x.norm()) < 0.05
+
+
+def test_a_misfit_without_a_gradient_has_a_gap_by_its_dual() -> None:
+    y = torch.tensor([[[0.0, 4.0, 1.0, 1.0]]], dtype=torch.float64)
+    identity = it.operators.Matrix(torch.eye(4, dtype=torch.float64))
+    problem = it.Problem(y, identity, it.data_terms.L1())
+    for solver in (PDHG(), it.solvers.NonlinearADMM()):
+        working, _, _ = bind(problem, it.priors.TotalVariation().as_sum(), 0.4)
+        assert solver.has_gap(working)
+        state = solver.init(working, torch.zeros_like(y))
+        for k in range(30):
+            state = solver.step(working.at(k), state)
+            # The minimizer is y without half of its outlier, or with it at this weight: F = 2.8.
+            x = solver.result(state)
+            value = (x - y).abs().sum() + 0.4 * (x[..., 1:] - x[..., :-1]).abs().sum()
+            gap = float(solver.gap(working, state, (x - y).norm().view(1)))
+            assert float((value - 2.8) / value) <= gap + 1e-6
+
+
+def test_the_first_steps_are_no_estimate_of_the_distance() -> None:
+    x = torch.ones(1, 1, 4)
+    travel = Travel.start(0.99 * x).update(x, 1).update(x, 2)
+    assert float(travel.distance(x, 3)) >= float(x.norm())
+    assert float(travel.update(x, 4).update(x, 8).distance(x, 9)) == 0
+
+
+def test_gradient_methods_are_not_converged_above_a_thousandth() -> None:
+    A = it.operators.ParallelBeam((9, 9), torch.linspace(0, torch.pi, 7)[:-1], 12)
+    x = torch.rand(1, 1, 9, 9, generator=torch.Generator().manual_seed(0))
+    problem = it.Problem(A.simulate(x, 0.02, seed=0), A)
+    prior, settings = it.priors.HuberTV(0.05), {"progress": False, "check": False}
+    best = it.solve(problem, prior, it.solvers.LBFGS(), 1e-3, tolerance=1e-7, **settings)
+    least = float(best.history["objective"][-1, 0])
+    for solver in (KrylovMM(), it.solvers.GradientDescent(), it.solvers.Reweighted()):
+        found = it.solve(problem, prior, solver, 1e-3, **settings)
+        misfit = 0.5 * float((A(found.x) - problem.y0).double().square().sum())
+        value = misfit + 1e-3 * float(prior.energy(found.x))
+        assert found.status != ("converged",) or value <= 1.001 * least, solver

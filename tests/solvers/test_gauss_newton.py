@@ -201,3 +201,40 @@ def test_the_dual_system_takes_no_other_prior() -> None:
     for prior in (it.priors.Tikhonov("gradient"), it.priors.SmoothedNorm()):
         with pytest.raises(it.InputError, match="inner='dual'"):
             it.solve(problem, prior, it.solvers.GaussNewton(inner="dual"), progress=False)
+
+
+def test_outliers_do_not_stop_levenberg_marquardt() -> None:
+    # The Hessian of Student's term is negative for outliers.
+    draws = torch.Generator().manual_seed(0)
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (16, 16))
+    x = torch.zeros(1, 1, 16, 16)
+    x[..., 4:12, 5:11] = 1.0
+    y = A(x) + 0.02 * torch.randn(x.shape, generator=draws)
+    wrong = torch.rand(x.shape, generator=draws) < 0.1
+    y = torch.where(wrong, y + 5 * torch.randn(x.shape, generator=draws), y)
+    problem = it.Problem(y, A, it.data_terms.Student(nu=2.0, noise_std=0.02))
+    settings = {"regularization": 10.0, "progress": False, "check": False}
+    found, reference = (
+        it.solve(problem, it.priors.Tikhonov(), solver, **settings)
+        for solver in (it.solvers.LevenbergMarquardt(), it.solvers.LBFGS())
+    )
+    assert found.status == ("converged",)
+    assert float(found.history["objective"][-1, 0]) < 1.001 * float(
+        reference.history["objective"][-1, 0]
+    )
+
+
+def test_the_least_gain_ratio_of_levenberg_marquardt_is_its_sufficient_decrease() -> None:
+    cube = it.as_operator(lambda x: x**3, domain_shape=(1, 4), range_shape=(1, 4))
+    problem = it.Problem(torch.tensor([[[8.0, 1.0, 2.0, 0.1]]]), cube)
+    strict, usual = (
+        it.solve(
+            problem,
+            solver=it.solvers.LevenbergMarquardt(sufficient_decrease=c),
+            initial=torch.full((1, 1, 4), 0.8),
+            max_iterations=12,
+            progress=False,
+        )
+        for c in (0.95, 1e-4)
+    )
+    assert not torch.equal(strict.history["objective"], usual.history["objective"])

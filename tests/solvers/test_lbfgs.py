@@ -99,4 +99,4 @@ def test_a_start_of_infinite_misfit_is_not_called_converged() -> None:
         progress=False,
         check=False,
     )
-    assert found.status == ("max_iterations",)
+    assert found.status == ("limit",)

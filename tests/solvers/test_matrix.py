@@ -149,7 +149,7 @@ def check(case: tuple[str, str, str, str], iterations: int, against_longer: bool
         assert may_be_refused(case), case
         return
     assert bool(torch.isfinite(solution.x).all()), (case, solution.solver)
-    assert set(solution.status) <= {"converged", "max_iterations"}, (case, solution)
+    assert set(solution.status) <= {"converged", "limit"}, (case, solution)
     if {"prox", "denoiser", "gradient", "network"} & set(case):
         return  # there is no objective to compare, or another solver would start elsewhere
     value = value_at(problem, prior, solution.x)

@@ -404,3 +404,25 @@ def test_misfits_are_named() -> None:
     with pytest.raises(InputError, match=r"proximal operator of every prior.*Kink\(\) has none"):
         it.solve(problem, Kink(), PDHG(), 1.0)
     assert float(inner(problem.y, problem.y).sum()) > 0
+
+
+def test_counts_behind_long_rays_leave_the_start_of_zeros() -> None:
+    # The start is 0 because counts are no line integrals, and pixels are 7 units long.
+    angles = torch.linspace(0, torch.pi, 31)[:-1]
+    A = it.operators.ParallelBeam((24, 24), angles, 34, pixel_size=7.0, detector_spacing=7.0)
+    x = torch.zeros(1, 1, 24, 24)
+    x[..., 6:18, 8:16] = 0.01
+    counts = torch.poisson(1e4 * torch.exp(-A(x)), generator=torch.Generator().manual_seed(0))
+    problem = it.Problem(counts, A, it.data_terms.PoissonTransmission(1e4))
+    solution = it.solve(problem, it.priors.TotalVariation(), "pdhg", progress=False)
+    assert solution.status == ("converged",)
+    assert float((solution.x - x).norm() / x.norm()) < 0.2
+
+
+def test_a_weight_that_removes_the_picture_is_converged_under_l1() -> None:
+    draws = torch.Generator().manual_seed(0)
+    A = it.operators.Matrix(torch.randn(40, 36, generator=draws), domain_shape=(1, 6, 6))
+    y = torch.randn(1, 1, 40, generator=draws)
+    problem = it.Problem(y, A, it.data_terms.L1())
+    solution = it.solve(problem, it.priors.L1(), "pdhg", 1e3, progress=False)
+    assert solution.status == ("converged",) and not solution.x.any()

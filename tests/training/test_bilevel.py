@@ -138,7 +138,7 @@ def test_a_rough_first_solution_is_not_taken_for_the_end() -> None:
     problem = it.Problem(A.simulate(truth, noise=0.1, seed=0), A, noise)
     prior = FieldsOfExperts.total_variation(weight=1.0) + 1e-3 * it.priors.Tikhonov()
     learned = learn_prior(prior, problem, truth, max_iterations=0, progress=False)
-    assert learned.solution.status == ("max_iterations",)
+    assert learned.solution.status == ("limit",)
 
 
 def test_learned_priors_are_used_with_weight_one_and_saved_by_a_checkpoint(tmp_path) -> None:

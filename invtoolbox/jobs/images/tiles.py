@@ -27,7 +27,7 @@ from invtoolbox.solvers.binding import Regularization
 LARGE = 2_000_000
 #: Tiles from which the weight is chosen, by the rank of their contrast.
 _RANKS = (0.25, 0.5, 0.75)
-_WORST = ("invalid", "diverged", "stopped", "max_iterations", "converged")
+_WORST = ("invalid", "diverged", "stopped", "limit", "early_stopping", "converged")
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,9 @@ def deblur_in_tiles(
         solver=last.solver,
         prior=last.prior,
         certificate=last.certificate,
+        data_term=repr(problem.data_term),
+        tolerance=last.tolerance,
+        max_iterations=last.max_iterations,
         reason=last.reason,
         notes=(f"{len(tiles)} tiles of {tile} pixels with a margin of {width}", *notes),
         seconds=time.monotonic() - start,

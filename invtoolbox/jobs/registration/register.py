@@ -407,7 +407,7 @@ def _findings(
         )
     if solution.status[0] != "converged":
         notes.append(
-            f"{name}{solution.status[0]} on the finest level after "
+            f"{name}on the finest level the status is {solution.status[0]} after "
             f"{int(solution.iterations[0])} iterations"
         )
     return notes

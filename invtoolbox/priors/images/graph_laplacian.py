@@ -156,10 +156,12 @@ class GraphLaplacian(ExplicitPrior):
                 "the first reconstruction has to be an image "
                 f"{(problem.batch, *problem.image_shape)}, got {got}"
             )
-        if image.is_complex() or not bool(torch.isfinite(image).all()):
+        # Neighbours of a complex image are alike if their magnitudes are.
+        image = image.abs() if image.is_complex() else image
+        if not bool(torch.isfinite(image).all()):
             raise InputError(
-                "the first reconstruction is complex, or holds NaN or infinite values, "
-                "so no graph can be built from it"
+                "the first reconstruction holds NaN or infinite values, so no graph can be built "
+                "from it"
             )
         return image.detach().contiguous()
 
@@ -169,8 +171,9 @@ class GraphLaplacian(ExplicitPrior):
             # R(x) = |D x|_1 for "tv" and |D x|_2^2 for "tikhonov".
             differences = FiniteDifference(problem.image_shape)
             # The paper's TV is anisotropic and smoothed; the Krylov method does this if the misfit
-            # is quadratic.
-            if problem.is_linear and problem.data_term.is_quadratic:
+            # is quadratic and everything is real.
+            is_real = isinstance(problem.y, Tensor) and not problem.y.is_complex()
+            if problem.is_linear and problem.data_term.is_quadratic and is_real:
                 solver = "krylov-mm"
             first = (
                 TotalVariation(isotropic=False)

@@ -170,6 +170,7 @@ class HuberNorm(SmoothedNorm):
     """
 
     def __init__(self, threshold: float | Tensor = 0.1, groups: GroupL1 | None = None) -> None:
+        check_range(self, "(0, inf)", threshold=torch.as_tensor(threshold))
         super().__init__(1.0, threshold, groups)
 
     def energy(self, x: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ def test_the_flow_and_the_camera_of_a_simulation_are_found() -> None:
     truth = simulate_events(11, count=4000, points=80, size=(40, 44))
     found = it.event_flow(truth.events, truth.intrinsics, iterations=60)
     assert error(found, truth) < 0.12
-    assert found.flow.shape == (1, 40, 44, 2) and found.status == ("max_iterations",)
+    assert found.flow.shape == (1, 40, 44, 2) and found.status == ("limit",)
     dense = (found.flow[0] - truth.picture_flow).norm(dim=-1).mean()
     assert float(dense / truth.picture_flow.norm(dim=-1).mean()) < 0.15
     v = found.twist[0, 2, :3].double()
