@@ -278,10 +278,15 @@ class Scan2D(Scan):
         shift = self.detector_shift.expand(self.items, self.detector_shift.shape[-1])
         return torch.stack([function(item, angles[k], shift[k]) for k, item in enumerate(value)])
 
+    @property
+    def _inner_radius(self) -> float:
+        """Radius of the circle inside of the image."""
+        return min(n * size for n, size in zip(self.image_shape, self.pixel_size)) / 2
+
     def _check_view(self) -> None:
         """Raise if the detector misses the object's centre, warn if it misses other parts."""
         height, width = (n * size for n, size in zip(self.image_shape, self.pixel_size))
-        inner, outer = min(height, width) / 2, math.hypot(height, width) / 2
+        inner, outer = self._inner_radius, math.hypot(height, width) / 2
         low, high = self._view_limits()
         name = type(self).__name__
         sees = f"the detector sees distances {low:.4g} to {high:.4g} from the centre of rotation"
