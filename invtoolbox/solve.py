@@ -35,7 +35,7 @@ from invtoolbox.parameter_choice import Trials
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import attempts
-from invtoolbox.posteriors.base import SkippingPosterior
+from invtoolbox.posteriors.base import MappedPosterior
 from invtoolbox.posteriors.exact import gaussian_posterior
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
@@ -582,7 +582,9 @@ def _blank(solution: Solution, skipped: Tensor) -> Solution:
         x=blank_items(skipped, solution.x),
         regularization=blank_items(skipped, solution.regularization),
         parameters=blank_items(skipped, solution.parameters),
-        posterior=None if posterior is None else SkippingPosterior(posterior, skipped),
+        posterior=None
+        if posterior is None
+        else MappedPosterior(posterior, functools.partial(blank_items, skipped)),
     )
 
 

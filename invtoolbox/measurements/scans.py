@@ -204,10 +204,7 @@ def check_rays_outside_image(subject: Subject) -> Finding | None:
     S = subject.plane
     if S is None:
         return None
-    cells = S.values.shape[1]
-    places = (torch.arange(cells, dtype=torch.float64) - S.axis) * S.spacing
-    distances = (places if S.source is None else S.source[0] * S.fan_angles(places).sin()).abs()
-    misses = distances > S.radius + S.spacing
+    misses = S.distances.abs() > math.hypot(*S.sides) / 2 + S.spacing
     if not bool(misses.any()) or not bool((~misses).any()):
         return None
     outside = float(S.values[:, misses].mean(0).max())
