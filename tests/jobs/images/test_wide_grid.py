@@ -48,15 +48,15 @@ def psnr(x: Tensor, truth: Tensor) -> float:
 def test_the_answer_is_the_middle_of_one_on_a_larger_grid(beam: str) -> None:
     A, y, truth = scan(N, beam)
     wide = scan(COUNT, beam)[0]
-    solution = it.reconstruct(y, A, regularization=0.3, progress=False)
+    solution = it.reconstruct(y, A, regularization=2.0, progress=False)
     assert any("the object reaches beyond the image" in note for note in solution.notes)
     assert solution.x.shape == truth.shape
-    larger = it.reconstruct(y, wide, regularization=0.3, progress=False).x
+    larger = it.reconstruct(y, wide, regularization=2.0, progress=False).x
     margin = (COUNT - N) // 2
     reference = psnr(larger[..., margin:-margin, margin:-margin], truth)
     assert psnr(solution.x, truth) > reference - 1
     assert psnr(solution.x, truth) > psnr(A.pseudo_inverse(y), truth)
-    on_the_small_grid = it.solve(it.Problem(y, A), "tv", regularization=0.3, progress=False).x
+    on_the_small_grid = it.solve(it.Problem(y, A), "tv", regularization=2.0, progress=False).x
     assert psnr(solution.x, truth) > psnr(on_the_small_grid, truth) + 5
 
 
