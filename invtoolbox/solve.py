@@ -35,6 +35,7 @@ from invtoolbox.parameter_choice import Trials
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import attempts
+from invtoolbox.parameter_choice.validation import Validation, accepts, quadratic_model
 from invtoolbox.posteriors.base import MappedPosterior
 from invtoolbox.posteriors.exact import gaussian_posterior
 from invtoolbox.priors.base import Prior, PriorSum
@@ -368,24 +369,39 @@ class Run:
         # A checkpoint holds the weight, but only one per item.
         if not isinstance(rule, WeightSearch) or (self.is_resumed and not rule.separate):
             return
-        trials = Trials(
-            self.objective,
+        problem, objective, solver, tolerance = (
             self.problem,
+            self.objective,
+            self.solver,
+            self.limits.tolerance,
+        )
+        factor = objective.regularization
+        if isinstance(rule, Validation) and accepts(objective):
+            problem, factor = quadratic_model(problem)
+        if problem is not self.problem:  # counts: their logarithms predict each other
+            objective = dataclasses.replace(objective, problem=problem)
+            solver, _ = choose(objective)
+            tolerance = solver.tolerance
+        trials = Trials(
+            objective,
+            problem,
             self.priors,
             start=self.objective.decode(guess),
             attempt=attempts(
-                solve, self.solver, call.initial, call.tolerance, call.time_limit, call.seed
+                solve, solver, call.initial, call.tolerance, call.time_limit, call.seed
             ),
             separate=rule.separate,
-            tolerance=self.limits.tolerance,
-            max_iterations=self.solver.max_iterations,
-            coarse=lambda certificate: self.solver.coarse(certificate)[1],
-            coarse_problem=coarsen_for_search(self.problem) if self.starts_at_inverse else None,
+            tolerance=tolerance,
+            max_iterations=solver.max_iterations,
+            coarse=lambda certificate: solver.coarse(certificate)[1],
+            coarse_problem=coarsen_for_search(problem) if self.starts_at_inverse else None,
         )
         self.curve = rule.choose(trials)
+        if problem is not self.problem:
+            self.curve = self.curve.scale(factor)
         for note in self.curve.notes:
             log.info(note)
-        self.objective = trials.chosen(self.curve)
+        self.objective = dataclasses.replace(trials.chosen(self.curve), problem=self.problem)
         self.notes.extend(self.curve.notes)
 
     def start(self) -> Loop:
