@@ -150,11 +150,11 @@ def solve(
             and ``Solution.reason`` states which and why.
         regularization: weight of the explicit priors: a number, one number per item ``(batch,)``, a
             rule or the name of a rule. ``"auto"`` keeps weights that were written (``0.1 *
-            prior``). If none was written, it is ``"validation"`` for least squares, linear
-            operators and convex priors: it needs no noise level, and about four times the work of
-            one solve. For other problems it is the discrepancy principle with the noise level of
-            the data term, or with a noise level estimated from the data; if neither is available,
-            the L-curve. All rules but ``"discrepancy"`` first solve with several weights (for at
+            prior``). If none was written, it is ``"validation"`` for least squares, or counts of
+            transmitted photons, with linear operators and convex priors: it needs no noise level,
+            and about four times the work of one solve. For other problems it is the discrepancy
+            principle with the noise level of the data term, or with a noise level estimated from
+            the data; if neither is available, the L-curve. All rules but ``"discrepancy"`` first solve with several weights (for at
             most half of ``time_limit``); callbacks and history belong to the last solve.
         initial: initial guess: images ``(batch or 1, channel, *space)``, or parameters of the
             implicit prior.

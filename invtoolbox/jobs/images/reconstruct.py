@@ -53,10 +53,12 @@ def reconstruct(
 
     Returns:
         The solution; its ``x`` always has the shape ``(batch, channel, *space)``. If the weight is
-        not given, a picture with gaps is compared with its interpolation, and a denoised picture
-        with the noisy one. Where the prior is no better, ``x`` is the simple answer, as a note says.
-        If rays of a scan that miss the image measure an object there, ``x`` is the middle of the
-        solution on a grid that covers the detector's field of view.
+        not given, the answer is compared with a simple one: a picture with gaps with its
+        interpolation, a denoised picture with the noisy one, an enlarged picture with the bicubic
+        one, a scan with its filtered back-projection. Where the prior is no better, ``x`` is the
+        simple answer, as a note says. If rays of a scan that miss the image measure an object
+        there, ``x`` is the middle of the solution on a grid that covers the detector's field of
+        view.
 
     Raises:
         InputError: in the cases of `Problem` and `solve`, and if both ``noise_std`` and
