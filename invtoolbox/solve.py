@@ -154,8 +154,9 @@ def solve(
             transmitted photons, with linear operators and convex priors: it needs no noise level,
             and about four times the work of one solve. For other problems it is the discrepancy
             principle with the noise level of the data term, or with a noise level estimated from
-            the data; if neither is available, the L-curve. All rules but ``"discrepancy"`` first solve with several weights (for at
-            most half of ``time_limit``); callbacks and history belong to the last solve.
+            the data; if neither is available, the L-curve. All rules but ``"discrepancy"`` first
+            solve with several weights (for at most half of ``time_limit``); callbacks and history
+            belong to the last solve.
         initial: initial guess: images ``(batch or 1, channel, *space)``, or parameters of the
             implicit prior.
         max_iterations: largest number of iterations; None for the setting of the solver.
