@@ -25,7 +25,7 @@ from invtoolbox.solution import Solution
 
 #: A ray outside is not dark above so many noise levels, and above this share of all rays. There
 #: must be more such rays than this number and than five times the share that noise makes.
-_LEVEL, _SHARE = 4.0, 2e-3
+_LEVEL, _SHARE = 4.0, 0.05
 _FEWEST, _CHANCE = 3, 5 * 6.3e-5
 #: Largest number of pixels of the larger grid, in units of the user's.
 _LARGEST = 16
