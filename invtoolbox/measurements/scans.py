@@ -21,6 +21,8 @@ _MIRRORED = 0.75
 #: Least number of views that show the fan angle, least gain of coherence by another detector
 #: spacing and by a reversed detector, and the least change of spacing (the factor's logarithm).
 _VIEWS, _BETTER, _REVERSED, _CHANGE = 16, 0.015, 0.03, 0.07
+#: Least part of an offset detector, on the short side of the axis, that shows its spacing.
+_BOTH_SIDES = 0.4
 #: Least residual of a coarse reconstruction that another geometry may explain, and the ratio of the
 #: residuals of two geometries above which the better one is believed.
 _UNEXPLAINED, _RATIO = 0.025, 1.6
@@ -165,6 +167,9 @@ def check_detector(subject: Subject) -> Finding | None:
     """Find a reversed detector of a fan, or a spacing that does not fit its opposite rays."""
     S = subject.plane
     if S is None or S.source is None or len(S.angles) < _VIEWS:
+        return None
+    last = S.values.shape[1] - 1
+    if min(subject.cell, last - subject.cell) < _BOTH_SIDES * last:
         return None
     factors = torch.logspace(-2, 2, 33, base=2, dtype=torch.float64)
     stated_factor = torch.ones(1, dtype=torch.float64)
