@@ -169,16 +169,18 @@ def test_the_filtered_back_projection_is_kept_where_it_predicts_views_better() -
 
 def test_photons_are_compared_as_logarithms() -> None:
     A, y, _ = disc_scan(0.0)
-    counts = torch.poisson(1e4 * torch.exp(-0.05 * y.clamp_min(0)))
-    problem = it.Problem(counts, A, it.data_terms.PoissonTransmission(1e4))
+    counts = torch.poisson(
+        1e3 * torch.exp(-0.05 * y.clamp_min(0)), generator=torch.Generator().manual_seed(0)
+    )
+    problem = it.Problem(counts, A, it.data_terms.PoissonTransmission(1e3))
     model, factor = quadratic_model(problem)
-    assert torch.allclose(model.y, (1e4 / counts).log(), atol=1e-5)
+    assert torch.allclose(model.y, (1e3 / counts).log(), atol=1e-5)
     assert torch.allclose(factor * model.data_term.weights, counts, rtol=1e-3)
     p = (model.y + 1e-3).double()
     quadratic = factor * model.data_term.value(p, model.y.double())
-    assert quadratic == pytest.approx(float(problem.data_term.value(p, counts)), rel=0.01)
+    assert quadratic == pytest.approx(float(problem.data_term.value(p, counts)), rel=0.02)
     solution = it.reconstruct(
-        counts, A, data_term=it.data_terms.PoissonTransmission(1e4), progress=False
+        counts, A, data_term=it.data_terms.PoissonTransmission(1e3), progress=False
     )
     assert any("validation chooses" in note for note in solution.notes)
     assert rmse(solution.x, 0.05 * disc_scan(0.0)[2]) < rmse(
