@@ -158,20 +158,22 @@ class PoissonTransmission(_Counts):
         return transmitted * (y / mean.clamp_min(torch.finfo(mean.dtype).tiny) - 1)
 
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
-        """Compute ``s + w`` with ``w = omega(log(t I0) - s)`` and ``s = prediction - t y``.
+        """Compute ``s + omega(log(t I0) - s)`` with ``s = prediction - t y``.
 
-        This is the root of ``p = s + t I0 exp(-p)``, which is ``log(t I0 / w)`` too.
+        This is the root of ``p = s + t I0 exp(-p)``.
         """
         if not self.is_convex:
             raise InputError(
                 f"{self!r} has no proximal operator, because it is not convex with a background"
             )
-        t = expand(step, prediction)
-        shifted = prediction - t * y
-        largest = (t * _field(self.I0, prediction)).log()
-        w = _wright_omega(largest - shifted)
-        # A long step makes s and w large, and their sum would cancel.
-        return torch.where(w > 1, largest - w.log(), shifted + w)
+        # In float64, and with one step of Newton's method: s and omega cancel if t y is large.
+        p, counts = prediction.double(), y.double()
+        t, I0 = expand(step, p), _field(self.I0, p)
+        shifted = p - t * counts
+        root = shifted + _wright_omega((t * I0).log() - shifted)
+        transmitted = I0 * torch.exp(-root)
+        change = (root - p + t * (counts - transmitted)) / (1 + t * transmitted)
+        return (root - change).to(prediction)
 
     @property
     def offers(self) -> frozenset[str]:
