@@ -1,0 +1,265 @@
+"""Share of mutants of the numerical folders that the tests notice.
+
+A mutant is a copy of the sources with one change, made by cosmic-ray: another arithmetic operator or
+comparison, a number plus or minus 1, a negated condition, a loop that never runs, a missing sign or
+decorator. A statement is drawn from all statements of the folders, every one with the same chance,
+then a kind of change, then a change; changes of annotations are drawn again. A mutant is killed if
+the doctest of its module or one of at most five test files fails: those that mention the module's
+names, first in the mirrored folder, and those of the modules that import it. Slow tests are left out.
+
+Usage: python benchmarks/mutants.py --count 400; a second call continues. The outcomes are in
+results/mutants.json, with a reason, written by hand, for a survivor that no test should kill.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from common import Kept, machine, run_script, verdict
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("solvers", "data_terms", "parameter_choice", "training")
+#: Arithmetic of tensors; other replacements of an operator raise an error in most places.
+ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Pow", "Delete"}
+#: Largest number of test files per mutant, and seconds after which they are stopped.
+FILES, LIMIT = 5, 400
+#: Imported before a process per mutant is forked, which saves most of its start.
+HEAVY = ("torch", "scipy.optimize", "deepinv", "hypothesis", "matplotlib.pyplot", "skimage", "warp")
+
+
+@cache
+def plain(source: str) -> str:
+    """Return a module without annotations, which change nothing."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        elif isinstance(node, ast.FunctionDef):
+            node.returns = None
+        elif isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(0)
+    return ast.dump(tree)
+
+
+def first_lines(path: Path) -> list[int]:
+    """Return the first lines of the statements of a module."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return sorted({node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt)})
+
+
+@cache
+def changes(path: Path) -> dict[int, dict[str, list[tuple[str, int]]]]:
+    """Return the changes of a module by first line of the statement and by kind."""
+    from cosmic_ray.ast import Visitor, get_ast
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    source = path.read_text(encoding="utf-8")
+    starts = first_lines(path)
+    by_line: dict[int, dict[str, list[tuple[str, int]]]] = {
+        line: defaultdict(list) for line in starts
+    }
+    operators = []
+    for name in sorted(operator_names()):
+        kind, _, replacement = name.partition("/")[2].rpartition("_")
+        skipped = "BinaryOperator" in kind and replacement not in ARITHMETIC
+        if not skipped and "Variable" not in name and "NoOp" not in name:
+            operators.append((name, kind or name, get_operator(name)(), iter(range(1_000_000))))
+
+    class Lines(Visitor):
+        def visit(self, node: Any) -> Any:
+            for name, kind, operator, occurrence in operators:
+                for _ in operator.mutation_positions(node):
+                    line = starts[max(0, bisect_right(starts, node.start_pos[0]) - 1)]
+                    by_line[line][kind].append((name, next(occurrence)))
+            return node
+
+    Lines().walk(get_ast(source))
+    return by_line
+
+
+def mutate(path: Path, name: str, occurrence: int) -> str | None:
+    """Return the changed source, or None if only annotations differ."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    source = path.read_text(encoding="utf-8")
+    mutant = mutate_code(source, get_operator(name)(), occurrence)
+    return None if mutant is None or plain(mutant) == plain(source) else mutant
+
+
+def draw(tree: Path, seed: int) -> Iterator[tuple[str, int, str, int]]:
+    """Yield mutants without end: path, line, operator and occurrence of its change."""
+    random = Random(seed)
+    paths = [p for folder in FOLDERS for p in sorted((tree / "invtoolbox" / folder).rglob("*.py"))]
+    lines = [(path, line) for path in paths for line in first_lines(path)]
+    drawn = set()
+    while True:
+        path, line = random.choice(lines)
+        kinds = changes(path)[line]
+        if kinds:
+            name, occurrence = random.choice(kinds[random.choice(sorted(kinds))])
+            mutant = (str(path.relative_to(tree)), line, name, occurrence)
+            if mutant not in drawn and mutate(path, name, occurrence):
+                drawn.add(mutant)
+                yield mutant
+
+
+def mentions(tree: Path, module: Path) -> list[Path]:
+    """Return the test files that mention public names of a module, the most mentions first."""
+    names = [
+        node.name
+        for node in ast.parse(module.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
+    ]
+    pattern = re.compile(rf"\b({'|'.join(names or [module.stem])})\b")
+    counts: dict[Path, tuple[bool, bool, int]] = {}
+    for test in sorted((tree / "tests").rglob("test_*.py")):
+        near = test.parent == tree / "tests" / module.parent.name
+        if count := len(pattern.findall(test.read_text(encoding="utf-8"))):
+            counts[test] = near and test.stem == f"test_{module.stem}", near, count
+    return sorted(counts, key=lambda test: counts[test], reverse=True)
+
+
+@cache
+def tests_of(tree: Path, path: str) -> list[str]:
+    """Return the module itself, for its doctests, and test files.
+
+    After the files that mention the module's names come those of the modules that import it.
+    """
+    module, dotted = tree / path, path.removesuffix(".py").replace("/", ".")
+    chosen = mentions(tree, module)
+    for other in sorted((tree / "invtoolbox").rglob("*.py")) if len(chosen) < 2 else ():
+        if f"from {dotted} import" in other.read_text(encoding="utf-8"):
+            chosen += mentions(tree, other)[:2]
+    unique = dict.fromkeys(str(test.relative_to(tree)) for test in chosen)
+    return [path, *list(unique)[:FILES]]
+
+
+def run_tests(tree: Path, tests: list[str]) -> None:
+    """Run tests in a process of their own; its exit code is pytest's."""
+    import pytest
+
+    os.setsid()
+    os.chdir(tree)
+    os.environ["PYTHONPATH"] = str(tree)
+    sys.path.insert(0, str(tree))
+    output = os.open(tree / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    marks = ["-m", "not slow and not gpu"]
+    code = pytest.main(["-x", "-q", "--tb=line", "-rfE", *marks, *tests])
+    sys.stdout.flush()
+    os._exit(int(code))
+
+
+def outcome(tree: Path, tests: list[str]) -> dict[str, Any]:
+    """Return what tests of a tree end in, and the test that failed."""
+    began = time.monotonic()
+    process = multiprocessing.get_context("fork").Process(target=run_tests, args=(tree, tests))
+    process.start()
+    process.join(LIMIT)
+    seconds = round(time.monotonic() - began)
+    if process.is_alive():
+        os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
+        return {"outcome": "timeout", "seconds": seconds}
+    text = (tree / "output.txt").read_text(encoding="utf-8", errors="replace")
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", text, re.MULTILINE)
+    killed = "killed" if process.exitcode else "survived"
+    return {"outcome": killed, "test": failed[:1] or [text[-200:]] * bool(process.exitcode)} | {
+        "seconds": seconds
+    }
+
+
+def judge(tree: Path, mutant: tuple[str, int, str, int]) -> dict[str, Any]:
+    """Return the outcome of a mutant and its changed line."""
+    path, _, name, occurrence = mutant
+    file, source = tree / path, (tree / path).read_text(encoding="utf-8")
+    changed = mutate(file, name, occurrence)
+    assert changed is not None
+    pairs = zip(source.splitlines(), changed.splitlines())
+    before, after = next((a.strip(), b.strip()) for a, b in pairs if a != b)
+    try:
+        file.write_text(changed, encoding="utf-8")
+        return {"before": before, "after": after, **outcome(tree, tests_of(tree, path))}
+    finally:
+        file.write_text(source, encoding="utf-8")
+
+
+def report(known: dict[str, Any], seed: int) -> None:
+    counts = Counter(entry["outcome"] for entry in known.values())
+    reasons = sum("reason" in entry for entry in known.values())
+    killed = counts["killed"] / len(known)
+    print(
+        f"{len(known)} mutants, seed {seed}: {counts['killed']} killed, {100 * killed:.1f} % "
+        f"{verdict(killed >= 0.9, '90 % of the mutants')}; {counts['survived']} survived, "
+        f"{reasons} of them with a reason; {counts['timeout']} stopped after {LIMIT} s"
+    )
+    for folder in FOLDERS:
+        group = Counter(
+            entry["outcome"] for key, entry in known.items() if f"/{folder}/" in f"/{key}"
+        )
+        print(f"  {folder}: {group['killed']} of {group.total()}")
+    for key, entry in sorted(known.items()):
+        if entry["outcome"] != "killed":
+            print(f"{entry['outcome']}: {key.rpartition(' ')[0]}")
+            print(f"    {entry['before']}\n    {entry['after']}")
+            print(f"    {entry.get('reason', 'no reason yet')}")
+
+
+def main(
+    count: int = 400,
+    seed: int = 0,
+    hours: float = 24.0,
+    state: Path = ROOT / "benchmarks" / "results" / "mutants.json",
+) -> None:
+    """Draw mutants, run the tests of each, and print the share that they kill.
+
+    Args:
+        count: number of mutants.
+        seed: seed of the draws.
+        hours: time after which no further mutant is begun.
+        state: file of the outcomes.
+    """
+    os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    for name in HEAVY:
+        __import__(name)
+    end = time.monotonic() + 3600 * hours
+    kept = Kept(state)
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder).resolve()
+        archive = subprocess.run(
+            ["git", "archive", "HEAD"], cwd=ROOT, check=True, stdout=subprocess.PIPE
+        )
+        subprocess.run(["tar", "-x", "-C", str(tree)], input=archive.stdout, check=True)
+        for mutant in islice(draw(tree, seed), count):
+            key = "{}:{} {} {}".format(*mutant)
+            if key in kept.known or time.monotonic() < end:
+                kept.result(key, lambda mutant=mutant: judge(tree, mutant))  # type: ignore[misc]
+        # A test that fails without a change kills nothing.
+        guards = {test for entry in kept.known.values() for test in entry.get("test", ())}
+        sound = outcome(tree, sorted(guards)) if guards else {"outcome": "survived"}
+    print(f"python benchmarks/mutants.py --count {count} --seed {seed}; {machine()}")
+    print(f"the {len(guards)} tests that kill mutants, without a change: {json.dumps(sound)}")
+    report(kept.known, seed)
+
+
+if __name__ == "__main__":
+    run_script(main)
