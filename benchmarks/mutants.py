@@ -4,7 +4,7 @@ A mutant is a copy of the sources with one change, made by cosmic-ray: another a
 comparison, a number plus or minus 1, a negated condition, a loop that never runs, a missing sign or
 decorator. A statement is drawn from all statements of the folders, every one with the same chance,
 then a kind of change, then a change; changes of annotations are drawn again. A mutant is killed if
-the doctest of its module or one of at most five test files fails: those that mention the module's
+the doctest of its module or one of at most three test files fails: those that mention the module's
 names, first in the mirrored folder, and those of the modules that import it. Slow tests are left out.
 
 Usage: python benchmarks/mutants.py --count 400; a second call continues. The outcomes are in
@@ -39,7 +39,7 @@ FOLDERS = ("solvers", "data_terms", "parameter_choice", "training")
 #: Arithmetic of tensors; other replacements of an operator raise an error in most places.
 ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Pow", "Delete"}
 #: Largest number of test files per mutant, and seconds after which they are stopped.
-FILES, LIMIT = 5, 400
+FILES, LIMIT = 3, 300
 #: Imported before a process per mutant is forked, which saves most of its start.
 HEAVY = ("torch", "scipy.optimize", "deepinv", "hypothesis", "matplotlib.pyplot", "skimage", "warp")
 
