@@ -4,8 +4,9 @@ A mutant is a copy of the sources with one change, made by cosmic-ray: another a
 comparison, a number plus or minus 1, a negated condition, a loop that never runs, a missing sign or
 decorator. A statement is drawn from all statements of the folders, every one with the same chance,
 then a kind of change, then a change; changes of annotations are drawn again. A mutant is killed if
-the doctest of its module or one of at most three test files fails: those that mention the module's
+the doctest of its module or one of at most six test files fails: those that mention the module's
 names, first in the mirrored folder, and those of the modules that import it. Slow tests are left out.
+The first round runs two files per mutant, the second one the others for its survivors.
 
 Usage: python benchmarks/mutants.py --count 400; a second call continues. The outcomes are in
 results/mutants.json, with a reason, written by hand, for a survivor that no test should kill.
@@ -26,8 +27,8 @@ import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from functools import cache
-from itertools import islice
+from functools import cache, partial
+from itertools import islice, product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -38,8 +39,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("solvers", "data_terms", "parameter_choice", "training")
 #: Arithmetic of tensors; other replacements of an operator raise an error in most places.
 ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Pow", "Delete"}
-#: Largest number of test files per mutant, and seconds after which they are stopped.
-FILES, LIMIT = 3, 300
+#: Numbers of test files per mutant in the two rounds, and seconds after which they are stopped.
+FILES, LIMIT = (2, 6), 300
+Mutant = tuple[str, int, str, int]
 #: Imported before a process per mutant is forked, which saves most of its start.
 HEAVY = ("torch", "scipy.optimize", "deepinv", "hypothesis", "matplotlib.pyplot", "skimage", "warp")
 
@@ -104,7 +106,7 @@ def mutate(path: Path, name: str, occurrence: int) -> str | None:
     return None if mutant is None or plain(mutant) == plain(source) else mutant
 
 
-def draw(tree: Path, seed: int) -> Iterator[tuple[str, int, str, int]]:
+def draw(tree: Path, seed: int) -> Iterator[Mutant]:
     """Yield mutants without end: path, line, operator and occurrence of its change."""
     random = Random(seed)
     paths = [p for folder in FOLDERS for p in sorted((tree / "invtoolbox" / folder).rglob("*.py"))]
@@ -149,7 +151,7 @@ def tests_of(tree: Path, path: str) -> list[str]:
         if f"from {dotted} import" in other.read_text(encoding="utf-8"):
             chosen += mentions(tree, other)[:2]
     unique = dict.fromkeys(str(test.relative_to(tree)) for test in chosen)
-    return [path, *list(unique)[:FILES]]
+    return [path, *list(unique)[: FILES[-1]]]
 
 
 def run_tests(tree: Path, tests: list[str]) -> None:
@@ -188,19 +190,24 @@ def outcome(tree: Path, tests: list[str]) -> dict[str, Any]:
     }
 
 
-def judge(tree: Path, mutant: tuple[str, int, str, int]) -> dict[str, Any]:
-    """Return the outcome of a mutant and its changed line."""
+def judge(tree: Path, mutant: Mutant, files: int, before: dict[str, Any]) -> dict[str, Any]:
+    """Return the outcome of a mutant, and its changed line, after that many of its test files."""
     path, _, name, occurrence = mutant
+    tests = tests_of(tree, path)[before.get("files", 0) : 1 + files]
+    if not tests:
+        return before | {"files": 1 + files}
     file, source = tree / path, (tree / path).read_text(encoding="utf-8")
     changed = mutate(file, name, occurrence)
     assert changed is not None
     pairs = zip(source.splitlines(), changed.splitlines())
-    before, after = next((a.strip(), b.strip()) for a, b in pairs if a != b)
+    old, new = next((a.strip(), b.strip()) for a, b in pairs if a != b)
     try:
         file.write_text(changed, encoding="utf-8")
-        return {"before": before, "after": after, **outcome(tree, tests_of(tree, path))}
+        ended = outcome(tree, tests)
     finally:
         file.write_text(source, encoding="utf-8")
+    seconds = ended["seconds"] + before.get("seconds", 0)
+    return before | {"before": old, "after": new} | ended | {"files": 1 + files, "seconds": seconds}
 
 
 def report(known: dict[str, Any], seed: int) -> None:
@@ -249,10 +256,14 @@ def main(
             ["git", "archive", "HEAD"], cwd=ROOT, check=True, stdout=subprocess.PIPE
         )
         subprocess.run(["tar", "-x", "-C", str(tree)], input=archive.stdout, check=True)
-        for mutant in islice(draw(tree, seed), count):
+        mutants = list(islice(draw(tree, seed), count))
+        for files, mutant in product(FILES, mutants):
             key = "{}:{} {} {}".format(*mutant)
-            if key in kept.known or time.monotonic() < end:
-                kept.result(key, lambda mutant=mutant: judge(tree, mutant))  # type: ignore[misc]
+            before = kept.known.get(key, {})
+            open_ = before.get("outcome", "survived") == "survived" and "reason" not in before
+            if open_ and before.get("files", 0) <= files and time.monotonic() < end:
+                kept.known.pop(key, None)
+                kept.result(key, partial(judge, tree, mutant, files, before))
         # A test that fails without a change kills nothing.
         guards = {test for entry in kept.known.values() for test in entry.get("test", ())}
         sound = outcome(tree, sorted(guards)) if guards else {"outcome": "survived"}
