@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.priors import Box, NonNegative
+from invtoolbox.solve import bind
 from invtoolbox.solvers import FISTA, LBFGS
 
 
@@ -100,3 +102,19 @@ def test_a_start_of_infinite_misfit_is_not_called_converged() -> None:
         check=False,
     )
     assert found.status == ("max_iterations",)
+
+
+def test_a_spoiled_metric_falls_back_to_the_negative_gradient() -> None:
+    class Uphill:
+        empty = torch.zeros(2, dtype=torch.bool)
+
+        def multiply(self, gradient: torch.Tensor, metric: object) -> torch.Tensor:
+            return gradient * torch.tensor([-1.0, 1.0]).view(2, 1, 1)  # the first item goes up
+
+        def remember(self, step: torch.Tensor, change: torch.Tensor) -> None: ...
+
+    p, solver = problem(), LBFGS()
+    objective = bind(p, it.priors.Tikhonov().as_sum(), 1.0)[0]
+    state = solver.init(objective, torch.ones(2, 1, 30, dtype=torch.float64))
+    after = solver.step(objective, dataclasses.replace(state, pairs=Uphill()))
+    assert bool((after.value < state.value).all())
