@@ -15,6 +15,7 @@ from invtoolbox.priors.inexact import Decoding, InexactPrior, Pull
 from invtoolbox.solve import bind
 from invtoolbox.solvers import LBFGS, AdaptiveAccuracy, ScheduledAccuracy
 from invtoolbox.training import PriorParameters, learn_prior
+from invtoolbox.training.prior_parameters import _ritz_values
 
 SIZE = 12
 
@@ -74,6 +75,15 @@ def test_a_neumann_series_of_n_terms_leaves_the_residual_of_n_factors() -> None:
         decoded = unknown.decode_to(parameters, 1e-6)
         q = unknown.pull_back(parameters, decoded, slope, 1e-6).adjoint
         torch.testing.assert_close(slope - 100 * q, slope / 6 ** (terms + 1), rtol=1e-3, atol=1e-6)
+
+
+def test_ritz_values_of_a_whole_space_are_eigenvalues() -> None:
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randn(2, 6, 6, dtype=torch.float64, generator=generator)
+    matrix = factor @ factor.mT + torch.eye(6, dtype=torch.float64)
+    ends = _ritz_values(lambda v: (matrix @ v[..., None])[..., 0], torch.zeros_like(factor[:, 0]))
+    eigenvalues = torch.linalg.eigvalsh(matrix)[:, [0, -1]]
+    torch.testing.assert_close(ends, eigenvalues, rtol=1e-4, atol=0)
 
 
 def test_the_bound_of_the_error_holds() -> None:
