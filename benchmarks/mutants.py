@@ -4,8 +4,8 @@ A mutant is a copy of the sources with one change, made by cosmic-ray: another a
 comparison, a number plus or minus 1, a negated condition, a loop that never runs, a missing sign or
 decorator. A statement is drawn from all statements of the folders, every one with the same chance,
 then a kind of change, then a change; changes of annotations are drawn again. A mutant is killed if
-the doctest of its module or one of at most six test files fails: those that mention the module's
-names, first in the mirrored folder, and those of the modules that import it. Slow tests are left out.
+the doctest of its module or one of at most six test files fails: those that mention the names of
+the module or of modules that import it, first in the mirrored folder. Slow tests are left out.
 The first round runs two files per mutant, the second one the others for its survivors.
 
 Usage: python benchmarks/mutants.py --count 400; a second call continues. The outcomes are in
@@ -27,6 +27,7 @@ import time
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from difflib import unified_diff
 from functools import cache, partial
 from itertools import islice, product
 from pathlib import Path
@@ -123,35 +124,42 @@ def draw(tree: Path, seed: int) -> Iterator[Mutant]:
                 yield mutant
 
 
-def mentions(tree: Path, module: Path) -> list[Path]:
-    """Return the test files that mention public names of a module, the most mentions first."""
-    names = [
-        node.name
-        for node in ast.parse(module.read_text(encoding="utf-8")).body
-        if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
-    ]
-    pattern = re.compile(rf"\b({'|'.join(names or [module.stem])})\b")
-    counts: dict[Path, tuple[bool, bool, int]] = {}
-    for test in sorted((tree / "tests").rglob("test_*.py")):
-        near = test.parent == tree / "tests" / module.parent.name
-        if count := len(pattern.findall(test.read_text(encoding="utf-8"))):
-            counts[test] = near and test.stem == f"test_{module.stem}", near, count
-    return sorted(counts, key=lambda test: counts[test], reverse=True)
+def public_names(module: Path) -> list[str]:
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    names = [node.name for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)]
+    return [name for name in names if not name.startswith("_")]
 
 
 @cache
 def tests_of(tree: Path, path: str) -> list[str]:
     """Return the module itself, for its doctests, and test files.
 
-    After the files that mention the module's names come those of the modules that import it.
+    First comes the file with the module's name, then those of the mirrored folder that mention
+    public names of the module, then those that mention names of the modules of the folder that
+    import it, then other files that mention its names; the most mentions come first.
     """
     module, dotted = tree / path, path.removesuffix(".py").replace("/", ".")
-    chosen = mentions(tree, module)
-    for other in sorted((tree / "invtoolbox").rglob("*.py")) if len(chosen) < 2 else ():
-        if f"from {dotted} import" in other.read_text(encoding="utf-8"):
-            chosen += mentions(tree, other)[:2]
-    unique = dict.fromkeys(str(test.relative_to(tree)) for test in chosen)
-    return [path, *list(unique)[: FILES[-1]]]
+    importing = [
+        name
+        for other in sorted(module.parent.glob("[!_]*.py"))
+        if f"from {dotted} import" in other.read_text(encoding="utf-8")
+        for name in public_names(other)
+    ]
+    patterns = [
+        re.compile(rf"\b({'|'.join(names or [module.stem])})\b")
+        for names in (public_names(module), importing)
+    ]
+
+    def rank(test: Path) -> tuple[int, ...]:
+        text = test.read_text(encoding="utf-8")
+        own, theirs = (len(pattern.findall(text)) for pattern in patterns)
+        near = test.parent == tree / "tests" / module.parent.name
+        return near and test.stem == f"test_{module.stem}", near * own, near * theirs, own
+
+    ranks = {test: rank(test) for test in sorted((tree / "tests").rglob("test_*.py"))}
+    ranked = sorted(ranks, key=lambda test: ranks[test], reverse=True)
+    chosen = [str(test.relative_to(tree)) for test in ranked if any(ranks[test])]
+    return [path, *chosen[: FILES[-1]]]
 
 
 def run_tests(tree: Path, tests: list[str]) -> None:
@@ -199,8 +207,8 @@ def judge(tree: Path, mutant: Mutant, files: int, before: dict[str, Any]) -> dic
     file, source = tree / path, (tree / path).read_text(encoding="utf-8")
     changed = mutate(file, name, occurrence)
     assert changed is not None
-    pairs = zip(source.splitlines(), changed.splitlines())
-    old, new = next((a.strip(), b.strip()) for a, b in pairs if a != b)
+    lines = list(unified_diff(source.splitlines(), changed.splitlines(), n=0))[3:]
+    old, new = (" ".join(k[1:].strip() for k in lines if k[0] == sign) for sign in "-+")
     try:
         file.write_text(changed, encoding="utf-8")
         ended = outcome(tree, tests)
