@@ -179,12 +179,12 @@ def run_tests(tree: Path, tests: list[str]) -> None:
     os._exit(int(code))
 
 
-def outcome(tree: Path, tests: list[str]) -> dict[str, Any]:
+def outcome(tree: Path, tests: list[str], limit: float | None = LIMIT) -> dict[str, Any]:
     """Return what tests of a tree end in, and the test that failed."""
     began = time.monotonic()
     process = multiprocessing.get_context("fork").Process(target=run_tests, args=(tree, tests))
     process.start()
-    process.join(LIMIT)
+    process.join(limit)
     seconds = round(time.monotonic() - began)
     if process.is_alive():
         os.killpg(process.pid or 0, signal.SIGKILL)
@@ -219,6 +219,7 @@ def judge(tree: Path, mutant: Mutant, files: int, before: dict[str, Any]) -> dic
 
 
 def report(known: dict[str, Any], seed: int) -> None:
+    """Print the share of killed mutants, whole, by 20 draws in their order, and by folder."""
     counts = Counter(entry["outcome"] for entry in known.values())
     reasons = sum("reason" in entry for entry in known.values())
     killed = counts["killed"] / len(known)
@@ -227,6 +228,9 @@ def report(known: dict[str, Any], seed: int) -> None:
         f"{verdict(killed >= 0.9, '90 % of the mutants')}; {counts['survived']} survived, "
         f"{reasons} of them with a reason; {counts['timeout']} stopped after {LIMIT} s"
     )
+    outcomes = [entry["outcome"] for entry in known.values()]
+    blocks = [outcomes[k : k + 20] for k in range(0, len(outcomes), 20)]
+    print("  by 20 draws: " + ", ".join(f"{b.count('killed')} of {len(b)}" for b in blocks))
     for folder in FOLDERS:
         group = Counter(
             entry["outcome"] for key, entry in known.items() if f"/{folder}/" in f"/{key}"
@@ -243,6 +247,7 @@ def main(
     count: int = 400,
     seed: int = 0,
     hours: float = 24.0,
+    revision: str = "HEAD",
     state: Path = ROOT / "benchmarks" / "results" / "mutants.json",
 ) -> None:
     """Draw mutants, run the tests of each, and print the share that they kill.
@@ -251,6 +256,7 @@ def main(
         count: number of mutants.
         seed: seed of the draws.
         hours: time after which no further mutant is begun.
+        revision: commit whose sources are changed, and whose tests run. The draws belong to it.
         state: file of the outcomes.
     """
     os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -261,7 +267,7 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder).resolve()
         archive = subprocess.run(
-            ["git", "archive", "HEAD"], cwd=ROOT, check=True, stdout=subprocess.PIPE
+            ["git", "archive", revision], cwd=ROOT, check=True, stdout=subprocess.PIPE
         )
         subprocess.run(["tar", "-x", "-C", str(tree)], input=archive.stdout, check=True)
         mutants = list(islice(draw(tree, seed), count))
@@ -273,11 +279,14 @@ def main(
                 kept.known.pop(key, None)
                 kept.result(key, partial(judge, tree, mutant, files, before))
         # A test that fails without a change kills nothing.
-        guards = {test for entry in kept.known.values() for test in entry.get("test", ())}
-        sound = outcome(tree, sorted(guards)) if guards else {"outcome": "survived"}
-    print(f"python benchmarks/mutants.py --count {count} --seed {seed}; {machine()}")
+        tests = {test for entry in kept.known.values() for test in entry.get("test", ())}
+        guards = sorted({test.partition("[")[0] for test in tests if ".py" in test})
+        sound = outcome(tree, guards, None) if guards else {"outcome": "survived"}
+    print(f"python benchmarks/mutants.py --count {count} --seed {seed} --revision {revision}")
+    print(machine())
     print(f"the {len(guards)} tests that kill mutants, without a change: {json.dumps(sound)}")
-    report(kept.known, seed)
+    keys = ["{}:{} {} {}".format(*mutant) for mutant in mutants]
+    report({key: kept.known[key] for key in keys if key in kept.known}, seed)
 
 
 if __name__ == "__main__":
