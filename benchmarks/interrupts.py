@@ -3,7 +3,7 @@
     python benchmarks/interrupts.py [--stops 3] [--only scan sampler ...] [--seed 0]
 
 A job is a command of ``invtoolbox`` in a process of its own. A signal arrives at a moment between the
-start of the command and its usual end. The seconds until the process has ended are measured, and of
+end of the first imports and the usual end of the command. The seconds until the process has ended are measured, and of
 these the seconds of processor time that it used. At the end the command runs once more with
 ``--resume``, and its numbers are compared, bit by bit, with those of an undisturbed run. A job that
 keeps nothing on the way starts anew.
@@ -90,10 +90,25 @@ def processor_seconds(process: int) -> float:
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def wait_for_imports(process: subprocess.Popen) -> None:
+    """Wait until the command catches SIGTERM: torch is imported, and the command begins."""
+    bit = 1 << (signal.SIGTERM - 1)
+    while process.poll() is None:
+        lines = dict(
+            line.split(":", 1)
+            for line in Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        )
+        if int(lines.get("SigCgt", "0"), 16) & bit:
+            return
+        time.sleep(0.01)
+
+
 def run(job: str, place: Path, *more: str) -> float:
-    """Run a job to its end, and return its seconds."""
+    """Run a job to its end, and return its seconds after the first imports."""
+    process = start(job, place, *more)
+    wait_for_imports(process)
     began = time.monotonic()
-    code = start(job, place, *more).wait()
+    code = process.wait()
     assert code == 0, (job, code, (place / "log").read_text()[-2000:])
     return time.monotonic() - began
 
@@ -101,6 +116,7 @@ def run(job: str, place: Path, *more: str) -> float:
 def stop(job: str, place: Path, number: signal.Signals, after: float) -> tuple[float, float] | None:
     """Start or resume a job and send a signal; return the seconds until its end, and of processor time."""
     process = start(job, place, "--resume")
+    wait_for_imports(process)
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
@@ -150,7 +166,7 @@ def stop_often(job: str, stops: int, place: Path, draw: random.Random) -> bool:
     waits = []
     while len(waits) < stops:
         kind = draw.choice([signal.SIGTERM, signal.SIGINT])
-        seconds = stop(job, place / "stopped", kind, draw.uniform(0.1, 0.9) * length)
+        seconds = stop(job, place / "stopped", kind, draw.uniform(0.0, 0.8) * length)
         if seconds is None:  # it ended before the signal, from what it kept
             shutil.rmtree(place / "stopped" / "out")
             continue
