@@ -78,6 +78,8 @@ def start(job: str, place: Path, *more: str) -> subprocess.Popen:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            # A shell lets the commands that it starts in the background ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
 
@@ -129,6 +131,7 @@ def stop(job: str, place: Path, number: signal.Signals, after: float) -> tuple[f
     while process.poll() is None:
         last = max(last, processor_seconds(process.pid))
         time.sleep(0.005)
+    assert process.returncode == 130, (job, process.returncode)
     return time.monotonic() - sent, last - used
 
 

@@ -209,12 +209,14 @@ class DeferredInterrupt:
         self._replaced = _replace_handlers(self._handle, *([self._alarm] if self._alarm else []))
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         if self._pending:
             self._set_timer(0.0)
         for number, handler in self._replaced.items():
             signal.signal(number, handler)
         self._replaced.clear()
+        if kind is None:
+            self.check()
 
     def _set_timer(self, seconds: float) -> None:
         # Again and again: an exception is lost in a function that Python calls by itself.
