@@ -398,9 +398,9 @@ class Run:
                 chosen = weight if rule.separate else weight[:, 0]
                 self.curve = WeightCurve(rule.name, empty, empty, chosen)
             if budget().is_spent:
-                tried = self.curve.weights.shape[1]
+                tried = int(self.curve.scores.isfinite().sum(1).min())
                 self.notes.append(
-                    f"the time limit ended the search for the weight after {tried} of them; a "
+                    f"the time limit ended the search for the weight with {tried} compared; a "
                     "longer one, or a number as regularization, gives a better choice"
                 )
         for note in self.curve.notes:
