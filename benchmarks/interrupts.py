@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Words after ``invtoolbox``. They write everything to the folder ``out``.
 JOBS = {
     "scan": "run ct-small --set regularization.rule=validation",
-    "sampler": "run deblur-diffusion --set solver.steps=3 --set measurements.simulate.crop.rows=160",
-    "posterior": "run ct-vble --set solver.max_iterations=60",
+    "sampler": "run deblur-diffusion --set solver.steps=3 --set measurements.simulate.crop.rows=128",
+    "posterior": "run ct-vble --set solver.max_iterations=20",
     "weight": "deblur large.npy --kernel gaussian:2 --tile 0 --regularization sure",
     "flow": "flow street --option sweeps=3 --option points=4000",
     "views": "run lego-gaussians --set preset=short",
@@ -42,9 +42,9 @@ JOBS = {
     "normals": "run normals-simulated",
     "events": "run events-simulated",
     "waves": "run marmousi --set preset=short",
-    "deform": "run bending-bar --set motion.simulate.times=3",
+    "deform": "run bending-bar --set motion.simulate.times=2",
     "depths": "run depths-livingroom",
-    "study": "run ct-small deblur-camera ct-lpn --workers 2",
+    "study": "run ct-small deblur-camera --workers 2",
 }
 #: Jobs whose whole run has a limit in seconds, and the words that set it.
 LIMITS = {
@@ -61,7 +61,7 @@ BAR = 2.0
 def prepare(place: Path) -> None:
     """Make the folder of a job, with the large picture."""
     place.mkdir(parents=True)
-    rows, columns = np.mgrid[0:1024, 0:1024] / 1024
+    rows, columns = np.mgrid[0:600, 0:600] / 600
     picture = 0.5 + 0.4 * np.sin(40 * rows * columns) * (columns > rows)
     noise = np.random.default_rng(0).normal(0, 0.02, picture.shape)
     np.save(place / "large.npy", (picture + noise).astype(np.float32))

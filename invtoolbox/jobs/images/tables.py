@@ -221,8 +221,8 @@ class Solver(Named):
     time_limit: float | None = Field(
         None,
         gt=0,
-        description="maximum number of seconds of the whole run, from reading to the comparison with a "
-        "simple answer; the current iterate is then the result",
+        description="maximum number of seconds of the whole run, or of each item of a study, from reading "
+        "to the comparison with a simple answer; the current iterate is then the result",
     )
 
     @model_validator(mode="after")
