@@ -27,13 +27,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 from common import machine, run_script, verdict
+from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parents[1]
 
 #: Words after ``invtoolbox``. They write everything to the folder ``out``.
 JOBS = {
     "scan": "run ct-small --set regularization.rule=validation",
-    "sampler": "run deblur-diffusion --set solver.steps=3 --set measurements.simulate.crop.rows=128",
+    "sampler": "run deblur-diffusion --set solver.steps=3 --set measurements.simulate.crop.rows=96 "
+    "--set measurements.simulate.crop.columns=96",
     "posterior": "run ct-vble --set solver.max_iterations=20",
     "weight": "deblur large.npy --kernel gaussian:2 --tile 0 --regularization sure",
     "flow": "flow street --option sweeps=3 --option points=4000",
@@ -156,7 +158,9 @@ def numbers(place: Path) -> dict[str, bytes]:
             content = np.load(path)
             named = content.items() if path.suffix == ".npz" else [("", content)]
             arrays |= {f"{name}/{key}": array.tobytes() for key, array in named}
-        elif path.suffix in (".ply", ".obj", ".safetensors", ".nii", ".gz", ".tif"):
+        elif path.suffix == ".safetensors":  # the order of its words is random
+            arrays |= {f"{name}/{k}": array.tobytes() for k, array in load_file(path).items()}
+        elif path.suffix in (".ply", ".obj", ".nii", ".gz", ".tif"):
             arrays[name] = path.read_bytes()
     return {name: content for name, content in arrays.items() if "seconds" not in name}
 
