@@ -192,15 +192,44 @@ def stop_often(job: str, stops: int, place: Path, draw: random.Random) -> bool:
     return holds
 
 
+def stop_once(job: str, place: Path, after: float) -> None:
+    """Print how long a job takes to end after one SIGTERM; nothing is compared."""
+    prepare(place)
+    ended = stop(job, place, signal.SIGTERM, after)
+    if ended is None:
+        print(f"{job}: ended within {after:.0f} s by itself", flush=True)
+        return
+    print(
+        f"{job}: SIGTERM after {after:.0f} s, {ended[0]:.2f} s ({ended[1]:.2f} s) "
+        f"{verdict(ended[0] <= BAR, f'{BAR:g} s')}",
+        flush=True,
+    )
+
+
 def main(
-    stops: int = 3, only: Sequence[str] = tuple(JOBS), seed: int = 0, limit: float = 0.0
+    stops: int = 3,
+    only: Sequence[str] = tuple(JOBS),
+    seed: int = 0,
+    limit: float = 0.0,
+    once: float = 0.0,
 ) -> None:
+    """Stop or limit the jobs.
+
+    Args:
+        stops: number of signals per job.
+        only: names of jobs.
+        seed: seed of the moments.
+        limit: measure this time limit in seconds instead of signals.
+        once: send one SIGTERM after so many seconds instead, and compare no bits.
+    """
     print(machine())
     print(f"seed {seed}; seconds from the signal to the end of the process (of processor time)")
     draw = random.Random(seed)
     for job in only:
         with tempfile.TemporaryDirectory() as folder:
-            if not limit:
+            if once:
+                stop_once(job, Path(folder) / "once", once)
+            elif not limit:
                 stop_often(job, stops, Path(folder), draw)
             elif job in LIMITS:
                 prepare(Path(folder) / "limited")
