@@ -13,6 +13,7 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.floor import keep_floor
+from invtoolbox.jobs.images.wide_grid import solve_beyond
 from invtoolbox.operators.base import Operator
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem, as_measurements
@@ -52,8 +53,12 @@ def reconstruct(
 
     Returns:
         The solution; its ``x`` always has the shape ``(batch, channel, *space)``. If the weight is
-        not given, a picture with gaps is compared with its interpolation, and a denoised picture
-        with the noisy one. Where the prior is no better, ``x`` is the simple answer, as a note says.
+        not given, the answer is compared with a simple one: a picture with gaps with its
+        interpolation, a denoised picture with the noisy one, an enlarged picture with the bicubic
+        one, a scan with its filtered back-projection. Where the prior is no better, ``x`` is the
+        simple answer, as a note says. If rays of a scan that miss the image measure an object
+        there, ``x`` is the middle of the solution on a grid that covers the detector's field of
+        view.
 
     Raises:
         InputError: in the cases of `Problem` and `solve`, and if both ``noise_std`` and
@@ -78,18 +83,25 @@ def reconstruct(
         data_term if data_term is not None else LeastSquares(noise_std=noise_std),
     )
     prior = _sum(prior)
-    solution = solve(
-        problem,
-        prior=prior,
-        solver=solver,
-        regularization=regularization,
-        max_iterations=max_iterations,
-        seed=seed,
-        progress=progress,
-    )
-    if not isinstance(regularization, str) or regularization != "auto":
-        return solution
-    return keep_floor(problem, solution, prior, solver, max_iterations)
+
+    def run(chosen: Problem, items: Tensor) -> Solution:
+        priors, weight = None if prior is None else prior.select(items), regularization
+        if isinstance(weight, Tensor) and weight.numel() > 1:
+            weight = weight.index_select(0, items.to(weight.device))
+        solution = solve(
+            chosen,
+            prior=priors,
+            solver=solver,
+            regularization=weight,
+            max_iterations=max_iterations,
+            seed=seed,
+            progress=progress,
+        )
+        if not isinstance(weight, str) or weight != "auto":
+            return solution
+        return keep_floor(chosen, solution, priors, solver, max_iterations)
+
+    return solve_beyond(problem, run)
 
 
 def with_axes(y: Any, A: Operator) -> Any:

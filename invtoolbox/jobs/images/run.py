@@ -24,6 +24,7 @@ from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.tables import Scene, SceneFile
 from invtoolbox.jobs.images.tiles import LARGE, deblur_in_tiles
+from invtoolbox.jobs.images.wide_grid import solve_beyond
 from invtoolbox.jobs.job import Request, SceneJob, check_places, read_json, write_json
 from invtoolbox.jobs.kind import SceneOutcome
 from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, report_divergence
@@ -146,21 +147,30 @@ class ImageJob(SceneJob[Scene]):
             "dtype": getattr(torch, file.scene.dtype) if file.scene.dtype else None,
             "progress": progress,
         }
+
+        def run(chosen: Problem, items: Tensor) -> Solution:
+            solution = solve(
+                chosen,
+                prior,
+                solver,
+                rule,
+                initial=self._initial(chosen),
+                checkpoint=Checkpoint(checkpoint),
+                **settings,
+            )
+            if not isinstance(rule, str):
+                return solution
+            return keep_floor(chosen, solution, prior, solver, table.max_iterations)
+
         try:
             if tile:
                 solution = self._solve_in_tiles(problem, prior, solver, rule, tile, settings)
             else:
-                solution = solve(
-                    problem,
-                    prior,
-                    solver,
-                    rule,
-                    initial=self._initial(problem),
-                    checkpoint=Checkpoint(checkpoint),
-                    **settings,
+                solution = (
+                    run(problem, torch.arange(problem.batch))
+                    if table.max_iterations == 0
+                    else solve_beyond(problem, run)
                 )
-                if isinstance(rule, str):
-                    solution = keep_floor(problem, solution, prior, solver, table.max_iterations)
         except KeyboardInterrupt:
             raise self.interrupted(
                 checkpoint.exists(), f"the checkpoint {checkpoint} stays"
