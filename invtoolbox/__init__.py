@@ -6,6 +6,15 @@ names are listed in ``__init__.pyi``, which type checkers read as well; a part i
 is first used.
 """
 
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036 (a clone is run by any Python)
+    raise ImportError(
+        "invtoolbox needs Python 3.11 or later, and this is Python "
+        + ".".join(map(str, sys.version_info[:2])),
+        name=__name__,
+    )
+
 import lazy_loader
 
 from invtoolbox.core.environment import VERSION

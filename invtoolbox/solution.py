@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
     from invtoolbox.posteriors.conformal import Calibration
 
 _FORMAT = "invtoolbox solution 1"
+#: Modules of the scenes that a saved solution may hold.
+_SCENES = tuple(
+    f"invtoolbox.geometry.{m}" for m in ("gaussians", "moving_shapes", "skinning", "voxels")
+)
 #: Largest depth of the groups of a saved solution.
 _DEEPEST = 16
 #: Statuses of earlier versions, and their names today.
@@ -382,10 +388,36 @@ def _write(file: Any, name: str, value: Any) -> None:
     if isinstance(value, Tensor):
         file[name] = value.detach().cpu().numpy()
         return
+    if isinstance(value, dict):
+        kind, entries = "dict", value
+    elif names := _field_names(type(value)):
+        kind = f"{type(value).__module__}:{type(value).__name__}"
+        entries = {key: getattr(value, key) for key in names}
+    elif isinstance(value, tuple):
+        kind, entries = "tuple", dict(enumerate(value))
+    else:
+        raise InputError(
+            f"{name} holds a {type(value).__name__}, which no file of a solution takes; save "
+            "solution.parameters with torch.save"
+        )
     group = file.create_group(name)
-    group.attrs["kind"] = "dict" if isinstance(value, dict) else "tuple"
-    for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
-        _write(group, str(key), entry)
+    group.attrs["kind"] = kind
+    for key, entry in entries.items():
+        if ":" in kind and not isinstance(entry, Tensor) and not _field_names(type(entry)):
+            group.attrs[str(key)] = json.dumps(entry)
+        else:
+            _write(group, str(key), entry)
+
+
+def _field_names(kind: type) -> tuple[str, ...]:
+    """Return the names of the fields of a scene, such as `Voxels`; empty for other classes."""
+    if not kind.__module__.startswith("invtoolbox.geometry."):
+        return ()
+    return (
+        tuple(field.name for field in dataclasses.fields(kind))
+        if dataclasses.is_dataclass(kind)
+        else getattr(kind, "_fields", ())
+    )
 
 
 def _read(path: Path, node: Any, depth: int = 0) -> Any:
@@ -401,4 +433,12 @@ def _read(path: Path, node: Any, depth: int = 0) -> Any:
         return torch.from_numpy(node[()]) if node.shape else torch.tensor(node[()])
     if node.attrs["kind"] == "dict":
         return {name: _read(path, entry, depth + 1) for name, entry in node.items()}
-    return tuple(_read(path, node[str(k)], depth + 1) for k in range(len(node)))
+    if node.attrs["kind"] == "tuple":
+        return tuple(_read(path, node[str(k)], depth + 1) for k in range(len(node)))
+    module, _, name = str(node.attrs["kind"]).partition(":")
+    kind = getattr(import_module(module), name, None) if module in _SCENES else None
+    if kind is None or not _field_names(kind):
+        raise InputError(f"{path} holds a {node.attrs['kind']}, which is no scene")
+    plain = {key: json.loads(node.attrs[key]) for key in node.attrs if key != "kind"}
+    plain = {key: tuple(v) if isinstance(v, list) else v for key, v in plain.items()}
+    return kind(**plain, **{key: _read(path, entry, depth + 1) for key, entry in node.items()})

@@ -18,7 +18,7 @@ from torch import Tensor
 from invtoolbox.catalogue.presets import prior_named, solver_named
 from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.core.inference_mode import outside_inference_mode
-from invtoolbox.core.interrupts import DeferredInterrupt
+from invtoolbox.core.interrupts import DeferredInterrupt, OutOfTime, budget, limit
 from invtoolbox.core.memory import is_out_of_memory, memory_error
 from invtoolbox.core.pytrees import blank_items
 from invtoolbox.core.threads import choose_threads, limit_torch_threads
@@ -175,12 +175,17 @@ def solve(
             belong to the last solve.
         initial: initial guess: images ``(batch or 1, channel, *space)``, or parameters of the
             implicit prior.
-        max_iterations: largest number of iterations; None for the setting of the solver.
+        max_iterations: largest number of iterations; None for the setting of the solver. It also
+            bounds every solve before the last one: a first reconstruction, the start on a coarse
+            grid, and each weight that a rule tries.
         tolerance: bound on the certificate that the solver states; None for the setting of the
             solver. If the solver has a duality gap (`Solver.gap`), the gap must also be within 1e-3
             of a convex objective, or within the tolerance if it is larger. The gap contains an
             estimate of the distance to the minimizer, so it is no proof.
-        time_limit: seconds after which items that still run end with the status ``limit``.
+        time_limit: seconds after which items that still run end with the status ``limit``. A step
+            that would end later is cut and discarded. First reconstructions of priors take at most
+            half of the time, and so does a search for the weight of what is left; a search without
+            any answer leaves a weight from the size of the noise.
         seed: seed of random draws, which are a function of it and of the iteration.
         device: device that problem and prior are copied to first; None leaves them where they are.
         dtype: precision that problem and prior are converted to first; None keeps it.
@@ -236,11 +241,14 @@ def solve(
 
 def _solve(problem: Problem, call: Call) -> Solution:
     """Solve one problem in six steps."""
-    steps = Run.plan(problem, call)
+    with limit(call.time_limit, call.max_iterations):
+        steps = Run.plan(problem, call)
+        with torch.no_grad():
+            steps.refuse_changed_content()  # before anything costs
+            steps.find_weight()
+            start = steps.start()
     with torch.no_grad():
-        steps.refuse_changed_content()  # before anything costs
-        steps.find_weight()
-        loop = steps.iterate(steps.start())
+        loop = steps.iterate(start)
     return steps.answer(loop)
 
 
@@ -330,15 +338,17 @@ class Run:
             notes.append("solved in float64: squares of these measurements leave float32")
         priors = _as_sum(call.prior).to(device=call.device, dtype=dtype)
         is_resumed = call.checkpoint is not None and Path(call.checkpoint.path).exists()
-        with torch.no_grad():
+        with torch.no_grad(), limit(share=0.5):
             objective, regularization, rule, solver, reason = _choose(problem, priors, call, notes)
+        most = solver.max_iterations if call.max_iterations is None else call.max_iterations
         is_early = solver.stops_early(objective)
-        few = is_early or (call.solver is None and is_unproven(objective))
+        is_by_design = is_early or (call.solver is None and is_unproven(objective))
+        is_by_design = is_by_design and call.max_iterations is None and most <= budget().iterations
         limits = Limits(
-            solver.max_iterations if call.max_iterations is None else call.max_iterations,
+            int(min(most, budget().iterations)),
             solver.tolerance if call.tolerance is None else call.tolerance,
-            None if call.time_limit is None else start_time + call.time_limit,
-            when_full=EARLY_STOPPING if few and call.max_iterations is None else LIMIT,
+            budget().deadline,
+            when_full=EARLY_STOPPING if is_by_design else LIMIT,
             when_given_up=EARLY_STOPPING if is_early else STOPPED,
         )
         return cls(
@@ -408,16 +418,27 @@ class Run:
             problem,
             self.priors,
             start=self.objective.decode(guess),
-            attempt=attempts(
-                solve, solver, call.initial, call.tolerance, call.time_limit, call.seed
-            ),
+            attempt=attempts(solve, solver, call.initial, call.tolerance, call.seed),
             separate=rule.separate,
             tolerance=tolerance,
-            max_iterations=solver.max_iterations,
+            max_iterations=int(min(solver.max_iterations, budget().iterations)),
             coarse=lambda certificate: solver.coarse(certificate)[1],
             coarse_problem=coarsen_for_search(problem) if self.starts_at_inverse else None,
         )
-        self.curve = rule.choose(trials)
+        with limit(share=0.5):
+            try:
+                self.curve = rule.choose(trials)
+            except OutOfTime:
+                weight = trials.centre().exp()
+                empty = weight.new_empty(len(weight), 0)
+                chosen = weight if rule.separate else weight[:, 0]
+                self.curve = WeightCurve(rule.name, empty, empty, chosen)
+            if budget().is_spent:
+                tried = int(self.curve.scores.isfinite().sum(1).min())
+                self.notes.append(
+                    f"the time limit ended the search for the weight with {tried} compared; a "
+                    "longer one, or a number as regularization, gives a better choice"
+                )
         if problem is not self.problem:
             self.curve = self.curve.scale(factor)
         for note in self.curve.notes:
@@ -463,15 +484,15 @@ class Run:
         if coarse is None:
             return initial_variable(self.objective, None, False, at_inverse=True)
         is_chosen = self.call.solver is None
-        budget = _FINE_ITERATIONS if is_chosen else self.solver.max_iterations
+        iterations = _FINE_ITERATIONS if is_chosen else self.solver.max_iterations
         if self.call.max_iterations is None:
-            when_full = EARLY_STOPPING if is_chosen else self.limits.when_full
-            self.limits = dataclasses.replace(
-                self.limits, max_iterations=budget, when_full=when_full
-            )
+            most = int(min(iterations, budget().iterations))
+            is_by_design = is_chosen and most == iterations
+            when_full = EARLY_STOPPING if is_by_design else self.limits.when_full
+            self.limits = dataclasses.replace(self.limits, max_iterations=most, when_full=when_full)
         if self.is_resumed:
             return self.initial_guess
-        return self._solve_on_coarse_grid(coarse, self.solver.on_coarse_grid(2 * budget))
+        return self._solve_on_coarse_grid(coarse, self.solver.on_coarse_grid(2 * iterations))
 
     def _solve_on_coarse_grid(self, coarse: Problem, solver: Solver) -> Tensor:
         """Return the start of a solve: the answer on a grid of half the pixels.
@@ -480,18 +501,9 @@ class Run:
         iterations (nested iteration). What a scan determines badly is smooth, and so is found
         there. On the coarsest grid the start is the filtered back-projection.
         """
-        weight, deadline = self.objective.regularization, self.limits.deadline
-        x = inner_solve(
-            coarse,
-            self.priors,
-            solver,
-            weight,
-            time_limit=None
-            if deadline is None
-            else max(1e-3, 0.25 * (deadline - time.monotonic())),
-            seed=self.call.seed,
-            progress=False,
-        ).x
+        weight, seed = self.objective.regularization, self.call.seed
+        with limit(share=0.25):
+            x = inner_solve(coarse, self.priors, solver, weight, seed=seed, progress=False).x
         # Means of the four nearest pixels, item by item.
         return torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear")
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import invtoolbox as it
-from invtoolbox.core.interrupts import terminate_as_interrupt
+from invtoolbox.core.interrupts import check_time, terminate_as_interrupt
 from invtoolbox.datasets.output import remove_stale, writing, writing_folder
 from invtoolbox.errors import InputError
 from invtoolbox.loop import checkpoint as module
@@ -104,6 +109,132 @@ def test_a_signal_ends_the_step_and_writes_the_checkpoint(
     assert signal.getsignal(number) is before
     assert path.exists()
     assert torch.equal(solve(path).x, solve(tmp_path / "whole").x)
+
+
+@dataclass(frozen=True)
+class Slow(it.solvers.GradientDescent):
+    """Steps that take long, in parts that `check_time` separates, and that write over the state."""
+
+    seconds: float = 10.0
+    signal_at: int = -1
+    tolerance: float = 0.0
+
+    def step(self, objective: Any, state: Any) -> Any:
+        if objective.iteration == self.signal_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        state.x.add_(1.0)
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            time.sleep(0.01)
+            check_time()
+        state.x.sub_(1.0)
+        return super().step(objective, state)
+
+
+def slow_solve(path: Path | None = None, **settings: Any) -> it.Solution:
+    y = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
+    problem = it.Problem(y, it.operators.Blur(torch.ones(3, 3) / 9, (8, 8)))
+    return it.solve(
+        problem,
+        it.priors.Tikhonov(),
+        regularization=0.1,
+        checkpoint=None if path is None else it.Checkpoint(path, every=0.0),
+        progress=False,
+        **settings,
+    )
+
+
+def test_a_signal_cuts_a_long_step_and_leaves_the_one_before(tmp_path: Path) -> None:
+    path, began = tmp_path / "run", time.monotonic()
+
+    class FirstFast(Slow):
+        def step(self, objective: Any, state: Any) -> Any:
+            quick = objective.iteration < 3
+            return (it.solvers.GradientDescent if quick else Slow).step(self, objective, state)
+
+    with pytest.raises(KeyboardInterrupt), terminate_as_interrupt():
+        slow_solve(path, solver=FirstFast(signal_at=3), max_iterations=6)
+    assert time.monotonic() - began < 5
+    assert signal.getsignal(signal.SIGALRM) is signal.SIG_DFL
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata()["iteration"] == "3"
+
+
+def test_a_time_limit_cuts_a_long_step_and_keeps_the_state_before_it() -> None:
+    began = time.monotonic()
+    none = slow_solve(solver=Slow(), time_limit=0.3)
+    assert time.monotonic() - began < 5
+    assert none.status == ("limit",) and int(none.iterations[0]) == 0
+    two = slow_solve(solver=Slow(seconds=0.4), time_limit=1.1)
+    done = int(two.iterations[0])
+    assert two.status == ("limit",) and 1 <= done <= 2
+    whole = slow_solve(solver=Slow(seconds=0.0), max_iterations=done)
+    assert torch.equal(two.x, whole.x)
+
+
+def test_a_time_limit_ends_search_and_solve_together() -> None:
+    y = torch.linspace(0, 1, 1024).view(1, 1, 32, 32)
+    problem = it.Problem(y, it.operators.Blur(torch.ones(3, 3) / 9, (32, 32)))
+    for rule in ("validation", "sure", "l-curve", "compensated-discrepancy"):
+        began = time.monotonic()
+        solution = it.solve(
+            problem,
+            it.priors.Tikhonov(),
+            Slow(seconds=0.1, max_iterations=200),
+            regularization=rule,
+            time_limit=0.5,
+            progress=False,
+        )
+        assert time.monotonic() - began < 4, rule
+        assert solution.status == ("limit",)
+        assert any("ended the search for the weight" in note for note in solution.notes), rule
+        assert float(solution.regularization[0]) > 0
+
+
+@pytest.mark.parametrize("rule", ["sure", "validation"])
+def test_a_largest_number_of_iterations_bounds_the_search(
+    monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    step, longest = it.solvers.GradientDescent.step, [0]
+
+    def count(self: Any, objective: Any, state: Any) -> Any:
+        longest[0] = max(longest[0], objective.iteration + 1)
+        return step(self, objective, state)
+
+    monkeypatch.setattr(it.solvers.GradientDescent, "step", count)
+    y = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    problem = it.Problem(y, it.operators.Blur(torch.ones(3, 3) / 9, (24, 24)))
+    solver = it.solvers.GradientDescent(max_iterations=400)
+    it.solve(
+        problem, it.priors.Tikhonov(), solver, rule, max_iterations=3, tolerance=0.0, progress=False
+    )
+    # A walk has four iterations at each of at most 24 weights.
+    assert longest[0] == 3 if rule == "sure" else longest[0] <= 96
+
+
+def test_a_command_ends_although_a_library_does_not_return(tmp_path: Path) -> None:
+    script = (
+        "import ctypes, os\n"
+        "from invtoolbox.core.interrupts import end_without_return, terminate_as_interrupt\n"
+        "with end_without_return(), terminate_as_interrupt():\n"
+        "    print('ready', flush=True)\n"
+        "    lib = ctypes.CDLL(None)\n"
+        "    wait = lib.pthread_mutex_lock\n"
+        "    mutex = ctypes.create_string_buffer(64)\n"
+        "    wait(mutex), wait(mutex)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.2)
+        process.terminate()
+        began = time.monotonic()
+        assert process.wait(20) == 130
+        assert time.monotonic() - began < 10
+        assert "stopped within a step" in process.stderr.read()
 
 
 def test_sigterm_between_steps_interrupts_a_block() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import signal
@@ -10,13 +11,19 @@ import sys
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
+import h5py
 import pytest
 import torch
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.core.pytrees import tree_leaves
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.gaussians import Splats
+from invtoolbox.geometry.moving_shapes import Moving
+from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.priors import ExplicitPrior, ImplicitPrior
 from invtoolbox.solvers import CGLS, LBFGS, Adam, ConjugateGradient, GradientDescent
 
@@ -377,6 +384,37 @@ def test_a_solution_survives_save_and_load(tmp_path: Path) -> None:
     (tmp_path / "broken.h5").write_bytes(path.read_bytes()[:300])
     with pytest.raises(InputError, match="not a readable saved solution"):
         it.Solution.load(tmp_path / "broken.h5")
+
+
+def scenes() -> list[Any]:
+    points = torch.rand(1, 5, 3, generator=torch.Generator().manual_seed(0))
+    splats = Splats.of_points(points, torch.ones(1, 5, 3), 0.1, 0.5)
+    box = VoxelSpace.box((3, 3, 3), (-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
+    corner = torch.zeros(2, 2, 2, dtype=torch.bool)
+    corner[0, 0, 0] = True
+    space = box.keep_cells(corner)
+    voxels = Voxels(torch.ones(1, 8), torch.ones(1, 8, 1, 3), space)
+    moving = Moving(torch.zeros(1, 2, 5, 3), None, splats)
+    return [splats, voxels, moving]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_a_solution_with_a_scene_survives_save_and_load(tmp_path: Path, number: int) -> None:
+    scene = scenes()[number]
+    y = torch.zeros(1, 1, 2, 2)
+    flat = it.solve(it.Problem(y, it.operators.Identity((1, 2, 2))), Ridge(), regularization=0.1)
+    solution = dataclasses.replace(flat, x=scene, problem=None, measurements=y, prediction=y)
+    loaded = it.Solution.load(solution.save(tmp_path / "s.h5")).x
+    assert type(loaded) is type(scene)
+    before, after = dict(tree_leaves(scene)), dict(tree_leaves(loaded))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    if number == 1:
+        assert loaded.space.cell == scene.space.cell and loaded.space.rows == 8
+    with h5py.File(tmp_path / "s.h5", "r+") as file:
+        file["x"].attrs["kind"] = "subprocess:Popen"
+    with pytest.raises(InputError, match="subprocess:Popen, which is no scene"):
+        it.Solution.load(tmp_path / "s.h5")
 
 
 # -- derivatives -----------------------------------------------------------------------------------

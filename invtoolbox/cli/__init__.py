@@ -18,7 +18,8 @@ from functools import partial
 from importlib import import_module
 from typing import Any, NoReturn
 
-from invtoolbox.core.interrupts import terminate_as_interrupt
+from invtoolbox.core.environment import optional_package
+from invtoolbox.core.interrupts import end_without_return, terminate_as_interrupt
 from invtoolbox.core.trust import trusting
 from invtoolbox.errors import InputError, MissingDependency, nearest, suggest
 from invtoolbox.jobs.kinds import commands
@@ -43,12 +44,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: words after ``invtoolbox``; by default the arguments of the process.
     """
-    parsed = parser().parse_args(arguments)
     debug = os.environ.get("INVTOOLBOX_DEBUG", "") not in ("", "0")
     warnings.showwarning = _note
     try:
+        parsed = parser().parse_args(arguments)
         trusted = getattr(parsed, "trusted", False)
-        with terminate_as_interrupt(), _threads(parsed), trusting(trusted):
+        with (
+            end_without_return(),
+            terminate_as_interrupt(),
+            _threads(parsed),
+            trusting(trusted),
+        ):
             code = parsed.command(parsed)
         sys.stdout.flush()
         return int(code or 0)
@@ -77,6 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             raise
         _complain(str(error) or "stopped")
+        if arguments is None:
+            # Torch and Warp take up to a second of processor time to leave memory to the system.
+            sys.stdout.flush()
+            os._exit(130)
         return 130
 
 
@@ -86,6 +96,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         end = "" if message.endswith("?") else ";"
         self.exit(2, f"invtoolbox: {message}{end} see {self.prog} --help\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as refusal:
+            near = suggest(nearest(str(value), map(str, action.choices or ())))
+            if isinstance(action, argparse._SubParsersAction):
+                self.error(f"there is no command {value!r}{near}".rstrip(";"))
+            raise argparse.ArgumentError(action, f"{refusal.message}{near}".rstrip(";")) from None
 
 
 class LazyParser(Parser):
@@ -116,6 +135,22 @@ class LazyParser(Parser):
             add_options(self)
 
 
+class Completion(argparse.Action):
+    """Option that prints the script of a shell that completes command lines."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        shtab: Any = optional_package(
+            "shtab", "--completion needs shtab; install it with", "completion"
+        )
+        for command in parser._subparsers._group_actions[0].choices.values():
+            command.fill()
+            for action in command._actions:
+                if action.nargs != 0 and not action.choices:
+                    action.complete = shtab.FILE
+        print(shtab.complete(parser, shell=values))
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     from invtoolbox import __version__
@@ -134,6 +169,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"invtoolbox {__version__}")
+    top.add_argument(
+        "--completion",
+        action=Completion,
+        choices=("bash", "zsh", "tcsh"),
+        help="print a script that completes commands and options, and exit",
+    )
     parsers = top.add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=LazyParser
     )

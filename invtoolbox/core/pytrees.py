@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from invtoolbox.core.interrupts import check_time
+
 T = TypeVar("T")
 
 _TOGETHER = ContextVar("together", default=False)
@@ -123,6 +125,7 @@ def map_items(function: Callable[..., T], *tensors: Tensor) -> T:
     >>> map_items(torch.add, torch.zeros(3), torch.ones(1))
     tensor([1., 1., 1.])
     """
+    check_time()
     batch = max(map(len, tensors))
     if tensors[0].device.type != "cpu" or _TOGETHER.get():
         return function(*tensors)

@@ -129,7 +129,7 @@ class SceneCommand:
         results.add_argument(
             "--resume",
             action="store_true",
-            help="keep files that are there, and in a folder a finished run with the same settings",
+            help="go on from an interrupted run, and keep a finished one, both with the same settings",
         )
         results.add_argument("--overwrite", action="store_true", help="replace existing files")
         options.add_quiet(results)
@@ -152,8 +152,6 @@ class SceneCommand:
         content = self.content(arguments, kind)
         try:
             job = self.job(arguments, kind, content, name)
-            if job is None:
-                return 0
             if arguments.save_scene:
                 content = self.complete(content, kind, job)
                 save_scene(Path(arguments.save_scene), kind.tables, content, arguments.overwrite)
@@ -187,7 +185,7 @@ class SceneCommand:
         content: dict[str, Any],
         name: str,
     ) -> Any:
-        """Return the job of the scene, or None if its files are there already.
+        """Return the job of the scene.
 
         Args:
             arguments: parsed options.
@@ -208,8 +206,10 @@ class SceneCommand:
                 files[Path(pair[1])] = write
         existing = [str(path) for path in files if path.exists()]
         if len(existing) == len(files) and arguments.resume:
-            print(f"{', '.join(existing)}: there already; nothing was done")
-            return None
+            raise InputError(
+                f"{', '.join(existing)} exists, and holds no settings that --resume could compare "
+                "with these; give --overwrite to replace it, or a folder as --output"
+            )
         check_places(files, arguments.overwrite or arguments.resume)
         return kind.job(file, request, files)
 
@@ -266,7 +266,11 @@ class SceneCommand:
             if "." in key:
                 sentence = sentence.replace(f"[{key}]", option).replace(key, option)
             sentence = sentence.replace(f": {key} is", f": {option} is")
-        return sentence
+            last = key.rpartition(".")[2]
+            if "_" in last:  # no word of a sentence
+                sentence = re.sub(rf"(?<![\w.=-]){last}(?![\w=])", option, sentence)
+        # The user of options has written no tables.
+        return re.sub(r"^(\w+): \[[\w.]+\]: ", r"\1: ", sentence)
 
     def _outputs(self, arguments: argparse.Namespace, source: Path) -> list[Path]:
         if arguments.output:

@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from invtoolbox.catalogue.documents import CheckedScene, Table
+from invtoolbox.core.interrupts import limit
 from invtoolbox.datasets.output import write_bytes, writing
 from invtoolbox.errors import unknown_name
 from invtoolbox.jobs.command import SceneCommand, Writer
@@ -223,7 +224,8 @@ class KindJob(SceneJob[S], Generic[S, R]):
             path = self.folder / "solution.h5"
             solution = Solution.load(path) if path.exists() else None
             return SceneOutcome(None, self.folder, read_json(measures), (), solution)
-        result = kind.compute(self.file, inputs, progress)
+        with limit(getattr(getattr(self.file.scene, "solver", None), "time_limit", None)):
+            result = kind.compute(self.file, inputs, progress)
         metrics = kind.measure(result, inputs)
         outputs = self.outputs
         if outputs is None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from invtoolbox.core.content import digest
+from invtoolbox.core.interrupts import GRACE
 from invtoolbox.core.memory import is_out_of_memory
 from invtoolbox.core.pytrees import select_items, tree_leaves, tree_restore
 from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
@@ -45,7 +46,8 @@ class Checkpoint:
 
     Args:
         path: path of the file.
-        every: seconds between two writes; 0 writes after every step.
+        every: seconds between two writes; 0 writes after every step. Steps of more than half a
+            second, which Ctrl-C may cut, are written more often.
         key: text that stands for objects whose content cannot be read, such as an open file.
             Without it, such an object is refused. Give another key whenever the object changes.
     """
@@ -79,13 +81,21 @@ class Writer:
         self.path = Path(settings.path).expanduser()
         self.every, self.fingerprint = settings.every, fingerprint
         self.last, self.failure = time.monotonic(), ""
+        self._stepped, self._cost = self.last, 0.0
         make_folder(self.path.parent)
         remove_stale(self.path.parent, self.path.name)
 
     def after_step(self, loop: Loop, last: bool) -> None:
-        if last or time.monotonic() - self.last >= self.every:
+        now = time.monotonic()
+        since = now - self.last
+        # A signal cuts a step of this length, so the one before it is written too, for at most 5 %
+        # of the time.
+        is_long = now - self._stepped >= GRACE and since >= 20 * self._cost
+        if last or is_long or since >= self.every:
             self.write(loop)
             self.last = time.monotonic()
+            self._cost = self.last - now
+        self._stepped = time.monotonic()
 
     def write(self, loop: Loop) -> None:
         """Write the loop; a failure is a warning, and the earlier file stays."""

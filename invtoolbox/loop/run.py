@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch import Tensor
 
+from invtoolbox.core.interrupts import OutOfTime, check_time, stepping
 from invtoolbox.core.pytrees import scatter_items, select_items, tree_map, where_items
 from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
 from invtoolbox.objective.objective import Layout, Objective
@@ -164,7 +165,7 @@ class Limits:
 
     max_iterations: int
     tolerance: float
-    deadline: float | None  # of time.monotonic()
+    deadline: float = math.inf  # of time.monotonic()
     when_full: int = LIMIT  # status after the last iteration
     when_given_up: int = STOPPED  # status of items that the solver gives up
 
@@ -191,16 +192,33 @@ def run(
     every = 1 if loop.x.device.type == "cpu" else ACCELERATED_CHECKS
     if loop.iteration == 0:
         _finish(loop, solver, CONVERGED, loop.running & _converged(loop, solver, rule, limits))
-    last_finite, stop = loop.state.x, False
+    last_finite, stop, length = loop.state.x, False, math.inf
     left = bool(loop.running.any())
     while left:
-        full = loop.iteration >= limits.max_iterations
-        if full or stop or (limits.deadline is not None and time.monotonic() >= limits.deadline):
+        full, began = loop.iteration >= limits.max_iterations, time.monotonic()
+        check_time()
+        if full or stop or began >= limits.deadline:
             after_step(loop, True)
             status = limits.when_full if full else STOPPED if stop else LIMIT
             _finish(loop, solver, status, loop.running.clone())
             break
-        loop.state = solver.step(objective.at(loop.iteration), loop.state)
+        # A step writes over the state, so a step that may be cut needs a copy.
+        may_be_cut = loop.iteration > 0 and began + 2 * length >= limits.deadline < math.inf
+        spare = tree_map(Tensor.clone, loop.state) if may_be_cut else None
+        try:
+            with stepping(limits.deadline):
+                loop.state = solver.step(objective.at(loop.iteration), loop.state)
+        except OutOfTime:
+            check_time()  # an outer step ends
+            if spare is None:  # before the first step `loop` holds the start already
+                loop.status = loop.status.masked_fill(loop.running, LIMIT)
+                loop.running = torch.zeros_like(loop.running)
+                break
+            loop.state = spare
+            after_step(loop, True)
+            _finish(loop, solver, LIMIT, loop.running.clone())
+            break
+        length = time.monotonic() - began
         loop.iteration += 1
         if loop.travel is not None:
             loop.travel = loop.travel.update(loop.state.x, loop.iteration)

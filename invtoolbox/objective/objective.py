@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.interrupts import check_time
 from invtoolbox.core.pytrees import join_items, select_items, tree_map
 from invtoolbox.objective.unknowns import Unknowns
 from invtoolbox.operators.base import LinearOperator, Operator, expand
@@ -202,6 +203,7 @@ class Objective:
 
         It is ``x``, or the packed parameters of the implicit prior.
         """
+        check_time()
         if self.layout is not None:
             return self.evaluate_parameters(variable)[0]
         value, gradient, discrepancy = self.data(variable)
@@ -217,6 +219,7 @@ class Objective:
 
     def value(self, variable: Tensor) -> Tensor:
         """Return the objective alone, ``(batch,)``; for line searches."""
+        check_time()
         if self.layout is None:
             return self.data_value(variable) + self.prior_value(variable)
         with torch.no_grad():

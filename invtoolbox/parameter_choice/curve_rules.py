@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_choice
+from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import item_norm
@@ -129,6 +130,8 @@ class LCurve(GridSearch):
             )
         t = self.grid(trials)
         curve = trials(t.unsqueeze(2), _misfit_and_energy).double()
+        if budget().is_spent:
+            raise OutOfTime  # the chord needs both ends
         misfit, energy = curve.clamp_min(torch.finfo(torch.float64).tiny).unbind(2)
         spacing = float(t[1, 0] - t[0, 0])
         score = (

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
@@ -203,7 +204,10 @@ class ScoreSearch(WeightSearch):
         """Return the line ``base + t * direction``; t is 0 in the middle of its grid."""
 
         def values(t: Tensor, items: Tensor) -> Tensor:
-            return self.score(trials, base[items] + t.unsqueeze(2) * direction, items)
+            try:
+                return self.score(trials, base[items] + t.unsqueeze(2) * direction, items)
+            except OutOfTime:
+                return torch.full_like(t, math.nan)
 
         return refine(
             values, grid(values, torch.zeros_like(base[:, 0]), _SPACING, points), self.sections
@@ -404,6 +408,8 @@ class CompensatedDiscrepancy(WeightSearch):
         weight, error = self._meet(trials, std, share)
         weights, scores = [weight], [error]
         for _ in range(self.rounds):
+            if budget().is_spent:
+                break
             fit = fits(
                 trials, weight.log().view(1, -1, 1), trials.every, self.probes, self.step, self.seed
             )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.interrupts import OutOfTime, budget, using
 from invtoolbox.errors import InputError
 from invtoolbox.objective.auxiliaries import with_auxiliaries, with_auxiliary_variables
 from invtoolbox.objective.initial_guess import first_guess
@@ -158,15 +158,22 @@ class Trials:
                 measurements are prepared anew.
 
         Returns:
-            ``(k, n, ...)``.
+            ``(k, n, ...)``; NaN for weights that the time limit left out.
+
+        Raises:
+            OutOfTime: no time was left for the first of them.
         """
         items = self.every if items is None else items
         k, n, number = log_weight.shape
         index, weight = items.repeat(k), log_weight.exp().reshape(k * n, number)
-        parts = [
-            self._measure(i, w, measure, shift)
-            for i, w in zip(index.split(self._together), weight.split(self._together))
-        ]
+        parts: list[Tensor] = []
+        for i, w in zip(index.split(self._together), weight.split(self._together)):
+            try:
+                parts.append(self._measure(i, w, measure, shift))
+            except OutOfTime:
+                if not parts:
+                    raise
+                parts.append(torch.full_like(parts[0][:1], math.nan).repeat_interleave(len(i), 0))
         return torch.cat(parts).unflatten(0, (k, n))
 
     @property
@@ -252,24 +259,20 @@ def attempts(
     solver: Any,
     initial: Tensor | dict[str, Tensor] | None,
     tolerance: float | None,
-    time_limit: float | None,
     seed: int,
 ) -> Attempt:
     """Return the function that solves some items with one weight; its arguments are `Attempt`'s.
 
-    The number of iterations of a trial is a setting of the solver: the weight does not depend on the
-    largest number of iterations of the last solve. All trials together take at most half of the
-    time.
+    The number of iterations of a trial is a setting of the solver. A largest number of the last
+    solve (`core.interrupts.limit`) bounds it too, and the iterations at each weight of a walk.
 
     Args:
         solve: `invtoolbox.solve`.
         solver: the solver.
         initial: initial guess of the last solve.
         tolerance: tolerance of the last solve.
-        time_limit: seconds of the last solve and its trials.
         seed: seed of random draws.
     """
-    deadline = None if time_limit is None else time.monotonic() + 0.5 * time_limit
 
     def attempt(
         problem: Problem,
@@ -287,20 +290,23 @@ def attempts(
             start = {k: pick(t) for k, t in initial.items()}
         elif initial is not None:
             start = pick(initial)
-        walks = max_iterations is not None
-        return solve(
-            problem,
-            priors,
-            solver.coarse(math.inf)[0] if walks else solver,
-            weight,
-            initial=start,
-            max_iterations=max_iterations,
-            tolerance=math.inf if walks else tolerance,
-            time_limit=None if deadline is None else max(1e-3, deadline - time.monotonic()),
-            seed=seed,
-            progress=False,
-            check=False,
-        )
+        walks, present = max_iterations is not None, budget()
+        if present.is_spent:
+            raise OutOfTime
+        # A walk bounds the iterations at each of its weights.
+        with using(dataclasses.replace(present, iterations=math.inf) if walks else present):
+            return solve(
+                problem,
+                priors,
+                solver.coarse(math.inf)[0] if walks else solver,
+                weight,
+                initial=start,
+                max_iterations=max_iterations,
+                tolerance=math.inf if walks else tolerance,
+                seed=seed,
+                progress=False,
+                check=False,
+            )
 
     return attempt
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.interrupts import OutOfTime
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import PoissonTransmission
 from invtoolbox.errors import InputError
@@ -29,7 +31,7 @@ LEAST_BLOCKS = 12
 #: With fewer measurements, their prediction says too little.
 LEAST_MEASUREMENTS = 64
 #: Number of iterations after which a weight is judged although the certificate is large, and number
-#: that a walk may take. They do not depend on the limits of the last solve.
+#: that a walk may take.
 _PATIENCE, _LONGEST = 125, 1280
 #: If held-out measurements are predicted worse than so many times the estimated noise, the model is
 #: not right, and a score may have several minima. The walks are repeated from so many decades above
@@ -204,7 +206,8 @@ class Validation(WeightSearch):
                 beyond=beyond,
                 judged=judged,
             )
-            trials.follow(walk, items, problem, _LONGEST)
+            with suppress(OutOfTime):
+                trials.follow(walk, items, problem, _LONGEST)
         curves = []
         for k in range(trials.batch):
             rows = [(t[item == k], c[item == k]) for item, t, c in judged]

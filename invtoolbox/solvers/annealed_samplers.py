@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.core.interrupts import check_time
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
@@ -96,6 +97,7 @@ class AnnealedSampler(DiffusionSampler):
         x = first.repeat(len(generators), *[1] * (first.ndim - 1))
         x = x + schedule[0] * noise(x)
         for level, following in itertools.pairwise(schedule):
+            check_time()
             x = self.refine(rows, x, level, following, noise)
         return x.unflatten(0, (len(generators), -1))
 

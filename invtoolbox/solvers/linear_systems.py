@@ -19,6 +19,7 @@ from torch import Tensor
 
 from invtoolbox.core.arithmetic import add_product
 from invtoolbox.core.constants import convert
+from invtoolbox.core.interrupts import check_time
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.objective import Objective
@@ -59,6 +60,7 @@ def conjugate_gradients(
     for k in range(max_iterations):
         if has_test and not bool(running.any()):
             break
+        check_time()
         Ap = A(p)
         pAp = inner(p, Ap)
         running = running & (pAp > 0)
@@ -117,6 +119,7 @@ def gmres(
         H = torch.zeros(len(right), steps + 1, steps, dtype=torch.float64, device=right.device)
         c = H.new_zeros(len(right), 0)
         for k in range(steps):
+            check_time()
             w = product(V[k])
             products += 1
             # Modified Gram-Schmidt, twice, because the first pass leaves rounding.

@@ -183,7 +183,7 @@ def sampling_reason(objective: Objective, name: str) -> str | None:
         return f"{name} draws real images, and {objective.problem.operator} takes complex ones"
     data_term = objective.problem.data_term
     if getattr(data_term, "noise_std", 1.0) is None:
-        return f"{name} needs to know the noise: give noise_std to {data_term!r}"
+        return f"{name} needs to know the noise: give noise_std, in Python to {data_term!r}"
     return None
 
 

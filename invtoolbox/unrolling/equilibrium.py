@@ -92,7 +92,6 @@ class Equilibrium(SolverNetwork):
         self.limits = Limits(
             self.solver.max_iterations if max_iterations is None else max_iterations,
             self.solver.tolerance if tolerance is None else tolerance,
-            None,
         )
         self.skip, self.adjoint_tolerance = skip, adjoint_tolerance
         self.adjoint_iterations = adjoint_iterations

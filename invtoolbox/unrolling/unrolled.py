@@ -79,7 +79,7 @@ class Unrolled(SolverNetwork):
             working = self.solver.reformulate(objective)
             loop, working = Loop.start(layered, working, self.solver.start(working, start), None)
             # A tolerance below every certificate: all items take all n steps.
-            limits = Limits(self.iterations, -math.inf, None)
+            limits = Limits(self.iterations, -math.inf)
             loop = run(
                 loop,
                 working,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -154,3 +155,28 @@ def test_a_mistyped_option_is_answered_with_the_nearest(run: Run) -> None:
     assert one_sentence(run("flow", "street", "--itms=3")).startswith(
         "invtoolbox: there is no option --itms; did you mean '--items'"
     )
+
+
+def test_a_mistyped_command_or_choice_is_answered_with_the_nearest(run: Run) -> None:
+    assert "did you mean 'reconstruct'" in one_sentence(run("reconstrct", "x"))
+    wrong = run("deblur", "x.png", "--kernel", "gaussian:1", "--boundary", "reflekt")
+    assert "did you mean 'reflect'" in one_sentence(wrong)
+    assert "there is no command 'zzzzzz'; see" in one_sentence(run("zzzzzz"))
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_script_completes_commands_and_options(run: Run, shell: str) -> None:
+    pytest.importorskip("shtab")
+    script = run("--completion", shell).out
+    assert "register" in script and "--time-limit" in script
+
+
+@pytest.mark.parametrize("start", ["import invtoolbox", "run_module('invtoolbox')"])
+def test_an_older_python_is_told_in_one_sentence(start: str) -> None:
+    code = f"from runpy import run_module; import sys; sys.version_info = (3, 10, 4); {start}"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    last = ended.stderr.strip().splitlines()[-1]
+    assert ended.returncode == 1
+    assert "invtoolbox needs Python 3.11 or later, and this is Python 3.10" in last
+    source = Path(catalogue.__file__).parents[1] / "__init__.py"
+    ast.parse(source.read_text(), feature_version=(3, 7))

@@ -177,8 +177,8 @@ def refuse_source(folder: str | os.PathLike[str], source: str | os.PathLike[str]
     inside = measured.parent if measured.is_file() else measured
     if out == inside or inside in out.parents:
         raise InputError(
-            f"{folder}: results are never written into the source {source}; choose a folder "
-            "outside of it"
+            f"{folder}: results are never written into the source {source}; give another folder, "
+            "outside of it (--out on the command line)"
         )
     return out
 

@@ -75,7 +75,9 @@ class AnimationTable(Table):
         if self.simulated == (self.picture is not None):
             raise ValueError("give either a picture or simulated = true")
         if not self.simulated and not (self.rest and self.moved):
-            raise ValueError("give pictures of other objects at rest and moved")
+            raise ValueError(
+                "give pictures of other objects at rest and moved: animation.rest and animation.moved"
+            )
         if self.simulated and (self.rest or self.moved):
             raise ValueError("a simulation makes its own pictures; give no rest and no moved")
         return self

@@ -104,6 +104,11 @@ class ImageCommand(SceneCommand):
         file: Any = self._check(kind, move_paths(kind.tables, content), name, "item")
         return ImageStudyJob([file], replace(request, output=output))
 
+    def _name_options(self, sentence: str) -> str:
+        # One option takes a weight or the name of a rule.
+        weight = ": regularization.weight is"
+        return super()._name_options(sentence.replace(weight, ": --regularization is"))
+
     def _outputs(self, arguments: argparse.Namespace, source: Path) -> list[Path]:
         report = [Path(arguments.report)] if arguments.report else []
         return [*super()._outputs(arguments, source), *report]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from invtoolbox import datasets
 from invtoolbox.core.environment import device_named
+from invtoolbox.core.interrupts import limit
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.datasets.volumes.nifti import check_available
 from invtoolbox.errors import InputError
@@ -91,6 +92,10 @@ class ImageJob(SceneJob[Scene]):
 
     def run(self, progress: bool = True) -> SceneOutcome[Measured]:
         """Solve the problem of the scene and write the results, or read those of a finished run."""
+        with limit(self.file.scene.solver.time_limit):
+            return self._run(progress)
+
+    def _run(self, progress: bool) -> SceneOutcome[Measured]:
         measured = parts.measure(self.file)
         if "" not in self.outputs.values() or len(measured.operator.domain_shape) == 4:
             return self.solve(measured, progress)
@@ -150,7 +155,6 @@ class ImageJob(SceneJob[Scene]):
                 solver,
                 rule,
                 initial=self._initial(chosen),
-                time_limit=table.time_limit,
                 checkpoint=Checkpoint(checkpoint),
                 **settings,
             )

@@ -212,13 +212,17 @@ class Solver(Named):
         "the problem",
     )
     max_iterations: int | None = Field(
-        None, ge=0, description="maximum number of iterations; the solver's own by default"
+        None,
+        ge=0,
+        description="maximum number of iterations of every solve, also of those at each weight that a "
+        "rule tries; the solver's own by default",
     )
     tolerance: float | None = Field(None, ge=0, description="bound of the solver's certificate")
     time_limit: float | None = Field(
         None,
         gt=0,
-        description="maximum number of seconds; the current iterate is then the result",
+        description="maximum number of seconds of the whole run, or of each item of a study, from reading "
+        "to the comparison with a simple answer; the current iterate is then the result",
     )
 
     @model_validator(mode="after")

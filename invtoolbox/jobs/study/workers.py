@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -119,4 +120,11 @@ def _client(workers: int, cluster: str | None, threads: int) -> Iterator[Any]:
         ) as local,
         distributed.Client(local, set_as_default=False) as client,
     ):
-        yield client
+        try:
+            yield client
+        except KeyboardInterrupt:
+            # Dask would wait for the tasks, whose files are written whole or not at all.
+            for process in multiprocessing.active_children():
+                if process.name.startswith("Dask Worker"):
+                    process.kill()
+            raise

@@ -73,7 +73,7 @@ class SurveyTable(Table):
         if (self.path is None) == (self.simulate is None):
             raise ValueError("give either a path or the table [survey.simulate]")
         if (self.path is None) != (self.rows is None):
-            raise ValueError("records of a file need rows, the number of cells of the depth")
+            raise ValueError("records of a file need survey.rows, the number of cells of the depth")
         return self
 
 

@@ -28,6 +28,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from invtoolbox.core.interrupts import check_time
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
 from invtoolbox.kernels.tomography.rays import ScanArguments, Views, views_by_axis
@@ -116,6 +117,7 @@ def _each_slab(
         slab, length = _slab(volume, projections, axis), int(volume.shape[3 - axis])
         for item, values in zip(volume, projections):
             for first in range(0, length, slab.shape[0]):
+                check_time()
                 planes = min(slab.shape[0], length - first)
                 arguments = SlabArguments(
                     slab=slab,

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from invtoolbox.core.interrupts import check_time
+
 
 class ItemwiseIteration(ABC):
     """Iteration on a batch whose items leave as soon as their gap is within the tolerance.
@@ -25,6 +27,7 @@ class ItemwiseIteration(ABC):
         active = torch.arange(len(results[0]), device=results[0].device)
         check, k = self.first_check, 0
         while len(active):
+            check_time()
             if k >= check or k >= max_iterations:
                 # Checks come after 10 more iterations at first and then after 15 % more, so their
                 # number grows like the logarithm of k.
