@@ -133,7 +133,7 @@ def test_a_nonlinear_operator_is_searched_too() -> None:
 
 
 def test_what_does_not_fit_is_said() -> None:
-    with pytest.raises(InputError, match="TotalVariation has bounds of its own"):
+    with pytest.raises(InputError, match="total variation and bounds count as one"):
         it.solve(lasso(), it.priors.L1() + it.priors.NonNegative(), FISTA(), regularization=1.0)
 
 

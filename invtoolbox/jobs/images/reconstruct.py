@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,8 +13,10 @@ from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.images.automatic import bound_short_arc, solve_automatically
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.operators.base import Operator
+from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem, as_measurements
 from invtoolbox.solution import Solution
@@ -40,7 +43,8 @@ def reconstruct(
             left out, and the channel axis as well.
         A: the forward operator, or anything `as_operator` takes.
         prior: a prior, a name of ``invtoolbox list priors``, a list of them, or None for least
-            squares.
+            squares. ``"auto"`` compares candidates by held-out measurements (`it.priors.Auto`).
+            ``"tv"`` also bounds an image of a short arc by the rays that nothing absorbs.
         noise_std: standard deviation of the noise, a number or one number per item; estimated from
             ``y`` if the rule for the weight needs it (the default does not).
         data_term: misfit between prediction and measurements; least squares by default.
@@ -77,7 +81,15 @@ def reconstruct(
         A,
         data_term if data_term is not None else LeastSquares(noise_std=noise_std),
     )
+    names = [prior] if isinstance(prior, str) else prior
     prior = _sum(prior)
+    if isinstance(prior, Auto):
+        settings = {"max_iterations": max_iterations, "seed": seed, "progress": progress}
+        settings["regularization"] = regularization
+        return solve_automatically(problem, prior, solver, settings)
+    bounds: tuple[str, ...] = ()
+    if isinstance(names, Sequence) and all(isinstance(name, str) for name in names):
+        prior, bounds = bound_short_arc(problem, prior, [str(name) for name in names])
     solution = solve(
         problem,
         prior=prior,
@@ -87,6 +99,7 @@ def reconstruct(
         seed=seed,
         progress=progress,
     )
+    solution = dataclasses.replace(solution, notes=(*solution.notes, *bounds))
     if not isinstance(regularization, str) or regularization != "auto":
         return solution
     return keep_floor(problem, solution, prior, solver, max_iterations)

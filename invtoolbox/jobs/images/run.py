@@ -19,6 +19,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.datasets.volumes.nifti import check_available
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images import parts
+from invtoolbox.jobs.images.automatic import bound_short_arc, solve_automatically
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.tables import Scene, SceneFile
@@ -29,6 +30,7 @@ from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, rep
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.imaging.blur import Blur
+from invtoolbox.priors.automatic import Auto
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
@@ -141,20 +143,24 @@ class ImageJob(SceneJob[Scene]):
             "dtype": getattr(torch, file.scene.dtype) if file.scene.dtype else None,
             "progress": progress,
         }
+        whole = {
+            "regularization": rule,
+            "initial": self._initial(problem),
+            "time_limit": table.time_limit,
+            "checkpoint": Checkpoint(checkpoint),
+        }
+        # A prior with a weight or settings stays as it was written.
+        is_plain = not any(t.settings or t.weight is not None for t in file.scene.prior)
+        names = [t.name for t in file.scene.prior if is_plain]
         try:
-            if tile:
+            if isinstance(prior, Auto):
+                solution = solve_automatically(problem, prior, solver, whole | settings)
+            elif tile:
                 solution = self._solve_in_tiles(problem, prior, solver, rule, tile, settings)
             else:
-                solution = solve(
-                    problem,
-                    prior,
-                    solver,
-                    rule,
-                    initial=self._initial(problem),
-                    time_limit=table.time_limit,
-                    checkpoint=Checkpoint(checkpoint),
-                    **settings,
-                )
+                prior, bounds = bound_short_arc(problem, prior, names)
+                solution = solve(problem, prior, solver, **whole, **settings)
+                solution = replace(solution, notes=(*solution.notes, *bounds))
                 if isinstance(rule, str):
                     solution = keep_floor(problem, solution, prior, solver, table.max_iterations)
         except KeyboardInterrupt:
