@@ -174,7 +174,8 @@ def test_it_is_the_choice_for_a_scan_with_total_variation() -> None:
     assert chosen(tv) == "FISTA"
     assert chosen(it.priors.TotalVariation(lower=0.0)) == "FISTA"
     assert chosen(tv, regularization="discrepancy") == "PDHG"  # it finds the weight by itself
-    assert chosen(tv + it.priors.NonNegative()) == "PDHG"
+    assert chosen(tv + it.priors.NonNegative()) == "FISTA"
+    assert chosen(tv + it.priors.L1()) == "PDHG"
     problem.y.requires_grad_()
     with pytest.warns(UserWarning):
         assert chosen(tv, differentiate="implicit") == "PDHG"

@@ -193,7 +193,7 @@ def _compare_views(
     grid, arc = grids[level], arc_of(problem.operator)
     held = _held_views(problem, arc)
     fitted = grid.subset((~held).nonzero().squeeze(1))
-    fineness, errors = 2.0**level, {}
+    errors = {}
     images: dict[str, Tensor] = {}
     # The recipe starts at the image of total variation.
     for name in sorted(names, key=lambda name: name == _ONE_MATERIAL):
@@ -202,9 +202,7 @@ def _compare_views(
                 first = images["tv"]
             else:
                 first = _bounded_variation(pyramid(fitted)[-1], settings)
-            images[name] = solve_one_material(
-                fitted, first, fineness=fineness, **_budget(settings)
-            ).share
+            images[name] = solve_one_material(fitted, first, **_budget(settings)).share
             prediction = _measurements_of_paths(grid.operator(images[name]), grid.y0, held)
         else:
             # The bounds may not depend on the views that are held out.
@@ -222,8 +220,8 @@ def _held_views(problem: Problem, arc: Arc | None) -> Tensor:
     if arc is None or not arc.is_limited:
         held[_BETWEEN // 2 :: _BETWEEN] = True
         return held
-    angles: Any = problem.operator.angles
-    order = ((angles.detach().double() - arc.start + 1e-6) % (2 * torch.pi)).argsort()
+    A: Any = problem.operator
+    order = ((A.angles.detach().double() - arc.start + 1e-6) % (2 * torch.pi)).argsort()
     held[order[views - max(1, views // _AT_THE_END) :]] = True
     return held
 

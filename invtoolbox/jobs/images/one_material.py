@@ -37,9 +37,9 @@ _GRIDS = 3
 _ROUNDS, _ITERATIONS, _FINER = 3, 200, (150, 60)
 #: Share of the iterations over which the penalty grows.
 _WARM_UP = 0.75
-#: Weight of the penalty on values between the levels, relative to that of total variation, if pixels
-#: are as small as those of the image.
-_BETWEEN = 2.0
+#: Number of details along a side of the image, and weight of the penalty on values between the
+#: levels, relative to that of total variation, if pixels are as small as details.
+_DETAILS, _BETWEEN = 512, 2.0
 #: Empty rays in units of the noise, within what share of the largest measurement; and the least.
 _EMPTY, _SHARE, _LEAST_EMPTY = 6.0, 0.02, 1.5
 #: Largest distance of tangent rays from a disc, in cells of the detector, for which it is one.
@@ -127,7 +127,6 @@ def solve_one_material(
     is_calibrated: bool = False,
     seed: int = 0,
     max_iterations: int | None = None,
-    fineness: float = 1.0,
 ) -> Material:
     """Reconstruct an object of one material whose density and beam hardening are not known.
 
@@ -138,7 +137,6 @@ def solve_one_material(
             of half the pixels; the coarsest grids are then left out.
         seed: seed of random draws.
         max_iterations: largest number of iterations of every solve.
-        fineness: size of the problem's pixels in units of the pixels that are wanted.
 
     Raises:
         InputError: if no rays pass through the material.
@@ -161,7 +159,6 @@ def solve_one_material(
                 share,
                 support,
                 empty,
-                fineness=fineness * 2.0**level,
                 iterations=iterations,
                 is_warm=not is_first,
                 seed=seed,
@@ -188,7 +185,7 @@ def pyramid(problem: Problem) -> list[Problem]:
 
 
 def _resize(image: Tensor, grid: Problem) -> Tensor:
-    size = tuple(grid.image_shape[1:])
+    size = (grid.image_shape[1], grid.image_shape[2])
     if tuple(image.shape[2:]) == size:
         return image
     if image.shape[2] > size[0]:
@@ -210,15 +207,11 @@ def _solve_round(
     support: Literal["disc", "rays"],
     empty: float,
     *,
-    fineness: float,
     iterations: int,
     is_warm: bool,
     seed: int,
 ) -> tuple[Solution, BeamHardening]:
-    """Fit the hardening to the paths through the present image, and solve for the next one.
-
-    ``fineness`` is the size of the pixels in units of those of the image.
-    """
+    """Fit the hardening to the paths through the present image, and solve for the next one."""
     A, y = problem.operator, problem.y0
     find = disc_support if support == "disc" else ray_support
     inside = find(A, y, empty)
@@ -228,10 +221,11 @@ def _solve_round(
     except InputError:
         hardening = fit_beam_hardening(y, lengths, 1, attenuation=1.0)
     paths = hardening.apply(y)
-    # The sum of the lengths of the rays through a pixel, times its size at the finest grid: a hole
-    # of about that size is worth its edge.
-    size = getattr(A, "pixel_size")[0] / fineness  # noqa: B009
-    weight = float(A.adjoint(torch.ones_like(y)).max()) * size  # type: ignore[attr-defined]
+    # The sum of the lengths of the rays through a pixel, times the size of a detail: a hole of about
+    # that size is worth its edge. The penalty counts pixels, which are `fineness` details long.
+    assert isinstance(A, Scan2D)
+    fineness = _DETAILS / min(A.image_shape)
+    weight = float(A.adjoint(torch.ones_like(y)).max()) * A.pixel_size[0] / fineness
     prior = weight * TotalVariation() + _BETWEEN * fineness * weight * TwoLevel(
         1.0,
         support=support,

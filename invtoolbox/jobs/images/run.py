@@ -143,7 +143,7 @@ class ImageJob(SceneJob[Scene]):
             "dtype": getattr(torch, file.scene.dtype) if file.scene.dtype else None,
             "progress": progress,
         }
-        whole = {
+        whole: dict[str, Any] = {
             "regularization": rule,
             "initial": self._initial(problem),
             "time_limit": table.time_limit,

@@ -7,7 +7,7 @@ A scan determines an edge only if a measured ray is tangent to it (Quinto, SIAM 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -78,8 +78,8 @@ def arc_of(A: Operator) -> Arc | None:
 
 def _fan_angle(A: Operator, distance: float) -> float:
     """Return the angle between the outermost rays of a view that meet the image."""
-    shape = getattr(A, "image_shape", None) or A.domain_shape[-2:]
-    size = getattr(A, "pixel_size", None) or getattr(A, "voxel_size", (1.0, 1.0))
+    shape = A.domain_shape[-2:]
+    size: Any = getattr(A, "pixel_size", None) or getattr(A, "voxel_size", (1.0, 1.0))
     radius = math.hypot(*(n * s for n, s in zip(shape[-2:], size[-2:]))) / 2
     return 2 * math.asin(min(1.0, radius / distance))
 

@@ -150,7 +150,8 @@ def _fit_disc(A: Scan2D, y: Tensor, angles: Tensor, shift: Tensor, empty: float)
         )
     solution = torch.linalg.lstsq(system, goal[:, None]).solution.squeeze(1)
     distance = (system @ solution - goal).square().mean().sqrt()
-    return _Disc(*solution, distance / offsets.diff(dim=1).abs().median())
+    left, bottom, radius = solution
+    return _Disc(left, bottom, radius, distance / offsets.diff(dim=1).abs().median())
 
 
 def _pixels_in(A: Scan2D, disc: _Disc) -> Tensor:
