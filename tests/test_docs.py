@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -126,6 +127,16 @@ def test_names_that_the_pages_speak_of_exist() -> None:
             assert hasattr(importlib.import_module(f"invtoolbox.{module}"), name), (
                 f"{path.name} speaks of it.{module}.{name}"
             )
+
+
+def test_every_results_file_names_the_script_that_printed_it() -> None:
+    text = (ROOT / "docs" / "site_pages.py").read_text()
+    renamed = ast.literal_eval(re.findall(r"^RESULT_OF = (\{.*\})$", text, re.MULTILINE)[0])
+    results = [path for path in (ROOT / "benchmarks" / "results").glob("*.*") if path.is_file()]
+    names = {path.stem for path in results if path.suffix in (".txt", ".md")}
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert names
+    assert not {renamed.get(name, name) for name in names} - scripts
 
 
 @pytest.mark.slow

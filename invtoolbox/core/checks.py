@@ -241,7 +241,10 @@ def open_arrays(path: str | os.PathLike[str]) -> Any:
         InputError: no such file, a special file, or an archive that unpacks to too many bytes.
     """
     path = require_file(path)
-    if zipfile.is_zipfile(path):
+    with path.open("rb") as stream:
+        # Also an archive without its end, which `numpy.load` would leave open.
+        is_archive = stream.read(2) == b"PK"
+    if is_archive:
         with zipfile.ZipFile(path) as archive:
             check_archive(path, archive)
     return np.load(path, allow_pickle=False)

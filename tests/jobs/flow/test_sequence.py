@@ -271,7 +271,7 @@ def test_results_are_not_mixed_nor_written_into_the_recording(recording: Path) -
             flow(recording, inside, overwrite=True)
     with pytest.raises(InputError, match=r"item 5 .* no successor"):
         flow(recording, "more", items="5")
-    with pytest.raises(InputError, match="no folder or file"):
+    with pytest.raises(InputError, match="no such file or folder"):
         flow("nowhere", "more")
 
 
