@@ -1,6 +1,6 @@
 """`prior="auto"`: compare priors by measurements that they have not seen, and bounds of short arcs.
 
-A scan over a short arc is compared on the last quarter of its arc, since directions that were not
+A scan over a short arc is compared on the last sixth of its arc, since directions that were not
 measured are what such a scan lacks; others on measurements in between.
 """
 
@@ -23,6 +23,7 @@ from invtoolbox.jobs.images.one_material import (
     is_absorption,
     is_suited,
     pyramid,
+    relax,
     solve_one_material,
 )
 from invtoolbox.measurements import report_findings
@@ -42,7 +43,7 @@ _ONE_MATERIAL = "two-level"
 #: Candidates of pictures, of scans, and of problems whose measurements cannot be held out.
 _PICTURE, _SCAN, _OTHER = ("tv", "wavelet", "tgv"), ("tv", _ONE_MATERIAL), ("tv",)
 #: One view of so many is held out: of a short arc at its end, else in between.
-_AT_THE_END, _BETWEEN = 4, 6
+_ONE_OF = 6
 
 
 class Choice(NamedTuple):
@@ -202,8 +203,10 @@ def _compare_views(
                 first = images["tv"]
             else:
                 first = _bounded_variation(pyramid(fitted)[-1], settings)
-            images[name] = solve_one_material(fitted, first, **_budget(settings)).share
-            prediction = _measurements_of_paths(grid.operator(images[name]), grid.y0, held)
+            material = solve_one_material(fitted, first, **_budget(settings))
+            images[name] = material.share
+            lengths = grid.operator(relax(fitted, material, settings.get("seed", 0)))
+            prediction = _measurements_of_paths(lengths, grid.y0, held)
         else:
             # The bounds may not depend on the views that are held out.
             prior, _ = bound_short_arc(fitted, prior_named(name), [name])
@@ -218,11 +221,11 @@ def _held_views(problem: Problem, arc: Arc | None) -> Tensor:
     views = problem.y0.shape[2]
     held = torch.zeros(views, dtype=torch.bool, device=problem.y0.device)
     if arc is None or not arc.is_limited:
-        held[_BETWEEN // 2 :: _BETWEEN] = True
+        held[_ONE_OF // 2 :: _ONE_OF] = True
         return held
     A: Any = problem.operator
     order = ((A.angles.detach().double() - arc.start + 1e-6) % (2 * torch.pi)).argsort()
-    held[order[views - max(1, views // _AT_THE_END) :]] = True
+    held[order[views - max(1, views // _ONE_OF) :]] = True
     return held
 
 
@@ -274,10 +277,9 @@ def _solve_material(
 ) -> Solution:
     """Return the solution of one item by the recipe, in the unit of the measurements."""
     with torch.no_grad():
-        is_calibrated = start is not None
         if start is None:
             start = _bounded_variation(pyramid(problem)[-1], settings)
-        material = solve_one_material(problem, start, is_calibrated, **_budget(settings))
+        material = solve_one_material(problem, start, **_budget(settings))
     findings = report_findings(problem)
     polynomial = ", ".join(f"{a:.4g}" for a in material.hardening.coefficients)
     shape = "a disc" if material.support == "disc" else "what rays without absorption leave"

@@ -35,6 +35,8 @@ _GRIDS = 3
 #: Rounds of calibration and iterations of each on the coarsest grid, and iterations on finer ones and
 #: on the finest.
 _ROUNDS, _ITERATIONS, _FINER = 3, 200, (150, 60)
+#: Number of iterations without the penalty.
+_RELAXED = 100
 #: Share of the iterations over which the penalty grows.
 _WARM_UP = 0.75
 #: Number of details along a side of the image, and weight of the penalty on values between the
@@ -124,7 +126,6 @@ def empty_level(problem: Problem) -> Tensor:
 def solve_one_material(
     problem: Problem,
     start: Tensor,
-    is_calibrated: bool = False,
     seed: int = 0,
     max_iterations: int | None = None,
 ) -> Material:
@@ -133,8 +134,6 @@ def solve_one_material(
     Args:
         problem: one item of a 2D scan; see `is_suited`.
         start: first image, of any number of pixels.
-        is_calibrated: whether the start is an image of this method, from about the same views and
-            of half the pixels; the coarsest grids are then left out.
         seed: seed of random draws.
         max_iterations: largest number of iterations of every solve.
 
@@ -144,11 +143,9 @@ def solve_one_material(
     grids = pyramid(problem)
     empty = float(empty_level(problem))
     support = _choose_support(problem, empty)
-    if is_calibrated:
-        grids = grids[:2]
-    share = start if is_calibrated else otsu_segmentation(start).to(start)
+    share = otsu_segmentation(start).to(start)
     for level in reversed(range(len(grids))):
-        is_first = level == len(grids) - 1 and not is_calibrated
+        is_first = level == len(grids) - 1
         rounds, iterations = (_ROUNDS, _ITERATIONS) if is_first else (1, _FINER[level == 0])
         if max_iterations is not None:
             iterations = min(iterations, max_iterations)
@@ -184,6 +181,31 @@ def pyramid(problem: Problem) -> list[Problem]:
     return grids
 
 
+def relax(problem: Problem, material: Material, seed: int = 0) -> Tensor:
+    """Return the image without the penalty on values between the levels, on the grid of the problem.
+
+    Bounds, support and hardening stay. Two levels alone explain the measurements worse, because no
+    edge lies between two pixels, and so predict others worse than what is known about the object.
+
+    Args:
+        problem: one item of a 2D scan.
+        material: its solution.
+        seed: seed of random draws.
+    """
+    solution, _ = _solve_round(
+        problem,
+        material.share,
+        material.support,
+        float(empty_level(problem)),
+        iterations=_RELAXED,
+        is_warm=True,
+        between=0.0,
+        seed=seed,
+    )
+    x: Tensor = solution.x
+    return x
+
+
 def _resize(image: Tensor, grid: Problem) -> Tensor:
     size = (grid.image_shape[1], grid.image_shape[2])
     if tuple(image.shape[2:]) == size:
@@ -210,6 +232,7 @@ def _solve_round(
     iterations: int,
     is_warm: bool,
     seed: int,
+    between: float = _BETWEEN,
 ) -> tuple[Solution, BeamHardening]:
     """Fit the hardening to the paths through the present image, and solve for the next one."""
     A, y = problem.operator, problem.y0
@@ -226,7 +249,7 @@ def _solve_round(
     assert isinstance(A, Scan2D)
     fineness = _DETAILS / min(A.image_shape)
     weight = float(A.adjoint(torch.ones_like(y)).max()) * A.pixel_size[0] / fineness
-    prior = weight * TotalVariation() + _BETWEEN * fineness * weight * TwoLevel(
+    prior = weight * TotalVariation() + between * fineness * weight * TwoLevel(
         1.0,
         support=support,
         empty=float(hardening.apply(torch.tensor(empty))),
