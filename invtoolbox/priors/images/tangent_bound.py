@@ -40,7 +40,7 @@ class TangentBound(Box):
     >>> x[..., 3:5] = 1
     >>> bound = TangentBound(0.01).prepare(it.Problem(A(x), A), it.solve)
     >>> bound.prox(torch.ones(1, 1, 8, 8), 1.0)[0, 0, 3]
-    tensor([0., 0., 1., 1., 1., 1., 0., 0.])
+    tensor([0., 1., 1., 1., 1., 1., 1., 0.])
     """
 
     is_made_from_data = True
