@@ -81,16 +81,16 @@ def measure(disc: str, degrees: int, start: int, prior: str) -> dict[str, object
 
 def report(prior: str, degrees: int, rows: dict[str, dict[str, object]]) -> None:
     """Print the row of one arc."""
-    own = {key: row for key, row in rows.items() if key.split()[1::2] == [str(degrees), prior]}
-    scores = [float(row["matthews"]) for row in own.values()]  # type: ignore[arg-type]
-    seconds = max(float(row["seconds"]) for row in own.values())  # type: ignore[arg-type]
+    runs = {key: row for key, row in rows.items() if key.split()[1::2] == [str(degrees), prior]}
+    scores = [float(row["matthews"]) for row in runs.values()]  # type: ignore[arg-type]
+    seconds = max(float(row["seconds"]) for row in runs.values())  # type: ignore[arg-type]
     mean, worst = sum(scores) / len(scores), min(scores)
     least, aim = _ARCS[degrees] if prior == "auto" else (0.60, 0.60)
-    chosen = sum("the prior is two-level" in str(row["notes"]) for row in own.values())
+    chosen = sum("the prior is two-level" in str(row["notes"]) for row in runs.values())
     holds = mean >= least and worst >= least - 0.1 and seconds <= _SECONDS
-    what = f", two-level in {chosen} of {len(own)}" if prior == "auto" else ""
+    what = f", two-level in {chosen} of {len(runs)}" if prior == "auto" else ""
     print(
-        f"{degrees} degrees, 512x512 pixels, prior={prior!r}, {len(own)} arcs: Matthews mean "
+        f"{degrees} degrees, 512x512 pixels, prior={prior!r}, {len(runs)} arcs: Matthews mean "
         f"{mean:.3f}, worst {worst:.3f}, at most {seconds:.0f} s of processor time{what} "
         f"{verdict(holds, f'mean at least {least:.2f}, aim {aim:.2f}; worst 0.1 lower; {_SECONDS} s')}",
         flush=True,

@@ -35,7 +35,8 @@ from invtoolbox.parameter_choice import Trials
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import attempts
-from invtoolbox.posteriors.base import SkippingPosterior
+from invtoolbox.parameter_choice.validation import Validation, accepts, quadratic_model
+from invtoolbox.posteriors.base import MappedPosterior
 from invtoolbox.posteriors.exact import gaussian_posterior
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
@@ -149,12 +150,13 @@ def solve(
             and ``Solution.reason`` states which and why.
         regularization: weight of the explicit priors: a number, one number per item ``(batch,)``, a
             rule or the name of a rule. ``"auto"`` keeps weights that were written (``0.1 *
-            prior``). If none was written, it is ``"validation"`` for least squares, linear
-            operators and convex priors: it needs no noise level, and about four times the work of
-            one solve. For other problems it is the discrepancy principle with the noise level of
-            the data term, or with a noise level estimated from the data; if neither is available,
-            the L-curve. All rules but ``"discrepancy"`` first solve with several weights (for at
-            most half of ``time_limit``); callbacks and history belong to the last solve.
+            prior``). If none was written, it is ``"validation"`` for least squares, or counts of
+            transmitted photons, with linear operators and convex priors: it needs no noise level,
+            and about four times the work of one solve. For other problems it is the discrepancy
+            principle with the noise level of the data term, or with a noise level estimated from
+            the data; if neither is available, the L-curve. All rules but ``"discrepancy"`` first
+            solve with several weights (for at most half of ``time_limit``); callbacks and history
+            belong to the last solve.
         initial: initial guess: images ``(batch or 1, channel, *space)``, or parameters of the
             implicit prior.
         max_iterations: largest number of iterations; None for the setting of the solver.
@@ -368,24 +370,39 @@ class Run:
         # A checkpoint holds the weight, but only one per item.
         if not isinstance(rule, WeightSearch) or (self.is_resumed and not rule.separate):
             return
-        trials = Trials(
-            self.objective,
+        problem, objective, solver, tolerance = (
             self.problem,
+            self.objective,
+            self.solver,
+            self.limits.tolerance,
+        )
+        factor = objective.regularization
+        if isinstance(rule, Validation) and accepts(objective):
+            problem, factor = quadratic_model(problem)
+        if problem is not self.problem:  # counts: their logarithms predict each other
+            objective = dataclasses.replace(objective, problem=problem)
+            solver, _ = choose(objective)
+            tolerance = solver.tolerance
+        trials = Trials(
+            objective,
+            problem,
             self.priors,
             start=self.objective.decode(guess),
             attempt=attempts(
-                solve, self.solver, call.initial, call.tolerance, call.time_limit, call.seed
+                solve, solver, call.initial, call.tolerance, call.time_limit, call.seed
             ),
             separate=rule.separate,
-            tolerance=self.limits.tolerance,
-            max_iterations=self.solver.max_iterations,
-            coarse=lambda certificate: self.solver.coarse(certificate)[1],
-            coarse_problem=coarsen_for_search(self.problem) if self.starts_at_inverse else None,
+            tolerance=tolerance,
+            max_iterations=solver.max_iterations,
+            coarse=lambda certificate: solver.coarse(certificate)[1],
+            coarse_problem=coarsen_for_search(problem) if self.starts_at_inverse else None,
         )
         self.curve = rule.choose(trials)
+        if problem is not self.problem:
+            self.curve = self.curve.scale(factor)
         for note in self.curve.notes:
             log.info(note)
-        self.objective = trials.chosen(self.curve)
+        self.objective = dataclasses.replace(trials.chosen(self.curve), problem=self.problem)
         self.notes.extend(self.curve.notes)
 
     def start(self) -> Loop:
@@ -582,7 +599,9 @@ def _blank(solution: Solution, skipped: Tensor) -> Solution:
         x=blank_items(skipped, solution.x),
         regularization=blank_items(skipped, solution.regularization),
         parameters=blank_items(skipped, solution.parameters),
-        posterior=None if posterior is None else SkippingPosterior(posterior, skipped),
+        posterior=None
+        if posterior is None
+        else MappedPosterior(posterior, functools.partial(blank_items, skipped)),
     )
 
 

@@ -166,9 +166,14 @@ class PoissonTransmission(_Counts):
             raise InputError(
                 f"{self!r} has no proximal operator, because it is not convex with a background"
             )
-        t = expand(step, prediction)
-        shifted = prediction - t * y
-        return shifted + _wright_omega((t * _field(self.I0, prediction)).log() - shifted)
+        # In float64, and with one step of Newton's method: s and omega cancel if t y is large.
+        p, counts = prediction.double(), y.double()
+        t, I0 = expand(step, p), _field(self.I0, p)
+        shifted = p - t * counts
+        root = shifted + _wright_omega((t * I0).log() - shifted)
+        transmitted = I0 * torch.exp(-root)
+        change = (root - p + t * (counts - transmitted)) / (1 + t * transmitted)
+        return (root - change).to(prediction)
 
     @property
     def offers(self) -> frozenset[str]:

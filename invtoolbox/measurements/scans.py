@@ -21,6 +21,8 @@ _MIRRORED = 0.75
 #: Least number of views that show the fan angle, least gain of coherence by another detector
 #: spacing and by a reversed detector, and the least change of spacing (the factor's logarithm).
 _VIEWS, _BETTER, _REVERSED, _CHANGE = 16, 0.015, 0.03, 0.07
+#: Least part of an offset detector, on the short side of the axis, that shows its spacing.
+_BOTH_SIDES = 0.4
 #: Least residual of a coarse reconstruction that another geometry may explain, and the ratio of the
 #: residuals of two geometries above which the better one is believed.
 _UNEXPLAINED, _RATIO = 0.025, 1.6
@@ -166,6 +168,9 @@ def check_detector(subject: Subject) -> Finding | None:
     S = subject.plane
     if S is None or S.source is None or len(S.angles) < _VIEWS:
         return None
+    last = S.values.shape[1] - 1
+    if min(subject.cell, last - subject.cell) < _BOTH_SIDES * last:
+        return None
     factors = torch.logspace(-2, 2, 33, base=2, dtype=torch.float64)
     stated_factor = torch.ones(1, dtype=torch.float64)
     trials = S.coherence(subject.cell, torch.cat([factors, -factors, stated_factor]))
@@ -204,10 +209,7 @@ def check_rays_outside_image(subject: Subject) -> Finding | None:
     S = subject.plane
     if S is None:
         return None
-    cells = S.values.shape[1]
-    places = (torch.arange(cells, dtype=torch.float64) - S.axis) * S.spacing
-    distances = (places if S.source is None else S.source[0] * S.fan_angles(places).sin()).abs()
-    misses = distances > S.radius + S.spacing
+    misses = S.distances.abs() > math.hypot(*S.sides) / 2 + S.spacing
     if not bool(misses.any()) or not bool((~misses).any()):
         return None
     outside = float(S.values[:, misses].mean(0).max())

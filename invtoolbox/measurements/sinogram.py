@@ -72,7 +72,7 @@ class Sinogram:
         shift: offset of the detector's centre, as `FanBeam.detector_shift`.
         source: distances from the source to the axis and to the detector; None for parallel beams.
         curved: whether the detector is an arc around the source.
-        radius: distance from the axis to the corners of the image.
+        sides: lengths of the image along its rows' and its columns' index, the height first.
     """
 
     values: Tensor
@@ -81,7 +81,7 @@ class Sinogram:
     shift: float
     source: tuple[float, float] | None
     curved: bool
-    radius: float
+    sides: tuple[float, float]
 
     @classmethod
     def of(cls, y: Tensor, operator: Operator) -> Self | None:
@@ -130,7 +130,7 @@ class Sinogram:
             shift=shift,
             source=source,
             curved=getattr(operator, "curved", False),
-            radius=math.hypot(*sides) / 2,
+            sides=(sides[0], sides[1]),
         )
 
     def change(self, **fields: Any) -> Self:
@@ -153,6 +153,31 @@ class Sinogram:
         if self.source is None:
             return torch.zeros_like(places)
         return places / self.source[1] if self.curved else (places / self.source[1]).atan()
+
+    @property
+    def distances(self) -> Tensor:
+        """Signed distances of the rays from the axis, ``(cells,)``."""
+        places = (
+            torch.arange(self.values.shape[1], dtype=torch.float64) - self.axis
+        ) * self.spacing
+        return places if self.source is None else self.source[0] * self.fan_angles(places).sin()
+
+    def rays_outside(self) -> Tensor:
+        """Return which rays miss the image by at least half a cell, ``(views, cells)``.
+
+        The shadow of a rectangle on the normal ``(cos t, sin t)`` of a ray reaches
+        ``|w cos t| / 2 + |h sin t| / 2`` from the axis.
+        """
+        places = (
+            torch.arange(self.values.shape[1], dtype=torch.float64) - self.axis
+        ) * self.spacing
+        normal = self.angles[:, None] - self.fan_angles(places)
+        height, width = self.sides
+        shadow = (width * normal.cos()).abs() / 2 + (height * normal.sin()).abs() / 2
+        cell = (
+            self.spacing if self.source is None else self.spacing * self.source[0] / self.source[1]
+        )
+        return self.distances.abs() > shadow + cell / 2
 
     @property
     def arc(self) -> float:

@@ -53,10 +53,11 @@ _RULES: dict[str, type[WeightRule | WeightSearch]] = {
 def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
     """Return the default rule, and the first words of its reason.
 
-    It is `Validation` for least squares with a linear operator, and priors that are convex
-    functions of the image and not made from the measurements; of a picture that is only noisy,
-    whose pixels predict each other as well at any small weight, it is `SURE`. For others it is the discrepancy
-    principle if the noise level is known or can be estimated, else the L-curve. It is the
+    It is `Validation` for least squares, or counts of transmitted photons, with a linear operator,
+    and priors that are convex functions of the image and not made from the measurements; of a
+    picture that is only noisy, whose pixels predict each other as well at any small weight, it is
+    `SURE`. For others it is the discrepancy principle if the noise level is known or can be
+    estimated, else the L-curve. It is the
     discrepancy principle for k-space too: neighbours there do not predict each other, so the error
     of held-out samples chose a weight of almost 0 (benchmarks/mri.py).
     """

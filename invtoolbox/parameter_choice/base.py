@@ -7,6 +7,7 @@ through `solve` itself.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -93,3 +94,10 @@ class WeightCurve:
     scores: Tensor
     chosen: Tensor
     notes: tuple[str, ...] = ()
+
+    def scale(self, factor: Tensor) -> WeightCurve:
+        """Return the curve with weights that are multiplied by one factor per item."""
+        weights, chosen = (
+            w * factor.view(-1, *[1] * (w.ndim - 1)).to(w) for w in (self.weights, self.chosen)
+        )
+        return dataclasses.replace(self, weights=weights, chosen=chosen)

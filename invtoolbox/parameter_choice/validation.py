@@ -12,8 +12,10 @@ from torch import Tensor
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.data_terms.poisson import PoissonTransmission
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
+from invtoolbox.operators.base import expand
 from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.parameter_choice.noise import LEAST_NOISE, USUAL_NOISE, estimate_or_nan
 from invtoolbox.parameter_choice.search import WeightSearch
@@ -23,7 +25,7 @@ from invtoolbox.problem import Problem
 
 #: One measurement of so many is held out: whole views (blocks) if there are enough of them.
 _ONE_OF = 6
-_LEAST_BLOCKS = 12
+LEAST_BLOCKS = 12
 #: With fewer measurements, their prediction says too little.
 LEAST_MEASUREMENTS = 64
 #: Number of iterations after which a weight is judged although the certificate is large, and number
@@ -268,9 +270,33 @@ class HeldOut(LeastSquares):
 
 
 def accepts(objective: Objective) -> bool:
-    """Return whether measurements can be held out: least squares of one tensor."""
+    """Return whether measurements can be held out: least squares or transmission of one tensor."""
     problem = objective.problem
-    return type(problem.data_term) is LeastSquares and isinstance(problem.y, Tensor)
+    is_known = type(problem.data_term) in (LeastSquares, PoissonTransmission)
+    return is_known and isinstance(problem.y, Tensor)
+
+
+def quadratic_model(problem: Problem) -> tuple[Problem, Tensor]:
+    """Return the problem under least squares, and the factor of the weight of its priors.
+
+    The likelihood of counts y of transmitted photons, with the background b, is expanded about the
+    line integrals ``log(I0 / (y - b))`` that fit exactly. Its second derivative there is
+    ``(y - b)^2 / y`` (Sauer & Bouman, IEEE TSP 41, 1993). The weights of the residual have the
+    mean 1, and the factor, ``(batch,)``, is the mean of the derivatives.
+
+    Args:
+        problem: one that `accepts` accepts.
+    """
+    term, y = problem.data_term, problem.y0
+    if not isinstance(term, PoissonTransmission):
+        return problem, y.real.new_ones(problem.batch)
+    line_integrals = term.fitting_prediction(y)
+    passed = expand(term.I0, y) if term.I0.ndim <= 1 else term.I0.to(y)
+    curvature = (passed * torch.exp(-line_integrals)).square() / y.clamp_min(0.5)
+    mean = curvature.flatten(1).mean(1)
+    weights = curvature / mean.view(-1, *[1] * (y.ndim - 1))
+    quadratic = problem.with_measurements(line_integrals)
+    return quadratic.with_data_term(LeastSquares(weights=weights)), mean
 
 
 def hold_out(problem: Problem, seed: int) -> HeldOut:
@@ -297,7 +323,7 @@ def hold_out(problem: Problem, seed: int) -> HeldOut:
 def _has_views(problem: Problem) -> bool:
     """Return whether the measurements are blocks, such as views, along their third axis."""
     y, blocks = problem.y0, problem.operator.blocks
-    return blocks is not None and y.ndim > 2 and y.shape[2] == blocks >= _LEAST_BLOCKS
+    return blocks is not None and y.ndim > 2 and y.shape[2] == blocks >= LEAST_BLOCKS
 
 
 def _taper(problem: Problem, residual: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from statistics import NormalDist
 from typing import Literal
@@ -12,7 +12,6 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
-from invtoolbox.core.pytrees import blank_items
 from invtoolbox.errors import InputError
 
 #: Number of values that are drawn at once: 16 MB in float32. Memory never exceeds a few times this,
@@ -235,30 +234,28 @@ class MeanFieldPosterior(MomentPosterior):
         return self.mean + self.std * torch.stack(draws)
 
 
-class SkippingPosterior(Posterior):
-    """Posterior of a batch some items of which were skipped: their values are NaN.
+class MappedPosterior(Posterior):
+    """Posterior whose images are changed value by value: some are blanked, or left out.
 
     Args:
         posterior: posterior of the whole batch.
-        skipped: items that were skipped, bool ``(batch,)``.
+        change: function of images, and of mean and standard deviation.
     """
 
-    def __init__(self, posterior: Posterior, skipped: Tensor) -> None:
-        self.posterior, self.skipped, self.number = posterior, skipped, posterior.number
+    def __init__(self, posterior: Posterior, change: Callable[[Tensor], Tensor]) -> None:
+        self.posterior, self.change, self.number = posterior, change, posterior.number
 
     @property
     def device(self) -> torch.device:
         return self.posterior.device
 
     def draw(self, count: int, generator: Generator) -> Tensor:
-        return torch.stack(
-            [blank_items(self.skipped, x) for x in self.posterior.draw(count, generator)]
-        )
+        return torch.stack([self.change(x) for x in self.posterior.draw(count, generator)])
 
     @property
     def mean(self) -> Tensor:
-        return blank_items(self.skipped, self.posterior.mean)
+        return self.change(self.posterior.mean)
 
     @property
     def std(self) -> Tensor:
-        return blank_items(self.skipped, self.posterior.std)
+        return self.change(self.posterior.std)

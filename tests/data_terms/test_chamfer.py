@@ -12,7 +12,9 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.data_terms import Chamfer, Stack
 from invtoolbox.data_terms import chamfer as module
+from invtoolbox.data_terms.chamfer import RolloutChamfer
 from invtoolbox.errors import InputError
+from invtoolbox.operators.points import legs
 from invtoolbox.testing import check_data_term
 
 
@@ -172,6 +174,33 @@ def test_stacked_terms_prepare_their_own_measurements() -> None:
         torch.equal(second, 0.5 * Chamfer(both_ways=False).grad(problem.operator(x)[1], p))
         and first.shape == p.shape
     )
+
+
+def test_a_rollout_is_its_formula_prepared_or_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sweeps = tuple(
+        torch.randn(1, n, 3, generator=generator, dtype=torch.float64) for n in (20, 25, 30)
+    )
+    all_legs = legs(3, 2)  # 0 > 1, 1 > 2, 2 > 1, 1 > 0, then 0 > 2 and 2 > 0
+    firsts = [leg for leg in all_legs if leg.step == 1]
+    clouds_of = [
+        sweeps[leg.start] + torch.randn(sweeps[leg.start].shape, generator=generator).double()
+        for leg in (*all_legs, *firsts)
+    ]
+    term = RolloutChamfer(steps=2, cycle=0.1, speed=0.5, limit=0.2)
+    arrived = dict(zip(all_legs, clouds_of))
+    total = torch.zeros(1, dtype=torch.float64)
+    for leg, points in arrived.items():
+        before = sweeps[leg.start] if leg.step == 1 else arrived[leg._replace(step=1)]
+        beyond = ((points - before).norm(dim=-1) - 0.2).clamp_min(0)
+        total += 0.5 * Chamfer(2.0).value(points, sweeps[leg.end]) / len(all_legs)
+        total += 0.5 * (beyond + beyond.square() / 2).mean(1) / len(all_legs)
+    for leg, back in zip(firsts, clouds_of[len(all_legs) :]):
+        total += 0.1 * (back - sweeps[leg.start]).norm(dim=-1).mean(1) / len(firsts)
+    torch.testing.assert_close(term.value(clouds_of, sweeps), 3 * total)
+    targets = tuple(term.chamfer.build_trees(sweep) for sweep in sweeps)
+    prepared = term._replace(targets=targets)
+    assert torch.equal(prepared.value(clouds_of, sweeps), term.value(clouds_of, sweeps))
 
 
 @pytest.mark.parametrize(

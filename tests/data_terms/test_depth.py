@@ -39,6 +39,12 @@ def test_gradients_items_and_pictures(term: DataTerm) -> None:
     assert torch.equal(term.value(changed, y), value)
 
 
+@pytest.mark.parametrize("term", [PearsonDepth(patch=4), ScaleShiftInvariant(patch=4)], ids=repr)
+def test_small_depths_are_not_flat(term: DataTerm) -> None:
+    p, y = depths(1), depths(2)
+    assert torch.allclose(term.value(1e-3 * p, 1e-3 * y), term.value(p, y))
+
+
 def test_pearson_is_the_correlation_of_each_patch() -> None:
     p, y = depths(1, 1), depths(2, 1)
 

@@ -292,3 +292,28 @@ def test_a_warning_names_the_line_of_the_user() -> None:
         )
         it.reconstruct(y, A, prior="tikhonov", noise_std=2.55, **settings)
     assert [warning.filename for warning in seen] == [__file__] * 2
+
+
+def test_an_offset_detector_is_no_wrong_spacing() -> None:
+    """Its opposite rays lie near the axis, where noise hides the fan angle."""
+    from tests.operators.scan_helpers import cells, chords, fan_distance, turn
+
+    count, shift = 40, 24.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        A = FanBeam(
+            (56, 56),
+            turn(90, 0.2),
+            count,
+            150.0,
+            225.0,
+            detector_spacing=1.5,
+            detector_shift=shift,
+        )
+    gamma = (cells(count, 1.5, shift) / 225.0).atan()
+    discs = [((0.0, 0.0), 25.0, 1.0), ((8.0, -9.0), 6.0, 0.5), ((-6.0, 10.0), 7.0, -0.4)]
+    parts = [v * chords(fan_distance(A.angles, gamma, 150.0, c), r) for c, r, v in discs]
+    y = torch.stack(parts).sum(0)
+    y = y + 2.0 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0)).double()
+    findings = check_measurements(it.Problem(y.float()[None, None], A))
+    assert not [f for f in findings if f.name in ("spacing", "reversed")]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy.interpolate import RegularGridInterpolator
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
@@ -40,6 +42,17 @@ def test_events_of_one_moving_point_meet() -> None:
     assert bool((gain > 1.5).all())
     assert torch.equal(A(0 * x), A.measurements())
     assert torch.allclose(A(x).flatten(2).sum(2), torch.tensor(63.0))
+
+
+def test_the_flow_is_linear_between_the_points_of_its_grid() -> None:
+    size, grid = (9, 12), (3, 4, 5)
+    A = EventWarp(drawn(4, 30, size), references=2, grid=grid)
+    x = torch.randn(1, *A.domain_shape, generator=torch.Generator().manual_seed(6))
+    axes = [np.linspace(0, last, n) for last, n in zip((1, size[0] - 1, size[1] - 1), grid)]
+    columns, rows = A.places[0].T.numpy()
+    points = np.stack([A.times[0].numpy(), rows, columns], 1)
+    values = RegularGridInterpolator(axes, x[0].movedim(0, -1).numpy())(points)
+    np.testing.assert_allclose(A.flow_at(x, A.places, A.times)[0], values, atol=1e-5)
 
 
 def test_blocks_are_reference_times() -> None:

@@ -214,3 +214,47 @@ def test_is_differentiable_and_names_wrong_shapes() -> None:
     assert torch.autograd.gradcheck(lambda y: A.pseudo_inverse(y, "hann"), y)
     with pytest.raises(InputError, match="pseudo-inverse"):
         A.pseudo_inverse(torch.zeros(1, 1, 6, 11))
+
+
+def ellipses_and_geometry(beam: str, count: int, shift: float) -> tuple[Scan2D, Tensor, Tensor]:
+    """A scan in a full turn, three overlapping discs, and their line integrals in closed form."""
+    angles, places = turn(240, 0.3), []
+    discs = [((4.0, -7.0), 34.0, 1.0), ((20.0, 10.0), 9.0, 0.6), ((-24.0, -12.0), 7.0, -0.5)]
+    A: Scan2D
+    if beam == "parallel":
+        A = ParallelBeam((100, 100), angles, count, detector_shift=shift)
+        places = [parallel_distance(A.angles, cells(count, 1.0, shift), c) for c, _, _ in discs]
+    else:
+        spacing, curved = 1.5, beam == "curved fan"
+        A = FanBeam(
+            (100, 100),
+            angles,
+            count,
+            NEAR,
+            FAR,
+            detector_spacing=spacing,
+            detector_shift=spacing * shift,
+            curved=curved,
+        )
+        s = cells(count, spacing, spacing * shift)
+        gamma = s / FAR if curved else (s / FAR).atan()
+        places = [fan_distance(A.angles, gamma, NEAR, c) for c, _, _ in discs]
+    y = sum(value * chords(d, radius) for d, (_, radius, value) in zip(places, discs))
+    truth = sum(value * disc(A, c, radius) for c, radius, value in discs)
+    assert isinstance(y, Tensor) and isinstance(truth, Tensor)
+    return A, y[None, None], truth
+
+
+@pytest.mark.filterwarnings("ignore:the field of view")
+@pytest.mark.parametrize("beam", ["parallel", "fan", "curved fan"])
+@pytest.mark.parametrize("over", [0.12, 0.5, 0.95])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_an_offset_detector_loses_nothing_in_a_full_turn(beam: str, over: float, side: int) -> None:
+    """The detector reaches from the far edge over the axis, by a share of the half width."""
+    full = 112
+    part = math.ceil(full * (1 + over) / 2)
+    A, y, truth = ellipses_and_geometry(beam, part, side * (full - part) / 2)
+    whole, y_whole, _ = ellipses_and_geometry(beam, full, 0.0)
+    error = (A.pseudo_inverse(y) - truth).square().mean().sqrt()
+    error_whole = (whole.pseudo_inverse(y_whole) - truth).square().mean().sqrt()
+    assert error < 1.1 * error_whole

@@ -9,6 +9,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.parameter_choice import estimate_noise_std
+from invtoolbox.parameter_choice.noise import describe_noise
 
 
 def noise(shape: tuple[int, ...], std: Tensor, seed: int = 0) -> Tensor:
@@ -110,3 +111,13 @@ def test_too_small_or_stacked() -> None:
         estimate_noise_std(torch.zeros(1, 1, 3, 3))
     with pytest.raises(InputError, match="stacked"):
         estimate_noise_std((torch.zeros(1, 1, 8), torch.zeros(1, 1, 8)))  # type: ignore[arg-type]
+
+
+def test_words_name_the_origin_of_the_level() -> None:
+    y = 0.1 * torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    A = it.operators.Identity((1, 24, 24))
+    plain, told = it.Problem(y, A), it.Problem(y, A, it.data_terms.LeastSquares(noise_std=0.1))
+    assert describe_noise(told) == describe_noise(plain, 0.2) == "the noise level that was given"
+    assert describe_noise(plain).startswith("noise_std = 0.")
+    five = it.Problem(y.expand(5, -1, -1, -1), A)
+    assert describe_noise(five).count("0.") == 4 and ", ... estimated" in describe_noise(five)

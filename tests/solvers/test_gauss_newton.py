@@ -101,6 +101,17 @@ def test_phase_retrieval_like_problems_need_no_linear_operator() -> None:
     torch.testing.assert_close(solution.x, x, rtol=1e-5, atol=1e-5)
 
 
+def test_the_mean_curvature_of_the_misfit_leaves_out_the_prior() -> None:
+    x = torch.ones(1, 1, 8, 8, dtype=torch.float64)
+    problem = it.Problem(x, it.operators.Identity((1, 8, 8)), it.data_terms.LeastSquares(0.5))
+    objective = bind(problem, (3 * it.priors.Tikhonov("gradient")).as_sum(), 1.0)[0]
+    solver = it.solvers.GaussNewton(preconditioner="fourier")
+    inverse = solver._precondition(objective, Linearization(objective, x), x, torch.zeros(1))
+    assert inverse is not None
+    # The prior has the eigenvalue 0 for a constant, the misfit 1 / 0.5^2.
+    torch.testing.assert_close(inverse(x), x / 4)
+
+
 def test_a_fourier_preconditioner_changes_the_way_and_not_the_goal() -> None:
     row, column = torch.meshgrid(torch.arange(10.0), torch.arange(10.0), indexing="ij")
     image = torch.sin(row / 3) * torch.cos(column / 4)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
 import invtoolbox as it
+from invtoolbox.operators.base import item_norm
 from invtoolbox.priors import Box, NonNegative
+from invtoolbox.solve import bind
 from invtoolbox.solvers import FISTA, LBFGS
+from invtoolbox.solvers.gradient_descent import gradient_scale
+from invtoolbox.solvers.lbfgs import Pairs
 
 
 def problem(batch: int = 2, dtype: torch.dtype = torch.float64) -> it.Problem:
@@ -100,3 +105,39 @@ def test_a_start_of_infinite_misfit_is_not_called_converged() -> None:
         check=False,
     )
     assert found.status == ("max_iterations",)
+
+
+def test_a_spoiled_metric_falls_back_to_the_negative_gradient() -> None:
+    class Uphill:
+        empty = torch.zeros(2, dtype=torch.bool)
+
+        def multiply(self, gradient: torch.Tensor, metric: object) -> torch.Tensor:
+            return gradient * torch.tensor([-1.0, 1.0]).view(2, 1, 1)  # the first item goes up
+
+        def remember(self, step: torch.Tensor, change: torch.Tensor) -> None: ...
+
+    p, solver = problem(), LBFGS()
+    objective = bind(p, it.priors.Tikhonov().as_sum(), 1.0)[0]
+    state = solver.init(objective, torch.ones(2, 1, 30, dtype=torch.float64))
+    after = solver.step(objective, dataclasses.replace(state, pairs=Uphill()))
+    assert bool((after.value < state.value).all())
+
+
+def test_the_latest_of_more_pairs_than_the_memory_holds_meets_the_secant_equation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    pairs = Pairs.blank(torch.zeros(2, 7, dtype=torch.float64), 3)
+    curvature = torch.rand(7, generator=generator, dtype=torch.float64) + 0.5
+    for _ in range(5):
+        move = torch.randn(2, 7, generator=generator, dtype=torch.float64)
+        pairs.remember(move, curvature * move)
+        torch.testing.assert_close(pairs.multiply(curvature * move), move)
+    assert not bool(pairs.empty.any())
+
+
+def test_the_first_certificate_is_the_norm_over_the_scale() -> None:
+    objective = bind(problem(), it.priors.Tikhonov().as_sum(), 1.0)[0]
+    start = torch.ones(2, 1, 30, dtype=torch.float64)
+    state = LBFGS().init(objective, start)
+    gradient = objective.evaluate(start).gradient
+    scale = gradient_scale(objective, item_norm(gradient))
+    torch.testing.assert_close(state.certificate, item_norm(gradient) / scale)

@@ -385,6 +385,18 @@ def test_resumed_is_bitwise_undisturbed(tmp_path: Path) -> None:
     assert torch.equal(resumed.x, whole.x) and torch.equal(resumed.iterations, whole.iterations)
 
 
+def test_steps_of_denoising_follow_the_strong_convexity_of_the_misfit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    square = torch.zeros(1, 1, 24, 24)
+    square[..., 6:16, 8:20] = 1
+    y = square + 0.1 * torch.randn(square.shape, generator=generator)
+    problem = it.Problem(y, it.operators.Identity((1, 24, 24)))
+    solver = PDHG(tolerance=1e-4, max_iterations=1000)
+    solution = it.solve(problem, it.priors.TotalVariation(), solver, 0.1, progress=False)
+    # 187 iterations; 384 if the misfit counts as one without strong convexity.
+    assert solution.status == ("converged",) and int(solution.iterations) < 280
+
+
 def test_check_solver() -> None:
     problem, prior = varied(3)
     assert check_solver(PDHG(), problem, prior).ok

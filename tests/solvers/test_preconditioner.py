@@ -11,7 +11,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.solve import bind
 from invtoolbox.solvers import ConjugateGradient
-from invtoolbox.solvers.preconditioner import preconditioner
+from invtoolbox.solvers.preconditioner import preconditioner, row_sums
 from invtoolbox.testing import check_solver
 
 
@@ -89,6 +89,31 @@ def test_the_diagonal_is_that_of_the_system_where_operators_know_theirs() -> Non
     exact = 1 + torch.tensor([1.0, 3.0]).view(2, 1) * D(unit).flatten(1).square().sum(1)
     assert inverse is not None and inverse.diagonal is not None
     torch.testing.assert_close(1 / inverse.diagonal.flatten(1), exact.to(torch.float64))
+
+
+def test_pixels_that_little_determines_have_a_floor() -> None:
+    scales = torch.tensor([1.0, 1e-4, 2.0, 0.0], dtype=torch.float64)
+    problem = it.Problem(
+        torch.ones(1, 1, 1, 4, dtype=torch.float64),
+        it.operators.Matrix(scales.diag(), (1, 1, 4), (1, 1, 4)),
+    )
+    objective = bind(problem, (0.0 * it.priors.Tikhonov()).as_sum(), 1.0)[0]
+    inverse = preconditioner(objective, "diagonal")
+    assert inverse is not None and inverse.diagonal is not None
+    expected = torch.tensor([1.0, 250.0, 0.25, 250.0], dtype=torch.float64)  # 1 / (1e-3 * 4)
+    torch.testing.assert_close(inverse.diagonal.flatten(), expected)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e4])
+def test_row_sums_below_rounding_are_no_negative_entries(size: float) -> None:
+    def operator(low: float) -> it.operators.LinearOperator:
+        scale = size * torch.tensor([1.0, low])
+        return it.as_operator(lambda x: scale * x, domain_shape=(1, 2), linear=True)
+
+    y = torch.zeros(1, 1, 2)
+    assert row_sums(it.Problem(y, operator(-1e-6))).shape == (1, 1, 2)
+    with pytest.raises(it.InputError, match="has negative entries"):
+        row_sums(it.Problem(y, operator(-1e-2)))
 
 
 def test_a_weight_that_a_rule_moves_takes_its_preconditioner_along() -> None:

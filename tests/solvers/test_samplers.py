@@ -12,6 +12,8 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError, MeasurementWarning
 from invtoolbox.posteriors.running_moments import Chain, block_length
+from invtoolbox.solve import bind
+from invtoolbox.solvers.annealed_samplers import Noise
 
 N = 6
 
@@ -68,6 +70,23 @@ def test_diffusion_with_the_exact_score_of_a_gaussian_finds_the_posterior_mean(
         sampler, (0.1, 3.0)
     )
     assert low < ratio < high
+
+
+def test_daps_perturbs_image_and_measurements() -> None:
+    # One refinement draws from N(m, r^2) N(y, s^2), of the variance r^2 s^2 / (r^2 + s^2).
+    noise, level, prior_variance = 0.05, 2.0, 0.01
+    y = torch.full((1, 1, 400), 0.6, dtype=torch.float64)
+    A = it.operators.Identity((1, 400))
+    prior = it.priors.Gaussian(torch.full((1, 400), 0.5, dtype=torch.float64), prior_variance)
+    objective = bind(it.Problem(y, A, it.data_terms.LeastSquares(noise)), prior.as_sum(), 1.0)[0]
+    x = torch.full_like(y, 0.5)
+    draws = Noise([torch.Generator().manual_seed(0)])
+    clean = it.solvers.DAPS().refine(objective, x, level, 0.0, draws)
+    r2 = level**2 * prior_variance / (level**2 + prior_variance)
+    variance = r2 * noise**2 / (r2 + noise**2)
+    assert float(clean.var()) == pytest.approx(variance, rel=0.2)
+    mean = (0.5 / r2 + 0.6 / noise**2) * variance
+    assert float(clean.mean()) == pytest.approx(mean, abs=4 * (variance / 400) ** 0.5)
 
 
 def test_measurements_of_other_units_are_reported() -> None:

@@ -11,9 +11,11 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.priors import FieldsOfExperts
+from invtoolbox.priors.inexact import Decoding, InexactPrior, Pull
 from invtoolbox.solve import bind
 from invtoolbox.solvers import LBFGS, AdaptiveAccuracy, ScheduledAccuracy
 from invtoolbox.training import PriorParameters, learn_prior
+from invtoolbox.training.prior_parameters import _ritz_values
 
 SIZE = 12
 
@@ -61,6 +63,27 @@ def test_the_error_of_a_neumann_series_falls_geometrically() -> None:
         found = hypergradient(series, truth)
         errors.append(float((found["1"] - exact["1"]).norm() / exact["1"].norm()))
     assert errors[0] > 2 * errors[1] > 4 * errors[2] > 0
+
+
+def test_a_neumann_series_of_n_terms_leaves_the_residual_of_n_factors() -> None:
+    # Weight 1e-9 leaves the Hessian 100 I, and a step of 1 / 120 the factor 1 - 100 / 120.
+    problem, truth = problem_of(0)
+    prior = FieldsOfExperts(1, 3, weight=1e-9)
+    for terms in (1, 2, 5):
+        unknown = PriorParameters(prior, [problem], neumann=terms, curvature=100.0)
+        parameters, slope = unknown.initial(), truth.reshape(1, -1)
+        decoded = unknown.decode_to(parameters, 1e-6)
+        q = unknown.pull_back(parameters, decoded, slope, 1e-6).adjoint
+        torch.testing.assert_close(slope - 100 * q, slope / 6 ** (terms + 1), rtol=1e-3, atol=1e-6)
+
+
+def test_ritz_values_of_a_whole_space_are_eigenvalues() -> None:
+    generator = torch.Generator().manual_seed(0)
+    factor = torch.randn(2, 6, 6, dtype=torch.float64, generator=generator)
+    matrix = factor @ factor.mT + torch.eye(6, dtype=torch.float64)
+    ends = _ritz_values(lambda v: (matrix @ v[..., None])[..., 0], torch.zeros_like(factor[:, 0]))
+    eigenvalues = torch.linalg.eigvalsh(matrix)[:, [0, -1]]
+    torch.testing.assert_close(ends, eigenvalues, rtol=1e-4, atol=0)
 
 
 def test_the_bound_of_the_error_holds() -> None:
@@ -128,6 +151,53 @@ def test_weight_and_smoothing_come_near_their_best(solver: it.solvers.Solver) ->
     ]
     best = min(float(0.5 * (x - truth).square().mean()) for x in grid)
     assert float(learned.losses[-1]) < 1.2 * best
+
+
+class Claim(InexactPrior):
+    """The image is the parameter itself, but only known up to an error that is claimed."""
+
+    def __init__(self, error: float) -> None:
+        self.error = error
+
+    def initial(self) -> dict[str, Tensor]:
+        return {"x": torch.zeros(1, 1, dtype=torch.float64)}
+
+    def decode_to(
+        self, parameters: dict[str, Tensor], accuracy: float, start: Tensor | None = None
+    ) -> Decoding:
+        x = parameters["x"]
+        return Decoding(x, torch.full_like(x[0], self.error), 0 * x, 1)
+
+    def pull_back(
+        self,
+        parameters: dict[str, Tensor],
+        decoded: Decoding,
+        slope: Tensor,
+        accuracy: float,
+        start: Tensor | None = None,
+        bounded: bool = True,
+    ) -> Pull:
+        return Pull({"x": slope}, 0 * slope[0], slope, 0 * slope[0], 1)
+
+    def multiply_hessian(
+        self, parameters: dict[str, Tensor], decoded: Decoding, vector: Tensor
+    ) -> Tensor:
+        return vector
+
+
+@pytest.mark.parametrize(("error", "accepted"), [(0.8, True), (0.9, False)])
+def test_a_step_is_accepted_by_the_bounds_of_both_values(error: float, accepted: bool) -> None:
+    # A step from x = 0 to 1, with y = 2, lowers the value by 1.5. The bounds of the error e are
+    # e^2 / 2 at the old point and e + e^2 / 2 at the new one; shorter steps need a smaller e.
+    prior = Claim(error)
+    y = torch.full((1, 1), 2.0, dtype=torch.float64)
+    outer = it.Problem(y, it.operators.Identity((1,)), it.data_terms.LeastSquares(1.0))
+    objective = bind(outer, prior.as_sum(), 1.0)[0]
+    solver = AdaptiveAccuracy(first=0.5)
+    state = solver.init(objective, objective.layout.pack(prior.initial()))
+    after = solver.step(objective, state)
+    assert float(after.x) == pytest.approx(1.0 if accepted else 0.0)
+    assert float(after.accuracy) == (0.625 if accepted else 0.25)
 
 
 def test_a_rough_first_solution_is_not_taken_for_the_end() -> None:

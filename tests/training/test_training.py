@@ -28,6 +28,7 @@ from invtoolbox.training import (
     train,
 )
 from invtoolbox.training.pairs import LevelPairs
+from invtoolbox.training.recipe import StageTable
 from invtoolbox.training.stages import NetworkWeights, training_problem
 from tests.training.interruption import check_same_weights, trained_in_two_goes
 
@@ -426,6 +427,22 @@ def test_a_faulty_recipe_is_named(tmp_path: Path, change: str, fault: str) -> No
     with pytest.raises(InputError, match=fault):
         run_recipe(tmp_path / "tiny.toml", [change], tmp_path / "out", progress=False)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("bitrate", "rate-distortion"),
+        ("gamma", "proximal-matching"),
+        ("sigma_data", "score-matching"),
+        ("learning_rate", "l1"),
+        ("clip", "l1"),
+    ],
+)
+def test_settings_of_a_stage_are_positive(name: str, loss: str) -> None:
+    assert getattr(StageTable(loss=loss, steps=1, **{name: 1e-3}), name) == 1e-3
+    with pytest.raises(ValueError, match="greater than 0"):
+        StageTable(loss=loss, steps=1, **{name: 0.0})
 
 
 def test_a_recipe_takes_pictures_alone(tmp_path: Path) -> None:

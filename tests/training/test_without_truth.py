@@ -17,6 +17,7 @@ from invtoolbox.training import (
     L2,
     ArtifactRemoval,
     EquivariantImaging,
+    EveryWeight,
     MeasurementConsistency,
     Measurements,
     MeasurementSplitting,
@@ -136,6 +137,17 @@ def test_consistency_and_equivariance_are_their_formulas(dtype: torch.dtype) -> 
     loss = EquivariantImaging(A, group, weight=2.0, noise_std=0.1)
     ours = loss.of_network(f, y, y, generator(3))
     torch.testing.assert_close(ours, residual + 2 * mean(f(measured) - turned))
+
+
+def test_every_weight_is_the_objective_at_a_drawn_weight_also_of_one_item() -> None:
+    A = it.as_operator(torch.tensor([[1.0, 2.0]]))
+    network = it.unrolling.Conditioned(nn.Linear(1, 2), weights=(0.1, 10.0))
+    loss, prior = EveryWeight(A, it.priors.Tikhonov()), it.priors.Tikhonov()
+    y = torch.tensor([[[0.7]]])
+    weight = network.draw(1, generator(4))
+    x = network(y, weight)
+    expected = (0.5 * (A(x) - y).square().sum() + weight * prior.energy(x)) / 2
+    torch.testing.assert_close(loss.of_network(network, y, y, generator(4)), expected)
 
 
 def test_splitting_equals_deepinvs_and_hides_what_it_predicts() -> None:

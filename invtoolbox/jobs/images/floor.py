@@ -1,8 +1,9 @@
 """Compare the default answer for a picture with the simple answer, without the truth.
 
-The simple answer to missing pixels is an interpolation, and to a noisy picture the picture itself.
-Answers to gaps are compared by pixels that neither has seen, and denoised pictures by Stein's
-estimate of the risk. Numbers here were chosen on the even half of `benchmarks/zoo.py`.
+The simple answer to missing pixels is an interpolation, to a noisy picture the picture itself, to a
+small picture bicubic interpolation, and to a scan its filtered back-projection. Answers are
+compared by pixels or views that neither has seen, and denoised pictures by Stein's estimate of the
+risk. Numbers here were chosen on the even half of `benchmarks/zoo.py`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,21 @@ from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.data_terms.poisson import PoissonTransmission
 from invtoolbox.objective.gaps import interpolate, measured
-from invtoolbox.operators.base import expand, inner
+from invtoolbox.objective.initial_guess import first_guess
+from invtoolbox.operators.base import Operator, expand, inner
 from invtoolbox.operators.elementary import Identity
+from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting
+from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice import SURE
 from invtoolbox.parameter_choice.noise import has_noise_windows, noise_std_of
-from invtoolbox.parameter_choice.validation import LEAST_MEASUREMENTS
+from invtoolbox.parameter_choice.validation import (
+    LEAST_BLOCKS,
+    LEAST_MEASUREMENTS,
+    quadratic_model,
+)
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -36,6 +45,8 @@ _ONE_OF, _FOLDS, _ENOUGH = 6, 4, 1 << 14
 _BIHARMONIC = 1 << 18
 #: Standard errors of the paired difference by which the prior must win.
 _ERRORS = 1.0
+#: Standard errors by which the prior must lose to the filtered back-projection.
+_VIEW_ERRORS = 2.0
 #: An estimated noise level of which the answer leaves less than this share as its residual is
 #: doubted: there are hardly any flat parts from which it could come.
 _LEAST_RESIDUAL = 0.55
@@ -86,7 +97,8 @@ def keep_floor(
     if prior is None or solution.parameters or solution.posterior is not None:
         return solution
     terms = prior.as_sum().terms
-    if any(term.chosen for term in terms) or not _is_picture(problem):
+    kind = _kind(problem)
+    if any(term.chosen for term in terms) or kind is None:
         return solution
     valid = torch.tensor([status != "invalid" for status in solution.status])
     problem = problem.without_skipping().to(device=solution.x.device, dtype=solution.x.dtype)
@@ -104,7 +116,12 @@ def keep_floor(
         ).x
 
     known = measured(problem)
-    if known is not None:
+    if kind is Scan:
+        verdict = compare_views(problem, again)
+    elif kind is Downsampling:
+        every = torch.ones_like(problem.y0, dtype=torch.bool)
+        verdict = compare_in_gaps(problem, every if known is None else known, again)
+    elif known is not None:
         verdict = compare_in_gaps(problem, known, again)
     else:
         verdict = compare_with_measurements(problem, solution, again)
@@ -171,37 +188,96 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
     """Predict held-out pixels by the prior and by an interpolation.
 
     Args:
-        problem: a picture with gaps.
+        problem: a picture with gaps, or a small picture under `Downsampling`.
         known: the pixels that are measured, booleans of the shape of ``y``.
         again: solves another problem in the same way.
     """
-    y = _pixels(problem)
+    y, A = _pixels(problem), problem.operator
+    is_small = isinstance(A, Downsampling)
+
+    def predict(x: Tensor) -> Tensor:
+        return A(x) if is_small else x
+
+    def enlarge(image: Tensor) -> Tensor:
+        if not is_small:
+            return image
+        size = problem.image_shape[1:]
+        return torch.nn.functional.interpolate(image, size, mode="bicubic", align_corners=False)
+
     folds = min(_FOLDS, -(-_ENOUGH // y[0].numel()))
-    rows: list[Tensor] = []
+    squares = []
     for fold in range(folds):
         held = torch.cat([hold_out_gaps(mask, fold) for mask in known])
         fitted = known & ~held
         x = again(problem.with_data_term(_with_weights(problem, fitted)))
-        simple = _interpolate_items(y, fitted)
-        rows.append(torch.stack([held * (z - y).square() for z in (x, simple)] + [held.to(y)], 1))
-    by_prior, by_interpolation, held = torch.cat(rows, 2).flatten(2).double().unbind(1)
-    count = held.sum(1).clamp_min(1)
-    loss = (by_prior - by_interpolation).sum(1) / count
-    spread = (held * (by_prior - by_interpolation - loss[:, None]).square()).sum(1) / count
-    errors = [(squares.sum(1) / count).sqrt() for squares in (by_interpolation, by_prior)]
+        simple = enlarge(_interpolate_items(y, fitted))
+        pair = [held * (predict(z) - y).square() for z in (x, simple)]
+        squares.append(torch.stack([*pair, held.to(y)], 1))
+    wins, errors = _judge(torch.cat(squares, 2), -_ERRORS)
+    name = "a bicubic interpolation" if is_small else "an interpolation of the known pixels"
 
     def reason(k: int) -> str:
-        simple, prior = (float(error[k]) for error in errors)
+        prior, simple = (float(error[k]) for error in errors)
         return (
-            f"an interpolation of the known pixels predicts held-out ones to {simple:.3g}, and the "
-            f"prior to {prior:.3g}: x is the interpolation"
+            f"{name} predicts held-out ones to {simple:.3g}, and the prior to {prior:.3g}: x is the "
+            "interpolation"
         )
 
     return Verdict(
-        loss > -_ERRORS * (spread / count).sqrt(),
-        lambda k: interpolate_smoothly(y[k : k + 1], known[k : k + 1]),
-        reason,
+        wins, lambda k: enlarge(interpolate_smoothly(y[k : k + 1], known[k : k + 1])), reason
     )
+
+
+def compare_views(problem: Problem, again: Again) -> Verdict:
+    """Predict held-out views by the prior and by the filtered back-projection of the others.
+
+    Counts of photons are compared as weighted logarithms.
+
+    Args:
+        problem: a scan.
+        again: solves another problem in the same way.
+    """
+    model, _ = quadratic_model(problem)
+    is_held = torch.arange(problem.operator.blocks or 0, device=problem.y0.device) % _ONE_OF
+    is_held = is_held == _ONE_OF // 2
+    fitted, held = ((is_held == choice).nonzero().squeeze(1) for choice in (False, True))
+    some, unseen = (model.subset(views) for views in (fitted, held))
+
+    def invert(scan: Problem) -> Tensor:
+        return first_guess(scan.with_data_term(LeastSquares()), inverse=True)
+
+    weights = getattr(unseen.data_term, "weights", None)
+    weights = torch.ones_like(unseen.y0) if weights is None else weights.expand_as(unseen.y0)
+    pair = [
+        weights * (unseen.operator(x) - unseen.y0).square()
+        for x in (again(problem.subset(fitted)), invert(some))
+    ]
+    wins, errors = _judge(torch.stack([*pair, (weights > 0).to(pair[0])], 1), _VIEW_ERRORS)
+
+    def reason(k: int) -> str:
+        prior, back_projection = (float(error[k]) for error in errors)
+        return (
+            "the filtered back-projection predicts held-out views to "
+            f"{back_projection:.3g}, and the prior to {prior:.3g}: x is the filtered back-projection"
+        )
+
+    return Verdict(wins, lambda k: invert(model.select(held.new_tensor([k]))), reason)
+
+
+def _judge(squares: Tensor, errors: float) -> tuple[Tensor, list[Tensor]]:
+    """Return in which items the simple answer wins, and both root mean squares.
+
+    Args:
+        squares: squared residuals of the prior and of the simple answer, and what is held out,
+            ``(batch, 3, ...)``.
+        errors: number of standard errors of the paired difference by which the prior must lose.
+    """
+    by_prior, by_simple, held = squares.flatten(2).double().unbind(1)
+    count = held.sum(1).clamp_min(1)
+    loss = (by_prior - by_simple).sum(1) / count
+    spread = (held * (by_prior - by_simple - loss[:, None]).square()).sum(1) / count
+    wins = loss > errors * (spread / count).sqrt()
+    return wins, [(s.sum(1) / count).sqrt() for s in (by_prior, by_simple)]
 
 
 def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
@@ -219,6 +295,8 @@ def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
     first = known.any(0)
     space = first.shape
     scattered = torch.rand(space, generator=generator).to(first.device) < 1 / _ONE_OF
+    if bool(first.all()):
+        return scattered.expand(1, *known.shape) & known
     shift = [int(torch.randint(1, n, (), generator=generator)) if n > 1 else 0 for n in space]
     side = [max(1, n // 8) for n in space]
     blocks = torch.rand([-(-n // s) for n, s in zip(space, side)], generator=generator) < 1 / 3
@@ -267,17 +345,20 @@ def _interpolate_items(image: Tensor, known: Tensor) -> Tensor:
     return torch.cat([interpolate_smoothly(*pair) for pair in zip(image.split(1), known.split(1))])
 
 
-def _is_picture(problem: Problem) -> bool:
-    """Return whether pixels themselves are measured, with Gaussian noise and maybe with gaps."""
-    A, y = problem.operator, problem.y
-    return (
-        isinstance(A, (Identity, Inpainting))
-        and type(problem.data_term) is LeastSquares
-        and isinstance(y, Tensor)
-        and not y.is_complex()
-        and has_noise_windows(y)
-        and y[0].numel() >= LEAST_MEASUREMENTS
-    )
+def _kind(problem: Problem) -> type[Operator] | None:
+    """Return the kind of operator whose simple answer is known, None for other problems."""
+    A, y, term = problem.operator, problem.y, problem.data_term
+    if not isinstance(y, Tensor) or y.is_complex() or y[0].numel() < LEAST_MEASUREMENTS:
+        return None
+    if isinstance(A, Scan):
+        is_known = type(term) in (LeastSquares, PoissonTransmission)
+        enough = not problem.unknown and (A.blocks or 0) >= LEAST_BLOCKS
+        return Scan if is_known and enough else None
+    if type(term) is not LeastSquares or not has_noise_windows(y):
+        return None
+    if isinstance(A, Downsampling):
+        return Downsampling if y.ndim == 4 else None
+    return Identity if isinstance(A, (Identity, Inpainting)) else None
 
 
 def _pixels(problem: Problem) -> Tensor:

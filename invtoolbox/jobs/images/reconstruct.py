@@ -15,6 +15,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.automatic import bound_short_arc, solve_automatically
 from invtoolbox.jobs.images.floor import keep_floor
+from invtoolbox.jobs.images.wide_grid import solve_beyond
 from invtoolbox.operators.base import Operator
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
@@ -56,8 +57,12 @@ def reconstruct(
 
     Returns:
         The solution; its ``x`` always has the shape ``(batch, channel, *space)``. If the weight is
-        not given, a picture with gaps is compared with its interpolation, and a denoised picture
-        with the noisy one. Where the prior is no better, ``x`` is the simple answer, as a note says.
+        not given, the answer is compared with a simple one: a picture with gaps with its
+        interpolation, a denoised picture with the noisy one, an enlarged picture with the bicubic
+        one, a scan with its filtered back-projection. Where the prior is no better, ``x`` is the
+        simple answer, as a note says. If rays of a scan that miss the image measure an object
+        there, ``x`` is the middle of the solution on a grid that covers the detector's field of
+        view.
 
     Raises:
         InputError: in the cases of `Problem` and `solve`, and if both ``noise_std`` and
@@ -81,28 +86,36 @@ def reconstruct(
         A,
         data_term if data_term is not None else LeastSquares(noise_std=noise_std),
     )
-    names = [prior] if isinstance(prior, str) else prior
+    entries = [prior] if isinstance(prior, (str, Prior)) or prior is None else list(prior)
+    # Objects stay as the user made them.
+    names = [name for name in entries if isinstance(name, str)]
+    names = names if len(names) == len(entries) else []
     prior = _sum(prior)
-    if isinstance(prior, Auto):
-        settings = {"max_iterations": max_iterations, "seed": seed, "progress": progress}
-        settings["regularization"] = regularization
-        return solve_automatically(problem, prior, solver, settings)
-    bounds: tuple[str, ...] = ()
-    if isinstance(names, Sequence) and all(isinstance(name, str) for name in names):
-        prior, bounds = bound_short_arc(problem, prior, [str(name) for name in names])
-    solution = solve(
-        problem,
-        prior=prior,
-        solver=solver,
-        regularization=regularization,
-        max_iterations=max_iterations,
-        seed=seed,
-        progress=progress,
-    )
-    solution = dataclasses.replace(solution, notes=(*solution.notes, *bounds))
-    if not isinstance(regularization, str) or regularization != "auto":
-        return solution
-    return keep_floor(problem, solution, prior, solver, max_iterations)
+
+    def run(chosen: Problem, items: Tensor) -> Solution:
+        priors, weight = None if prior is None else prior.select(items), regularization
+        if isinstance(weight, Tensor) and weight.numel() > 1:
+            weight = weight.index_select(0, items.to(weight.device))
+        if isinstance(priors, Auto):
+            settings = {"max_iterations": max_iterations, "seed": seed, "progress": progress}
+            settings["regularization"] = weight
+            return solve_automatically(chosen, priors, solver, settings)
+        priors, bounds = bound_short_arc(chosen, priors, names)
+        solution = solve(
+            chosen,
+            prior=priors,
+            solver=solver,
+            regularization=weight,
+            max_iterations=max_iterations,
+            seed=seed,
+            progress=progress,
+        )
+        solution = dataclasses.replace(solution, notes=(*solution.notes, *bounds))
+        if not isinstance(weight, str) or weight != "auto":
+            return solution
+        return keep_floor(chosen, solution, priors, solver, max_iterations)
+
+    return solve_beyond(problem, run)
 
 
 def with_axes(y: Any, A: Operator) -> Any:

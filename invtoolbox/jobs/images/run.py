@@ -24,6 +24,7 @@ from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.tables import Scene, SceneFile
 from invtoolbox.jobs.images.tiles import LARGE, deblur_in_tiles
+from invtoolbox.jobs.images.wide_grid import solve_beyond
 from invtoolbox.jobs.job import Request, SceneJob, check_places, read_json, write_json
 from invtoolbox.jobs.kind import SceneOutcome
 from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, report_divergence
@@ -143,26 +144,36 @@ class ImageJob(SceneJob[Scene]):
             "dtype": getattr(torch, file.scene.dtype) if file.scene.dtype else None,
             "progress": progress,
         }
-        whole: dict[str, Any] = {
-            "regularization": rule,
-            "initial": self._initial(problem),
-            "time_limit": table.time_limit,
-            "checkpoint": Checkpoint(checkpoint),
-        }
         # A prior with a weight or settings stays as it was written.
         is_plain = not any(t.settings or t.weight is not None for t in file.scene.prior)
         names = [t.name for t in file.scene.prior if is_plain]
-        try:
+
+        def run(chosen: Problem, items: Tensor) -> Solution:
+            whole: dict[str, Any] = {
+                "regularization": rule,
+                "initial": self._initial(chosen),
+                "time_limit": table.time_limit,
+                "checkpoint": Checkpoint(checkpoint),
+                **settings,
+            }
             if isinstance(prior, Auto):
-                solution = solve_automatically(problem, prior, solver, whole | settings)
-            elif tile:
+                return solve_automatically(chosen, prior, solver, whole)
+            bounded, bounds = bound_short_arc(chosen, prior, names)
+            solution = solve(chosen, bounded, solver, **whole)
+            solution = replace(solution, notes=(*solution.notes, *bounds))
+            if not isinstance(rule, str):
+                return solution
+            return keep_floor(chosen, solution, bounded, solver, table.max_iterations)
+
+        try:
+            if tile:
                 solution = self._solve_in_tiles(problem, prior, solver, rule, tile, settings)
             else:
-                prior, bounds = bound_short_arc(problem, prior, names)
-                solution = solve(problem, prior, solver, **whole, **settings)
-                solution = replace(solution, notes=(*solution.notes, *bounds))
-                if isinstance(rule, str):
-                    solution = keep_floor(problem, solution, prior, solver, table.max_iterations)
+                solution = (
+                    run(problem, torch.arange(problem.batch))
+                    if table.max_iterations == 0
+                    else solve_beyond(problem, run)
+                )
         except KeyboardInterrupt:
             raise self.interrupted(
                 checkpoint.exists(), f"the checkpoint {checkpoint} stays"

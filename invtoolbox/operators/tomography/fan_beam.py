@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.tomography.pixel_backprojection import PixelViews, pixel_backproject
+from invtoolbox.operators.tomography.feldkamp import panel_margins, redundancy
 from invtoolbox.operators.tomography.filtered_backprojection import (
     arc_weights,
     filter_projections,
@@ -136,24 +138,27 @@ class FanBeam(Scan2D):
         s = self._detector(shift)
         gamma = self._fan_angle(s)
         arc = arc_weights(angles[:, 0], 2 * torch.pi)
-        # A full turn measures every ray twice; a short scan some of them twice; a shorter arc some
-        # once.
-        redundancy = (
-            torch.full_like(gamma, 0.5)
+        # A full turn measures every ray twice, with an offset detector the inner ones; a short scan
+        # some of them twice; a shorter arc some once.
+        edge = math.asin(min(1.0, self._inner_radius / self.source_origin))
+        begin = (angles - arc.start) % (2 * torch.pi)
+        counts = (
+            redundancy(gamma, arc, begin[:, 0], edge, str(self))
             if arc.closed
-            else parker_weights((angles - arc.start) % (2 * torch.pi), gamma, arc.length)
+            else parker_weights(begin, gamma, arc.length)
         )
-        weighted = y * (gamma.cos() * redundancy * arc.weights[:, None]).to(y)
+        margins = panel_margins(gamma, arc, edge)
+        weighted = pad(y * (gamma.cos() * counts * arc.weights[:, None]).to(y), margins)
         scale = self.source_detector if self.curved else self.source_detector / self.source_origin
         filtered = filter_projections(
             weighted, self.detector_spacing / scale, filter, cutoff, self.curved
         )
         if self.curved:
             filtered = filtered / self.source_origin
-        return pixel_backproject(filtered, self._pixel_views(angles[:, 0], shift[:, 0]))
+        return pixel_backproject(filtered, self._pixel_views(angles[:, 0], shift[:, 0], margins[0]))
 
-    def _pixel_views(self, angles: Tensor, shift: Tensor) -> PixelViews:
-        """Tabulate where pixels project.
+    def _pixel_views(self, angles: Tensor, shift: Tensor, margin: int = 0) -> PixelViews:
+        """Tabulate where pixels project, on a detector with some more cells on the left.
 
         Lateral / depth is the tangent of the fan angle; the depth is 1 at the origin.
         """
@@ -165,6 +170,7 @@ class FanBeam(Scan2D):
         depth = torch.stack([ones, -width * sin, -height * cos])
         cells = self.source_detector / self.detector_spacing
         first = self._detector(shift[:, None])[:, 0].expand_as(angles) / self.detector_spacing
+        first = first - margin
         if not self.curved:
             lateral = cells * lateral - first * depth
         table = torch.cat([lateral, depth, torch.stack([-first, cells * ones])])

@@ -101,12 +101,19 @@ class ParallelBeam(Scan2D):
         self, y: Tensor, angles: Tensor, shift: Tensor, filter: str, cutoff: float
     ) -> Tensor:
         angles, shift = angles.detach().double(), shift.detach().double()
-        arc = arc_weights(angles, torch.pi)
-        filtered = filter_projections(y, self.detector_spacing, filter, cutoff)
-        filtered = filtered * arc.weights.to(y)[:, None]
+        columns, turn = self._detector(shift[:, None]), arc_weights(angles, 2 * torch.pi)
+        margins = panel_margins(columns, turn, self._inner_radius)
+        if any(margins):
+            weights = redundancy(columns, turn, angles, self._inner_radius, str(self))
+            weighted = pad(y * (weights * turn.weights[:, None]).to(y), margins)
+            filtered = filter_projections(weighted, self.detector_spacing, filter, cutoff)
+        else:
+            arc = arc_weights(angles, torch.pi)  # a view from behind is the same view
+            filtered = filter_projections(y, self.detector_spacing, filter, cutoff)
+            filtered = filtered * arc.weights.to(y)[:, None]
         # Cell of a pixel: ((c w cos - r h sin) - first cell) / spacing, for pixels of h by w.
         height, width = self.pixel_size
-        first = self._detector(shift)[..., 0].expand_as(angles)
+        first = columns[:, 0].expand_as(angles) - margins[0] * self.detector_spacing
         ones, zeros = torch.ones_like(angles), torch.zeros_like(angles)
         lateral = (
             torch.stack([-first, angles.cos() * width, -angles.sin() * height])

@@ -39,6 +39,27 @@ class Scan(LinearOperator):
         """
         return None
 
+    def enlarge(self, rows: int, columns: int) -> Self:
+        """Return the scan of an image with some more rows and columns on either side.
+
+        Args:
+            rows: number of rows above, and of rows below.
+            columns: number of columns on the left, and on the right.
+        """
+        scan = copy.copy(self)
+        scan._set_image(
+            (
+                *self.domain_shape[:-2],
+                self.domain_shape[-2] + 2 * rows,
+                self.domain_shape[-1] + 2 * columns,
+            )
+        )
+        return scan
+
+    def _set_image(self, shape: tuple[int, ...]) -> None:
+        """Set the shape of the image."""
+        self.domain_shape = shape
+
     def plot(self) -> Any:
         """Plot the geometry: source path, detector, object and direction of rotation.
 
@@ -116,13 +137,16 @@ class Scan2D(Scan):
         if height % 2 or width % 2 or cells % 2:
             return None
         scan = copy.copy(self)
-        scan.image_shape, scan.num_detectors = (height // 2, width // 2), cells // 2
+        scan.num_detectors = cells // 2
         scan.pixel_size = (2 * self.pixel_size[0], 2 * self.pixel_size[1])
         scan.detector_spacing = 2 * self.detector_spacing
-        scan.domain_shape = (self.domain_shape[0], *scan.image_shape)
         scan.range_shape = (*self.range_shape[:-1], scan.num_detectors)
-        scan.__dict__.pop("_rays", None)
+        scan._set_image((self.domain_shape[0], height // 2, width // 2))
         return scan
+
+    def _set_image(self, shape: tuple[int, ...]) -> None:
+        self.domain_shape, self.image_shape = shape, shape[1:]
+        self.__dict__.pop("_rays", None)
 
     def parameters(self) -> dict[str, Tensor]:
         return {"angles": self.angles, "detector_shift": self.detector_shift}
@@ -278,10 +302,15 @@ class Scan2D(Scan):
         shift = self.detector_shift.expand(self.items, self.detector_shift.shape[-1])
         return torch.stack([function(item, angles[k], shift[k]) for k, item in enumerate(value)])
 
+    @property
+    def _inner_radius(self) -> float:
+        """Radius of the circle inside of the image."""
+        return min(n * size for n, size in zip(self.image_shape, self.pixel_size)) / 2
+
     def _check_view(self) -> None:
         """Raise if the detector misses the object's centre, warn if it misses other parts."""
         height, width = (n * size for n, size in zip(self.image_shape, self.pixel_size))
-        inner, outer = min(height, width) / 2, math.hypot(height, width) / 2
+        inner, outer = self._inner_radius, math.hypot(height, width) / 2
         low, high = self._view_limits()
         name = type(self).__name__
         sees = f"the detector sees distances {low:.4g} to {high:.4g} from the centre of rotation"

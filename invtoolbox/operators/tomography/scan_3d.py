@@ -211,6 +211,9 @@ class Scan3D(Scan):
         self.items = max(items) if items else None
         self.range_shape = (self.domain_shape[0], views, *self.detector_shape)
 
+    def _set_image(self, shape: tuple[int, ...]) -> None:
+        self.domain_shape, self.volume_shape = shape, shape[1:]
+
     # -- the operator ------------------------------------------------------------------------------
 
     def _views(self, vectors: Tensor, like: Tensor) -> Views:

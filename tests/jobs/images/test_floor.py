@@ -1,12 +1,16 @@
 """No prior by name is worse than the simple answer, as far as the measurements can tell."""
 
+import math
+
 import pytest
 import torch
 from skimage import data
 from skimage.restoration import inpaint_biharmonic
 
 import invtoolbox as it
-from invtoolbox.jobs.images.floor import hold_out_gaps, interpolate_smoothly
+from invtoolbox.jobs.images.floor import hold_out_gaps, interpolate_smoothly, keep_floor
+from invtoolbox.parameter_choice.validation import quadratic_model
+from tests.operators.scan_helpers import cells, chords, disc, parallel_distance, turn
 
 
 def picture(size: int = 48) -> torch.Tensor:
@@ -124,3 +128,61 @@ def test_shapes_that_are_no_pictures_are_solved_as_before(shape: tuple[int, ...]
         problem = it.Problem(y, it.operators.Identity(shape), term)
         solution = it.solve(problem, it.priors.Tikhonov(), progress=False)
         assert bool(solution.x.isfinite().all())
+
+
+def test_a_smooth_small_picture_is_enlarged_by_bicubic_interpolation() -> None:
+    grid = torch.linspace(-1, 1, 40)
+    smooth = torch.exp(-(grid[:, None] ** 2 + (grid - 0.2) ** 2))[None, None]
+    A = it.operators.Downsampling((1, 40, 40), 2, filter="gaussian")
+    y = A.simulate(smooth, 0.001, seed=0)
+    solution = it.reconstruct(y, A, noise_std=0.001, progress=False)
+    bicubic = torch.nn.functional.interpolate(y, (40, 40), mode="bicubic", align_corners=False)
+    assert any("bicubic interpolation predicts" in note for note in solution.notes)
+    assert rmse(solution.x, smooth) <= rmse(bicubic, smooth)
+    steps = (grid[:, None].abs() < 0.5).float() * (grid.abs() < 0.6).float()
+    kept = it.reconstruct(A.simulate(steps[None, None], 0.001, seed=0), A, progress=False)
+    assert not any("bicubic" in note for note in kept.notes)
+
+
+def disc_scan(off: float) -> tuple[it.operators.ParallelBeam, torch.Tensor, torch.Tensor]:
+    """A disc in closed form whose axis is a part of a cell beside its stated place."""
+    A = it.operators.ParallelBeam((40, 40), turn(60, 0.1, math.pi), 44)
+    s, centre = cells(44, 1.0, off), (2.0, -3.0)
+    y = chords(parallel_distance(A.angles, s, centre), 14.0)[None, None].float()
+    y = y + 0.05 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0))
+    return A, y, disc(A, centre, 14.0).float()
+
+
+def test_the_filtered_back_projection_is_kept_where_it_predicts_views_better() -> None:
+    """A weight that is far too large stands for a prior that does not fit."""
+    A, y, truth = disc_scan(0.0)
+    problem, prior = it.Problem(y, A), it.priors.TotalVariation()
+    good = it.solve(problem, prior, regularization=0.3, progress=False)
+    bad = it.solve(problem, prior, regularization=1000.0, progress=False)
+    assert keep_floor(problem, good, prior, None) is not good
+    assert torch.equal(keep_floor(problem, good, prior, None).x, good.x)
+    replaced = keep_floor(problem, bad, prior, None)
+    assert torch.allclose(replaced.x, A.pseudo_inverse(y), atol=1e-4)
+    assert any("predicts held-out views" in note for note in replaced.notes)
+    assert rmse(replaced.x, truth) < rmse(bad.x, truth)
+
+
+def test_photons_are_compared_as_logarithms() -> None:
+    A, y, _ = disc_scan(0.0)
+    counts = torch.poisson(
+        1e3 * torch.exp(-0.05 * y.clamp_min(0)), generator=torch.Generator().manual_seed(0)
+    )
+    problem = it.Problem(counts, A, it.data_terms.PoissonTransmission(1e3))
+    model, factor = quadratic_model(problem)
+    assert torch.allclose(model.y, (1e3 / counts).log(), atol=1e-5)
+    assert torch.allclose(factor * model.data_term.weights, counts, rtol=1e-3)
+    p = (model.y + 1e-3).double()
+    quadratic = factor * model.data_term.value(p, model.y.double())
+    assert quadratic == pytest.approx(float(problem.data_term.value(p, counts)), rel=0.02)
+    solution = it.reconstruct(
+        counts, A, data_term=it.data_terms.PoissonTransmission(1e3), progress=False
+    )
+    assert any("validation chooses" in note for note in solution.notes)
+    assert rmse(solution.x, 0.05 * disc_scan(0.0)[2]) < rmse(
+        A.pseudo_inverse(model.y), 0.05 * disc_scan(0.0)[2]
+    )

@@ -1,0 +1,191 @@
+"""Scans of objects that reach beyond the image: solve on a grid that covers the field of view.
+
+Rays that miss the image and are not dark measure an object outside of it. This object lies in front
+of the image in other views, so no image explains the measurements. A larger image does, and its
+middle is the answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.errors import InputError
+from invtoolbox.measurements.sinogram import Sinogram
+from invtoolbox.operators.tomography.scan_2d import Scan
+from invtoolbox.parameter_choice.noise import estimate_noise_std
+from invtoolbox.posteriors.base import MappedPosterior
+from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+
+#: A ray outside is not dark above so many noise levels, and above this share of all rays. There
+#: must be more such rays than this number and than five times the share that noise makes.
+_LEVEL, _SHARE = 4.0, 0.05
+_FEWEST, _CHANCE = 3, 5 * 6.3e-5
+#: Largest number of pixels of the larger grid, in units of the user's.
+_LARGEST = 16
+#: Largest distance of the corners of the larger grid, in units of the distance of the source.
+_REACH = 0.95
+
+
+def solve_beyond(problem: Problem, solve: Callable[[Problem, Tensor], Solution]) -> Solution:
+    """Solve a problem; a scan of an object that reaches beyond its image on a larger grid.
+
+    Args:
+        problem: measurements, operator and data term.
+        solve: solves the problem of some items of the batch, whose places are the second argument.
+
+    Returns:
+        The solution on the grid of the problem.
+    """
+    every = torch.arange(problem.batch, device=problem.y0.device)
+    larger = cover_field(problem.operator, problem.y0)
+    beyond = torch.zeros_like(every, dtype=torch.bool) if larger is None else find_beyond(problem)
+    if larger is None or not bool(beyond.any()):
+        return solve(problem, every)
+    # Every item is solved as it is alone.
+    parts = []
+    for items in (every[beyond], every[~beyond]):
+        if not len(items):
+            continue
+        chosen = problem if len(items) == len(every) else problem.select(items)
+        if bool(beyond[items[0]]):
+            try:
+                solution = crop(chosen, solve(chosen.with_operator(larger), items))
+            except InputError:  # a prior that belongs to the grid of the user fits no other
+                solution = solve(chosen, items)
+        else:
+            solution = solve(chosen, items)
+        parts.append((items, solution))
+    return parts[0][1] if len(parts) == 1 else join(problem, parts)
+
+
+def find_beyond(problem: Problem) -> Tensor:
+    """Return per item whether rays that miss the image measure an object, booleans ``(batch,)``.
+
+    Args:
+        problem: measurements, operator and data term.
+    """
+    term, y = problem.data_term, problem.y0
+    if not isinstance(term, LeastSquares) or problem.unknown:
+        return torch.zeros(problem.batch, dtype=torch.bool, device=y.device)
+    if term.weights is not None:
+        y = y * (term.weights > 0)
+    return torch.tensor([_is_beyond(problem.operator, item[None]) for item in y], device=y.device)
+
+
+def _is_beyond(operator: object, y: Tensor) -> bool:
+    plane = Sinogram.of(y, operator) if isinstance(operator, Scan) else None
+    if plane is None:
+        return False
+    outside = plane.rays_outside()
+    if not bool(outside.any()):
+        return False
+    values = plane.values.abs()
+    try:
+        noise = float(estimate_noise_std(plane.values[None, None]))
+    except InputError:
+        return False
+    bright = values > max(_LEVEL * noise, _SHARE * float(values.square().mean().sqrt()))
+    return int(bright[outside].sum()) > _FEWEST + _CHANCE * int(outside.sum())
+
+
+def cover_field(operator: object, y: Tensor) -> Scan | None:
+    """Return the scan of an image that covers the field of view, with the same pixels in its middle.
+
+    None if the image covers it already, if the larger one is too large, or for other operators.
+
+    Args:
+        operator: the operator of the user.
+        y: its measurements.
+    """
+    plane = Sinogram.of(y[:1], operator) if isinstance(operator, Scan) else None
+    if plane is None or y.is_complex():
+        return None
+    assert isinstance(operator, Scan)
+    shape = operator.domain_shape[-2:]
+    radius = float(plane.distances.abs().max())
+    if plane.source is not None:
+        radius = min(radius, _REACH * plane.source[0] / math.sqrt(2))
+    pixels = [side / n for side, n in zip(plane.sides, shape)]
+    margins = [max(0, math.ceil(radius / size - n / 2)) for size, n in zip(pixels, shape)]
+    larger = [n + 2 * m for n, m in zip(shape, margins)]
+    corner = math.hypot(*(n * size for n, size in zip(larger, pixels))) / 2
+    if (
+        not any(margins)
+        or math.prod(larger) > _LARGEST * math.prod(shape)
+        or (plane.source is not None and corner >= plane.source[0])
+    ):
+        return None
+    return operator.enlarge(margins[0], margins[1])
+
+
+def crop(problem: Problem, solution: Solution) -> Solution:
+    """Return the solution of a larger grid on the grid of a problem, with a note.
+
+    Args:
+        problem: the problem of the user.
+        solution: solution on a grid with more rows and columns on either side.
+    """
+    rows, columns = problem.image_shape[-2:]
+    larger = solution.x.shape[-2:]
+    top, left = (larger[0] - rows) // 2, (larger[1] - columns) // 2
+    note = (
+        f"the object reaches beyond the image: x is the middle of a solution on {larger[0]} by "
+        f"{larger[1]} pixels, which cover the detector's field of view"
+    )
+
+    def middle(x: Tensor) -> Tensor:
+        return x[..., top : top + rows, left : left + columns].contiguous()
+
+    posterior = solution.posterior
+    return dataclasses.replace(
+        solution,
+        x=middle(solution.x),
+        posterior=None if posterior is None else MappedPosterior(posterior, middle),
+        problem=problem,
+        notes=(*solution.notes, note),
+    )
+
+
+def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution:
+    """Return the solution of a batch from solutions of some of its items each.
+
+    Args:
+        problem: the problem of the batch.
+        parts: places of items, and their solution.
+    """
+    first = parts[0][1]
+    order = torch.cat([places for places, _ in parts]).argsort()
+
+    def rows(name: str) -> Tensor:
+        histories = [solution.history[name] for _, solution in parts]
+        most = max(map(len, histories))
+        padded = [
+            torch.cat([h, h.new_full((most - len(h), h.shape[1]), torch.nan)]) for h in histories
+        ]
+        return torch.cat(padded, 1)[:, order.cpu()]
+
+    def items(name: str) -> Tensor:
+        values = torch.cat([getattr(solution, name) for _, solution in parts])
+        return values[order.to(values.device)]
+
+    statuses = [status for _, solution in parts for status in solution.status]
+    return dataclasses.replace(
+        first,
+        x=items("x"),
+        status=tuple(statuses[k] for k in order.tolist()),
+        iterations=items("iterations"),
+        history={name: rows(name) for name in first.history},
+        regularization=items("regularization"),
+        notes=tuple(dict.fromkeys(note for _, solution in parts for note in solution.notes)),
+        seconds=sum(solution.seconds for _, solution in parts),
+        weight_search=None,
+        posterior=None,
+        problem=problem,
+    )

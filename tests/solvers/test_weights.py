@@ -1,0 +1,39 @@
+"""The weight that is taken if none was given for a solve, and weights that are refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import invtoolbox as it
+from invtoolbox.errors import InputError
+from invtoolbox.priors.base import Prior
+from invtoolbox.solve import bind
+from invtoolbox.solvers.weights import check_fixed_levels, default_weight
+
+PROBLEM = it.Problem(
+    torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)),
+    it.operators.Identity((1, 8, 8)),
+    it.data_terms.LeastSquares(noise_std=0.1),
+)
+
+
+def weight_of(prior: Prior) -> tuple[object, str]:
+    priors = prior.as_sum()
+    return default_weight(priors, bind(PROBLEM, priors, 1.0)[0], 1.0)
+
+
+def test_written_weights_and_constraints_are_kept() -> None:
+    tv = it.priors.TotalVariation()
+    assert weight_of(it.priors.NonNegative()) == (1.0, "")
+    weight, reason = weight_of(0.5 * tv + it.priors.Tikhonov())
+    assert weight == 1.0 and "as they were written" in reason
+    rule, _ = weight_of(tv)
+    assert isinstance(rule, it.parameter_choice.WeightSearch)
+
+
+def test_a_denoiser_of_one_level_takes_no_weight() -> None:
+    fixed = it.priors.Denoiser(torch.nn.Identity(), sigma=0.1, level="none")
+    check_fixed_levels(fixed.as_sum())
+    with pytest.raises(InputError, match="knows one noise level only"):
+        check_fixed_levels((0.5 * fixed).as_sum())
