@@ -69,7 +69,9 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
         and objective.layout is None
         and objective.problem.y0[0].numel() >= LEAST_MEASUREMENTS
         and all(
-            "energy" in prior.offers and prior.is_convex and not prior.is_made_from_data
+            "energy" in prior.offers
+            and prior.is_convex
+            and (prior.is_constraint or not prior.is_made_from_data)
             for prior in priors
         )
     ):

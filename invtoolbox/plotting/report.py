@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.operators.tomography.arcs import arc_of, determined_edges
+from invtoolbox.operators.tomography.scan_2d import Scan2D
 from invtoolbox.plotting import page
 from invtoolbox.plotting.charts import line_chart
 from invtoolbox.plotting.figures import _reference, uncertainty
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Number of items of a batch that are shown; the saved solution holds all items.
 SHOWN = 4
+#: Largest number of rows and columns of the picture of edges.
+_LARGEST = 256
 
 _CURVES = {
     "objective": "minimized by the solver",
@@ -127,7 +131,8 @@ def _show_items(solution: Solution, truth: Tensor | None) -> list[str]:
         )
         body.append(f"<h2>{name if len(solution.status) > 1 else 'Pictures'}</h2>")
         reference = None if truth is None else truth[min(k, len(truth) - 1)]
-        body.append(page.row([*_image(x[k], reference), *_data(measured, predicted, k)]))
+        figures = [*_image(x[k], reference), *_edges(solution, x[k])]
+        body.append(page.row([*figures, *_data(measured, predicted, k)]))
     if len(solution.status) > items:
         body.append(f"<p>The first {items} of {len(solution.status)} items are shown.</p>")
     return body
@@ -152,6 +157,22 @@ def _image(item: Tensor, reference: Tensor | None) -> list[str]:
             page.signed(error, symmetric_window(error), "Error", "reconstruction minus reference"),
         ]
     return figures
+
+
+def _edges(solution: Solution, item: Tensor) -> list[str]:
+    """Return the picture of the edges that the views of a short arc determine."""
+    A = None if solution.problem is None else solution.problem.operator
+    arc, estimate = None if A is None else arc_of(A), plane(item)
+    if not isinstance(A, Scan2D) or arc is None or not arc.is_limited or estimate is None:
+        return []
+    step = max(1, max(estimate.shape) // _LARGEST)
+    values = torch.from_numpy(np.ascontiguousarray(estimate[::step, ::step]))
+    strength = torch.hypot(*torch.gradient(values.double())).numpy()
+    strength = np.clip(strength / max(float(np.quantile(strength, 0.98)), 1e-300), 0, 1)
+    # Blue is determined and red is not; flat parts are white.
+    signed = np.where(determined_edges(A, values).numpy(), -strength, strength)
+    caption = "blue: along a measured ray; red: from the prior alone"
+    return [page.signed(signed, Window(-1.0, 1.0), "Edges that the views determine", caption)]
 
 
 def _data(measured: Any, predicted: Any, k: int) -> list[str]:

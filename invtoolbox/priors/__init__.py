@@ -10,6 +10,7 @@ from invtoolbox.networks.denoisers import Bottleneck, DnCNN, load_dncnn
 from invtoolbox.networks.hyperprior import MeanScaleHyperprior
 from invtoolbox.networks.pixel_network import PixelNetwork
 from invtoolbox.priors.adaptive import AdaptivePrior
+from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
 from invtoolbox.priors.composed import LearnedWeight, ThroughOperator
 from invtoolbox.priors.images.cauchy_schwarz import CauchySchwarz
@@ -25,6 +26,7 @@ from invtoolbox.priors.images.nuclear_norm import NuclearNorm
 from invtoolbox.priors.images.prior_image import Misfit, PriorImage
 from invtoolbox.priors.images.smoothed_norm import HuberNorm, SmoothedNorm
 from invtoolbox.priors.images.sparsity import L1, GroupL1, GroupSparsity, WaveletL1
+from invtoolbox.priors.images.tangent_bound import TangentBound
 from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.priors.images.total_generalized_variation import TotalGeneralizedVariation
 from invtoolbox.priors.images.total_variation import HuberTV, TotalVariation
@@ -103,6 +105,7 @@ __all__ = [
     "AdaptivePrior",
     "AlongField",
     "AsIsometricAsPossible",
+    "Auto",
     "AutoencoderNetwork",
     "Bending",
     "Bones",
@@ -193,6 +196,7 @@ __all__ = [
     "SpeedLimit",
     "StaticWorld",
     "SumOfNorms",
+    "TangentBound",
     "ThroughOperator",
     "Tikhonov",
     "TotalDeepVariation",

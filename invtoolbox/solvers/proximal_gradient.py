@@ -14,7 +14,7 @@ from invtoolbox.objective.initial_guess import is_scan
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.priors.base import ExplicitPrior, PriorSum
-from invtoolbox.priors.images.total_variation import TotalVariation
+from invtoolbox.priors.images.total_variation import TotalVariation, merge_bounds
 from invtoolbox.priors.settings import replace
 from invtoolbox.solvers.base import (
     Solver,
@@ -75,8 +75,13 @@ class ProximalGradient(Solver):
     per_iteration: ClassVar[tuple[str, ...] | None] = ("step_size", "regularization")
     accelerated: ClassVar[bool] = False
 
+    def reformulate(self, objective: Objective) -> Objective:
+        # Total variation and bounds have one prox together.
+        return dataclasses.replace(objective, prior=merge_bounds(objective.prior))
+
     def unsupported_reason(self, objective: Objective) -> str | None:
         name = type(self).__name__
+        objective = self.reformulate(objective)
         if not objective.problem.data_term.is_smooth:
             return (
                 f"{name} needs a differentiable data term, and {objective.problem.data_term!r} is "
@@ -86,7 +91,7 @@ class ProximalGradient(Solver):
         if len(rough) > 1:
             return (
                 f"{name} takes one prior that is not differentiable, and there are {rough[0]!r} "
-                f"and {rough[1]!r} (TotalVariation has bounds of its own: lower=, upper=)"
+                f"and {rough[1]!r} (total variation and bounds count as one)"
             )
         if rough and "prox" not in rough[0].offers:
             return f"{name} needs a proximal operator of {rough[0]!r}, and it has none"
@@ -102,7 +107,7 @@ class ProximalGradient(Solver):
 
     def suits(self, objective: Objective) -> bool:
         """Whether a prior has a prox that is no minimum over auxiliary variables."""
-        rough = _rough(objective)
+        rough = _rough(self.reformulate(objective))
         return bool(rough) and not any("joint" in prior.offers for _, prior in rough)
 
     def is_differentiable(self, objective: Objective) -> bool:
@@ -302,11 +307,12 @@ class FISTA(ProximalGradient):
         Products with the operator of a scan are most of the work, and FISTA needs fewer of them
         than splitting methods, which would need iterations of their own for the prior.
         """
+        terms = self.reformulate(objective).terms
         # The discrepancy principle is left to solvers that meet its target within one run.
         return (
             is_scan(objective.problem)
-            and len(objective.terms) == 1
-            and type(objective.terms[0][1]) is TotalVariation
+            and len(terms) == 1
+            and type(terms[0][1]) is TotalVariation
             and objective.discrepancy_target is None
         )
 

@@ -298,3 +298,18 @@ def test_a_comparison_is_not_written_over_unasked(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"c\.html"):
         write_comparison(path, "Methods", "", [case()], overwrite=False)
     assert path.read_text() == "mine"
+
+
+def test_a_report_draws_the_edges_of_a_short_arc(tmp_path: Path) -> None:
+    def page_of(degrees: float) -> str:
+        angles = torch.deg2rad(torch.linspace(0, degrees, 31))
+        A = it.operators.ParallelBeam((16, 16), angles, 24)
+        x = torch.zeros(1, 1, 16, 16)
+        x[..., 4:12, 4:12] = 1
+        problem = it.Problem(A(x), A)
+        prior = 0.1 * it.priors.TotalVariation()
+        solution = it.solve(problem, prior, max_iterations=3, progress=False)
+        return solution.report(tmp_path / "page.html").read_text()
+
+    assert "Edges that the views determine" in page_of(60)
+    assert "Edges that the views determine" not in page_of(174)

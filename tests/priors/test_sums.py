@@ -118,5 +118,40 @@ def test_a_joint_prox_and_the_sum_are_one_problem() -> None:
 
 def test_one_prox_is_one_prox() -> None:
     """A solver with room for one prior without derivative says so, and names what to do."""
-    with pytest.raises(it.errors.InputError, match="bounds of its own"):
-        it.solve(problem(), TotalVariation() + Box(0, 1), it.solvers.FISTA(), 0.1, progress=False)
+    with pytest.raises(it.errors.InputError, match="bounds count as one"):
+        it.solve(problem(), L1() + Box(0, 1), it.solvers.FISTA(), 0.1, progress=False)
+
+
+@pytest.mark.parametrize("upper", [1.1, torch.tensor([0.9, 1.2])])
+def test_total_variation_and_bounds_are_one_prox(upper: float | Tensor) -> None:
+    """Proximal gradient solves the sum as one prior, and finds what PDHG finds for two."""
+    prior = 0.1 * TotalVariation(lower=0.2) + Box(None, upper)
+    x = it.solve(
+        problem(),
+        prior,
+        it.solvers.FISTA(max_iterations=2000),
+        tolerance=1e-7,
+        progress=False,
+    ).x
+    y = it.solve(
+        problem(),
+        0.1 * TotalVariation() + Box(0.2, upper),
+        it.solvers.PDHG(max_iterations=5000),
+        tolerance=1e-6,
+        progress=False,
+    ).x
+    torch.testing.assert_close(x, y, rtol=0, atol=2e-3)
+    limit = torch.as_tensor(upper, dtype=x.dtype).view(-1, 1, 1, 1)
+    assert float(x.min()) >= 0.2 and bool((x <= limit + 1e-12).all())
+
+
+def test_bounds_per_pixel_are_kept_from_coarser_grids() -> None:
+    """A tensor of the user has the shape of his grid, so a solver that coarsens leaves it alone."""
+    A = it.operators.ParallelBeam((128, 128), torch.linspace(0, 3, 20), 128)
+    upper = torch.full((1, 1, 128, 128), 0.5)
+    upper[..., :64] = 0
+    y = A(upper)
+    prior = 0.1 * TotalVariation() + Box(0.0, upper)
+    solution = it.solve(it.Problem(y, A), prior, max_iterations=3, progress=False)
+    assert solution.solver.startswith("PDHG")
+    assert bool((solution.x <= upper + 1e-4).all())

@@ -133,7 +133,7 @@ def test_a_nonlinear_operator_is_searched_too() -> None:
 
 
 def test_what_does_not_fit_is_said() -> None:
-    with pytest.raises(InputError, match="TotalVariation has bounds of its own"):
+    with pytest.raises(InputError, match="total variation and bounds count as one"):
         it.solve(lasso(), it.priors.L1() + it.priors.NonNegative(), FISTA(), regularization=1.0)
 
 
@@ -174,7 +174,8 @@ def test_it_is_the_choice_for_a_scan_with_total_variation() -> None:
     assert chosen(tv) == "FISTA"
     assert chosen(it.priors.TotalVariation(lower=0.0)) == "FISTA"
     assert chosen(tv, regularization="discrepancy") == "PDHG"  # it finds the weight by itself
-    assert chosen(tv + it.priors.NonNegative()) == "PDHG"
+    assert chosen(tv + it.priors.NonNegative()) == "FISTA"
+    assert chosen(tv + it.priors.L1()) == "PDHG"
     problem.y.requires_grad_()
     with pytest.warns(UserWarning):
         assert chosen(tv, differentiate="implicit") == "PDHG"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,11 @@ from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.images.automatic import bound_short_arc, solve_automatically
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.wide_grid import solve_beyond
 from invtoolbox.operators.base import Operator
+from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem, as_measurements
 from invtoolbox.solution import Solution
@@ -41,7 +44,8 @@ def reconstruct(
             left out, and the channel axis as well.
         A: the forward operator, or anything `as_operator` takes.
         prior: a prior, a name of ``invtoolbox list priors``, a list of them, or None for least
-            squares.
+            squares. ``"auto"`` compares candidates by held-out measurements (`it.priors.Auto`).
+            ``"tv"`` also bounds an image of a short arc by the rays that nothing absorbs.
         noise_std: standard deviation of the noise, a number or one number per item; estimated from
             ``y`` if the rule for the weight needs it (the default does not).
         data_term: misfit between prediction and measurements; least squares by default.
@@ -82,12 +86,21 @@ def reconstruct(
         A,
         data_term if data_term is not None else LeastSquares(noise_std=noise_std),
     )
+    entries = [prior] if isinstance(prior, (str, Prior)) or prior is None else list(prior)
+    # Objects stay as the user made them.
+    names = [name for name in entries if isinstance(name, str)]
+    names = names if len(names) == len(entries) else []
     prior = _sum(prior)
 
     def run(chosen: Problem, items: Tensor) -> Solution:
         priors, weight = None if prior is None else prior.select(items), regularization
         if isinstance(weight, Tensor) and weight.numel() > 1:
             weight = weight.index_select(0, items.to(weight.device))
+        if isinstance(priors, Auto):
+            settings = {"max_iterations": max_iterations, "seed": seed, "progress": progress}
+            settings["regularization"] = weight
+            return solve_automatically(chosen, priors, solver, settings)
+        priors, bounds = bound_short_arc(chosen, priors, names)
         solution = solve(
             chosen,
             prior=priors,
@@ -97,6 +110,7 @@ def reconstruct(
             seed=seed,
             progress=progress,
         )
+        solution = dataclasses.replace(solution, notes=(*solution.notes, *bounds))
         if not isinstance(weight, str) or weight != "auto":
             return solution
         return keep_floor(chosen, solution, priors, solver, max_iterations)

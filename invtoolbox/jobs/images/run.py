@@ -20,6 +20,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.datasets.volumes.nifti import check_available
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images import parts
+from invtoolbox.jobs.images.automatic import bound_short_arc, solve_automatically
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.tables import Scene, SceneFile
@@ -31,6 +32,7 @@ from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, rep
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.imaging.blur import Blur
+from invtoolbox.priors.automatic import Auto
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
@@ -147,20 +149,25 @@ class ImageJob(SceneJob[Scene]):
             "dtype": getattr(torch, file.scene.dtype) if file.scene.dtype else None,
             "progress": progress,
         }
+        # A prior with a weight or settings stays as it was written.
+        is_plain = not any(t.settings or t.weight is not None for t in file.scene.prior)
+        names = [t.name for t in file.scene.prior if is_plain]
 
         def run(chosen: Problem, items: Tensor) -> Solution:
-            solution = solve(
-                chosen,
-                prior,
-                solver,
-                rule,
-                initial=self._initial(chosen),
-                checkpoint=Checkpoint(checkpoint),
+            whole: dict[str, Any] = {
+                "regularization": rule,
+                "initial": self._initial(chosen),
+                "checkpoint": Checkpoint(checkpoint),
                 **settings,
-            )
+            }
+            if isinstance(prior, Auto):
+                return solve_automatically(chosen, prior, solver, whole)
+            bounded, bounds = bound_short_arc(chosen, prior, names)
+            solution = solve(chosen, bounded, solver, **whole)
+            solution = replace(solution, notes=(*solution.notes, *bounds))
             if not isinstance(rule, str):
                 return solution
-            return keep_floor(chosen, solution, prior, solver, table.max_iterations)
+            return keep_floor(chosen, solution, bounded, solver, table.max_iterations)
 
         try:
             if tile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,6 +64,44 @@ def disc_support(A: Any, y: Tensor, empty: float | Tensor) -> Tensor:
     >>> bool((support >= disc).all()), float(support.sum() / disc.sum()) < 1.3
     (True, True)
     """
+    return torch.stack([_pixels_in(A, fit) for fit in _fit_discs(A, y, empty)]).to(y)[:, None]
+
+
+def disc_misfit(A: Any, y: Tensor, empty: float | Tensor) -> Tensor:
+    """Return how far tangent rays lie from the disc that fits them best, ``(batch,)``.
+
+    It is the root mean square of the distances, in units of the distance of neighbouring rays. An
+    object that is a disc gives a fraction of 1.
+
+    Args:
+        A: 2D scan.
+        y: its measurements, ``(batch, 1, view, detector)``.
+        empty: measurement up to which a ray is empty, a number or one per item.
+
+    Raises:
+        InputError: in the cases of `disc_support`.
+
+    >>> import invtoolbox as it
+    >>> A = it.operators.ParallelBeam((32, 32), torch.linspace(0, 1.5, 19), 48)
+    >>> disc, square = torch.zeros(2, 1, 1, 32, 32)
+    >>> square[..., 8:24, 8:24] = 1
+    >>> disc[0, 0] = torch.hypot(*torch.meshgrid(*[torch.arange(32) - 15.5] * 2)) < 9
+    >>> float(disc_misfit(A, A(disc), 1.0)) < 0.5 < float(disc_misfit(A, A(square), 1.0))
+    True
+    """
+    return torch.stack([fit.misfit for fit in _fit_discs(A, y, empty)])
+
+
+class _Disc(NamedTuple):
+    """Disc that fits tangent rays, lengths from the centre of the image."""
+
+    left: Tensor
+    bottom: Tensor
+    radius: Tensor
+    misfit: Tensor
+
+
+def _fit_discs(A: Any, y: Tensor, empty: float | Tensor) -> list[_Disc]:
     if not isinstance(A, Scan2D) or not isinstance(y, Tensor):
         raise InputError(f"the disc of tangent rays needs a scan of a 2D image, and {A!r} is none")
     angles, shift = (
@@ -75,12 +113,14 @@ def disc_support(A: Any, y: Tensor, empty: float | Tensor) -> Tensor:
     for k, item in enumerate(y):
         item_shift = shift[k][:, None] if shift.ndim else shift
         discs.append(
-            _disc(A, item[0].detach().double(), angles[k][:, None], item_shift, float(levels[k]))
+            _fit_disc(
+                A, item[0].detach().double(), angles[k][:, None], item_shift, float(levels[k])
+            )
         )
-    return torch.stack(discs).to(y)[:, None]
+    return discs
 
 
-def _disc(A: Scan2D, y: Tensor, angles: Tensor, shift: Tensor, empty: float) -> Tensor:
+def _fit_disc(A: Scan2D, y: Tensor, angles: Tensor, shift: Tensor, empty: float) -> _Disc:
     """Return the disc of one sinogram ``(view, detector)``."""
     (x, up), (across, along) = A._lines(angles, shift)
     x, up, across, along, _ = torch.broadcast_tensors(x, up, across, along, y)
@@ -108,9 +148,17 @@ def _disc(A: Scan2D, y: Tensor, angles: Tensor, shift: Tensor, empty: float) -> 
             f"the sinogram holds {len(system)} tangent rays, and a disc needs 3: the detector must "
             "see both edges of the object; check empty="
         )
-    left, bottom, radius = torch.linalg.lstsq(system, goal[:, None]).solution.squeeze(1)
+    solution = torch.linalg.lstsq(system, goal[:, None]).solution.squeeze(1)
+    distance = (system @ solution - goal).square().mean().sqrt()
+    left, bottom, radius = solution
+    return _Disc(left, bottom, radius, distance / offsets.diff(dim=1).abs().median())
+
+
+def _pixels_in(A: Scan2D, disc: _Disc) -> Tensor:
+    """Return 1 at the pixels in a disc, ``(row, column)``."""
+    left, bottom, radius, _ = disc
     (height, width), (row, column) = A.image_shape, A.pixel_size
-    x = (torch.arange(width, dtype=y.dtype, device=y.device) - (width - 1) / 2) * column
-    up = ((height - 1) / 2 - torch.arange(height, dtype=y.dtype, device=y.device)) * row
+    x = (torch.arange(width).to(left) - (width - 1) / 2) * column
+    up = ((height - 1) / 2 - torch.arange(height).to(left)) * row
     distance = ((x - left).square() + (up[:, None] - bottom).square()).sqrt()
     return distance <= radius + 0.5 * min(row, column)

@@ -6,6 +6,7 @@ The prox of a constraint is the projection onto its set: `Box`, `NonNegative` an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -54,7 +55,7 @@ class Box(ExplicitPrior):
 
     def energy(self, x: Tensor) -> Tensor:
         check_real(x)
-        lower, upper = self._bounds(x)
+        lower, upper = self.bounds(x)
         # Per item: the largest modulus of values and finite bounds, and the largest violation
         # max(lower - x, x - upper, 0).
         scale = x.detach().abs().flatten(1).amax(1)
@@ -72,7 +73,7 @@ class Box(ExplicitPrior):
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         check_real(x)
-        lower, upper = self._bounds(x)
+        lower, upper = self.bounds(x)
         # The projection min(max(x, lower), upper), whatever the step.
         if lower is not None:
             x = x.maximum(lower)
@@ -84,18 +85,44 @@ class Box(ExplicitPrior):
         >>> Box(0, 1).rests(torch.tensor([0.0, 0.0, 1.0]), torch.tensor([1.0, -1.0, -1.0]))
         tensor([ True, False,  True])
         """
-        lower, upper = self._bounds(x)
+        lower, upper = self.bounds(x)
         # The active set of a projected gradient step: -gradient points out of the box.
         resting = torch.zeros_like(gradient, dtype=torch.bool)
         if lower is not None:
             resting = (x <= lower) & (gradient > 0)
         return resting if upper is None else resting | ((x >= upper) & (gradient < 0))
 
-    def _bounds(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def bounds(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Return lower and upper bound as tensors that broadcast against an image, or None.
+
+        Args:
+            x: image, ``(batch, channel, *space)``.
+        """
+
         def fit(bound: Tensor | None) -> Tensor | None:
             return None if bound is None else expand(bound, x) if bound.ndim <= 1 else bound.to(x)
 
         return fit(self.lower), fit(self.upper)
+
+    @property
+    def is_per_pixel(self) -> bool:
+        """Whether a bound is a tensor of the axes of the image."""
+        return any(b is not None and b.ndim > 1 for b in (self.lower, self.upper))
+
+    def intersect(self, another: Box) -> Box:
+        """Return the box of the values that lie in both boxes.
+
+        Args:
+            another: box with bounds of the same number of axes, or with numbers as bounds.
+
+        >>> Box(0, 2).intersect(Box(None, torch.ones(1, 1, 4)))
+        Box(0, (1, 1, 4))
+        """
+        # The larger of the lower bounds, and the smaller of the upper ones.
+        return Box(
+            _combine(torch.maximum, self.lower, another.lower),
+            _combine(torch.minimum, self.upper, another.upper),
+        )
 
     def __repr__(self) -> str:
         return f"Box({format_setting(self.lower)}, {format_setting(self.upper)})"
@@ -203,6 +230,17 @@ def _bound(value: float | Tensor | None) -> Tensor | None:
     if bound is not None and bool(bound.isnan().any()):
         raise InputError("a bound must not be NaN")
     return bound
+
+
+def _combine(
+    choose: Callable[[Tensor, Tensor], Tensor], a: Tensor | None, b: Tensor | None
+) -> Tensor | None:
+    if a is None or b is None:
+        return a if b is None else b
+    axes = max(a.ndim, b.ndim)
+    # One value per item lies along the batch axis.
+    a, b = (t.view(-1, *[1] * (axes - 1)) if t.ndim == 1 else t for t in (a, b))
+    return choose(a, b)
 
 
 def _indicator(inside: Tensor, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ their proximal operator and computes its duality gap.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -16,7 +17,8 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.finite_difference import FiniteDifference
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
+from invtoolbox.priors.images.constraints import Box
 from invtoolbox.priors.images.itemwise_iteration import ItemwiseIteration
 from invtoolbox.priors.images.smoothed_norm import HuberNorm, huber
 from invtoolbox.priors.images.sparsity import L1, GroupL1, group_norm
@@ -69,6 +71,7 @@ class TotalVariation(ExplicitPrior):
 
     is_convex = True
     has_exact_prox = False
+    item_fields: ClassVar[tuple[str, ...]] = ("box",)
 
     def __init__(
         self,
@@ -88,26 +91,24 @@ class TotalVariation(ExplicitPrior):
         if lower is not None and upper is not None and not lower < upper:
             raise InputError(f"TotalVariation needs lower < upper, got {lower} and {upper}")
         self.lower, self.upper = lower, upper
+        #: Bounds on ``x``, which `merge_bounds` may narrow; None for none.
+        self.box = None if lower is None and upper is None else Box(lower, upper)
         self.spacing = None if spacing is None else tuple(float(h) for h in spacing)
         for length in self.spacing or ():
             check_range(self, "(0, inf)", spacing=length)
         self.shape: tuple[int, ...] | None = None
 
     @property
-    def _has_bounds(self) -> bool:
-        return self.lower is not None or self.upper is not None
-
-    @property
     def offers(self) -> frozenset[str]:
         # With bounds the energy is no function of the differences alone.
-        return super().offers - {"split"} if self._has_bounds else super().offers
+        return super().offers if self.box is None else super().offers - {"split"}
 
     def energy(self, x: Tensor) -> Tensor:
         variation = self._variation(x)
-        if not self._has_bounds:
+        if self.box is None:
             return variation
         # Exact comparison: the prox clamps, so its result is inside to the last bit.
-        inside = (x.clamp(self.lower, self.upper) == x).flatten(1).all(1)
+        inside = (self.box.prox(x, 1.0) == x).flatten(1).all(1)
         return torch.where(inside, variation, torch.full_like(variation, float("inf")))
 
     def _variation(self, x: Tensor) -> Tensor:
@@ -146,6 +147,7 @@ class TotalVariation(ExplicitPrior):
         tolerance = max(self.tolerance, 4 * torch.finfo(reached.dtype).eps)
         smoothing = self._smoothing(reached)
         slopes = self._slopes(x.ndim - 2)
+        limits = (None, None) if self.box is None else self.box.bounds(x)
         # prox_{t R}(x) = t prox_R(x / t) for R of degree 1; bounds and threshold are divided by t.
         with torch.no_grad():
             for k in range(0, x.shape[0], per_call):
@@ -154,10 +156,8 @@ class TotalVariation(ExplicitPrior):
                 # With u and x in units of the step, the dual ball has radius 1 for every item.
                 unit = expand(torch.where(scale > 0, scale, torch.ones_like(scale)), image)
                 bounds = [
-                    None
-                    if b is None
-                    else (b / unit).expand(image.shape[0], *[1] * (image.ndim - 1))
-                    for b in (self.lower, self.upper)
+                    None if b is None else self._components(b.expand_as(x)[items]) / unit
+                    for b in limits
                 ]
                 curve = None if smoothing is None else expand(smoothing[items], image) / unit
                 dual = TotalVariationDual(
@@ -171,10 +171,10 @@ class TotalVariation(ExplicitPrior):
                 )
                 u, gap = dual.solve(tolerance, self.max_iterations)
                 u = torch.where(expand(scale, image) > 0, u.mul_(unit), image)
-                if self._has_bounds:  # the change of unit may violate the bounds by rounding
-                    u = u.clamp_(self.lower, self.upper)
                 result[items] = self._image(u, x)
                 reached[items] = torch.where(scale > 0, gap, torch.zeros_like(gap))
+            if self.box is not None:  # the change of unit may violate the bounds by rounding
+                result = self.box.prox(result, 1.0)
         return result, reached
 
     def _components(self, x: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class TotalVariation(ExplicitPrior):
         return u.flatten(1, 2)
 
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
-        if self._has_bounds:
+        if self.box is not None:
             raise InputError(
                 f"{self!r} does not split; add it.priors.Box(lower, upper) instead of bounds"
             )
@@ -244,6 +244,36 @@ class TotalVariation(ExplicitPrior):
             upper=None,
             spacing=None,
         )
+
+
+def merge_bounds(prior: PriorSum) -> PriorSum:
+    """Return a sum in which total variation keeps the bounds of the boxes that are added to it.
+
+    The sum is the same function, with one proximal operator in place of several. Sums of other
+    priors are returned as they are, and so are bounds per pixel, unless they are made from the
+    measurements: a coarser grid has others.
+
+    Args:
+        prior: prepared priors.
+
+    >>> from invtoolbox.priors import NonNegative
+    >>> merged = merge_bounds(0.1 * TotalVariation() + NonNegative()).terms
+    >>> merged[0].weight, merged[0].prior.prox(torch.tensor([[[-1.0, 3.0]]]), 0.5), len(merged)
+    (tensor(0.1000), tensor([[[0.0000, 2.5000]]]), 1)
+    """
+    boxes = [t.prior for t in prior.terms if isinstance(t.prior, Box)]
+    variations = [t for t in prior.terms if type(t.prior) is TotalVariation]
+    if not boxes or len(variations) != 1 or len(boxes) + 1 != len(prior.terms):
+        return prior
+    if any(not box.is_made_from_data and box.is_per_pixel for box in boxes):
+        return prior
+    term = variations[0]
+    variation = term.prior
+    assert isinstance(variation, TotalVariation)
+    if variation.box is not None:
+        boxes.append(variation.box)
+    bounded = replace(variation, box=functools.reduce(Box.intersect, boxes))
+    return PriorSum((Term(term.weight, bounded, term.chosen),), prior.implicit)
 
 
 class HuberTV(TotalVariation):

@@ -1,0 +1,334 @@
+"""`prior="auto"`: compare priors by measurements that they have not seen, and bounds of short arcs.
+
+A scan over a short arc is compared on the last sixth of its arc, since directions that were not
+measured are what such a scan lacks; others on measurements in between.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from invtoolbox.catalogue.presets import prior_named
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.errors import InputError
+from invtoolbox.jobs.images.floor import keep_floor
+from invtoolbox.jobs.images.one_material import (
+    empty_level,
+    is_absorption,
+    is_suited,
+    pyramid,
+    relax,
+    solve_one_material,
+)
+from invtoolbox.measurements import report_findings
+from invtoolbox.operators.tomography.arcs import Arc, arc_of
+from invtoolbox.operators.tomography.scan_2d import Scan
+from invtoolbox.parameter_choice.validation import hold_out
+from invtoolbox.priors.automatic import Auto
+from invtoolbox.priors.base import Prior
+from invtoolbox.priors.images.tangent_bound import TangentBound
+from invtoolbox.priors.images.total_variation import TotalVariation
+from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+from invtoolbox.solve import inner_solve, solve
+
+#: Name of the recipe for an object of one material.
+_ONE_MATERIAL = "two-level"
+#: Candidates of pictures, of scans, and of problems whose measurements cannot be held out.
+_PICTURE, _SCAN, _OTHER = ("tv", "wavelet", "tgv"), ("tv", _ONE_MATERIAL), ("tv",)
+#: One view of so many is held out: of a short arc at its end, else in between.
+_ONE_OF = 6
+
+
+class Choice(NamedTuple):
+    """Prior that was chosen for one item.
+
+    Attributes:
+        name: its name.
+        errors: root mean squares of the errors of held-out measurements, by candidate.
+        start: first image of the recipe for one material.
+    """
+
+    name: str
+    errors: dict[str, float]
+    start: Tensor | None = None
+
+    def explain(self, where: str) -> str:
+        """Return the sentence for the user.
+
+        Args:
+            where: the words that name the item.
+        """
+        if len(self.errors) < 2:
+            return f"the prior{where} is {self.name}: no other candidate suits these measurements"
+        errors = ", ".join(f"{name} to {error:.3g}" for name, error in self.errors.items())
+        return f"the prior{where} is {self.name}: held-out measurements are predicted by {errors}"
+
+
+def bound_short_arc(
+    problem: Problem, prior: Prior | None, names: Sequence[str]
+) -> tuple[Prior | None, tuple[str, ...]]:
+    """Add the bound of tangent rays to total variation by name, if the arc of a scan is short.
+
+    Args:
+        problem: measurements, operator and data term.
+        prior: sum of the priors.
+        names: names by which they were chosen, without weights and settings.
+
+    Returns:
+        The prior, and a sentence for the user if it was changed.
+    """
+    arc = arc_of(problem.operator)
+    if (
+        prior is None
+        or arc is None
+        or not arc.is_limited
+        or problem.unknown
+        or "tv" not in names
+        or not set(names) <= {"tv", "nonnegative"}
+        or type(problem.data_term) is not LeastSquares
+        or not isinstance(problem.y, Tensor)
+    ):
+        return prior, ()
+    valid = problem.without_skipping()
+    if not is_absorption(valid):
+        return prior, ()
+    note = (
+        "the arc is short, and no measurement is negative: x is kept nonnegative, and 0 where rays "
+        "pass that nothing absorbs; prior=it.priors.TotalVariation() leaves these bounds out"
+    )
+    return prior + TangentBound(empty_level(valid)), (note,)
+
+
+def solve_automatically(
+    problem: Problem, auto: Auto, solver: Any = None, settings: Mapping[str, Any] | None = None
+) -> Solution:
+    """Choose a prior per item by held-out measurements, and solve with all measurements.
+
+    Args:
+        problem: measurements, operator and data term.
+        auto: the candidates.
+        solver: solver of the last solve; by default the one that suits the prior.
+        settings: further keywords of `invtoolbox.solve`.
+
+    Raises:
+        InputError: if a candidate is no prior.
+    """
+    start_time, settings = time.monotonic(), dict(settings or {})
+    device, dtype = settings.pop("device", None), settings.pop("dtype", None)
+    problem = problem.to(device=device, dtype=dtype)
+    valid, skipped = problem.without_skipping(), problem.skipped
+    with torch.no_grad():
+        choices = [
+            _choose(valid.select(torch.tensor([k], device=valid.y0.device)), auto, settings)
+            for k in range(problem.batch)
+        ]
+    parts: list[tuple[list[int], Solution]] = []
+    for name in dict.fromkeys(choice.name for choice in choices):
+        items = [k for k, choice in enumerate(choices) if choice.name == name]
+        if name == _ONE_MATERIAL:
+            for k in items:
+                part = problem.select(torch.tensor([k], device=valid.y0.device))
+                parts.append(([k], _solve_material(part, choices[k].start, settings)))
+            continue
+        part = problem.select(torch.tensor(items, device=valid.y0.device))
+        prior, bounds = bound_short_arc(part, prior_named(name), [name])
+        solution = solve(part, prior, solver, **settings)
+        solution = keep_floor(part, solution, prior, solver, settings.get("max_iterations"))
+        parts.append((items, dataclasses.replace(solution, notes=(*solution.notes, *bounds))))
+    notes = tuple(
+        choice.explain("" if problem.batch == 1 else f" of item {k}")
+        for k, choice in enumerate(choices)
+        if skipped is None or not bool(skipped[k])
+    )
+    seconds = time.monotonic() - start_time
+    return dataclasses.replace(_join(problem, parts, notes), seconds=seconds)
+
+
+def _choose(problem: Problem, auto: Auto, settings: Mapping[str, Any]) -> Choice:
+    """Compare the candidates on one item."""
+    is_simple = type(problem.data_term) is LeastSquares and isinstance(problem.y, Tensor)
+    if is_simple and is_suited(problem):
+        names = auto.candidates or _SCAN
+    elif is_simple and problem.is_linear and not isinstance(problem.operator, Scan):
+        names = auto.candidates or _PICTURE
+    else:
+        names = auto.candidates or _OTHER
+    if _ONE_MATERIAL in names and not is_suited(problem):
+        raise InputError(
+            "the candidate 'two-level' is for 2D scans of one channel that absorb; leave it out"
+        )
+    if len(names) == 1:
+        return Choice(names[0], {names[0]: float("nan")})
+    if not is_simple:
+        raise InputError(
+            f"prior 'auto' compares priors by held-out measurements of LeastSquares, and the data "
+            f"term is {problem.data_term!r}; give the name of one prior"
+        )
+    start = None
+    if isinstance(problem.operator, Scan):
+        errors, start = _compare_views(problem, names, settings)
+    else:
+        errors = _compare_samples(problem, names, settings)
+    # The recipe wins a tie: it knows more.
+    order = sorted(names, key=lambda name: (errors[name], name != _ONE_MATERIAL))
+    return Choice(order[0], errors, start)
+
+
+def _compare_views(
+    problem: Problem, names: Sequence[str], settings: Mapping[str, Any]
+) -> tuple[dict[str, float], Tensor | None]:
+    """Predict held-out views of a scan, on a grid of half its pixels if it is large.
+
+    On the coarsest grid two levels could not follow the edges as well as values in between.
+    Returns the errors and the image of the recipe for one material.
+    """
+    grids = pyramid(problem)
+    level = min(1, len(grids) - 1)
+    grid, arc = grids[level], arc_of(problem.operator)
+    held = _held_views(problem, arc)
+    fitted = grid.subset((~held).nonzero().squeeze(1))
+    errors = {}
+    images: dict[str, Tensor] = {}
+    # The recipe starts at the image of total variation.
+    for name in sorted(names, key=lambda name: name == _ONE_MATERIAL):
+        if name == _ONE_MATERIAL:
+            if "tv" in images:
+                first = images["tv"]
+            else:
+                first = _bounded_variation(pyramid(fitted)[-1], settings)
+            material = solve_one_material(fitted, first, **_budget(settings))
+            images[name] = material.share
+            lengths = grid.operator(relax(fitted, material, settings.get("seed", 0)))
+            prediction = _measurements_of_paths(lengths, grid.y0, held)
+        else:
+            # The bounds may not depend on the views that are held out.
+            prior, _ = bound_short_arc(fitted, prior_named(name), [name])
+            images[name] = _solve_inner(fitted, prior, settings)
+            prediction = grid.operator(images[name])
+        errors[name] = float((prediction - grid.y0)[:, :, held].square().mean().sqrt())
+    return {name: errors[name] for name in names}, images.get(_ONE_MATERIAL)
+
+
+def _held_views(problem: Problem, arc: Arc | None) -> Tensor:
+    """Return which views are held out, ``(view,)`` booleans."""
+    views = problem.y0.shape[2]
+    held = torch.zeros(views, dtype=torch.bool, device=problem.y0.device)
+    if arc is None or not arc.is_limited:
+        held[_ONE_OF // 2 :: _ONE_OF] = True
+        return held
+    A: Any = problem.operator
+    order = ((A.angles.detach().double() - arc.start + 1e-6) % (2 * torch.pi)).argsort()
+    held[order[views - max(1, views // _ONE_OF) :]] = True
+    return held
+
+
+def _measurements_of_paths(lengths: Tensor, y: Tensor, held: Tensor) -> Tensor:
+    """Return the measurements that paths through a material predict.
+
+    A polynomial without constant term is fitted to the views that are not held out.
+    """
+    scale = lengths.abs().max().clamp_min(torch.finfo(lengths.dtype).tiny)
+    powers = torch.stack([(lengths / scale).double() ** k for k in (1, 2, 3)], -1)
+    fitted = ~held
+    system, goal = powers[:, :, fitted].flatten(0, -2), y[:, :, fitted].flatten().double()
+    coefficients = torch.linalg.lstsq(system, goal[:, None]).solution.squeeze(1)
+    return (powers @ coefficients).to(y)
+
+
+def _compare_samples(
+    problem: Problem, names: Sequence[str], settings: Mapping[str, Any]
+) -> dict[str, float]:
+    """Predict held-out pixels or samples."""
+    term = hold_out(problem, settings.get("seed", 0))
+    fitted = problem.with_data_term(LeastSquares(term.noise_std, term.weights))
+    errors = {}
+    for name in names:
+        x = _solve_inner(fitted, prior_named(name), settings)
+        squares = term.held * (problem.operator(x) - problem.y0).abs().square()
+        count = term.held.expand_as(squares).sum().clamp_min(1)
+        errors[name] = float((squares.sum() / count).sqrt())
+    return errors
+
+
+def _solve_inner(problem: Problem, prior: Prior | None, settings: Mapping[str, Any]) -> Tensor:
+    x: Tensor = inner_solve(problem, prior, progress=False, **_budget(settings)).x
+    return x
+
+
+def _bounded_variation(grid: Problem, settings: Mapping[str, Any]) -> Tensor:
+    """Return the image of total variation and the bound of tangent rays."""
+    prior = TotalVariation() + TangentBound(empty_level(grid))
+    return _solve_inner(grid, prior, settings)
+
+
+def _budget(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"seed": settings.get("seed", 0), "max_iterations": settings.get("max_iterations")}
+
+
+def _solve_material(
+    problem: Problem, start: Tensor | None, settings: Mapping[str, Any]
+) -> Solution:
+    """Return the solution of one item by the recipe, in the unit of the measurements."""
+    with torch.no_grad():
+        if start is None:
+            start = _bounded_variation(pyramid(problem)[-1], settings)
+        material = solve_one_material(problem, start, **_budget(settings))
+    findings = report_findings(problem)
+    polynomial = ", ".join(f"{a:.4g}" for a in material.hardening.coefficients)
+    shape = "a disc" if material.support == "disc" else "what rays without absorption leave"
+    notes = (
+        *findings,
+        "the object is taken as one material, between whose density and 0 values are penalized, "
+        f"inside {shape}; prior='tv' leaves this out",
+        f"the density {material.attenuation:.4g} was fitted, and so were the lengths of paths as a "
+        f"polynomial of the measurements, with the coefficients {polynomial}",
+    )
+    return dataclasses.replace(
+        material.solution,
+        x=material.attenuation * material.share,
+        problem=problem,
+        notes=notes,
+        reason="",
+    )
+
+
+def _join(
+    problem: Problem, parts: Sequence[tuple[list[int], Solution]], notes: Sequence[str]
+) -> Solution:
+    """Return one solution of the items of several."""
+    order = torch.tensor([k for items, _ in parts for k in items]).argsort()
+    solutions = [solution for _, solution in parts]
+    first = solutions[0]
+    longest = max(len(next(iter(s.history.values()))) for s in solutions)
+    history = {}
+    for name in first.history:
+        rows = [
+            torch.cat([t, t.new_full((longest - len(t), t.shape[1]), torch.nan)])
+            for t in (s.history[name] for s in solutions)
+        ]
+        history[name] = torch.cat(rows, 1)[:, order]
+    status = [word for s in solutions for word in s.status]
+    remarks = tuple(dict.fromkeys(note for s in solutions for note in s.notes))
+    return dataclasses.replace(
+        first,
+        x=torch.cat([s.x for s in solutions])[order.to(first.x.device)],
+        status=tuple(status[k] for k in order.tolist()),
+        iterations=torch.cat([s.iterations for s in solutions])[order],
+        history=history,
+        regularization=torch.cat([s.regularization for s in solutions])[
+            order.to(first.regularization.device)
+        ],
+        prior=" or ".join(dict.fromkeys(s.prior for s in solutions)),
+        solver=" or ".join(dict.fromkeys(s.solver for s in solutions)),
+        notes=(*notes, *remarks),
+        problem=problem,
+        weight_search=first.weight_search if len(solutions) == 1 else None,
+        posterior=first.posterior if len(solutions) == 1 else None,
+    )

@@ -1,0 +1,268 @@
+"""The recipe for an object of one material from few directions: two levels, support, hardening.
+
+Bounds alone do not determine an image of a short arc. If the object is of one material, its values
+are two, and the scan itself shows the density and the hardening of the beam: they are fitted to the
+paths through the present image, and the image is solved for again, first on coarse grids. Numbers
+here were chosen on disc 01a of the Helsinki Tomography Challenge (benchmarks/limited_angle.py).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.errors import InputError
+from invtoolbox.metrics.images import otsu_segmentation
+from invtoolbox.objective.coarse_grids import coarsen
+from invtoolbox.operators.tomography.scan_2d import Scan2D
+from invtoolbox.operators.tomography.support import disc_misfit, disc_support, ray_support
+from invtoolbox.parameter_choice.noise import estimate_or_nan
+from invtoolbox.priors.images.total_variation import TotalVariation
+from invtoolbox.priors.images.two_level import TwoLevel
+from invtoolbox.problem import Problem
+from invtoolbox.processing.attenuation import BeamHardening, fit_beam_hardening
+from invtoolbox.solution import Solution
+from invtoolbox.solve import inner_solve
+from invtoolbox.solvers.pdhg import PDHG
+
+#: Least number of pixels per axis of the coarsest grid.
+_COARSEST = 128
+#: Largest number of grids.
+_GRIDS = 3
+#: Rounds of calibration and iterations of each on the coarsest grid, and iterations on finer ones and
+#: on the finest.
+_ROUNDS, _ITERATIONS, _FINER = 3, 200, (150, 60)
+#: Number of iterations without the penalty.
+_RELAXED = 100
+#: Share of the iterations over which the penalty grows.
+_WARM_UP = 0.75
+#: Number of details along a side of the image, and weight of the penalty on values between the
+#: levels, relative to that of total variation, if pixels are as small as details.
+_DETAILS, _BETWEEN = 512, 2.0
+#: Empty rays in units of the noise, within what share of the largest measurement; and the least.
+_EMPTY, _SHARE, _LEAST_EMPTY = 6.0, 0.02, 1.5
+#: Largest distance of tangent rays from a disc, in cells of the detector, for which it is one.
+_ROUND = 0.5
+#: Degree of the polynomial against beam hardening.
+_DEGREE = 3
+
+
+class Material(NamedTuple):
+    """Image of an object of one material.
+
+    Attributes:
+        share: 1 in the material and 0 outside of it, ``(1, 1, row, column)``.
+        attenuation: the attenuation of the material that explains the measurements best.
+        hardening: polynomial from measurements to lengths of paths.
+        support: how the support was found.
+        solution: solution whose image is ``share``.
+    """
+
+    share: Tensor
+    attenuation: float
+    hardening: BeamHardening
+    support: Literal["disc", "rays"]
+    solution: Solution
+
+
+def is_suited(problem: Problem) -> bool:
+    """Return whether the recipe applies: a 2D scan of one channel that absorbs, least squares.
+
+    Args:
+        problem: measurements, operator and data term.
+    """
+    term = problem.data_term
+    return (
+        isinstance(problem.operator, Scan2D)
+        and type(term) is LeastSquares
+        and term.weights is None
+        and not problem.unknown
+        and problem.y0.shape[1] == 1
+        and is_absorption(problem)
+    )
+
+
+def is_absorption(problem: Problem) -> bool:
+    """Return whether no measurement is negative beyond the noise, in any item.
+
+    Args:
+        problem: measurements of a scan and its operator.
+    """
+    y = problem.y0
+    if y.is_complex():
+        return False
+    least = y.flatten(1).amin(1)
+    return bool((y.flatten(1).amax(1) > 0).all() and (least >= -_EMPTY * noise_of(problem)).all())
+
+
+def noise_of(problem: Problem) -> Tensor:
+    """Return the standard deviation of the noise that the measurements show, ``(batch,)``.
+
+    Args:
+        problem: measurements and operator.
+    """
+    try:
+        return estimate_or_nan(problem.y0, problem.operator).nan_to_num(0.0)
+    except InputError:
+        return torch.zeros(problem.batch).to(problem.y0)
+
+
+def empty_level(problem: Problem) -> Tensor:
+    """Return the measurement up to which a ray is taken as empty, ``(batch,)``.
+
+    It is six times the noise, because the air of real scans is not quite 0, but within 2 % of the
+    largest measurement, and at least 1.5 times the noise.
+
+    Args:
+        problem: measurements and operator of a scan.
+    """
+    noise, largest = noise_of(problem), problem.y0.flatten(1).amax(1)
+    return torch.maximum(torch.minimum(_EMPTY * noise, _SHARE * largest), _LEAST_EMPTY * noise)
+
+
+def solve_one_material(
+    problem: Problem,
+    start: Tensor,
+    seed: int = 0,
+    max_iterations: int | None = None,
+) -> Material:
+    """Reconstruct an object of one material whose density and beam hardening are not known.
+
+    Args:
+        problem: one item of a 2D scan; see `is_suited`.
+        start: first image, of any number of pixels.
+        seed: seed of random draws.
+        max_iterations: largest number of iterations of every solve.
+
+    Raises:
+        InputError: if no rays pass through the material.
+    """
+    grids = pyramid(problem)
+    empty = float(empty_level(problem))
+    support = _choose_support(problem, empty)
+    share = otsu_segmentation(start).to(start)
+    for level in reversed(range(len(grids))):
+        is_first = level == len(grids) - 1
+        rounds, iterations = (_ROUNDS, _ITERATIONS) if is_first else (1, _FINER[level == 0])
+        if max_iterations is not None:
+            iterations = min(iterations, max_iterations)
+        share = _resize(share, grids[level])
+        for _ in range(rounds):
+            solution, hardening = _solve_round(
+                grids[level],
+                share,
+                support,
+                empty,
+                iterations=iterations,
+                is_warm=not is_first,
+                seed=seed,
+            )
+            share = solution.x
+    lengths = problem.operator(share)
+    attenuation = float((lengths * problem.y0).sum() / lengths.square().sum().clamp_min(1e-30))
+    return Material(share, attenuation, hardening, support, solution)
+
+
+def pyramid(problem: Problem) -> list[Problem]:
+    """Return a problem on its grid and on coarser ones, down to 128 pixels.
+
+    Args:
+        problem: a 2D scan.
+    """
+    grids = [problem]
+    while len(grids) < _GRIDS and min(grids[-1].image_shape[1:]) >= 2 * _COARSEST:
+        coarse = coarsen(grids[-1])
+        if coarse is None:
+            break
+        grids.append(coarse)
+    return grids
+
+
+def relax(problem: Problem, material: Material, seed: int = 0) -> Tensor:
+    """Return the image without the penalty on values between the levels, on the grid of the problem.
+
+    Bounds, support and hardening stay. Two levels alone explain the measurements worse, because no
+    edge lies between two pixels, and so predict others worse than what is known about the object.
+
+    Args:
+        problem: one item of a 2D scan.
+        material: its solution.
+        seed: seed of random draws.
+    """
+    solution, _ = _solve_round(
+        problem,
+        material.share,
+        material.support,
+        float(empty_level(problem)),
+        iterations=_RELAXED,
+        is_warm=True,
+        between=0.0,
+        seed=seed,
+    )
+    x: Tensor = solution.x
+    return x
+
+
+def _resize(image: Tensor, grid: Problem) -> Tensor:
+    size = (grid.image_shape[1], grid.image_shape[2])
+    if tuple(image.shape[2:]) == size:
+        return image
+    if image.shape[2] > size[0]:
+        return torch.nn.functional.adaptive_avg_pool2d(image, size)
+    return torch.nn.functional.interpolate(image, size, mode="bilinear")
+
+
+def _choose_support(problem: Problem, empty: float) -> Literal["disc", "rays"]:
+    try:
+        is_disc = float(disc_misfit(problem.operator, problem.y0, empty)) <= _ROUND
+    except InputError:
+        is_disc = False
+    return "disc" if is_disc else "rays"
+
+
+def _solve_round(
+    problem: Problem,
+    share: Tensor,
+    support: Literal["disc", "rays"],
+    empty: float,
+    *,
+    iterations: int,
+    is_warm: bool,
+    seed: int,
+    between: float = _BETWEEN,
+) -> tuple[Solution, BeamHardening]:
+    """Fit the hardening to the paths through the present image, and solve for the next one."""
+    A, y = problem.operator, problem.y0
+    find = disc_support if support == "disc" else ray_support
+    inside = find(A, y, empty)
+    lengths = A(otsu_segmentation(share).to(share) * inside)
+    try:
+        hardening = fit_beam_hardening(y, lengths, _DEGREE, attenuation=1.0)
+    except InputError:
+        hardening = fit_beam_hardening(y, lengths, 1, attenuation=1.0)
+    paths = hardening.apply(y)
+    # The sum of the lengths of the rays through a pixel, times the size of a detail: a hole of about
+    # that size is worth its edge. The penalty counts pixels, which are `fineness` details long.
+    assert isinstance(A, Scan2D)
+    fineness = _DETAILS / min(A.image_shape)
+    weight = float(A.adjoint(torch.ones_like(y)).max()) * A.pixel_size[0] / fineness
+    prior = weight * TotalVariation() + between * fineness * weight * TwoLevel(
+        1.0,
+        support=support,
+        empty=float(hardening.apply(torch.tensor(empty))),
+        warm_up=int(_WARM_UP * iterations),
+    )
+    # Not before the penalty has grown.
+    solver = PDHG(max_iterations=iterations, tolerance=1e-6)
+    solution = inner_solve(
+        Problem(paths, A),
+        prior,
+        solver,
+        initial=share if is_warm else None,
+        seed=seed,
+        progress=False,
+    )
+    return solution, hardening
