@@ -57,9 +57,9 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
     and priors that are convex functions of the image and not made from the measurements; of a
     picture that is only noisy, whose pixels predict each other as well at any small weight, it is
     `SURE`. For others it is the discrepancy principle if the noise level is known or can be
-    estimated, else the L-curve. It is the
-    discrepancy principle for k-space too: neighbours there do not predict each other, so the error
-    of held-out samples chose a weight of almost 0 (benchmarks/mri.py).
+    estimated, else the L-curve. It is the discrepancy principle for k-space too: neighbours there
+    do not predict each other, so the error of held-out samples chose a weight of almost 0
+    (benchmarks/mri.py).
     """
     priors = objective.explicit_priors
     if (

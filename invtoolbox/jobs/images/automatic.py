@@ -18,6 +18,7 @@ from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.floor import keep_floor
+from invtoolbox.jobs.images.join import join
 from invtoolbox.jobs.images.one_material import (
     empty_level,
     is_absorption,
@@ -129,26 +130,34 @@ def solve_automatically(
             _choose(valid.select(torch.tensor([k], device=valid.y0.device)), auto, settings)
             for k in range(problem.batch)
         ]
-    parts: list[tuple[list[int], Solution]] = []
+    every, parts = torch.arange(problem.batch, device=valid.y0.device), []
     for name in dict.fromkeys(choice.name for choice in choices):
-        items = [k for k, choice in enumerate(choices) if choice.name == name]
+        items = every[[choice.name == name for choice in choices]]
         if name == _ONE_MATERIAL:
-            for k in items:
-                part = problem.select(torch.tensor([k], device=valid.y0.device))
-                parts.append(([k], _solve_material(part, choices[k].start, settings)))
+            for k in items.split(1):
+                material = _solve_material(problem.select(k), choices[int(k)].start, settings)
+                parts.append((k, material))
             continue
-        part = problem.select(torch.tensor(items, device=valid.y0.device))
-        prior, bounds = bound_short_arc(part, prior_named(name), [name])
-        solution = solve(part, prior, solver, **settings)
-        solution = keep_floor(part, solution, prior, solver, settings.get("max_iterations"))
+        group = problem.select(items)
+        prior, bounds = bound_short_arc(group, prior_named(name), [name])
+        group_settings: dict[str, Any] = {
+            key: value[items.to(value.device)]
+            if isinstance(value, Tensor) and value.ndim and len(value) == problem.batch
+            else value
+            for key, value in settings.items()
+        }
+        solution = solve(group, prior, solver, **group_settings)
+        if isinstance(settings.get("regularization", "auto"), str):
+            solution = keep_floor(group, solution, prior, solver, settings.get("max_iterations"))
         parts.append((items, dataclasses.replace(solution, notes=(*solution.notes, *bounds))))
     notes = tuple(
         choice.explain("" if problem.batch == 1 else f" of item {k}")
         for k, choice in enumerate(choices)
         if skipped is None or not bool(skipped[k])
     )
+    solution = join(problem, parts)
     seconds = time.monotonic() - start_time
-    return dataclasses.replace(_join(problem, parts, notes), seconds=seconds)
+    return dataclasses.replace(solution, notes=(*solution.notes, *notes), seconds=seconds)
 
 
 def _choose(problem: Problem, auto: Auto, settings: Mapping[str, Any]) -> Choice:
@@ -284,51 +293,21 @@ def _solve_material(
     polynomial = ", ".join(f"{a:.4g}" for a in material.hardening.coefficients)
     shape = "a disc" if material.support == "disc" else "what rays without absorption leave"
     notes = (
+        "no weight was given: the recipe for one material takes it from the rays through a pixel",
         *findings,
         "the object is taken as one material, between whose density and 0 values are penalized, "
         f"inside {shape}; prior='tv' leaves this out",
         f"the density {material.attenuation:.4g} was fitted, and so were the lengths of paths as a "
         f"polynomial of the measurements, with the coefficients {polynomial}",
     )
+    status = material.solution.status
+    if settings.get("max_iterations") is None:
+        status = tuple("early_stopping" if word == "limit" else word for word in status)
     return dataclasses.replace(
         material.solution,
         x=material.attenuation * material.share,
+        status=status,
         problem=problem,
         notes=notes,
         reason="",
-    )
-
-
-def _join(
-    problem: Problem, parts: Sequence[tuple[list[int], Solution]], notes: Sequence[str]
-) -> Solution:
-    """Return one solution of the items of several."""
-    order = torch.tensor([k for items, _ in parts for k in items]).argsort()
-    solutions = [solution for _, solution in parts]
-    first = solutions[0]
-    longest = max(len(next(iter(s.history.values()))) for s in solutions)
-    history = {}
-    for name in first.history:
-        rows = [
-            torch.cat([t, t.new_full((longest - len(t), t.shape[1]), torch.nan)])
-            for t in (s.history[name] for s in solutions)
-        ]
-        history[name] = torch.cat(rows, 1)[:, order]
-    status = [word for s in solutions for word in s.status]
-    remarks = tuple(dict.fromkeys(note for s in solutions for note in s.notes))
-    return dataclasses.replace(
-        first,
-        x=torch.cat([s.x for s in solutions])[order.to(first.x.device)],
-        status=tuple(status[k] for k in order.tolist()),
-        iterations=torch.cat([s.iterations for s in solutions])[order],
-        history=history,
-        regularization=torch.cat([s.regularization for s in solutions])[
-            order.to(first.regularization.device)
-        ],
-        prior=" or ".join(dict.fromkeys(s.prior for s in solutions)),
-        solver=" or ".join(dict.fromkeys(s.solver for s in solutions)),
-        notes=(*notes, *remarks),
-        problem=problem,
-        weight_search=first.weight_search if len(solutions) == 1 else None,
-        posterior=first.posterior if len(solutions) == 1 else None,
     )

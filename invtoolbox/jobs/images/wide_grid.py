@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.images.join import join
 from invtoolbox.measurements.sinogram import Sinogram
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.noise import estimate_noise_std
@@ -62,7 +63,7 @@ def solve_beyond(problem: Problem, solve: Callable[[Problem, Tensor], Solution])
         else:
             solution = solve(chosen, items)
         parts.append((items, solution))
-    return parts[0][1] if len(parts) == 1 else join(problem, parts)
+    return join(problem, parts)
 
 
 def find_beyond(problem: Problem) -> Tensor:
@@ -150,42 +151,4 @@ def crop(problem: Problem, solution: Solution) -> Solution:
         posterior=None if posterior is None else MappedPosterior(posterior, middle),
         problem=problem,
         notes=(*solution.notes, note),
-    )
-
-
-def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution:
-    """Return the solution of a batch from solutions of some of its items each.
-
-    Args:
-        problem: the problem of the batch.
-        parts: places of items, and their solution.
-    """
-    first = parts[0][1]
-    order = torch.cat([places for places, _ in parts]).argsort()
-
-    def rows(name: str) -> Tensor:
-        histories = [solution.history[name] for _, solution in parts]
-        most = max(map(len, histories))
-        padded = [
-            torch.cat([h, h.new_full((most - len(h), h.shape[1]), torch.nan)]) for h in histories
-        ]
-        return torch.cat(padded, 1)[:, order.cpu()]
-
-    def items(name: str) -> Tensor:
-        values = torch.cat([getattr(solution, name) for _, solution in parts])
-        return values[order.to(values.device)]
-
-    statuses = [status for _, solution in parts for status in solution.status]
-    return dataclasses.replace(
-        first,
-        x=items("x"),
-        status=tuple(statuses[k] for k in order.tolist()),
-        iterations=items("iterations"),
-        history={name: rows(name) for name in first.history},
-        regularization=items("regularization"),
-        notes=tuple(dict.fromkeys(note for _, solution in parts for note in solution.notes)),
-        seconds=sum(solution.seconds for _, solution in parts),
-        weight_search=None,
-        posterior=None,
-        problem=problem,
     )

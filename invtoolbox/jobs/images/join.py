@@ -1,0 +1,57 @@
+"""One solution of a batch from solutions of some of its items each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+
+
+def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution:
+    """Return the solution of a batch whose items were solved in several groups.
+
+    Posterior and compared weights are left out if there are several groups.
+
+    Args:
+        problem: the problem of the batch.
+        parts: places of the items of a group, and their solution.
+    """
+    first = parts[0][1]
+    if len(parts) == 1:
+        return dataclasses.replace(first, problem=problem)
+    solutions = [solution for _, solution in parts]
+    order = torch.cat([places for places, _ in parts]).argsort().cpu()
+
+    def items(name: str) -> Tensor:
+        values = torch.cat([getattr(solution, name) for solution in solutions])
+        return values[order.to(values.device)]
+
+    def rows(name: str) -> Tensor:
+        histories = [solution.history[name] for solution in solutions]
+        most = max(map(len, histories))
+        padded = [
+            torch.cat([h, h.new_full((most - len(h), h.shape[1]), torch.nan)]) for h in histories
+        ]
+        return torch.cat(padded, 1)[:, order]
+
+    statuses = [status for solution in solutions for status in solution.status]
+    return dataclasses.replace(
+        first,
+        x=items("x"),
+        status=tuple(statuses[k] for k in order.tolist()),
+        iterations=items("iterations"),
+        history={name: rows(name) for name in first.history},
+        regularization=items("regularization"),
+        prior=" or ".join(dict.fromkeys(solution.prior for solution in solutions)),
+        solver=" or ".join(dict.fromkeys(solution.solver for solution in solutions)),
+        notes=tuple(dict.fromkeys(note for solution in solutions for note in solution.notes)),
+        seconds=sum(solution.seconds for solution in solutions),
+        weight_search=None,
+        posterior=None,
+        problem=problem,
+    )
