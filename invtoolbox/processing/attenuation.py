@@ -88,6 +88,11 @@ class BeamHardening:
         inside = y.clamp_max(self.largest)
         return self._value(inside) + self._slope(self.largest) * (y - inside)
 
+    @property
+    def slopes(self) -> tuple[float, ...]:
+        """Derivatives of the polynomial at 101 evenly spaced values from 0 to `largest`."""
+        return tuple(self._slope(self.largest * k / 100) for k in range(101))
+
     def _value(self, y: Tensor) -> Tensor:
         # Horner's scheme, without a constant term.
         total = torch.zeros_like(y)
@@ -159,8 +164,7 @@ def fit_beam_hardening(
         attenuation if attenuation is not None else 1 / scaled[0] if scaled[0] > 0 else float("nan")
     )
     fit = BeamHardening(tuple(mu * c for c in scaled), largest)
-    slopes = [fit._slope(largest * k / 100) for k in range(101)]
-    if not min(slopes) > 0:
+    if not min(fit.slopes) > 0:
         raise InputError(
             f"the polynomial of degree {degree} is not increasing between 0 and {largest:.3g}, so "
             "that it confuses long paths with short ones; lower the degree, or give weight 0 to "

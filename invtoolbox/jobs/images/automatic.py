@@ -34,7 +34,6 @@ from invtoolbox.parameter_choice.validation import hold_out
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
 from invtoolbox.priors.images.tangent_bound import TangentBound
-from invtoolbox.priors.images.total_variation import TotalVariation
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import inner_solve, solve
@@ -204,25 +203,19 @@ def _compare_views(
     held = _held_views(problem, arc)
     fitted = grid.subset((~held).nonzero().squeeze(1))
     errors = {}
-    images: dict[str, Tensor] = {}
-    # The recipe starts at the image of total variation.
-    for name in sorted(names, key=lambda name: name == _ONE_MATERIAL):
+    share = None
+    for name in names:
         if name == _ONE_MATERIAL:
-            if "tv" in images:
-                first = images["tv"]
-            else:
-                first = _bounded_variation(pyramid(fitted)[-1], settings)
-            material = solve_one_material(fitted, first, **_budget(settings))
-            images[name] = material.share
+            material = solve_one_material(fitted, **_budget(settings))
+            share = material.share
             lengths = grid.operator(relax(fitted, material, settings.get("seed", 0)))
             prediction = _measurements_of_paths(lengths, grid.y0, held)
         else:
             # The bounds may not depend on the views that are held out.
             prior, _ = bound_short_arc(fitted, prior_named(name), [name])
-            images[name] = _solve_inner(fitted, prior, settings)
-            prediction = grid.operator(images[name])
+            prediction = grid.operator(_solve_inner(fitted, prior, settings))
         errors[name] = float((prediction - grid.y0)[:, :, held].square().mean().sqrt())
-    return {name: errors[name] for name in names}, images.get(_ONE_MATERIAL)
+    return errors, share
 
 
 def _held_views(problem: Problem, arc: Arc | None) -> Tensor:
@@ -271,12 +264,6 @@ def _solve_inner(problem: Problem, prior: Prior | None, settings: Mapping[str, A
     return x
 
 
-def _bounded_variation(grid: Problem, settings: Mapping[str, Any]) -> Tensor:
-    """Return the image of total variation and the bound of tangent rays."""
-    prior = TotalVariation() + TangentBound(empty_level(grid))
-    return _solve_inner(grid, prior, settings)
-
-
 def _budget(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"seed": settings.get("seed", 0), "max_iterations": settings.get("max_iterations")}
 
@@ -286,8 +273,6 @@ def _solve_material(
 ) -> Solution:
     """Return the solution of one item by the recipe, in the unit of the measurements."""
     with torch.no_grad():
-        if start is None:
-            start = _bounded_variation(pyramid(problem)[-1], settings)
         material = solve_one_material(problem, start, **_budget(settings))
     findings = report_findings(problem)
     polynomial = ", ".join(f"{a:.4g}" for a in material.hardening.coefficients)

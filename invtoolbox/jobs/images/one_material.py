@@ -2,8 +2,9 @@
 
 Bounds alone do not determine an image of a short arc. If the object is of one material, its values
 are two, and the scan itself shows the density and the hardening of the beam: they are fitted to the
-paths through the present image, and the image is solved for again, first on coarse grids. Numbers
-here were chosen on disc 01a of the Helsinki Tomography Challenge (benchmarks/limited_angle.py).
+rays that meet no hole, then to the paths through the present image, and the image is solved for
+again, first on coarse grids. Numbers here were chosen on disc 01a of the Helsinki Tomography
+Challenge (benchmarks/limited_angle.py).
 """
 
 from __future__ import annotations
@@ -44,10 +45,13 @@ _WARM_UP = 0.75
 _DETAILS, _BETWEEN = 512, 2.0
 #: Empty rays in units of the noise, within what share of the largest measurement; and the least.
 _EMPTY, _SHARE, _LEAST_EMPTY = 6.0, 0.02, 1.5
+#: Number of groups of rays with about the same measurement, and inverse share of their shortest chords.
+_GROUPS = 20
 #: Largest distance of tangent rays from a disc, in cells of the detector, for which it is one.
 _ROUND = 0.5
-#: Degree of the polynomial against beam hardening.
-_DEGREE = 3
+#: Degree of the polynomial against beam hardening, and largest ratio of its slopes: a beam does not
+#: harden to less than a third of its attenuation in tubes' spectra.
+_DEGREE, _STRONGEST = 3, 3.0
 
 
 class Material(NamedTuple):
@@ -125,7 +129,7 @@ def empty_level(problem: Problem) -> Tensor:
 
 def solve_one_material(
     problem: Problem,
-    start: Tensor,
+    start: Tensor | None = None,
     seed: int = 0,
     max_iterations: int | None = None,
 ) -> Material:
@@ -133,23 +137,24 @@ def solve_one_material(
 
     Args:
         problem: one item of a 2D scan; see `is_suited`.
-        start: first image, of any number of pixels.
+        start: first image, of any number of pixels; by default the first hardening is that of the rays
+            that meet no hole.
         seed: seed of random draws.
         max_iterations: largest number of iterations of every solve.
 
     Raises:
-        InputError: if no rays pass through the material.
+        InputError: if hardly any ray passes through the material.
     """
     grids = pyramid(problem)
     empty = float(empty_level(problem))
     support = _choose_support(problem, empty)
-    share = otsu_segmentation(start).to(start)
+    share = None if start is None else otsu_segmentation(start).to(start)
     for level in reversed(range(len(grids))):
         is_first = level == len(grids) - 1
         rounds, iterations = (_ROUNDS, _ITERATIONS) if is_first else (1, _FINER[level == 0])
         if max_iterations is not None:
             iterations = min(iterations, max_iterations)
-        share = _resize(share, grids[level])
+        share = None if share is None else _resize(share, grids[level])
         for _ in range(rounds):
             solution, hardening = _solve_round(
                 grids[level],
@@ -161,6 +166,7 @@ def solve_one_material(
                 seed=seed,
             )
             share = solution.x
+    share = solution.x
     lengths = problem.operator(share)
     attenuation = float((lengths * problem.y0).sum() / lengths.square().sum().clamp_min(1e-30))
     return Material(share, attenuation, hardening, support, solution)
@@ -225,7 +231,7 @@ def _choose_support(problem: Problem, empty: float) -> Literal["disc", "rays"]:
 
 def _solve_round(
     problem: Problem,
-    share: Tensor,
+    share: Tensor | None,
     support: Literal["disc", "rays"],
     empty: float,
     *,
@@ -238,11 +244,11 @@ def _solve_round(
     A, y = problem.operator, problem.y0
     find = disc_support if support == "disc" else ray_support
     inside = find(A, y, empty)
-    lengths = A(otsu_segmentation(share).to(share) * inside)
-    try:
-        hardening = fit_beam_hardening(y, lengths, _DEGREE, attenuation=1.0)
-    except InputError:
-        hardening = fit_beam_hardening(y, lengths, 1, attenuation=1.0)
+    if share is None:
+        hardening = _fit_hardening(*_shortest_chords(y, A(inside.to(y)), empty))
+    else:
+        lengths = A(otsu_segmentation(share).to(share) * inside)
+        hardening = _fit_hardening(y, lengths)
     paths = hardening.apply(y)
     # The sum of the lengths of the rays through a pixel, times the size of a detail: a hole of about
     # that size is worth its edge. The penalty counts pixels, which are `fineness` details long.
@@ -266,3 +272,41 @@ def _solve_round(
         progress=False,
     )
     return solution, hardening
+
+
+def _shortest_chords(y: Tensor, chords: Tensor, empty: float) -> tuple[Tensor, Tensor]:
+    """Return measurements and lengths of paths of rays that meet no hole.
+
+    A path is at most as long as the chord of the support, and as long if it meets no hole. Of rays
+    with about the same measurement, these have the shortest chords.
+
+    Args:
+        y: measurements.
+        chords: lengths of the rays within the support, of the same shape.
+        empty: measurement up to which a ray is empty.
+    """
+    rays = (y > 2 * empty) & (chords > 0)
+    if int(rays.sum()) < _GROUPS:
+        raise InputError("hardly any ray passes through the object; check the measurements")
+    order = y[rays].argsort()
+    groups = zip(y[rays][order].chunk(_GROUPS), chords[rays][order].chunk(_GROUPS))
+    pairs = []
+    for values, lengths in groups:
+        shortest = lengths.argsort()[: max(1, len(lengths) // _GROUPS)]
+        pairs.append((values[shortest], lengths[shortest]))
+    some, paths = (torch.cat(each) for each in zip(*pairs))
+    return some, paths
+
+
+def _fit_hardening(y: Tensor, lengths: Tensor) -> BeamHardening:
+    """Return the polynomial from measurements to lengths of paths, a line if it bends too much.
+
+    A wrong image makes long paths of small measurements, and the next image follows them.
+    """
+    try:
+        curve = fit_beam_hardening(y, lengths, _DEGREE, attenuation=1.0)
+        if max(curve.slopes) <= _STRONGEST * min(curve.slopes):
+            return curve
+    except InputError:
+        pass
+    return fit_beam_hardening(y, lengths, 1, attenuation=1.0)
