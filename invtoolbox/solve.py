@@ -241,11 +241,13 @@ def solve(
 
 def _solve(problem: Problem, call: Call) -> Solution:
     """Solve one problem in six steps."""
-    with limit(call.time_limit, call.max_iterations):
+    with limit(call.time_limit):
         steps = Run.plan(problem, call)
         with torch.no_grad():
             steps.refuse_changed_content()  # before anything costs
-            steps.find_weight()
+            # The start does not depend on the number of iterations: a run may be resumed with more.
+            with limit(iterations=call.max_iterations):
+                steps.find_weight()
             start = steps.start()
     with torch.no_grad():
         loop = steps.iterate(start)

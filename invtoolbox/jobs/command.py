@@ -267,7 +267,8 @@ class SceneCommand:
                 sentence = sentence.replace(f"[{key}]", option).replace(key, option)
             sentence = sentence.replace(f": {key} is", f": {option} is")
             last = key.rpartition(".")[2]
-            if "_" in last:  # no word of a sentence
+            # No word of a sentence, and no key of a file that the user wrote.
+            if "_" in last and ".toml: " not in sentence:
                 sentence = re.sub(rf"(?<![\w.=-]){last}(?![\w=])", option, sentence)
         # The user of options has written no tables.
         return re.sub(r"^(\w+): \[[\w.]+\]: ", r"\1: ", sentence)

@@ -1,6 +1,6 @@
 """Checks of measurements before a solve: units, noise level, geometry, missing samples."""
 
-from invtoolbox.measurements import arcs, levels, scans  # noqa: F401 (register their checks)
+from invtoolbox.measurements import levels, scans  # noqa: F401 (register their checks)
 from invtoolbox.measurements.findings import (
     Finding,
     check_measurements,

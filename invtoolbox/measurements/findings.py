@@ -20,19 +20,21 @@ from invtoolbox.problem import Problem
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing about measurements that looks wrong.
+    """One thing about measurements that looks wrong, or that limits what they determine.
 
     Attributes:
         name: what looks wrong, in one word.
         sentence: what is wrong, where, and what to do.
         is_fatal: whether nothing sensible can come of a solve.
         is_conclusive: whether other checks mean nothing after this finding.
+        is_remark: whether nothing is wrong, so that a note is enough, and a warning too much.
     """
 
     name: str
     sentence: str
     is_fatal: bool = False
     is_conclusive: bool = False
+    is_remark: bool = False
 
 
 class Subject:
@@ -175,7 +177,8 @@ def report_findings(problem: Problem) -> list[str]:
         if finding.is_fatal:
             raise InputError(finding.sentence)
     for finding in findings:
-        warn_user(finding.sentence, MeasurementWarning)
+        if not finding.is_remark:
+            warn_user(finding.sentence, MeasurementWarning)
     return [finding.sentence for finding in findings]
 
 

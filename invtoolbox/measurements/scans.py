@@ -10,7 +10,8 @@ from torch import Tensor
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.measurements.findings import Finding, Subject, register
 from invtoolbox.measurements.sinogram import Sinogram, mirror
-from invtoolbox.operators.tomography.scan_2d import Scan
+from invtoolbox.operators.tomography.arcs import arc_of
+from invtoolbox.operators.tomography.scan_2d import Scan, Scan2D
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 
 #: Largest brightness of a shadow relative to the unweakened beam, and the median change of the beam
@@ -159,7 +160,7 @@ def check_angle_unit(subject: Subject) -> Finding | None:
             f"the angles reach {largest:.3g} radians, but the views differ as little as if these "
             "were degrees; pass torch.deg2rad(angles)"
         )
-    return Finding("angles", text)
+    return Finding("angles", text, is_conclusive=True)
 
 
 @register(Scan)
@@ -284,3 +285,26 @@ def _steps_between_ends(values: Tensor, ends: Tensor) -> float | None:
 def _bin(values: Tensor, width: int) -> Tensor:
     count = values.shape[1] // width
     return values[:, : count * width].unflatten(1, (count, width)).mean(2)
+
+
+@register(Scan)
+def check_arc(subject: Subject) -> Finding | None:
+    """Find views over so short an arc that edges of some directions are not determined."""
+    arc = arc_of(subject.operator)
+    if arc is None or not arc.is_limited:
+        return None
+    covered, needed = math.degrees(arc.covered), math.degrees(arc.needed)
+    which = "those across other directions come from the prior alone"
+    if isinstance(subject.operator, Scan2D):
+        # The rays of a view run across (cos, sin); directions of edges count modulo half a turn.
+        first = (math.degrees(arc.start) + 90) % 180
+        which = (
+            f"edges that run at {first:.0f} to {first + covered:.0f} degrees to the rows, "
+            "counterclockwise, and all others come from the prior alone"
+        )
+    return Finding(
+        "arc",
+        f"the views cover {covered:.0f} of {needed:.0f} degrees, and determine only edges to which a "
+        f"ray is tangent: {which}",
+        is_remark=True,
+    )

@@ -107,8 +107,10 @@ class ProximalGradient(Solver):
 
     def suits(self, objective: Objective) -> bool:
         """Whether a prior has a prox that is no minimum over auxiliary variables."""
-        rough = _rough(self.reformulate(objective))
-        return bool(rough) and not any("joint" in prior.offers for _, prior in rough)
+        # With a nonlinear operator, a splitting treats variation and bounds apart.
+        merged = self.reformulate(objective) if objective.problem.is_linear else objective
+        rough = _rough(merged)
+        return len(rough) == 1 and not any("joint" in prior.offers for _, prior in rough)
 
     def is_differentiable(self, objective: Objective) -> bool:
         return all(prior.has_exact_prox for _, prior in _rough(objective))

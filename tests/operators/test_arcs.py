@@ -52,6 +52,7 @@ def test_other_operators_have_no_arc() -> None:
     assert arc_of(it.operators.ParallelBeam((8, 8), [0.0, 1.0], 12)) is None
 
 
+@pytest.mark.filterwarnings("ignore:the field of view")
 @pytest.mark.parametrize("kind", ["parallel", "fan"])
 def test_edges_along_rays_are_determined(kind: str) -> None:
     """A disc has edges of every direction: the determined share is that of the arc."""

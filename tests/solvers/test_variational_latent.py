@@ -70,7 +70,7 @@ def test_a_linear_decoder_gives_the_exact_gaussian_posterior() -> None:
     torch.testing.assert_close(
         solution.posterior.mean, mean, rtol=0, atol=float(4 * std.max()) / 2000**0.5
     )
-    assert solution.status == ("early_stopping",)
+    assert solution.status == ("limit",)
 
 
 def test_the_weight_is_that_of_the_divergence() -> None:

@@ -85,7 +85,7 @@ def disc_misfit(A: Any, y: Tensor, empty: float | Tensor) -> Tensor:
     >>> A = it.operators.ParallelBeam((32, 32), torch.linspace(0, 1.5, 19), 48)
     >>> disc, square = torch.zeros(2, 1, 1, 32, 32)
     >>> square[..., 8:24, 8:24] = 1
-    >>> disc[0, 0] = torch.hypot(*torch.meshgrid(*[torch.arange(32) - 15.5] * 2)) < 9
+    >>> disc[0, 0] = torch.hypot(torch.arange(32) - 15.5, torch.arange(32)[:, None] - 15.5) < 9
     >>> float(disc_misfit(A, A(disc), 1.0)) < 0.5 < float(disc_misfit(A, A(square), 1.0))
     True
     """

@@ -259,7 +259,7 @@ def merge_bounds(prior: PriorSum) -> PriorSum:
     >>> from invtoolbox.priors import NonNegative
     >>> merged = merge_bounds(0.1 * TotalVariation() + NonNegative()).terms
     >>> merged[0].weight, merged[0].prior.prox(torch.tensor([[[-1.0, 3.0]]]), 0.5), len(merged)
-    (tensor(0.1000), tensor([[[0.0000, 2.5000]]]), 1)
+    (0.1, tensor([[[0.0000, 2.5000]]]), 1)
     """
     boxes = [t.prior for t in prior.terms if isinstance(t.prior, Box)]
     variations = [t for t in prior.terms if type(t.prior) is TotalVariation]
