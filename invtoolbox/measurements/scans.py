@@ -225,6 +225,29 @@ def check_rays_outside_image(subject: Subject) -> Finding | None:
     )
 
 
+@register(Scan)
+def check_arc(subject: Subject) -> Finding | None:
+    """Find views over so short an arc that edges of some directions are not determined."""
+    arc = arc_of(subject.operator)
+    if arc is None or not arc.is_limited:
+        return None
+    covered, needed = math.degrees(arc.covered), math.degrees(arc.needed)
+    which = "those across other directions come from the prior alone"
+    if isinstance(subject.operator, Scan2D):
+        # The rays of a view run across (cos, sin); directions of edges count modulo half a turn.
+        first = (math.degrees(arc.start) + 90) % 180
+        which = (
+            f"edges that run at {first:.0f} to {first + covered:.0f} degrees to the rows, "
+            "counterclockwise, and all others come from the prior alone"
+        )
+    return Finding(
+        "arc",
+        f"the views cover {covered:.0f} of {needed:.0f} degrees, and determine only edges to which a "
+        f"ray is tangent: {which}",
+        is_remark=True,
+    )
+
+
 def _judge_ends(steps: float | None, is_closed: bool) -> Finding | None:
     """Compare the steps from the last view to the first with those of the angles, 0 or 1."""
     if steps is None or not (steps > 0.5 if is_closed else steps < 0.3):
@@ -285,26 +308,3 @@ def _steps_between_ends(values: Tensor, ends: Tensor) -> float | None:
 def _bin(values: Tensor, width: int) -> Tensor:
     count = values.shape[1] // width
     return values[:, : count * width].unflatten(1, (count, width)).mean(2)
-
-
-@register(Scan)
-def check_arc(subject: Subject) -> Finding | None:
-    """Find views over so short an arc that edges of some directions are not determined."""
-    arc = arc_of(subject.operator)
-    if arc is None or not arc.is_limited:
-        return None
-    covered, needed = math.degrees(arc.covered), math.degrees(arc.needed)
-    which = "those across other directions come from the prior alone"
-    if isinstance(subject.operator, Scan2D):
-        # The rays of a view run across (cos, sin); directions of edges count modulo half a turn.
-        first = (math.degrees(arc.start) + 90) % 180
-        which = (
-            f"edges that run at {first:.0f} to {first + covered:.0f} degrees to the rows, "
-            "counterclockwise, and all others come from the prior alone"
-        )
-    return Finding(
-        "arc",
-        f"the views cover {covered:.0f} of {needed:.0f} degrees, and determine only edges to which a "
-        f"ray is tangent: {which}",
-        is_remark=True,
-    )
