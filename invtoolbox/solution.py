@@ -340,6 +340,8 @@ class Solution:
         exponent = math.log10(0.875 * count) + (now - math.log(self.tolerance)) / power / math.log(
             10
         )
+        if exponent <= math.log10(count):
+            return "A few more iterations meet it"
         total = f"about {float(f'{10**exponent:.2g}'):.0f}" if exponent < 6 else "over a million"
         return f"If it goes on falling like this, {total} iterations in all meet it"
 

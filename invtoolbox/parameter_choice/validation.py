@@ -28,6 +28,8 @@ from invtoolbox.problem import Problem
 #: One measurement of so many is held out: whole views (blocks) if there are enough of them.
 _ONE_OF = 6
 LEAST_BLOCKS = 12
+#: Distance of the seeds of held-out measurements from the seeds that a user takes.
+_APART = 1_597_334_677
 #: With fewer measurements, their prediction says too little.
 LEAST_MEASUREMENTS = 64
 #: Number of iterations after which a weight is judged although the certificate is large, and number
@@ -317,10 +319,22 @@ def hold_out(problem: Problem, seed: int) -> HeldOut:
         fitted = torch.ones(1, 1, y.shape[2], *[1] * (y.ndim - 3), dtype=real)
         fitted[:, :, _ONE_OF // 2 :: _ONE_OF] = 0
     else:
-        generator = torch.Generator().manual_seed(seed)
+        generator = separate_generator(seed)
         fitted = torch.rand(1, *y.shape[1:], generator=generator).ge(1 / _ONE_OF).to(real)
     fitted = fitted.to(y.device)
     return HeldOut(term, used * fitted, used * (1 - fitted))
+
+
+def separate_generator(seed: int) -> torch.Generator:
+    """Return a generator whose draws are not those of `torch.manual_seed` with the same seed.
+
+    A mask that is drawn with it, ``torch.rand(shape) > 0.5``, would hold none of the measurements
+    that ``torch.rand(shape) < 1 / 6`` holds out.
+
+    Args:
+        seed: seed of the draws.
+    """
+    return torch.Generator().manual_seed(_APART + seed)
 
 
 def _has_views(problem: Problem) -> bool:

@@ -229,3 +229,13 @@ def test_the_weight_of_k_space_follows_its_noise() -> None:
 
 def quality(x: Tensor, truth: Tensor) -> float:
     return -20 * math.log10(float((x - truth).norm()))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_mask_of_the_same_seed_keeps_pixels_to_hold_out(seed: int) -> None:
+    """A user's ``torch.rand(shape) > 0.5`` and the draw of held-out pixels are not the same numbers."""
+    drawn = torch.rand(32, 32, generator=torch.Generator().manual_seed(seed))
+    A = it.operators.Inpainting((drawn > 0.5).float(), (32, 32))
+    problem = it.Problem(A(torch.ones(1, 1, 32, 32)), A)
+    known = float((drawn > 0.5).sum())
+    assert 0.1 < float(hold_out(problem, seed).held.sum()) / known < 0.25

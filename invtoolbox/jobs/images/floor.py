@@ -33,6 +33,7 @@ from invtoolbox.parameter_choice.validation import (
     LEAST_BLOCKS,
     LEAST_MEASUREMENTS,
     quadratic_model,
+    separate_generator,
 )
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
@@ -299,7 +300,7 @@ def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
         known: booleans ``(channel, *space)``.
         seed: seed of the draws.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = separate_generator(seed)
     first = known.any(0)
     space = first.shape
     scattered = torch.rand(space, generator=generator).to(first.device) < 1 / _ONE_OF
