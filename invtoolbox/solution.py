@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -32,8 +30,6 @@ _SCENES = tuple(
 _DEEPEST = 16
 #: Statuses of earlier versions, and their names today.
 _RENAMED = {"max_iterations": "limit"}
-#: A power of the iterations below which a certificate counts as one that no longer falls.
-_STALLED = 0.1
 
 
 @dataclass(frozen=True)
@@ -65,8 +61,8 @@ class Solution:
         weight_search: weights that a rule compared and their scores, or None.
         problem: the problem with the operator that was found; None after `load`.
         data_term: the data term, as text.
-        tolerance, max_iterations: bound of the certificate and largest number of iterations of the
-            run; None in files of earlier versions.
+        tolerance: bound of the certificate; None in files of earlier versions.
+        weight_choice: how the weight was chosen, also one of the notes; empty if it was given.
         measurements: ``y`` as it was saved; None before `load`.
         prediction: ``A(x)`` as it was saved; None before `load`.
     """
@@ -88,7 +84,7 @@ class Solution:
     weight_search: WeightCurve | None = field(default=None, repr=False)
     data_term: str = ""
     tolerance: float | None = None
-    max_iterations: int | None = None
+    weight_choice: str = ""
     problem: Problem | None = field(default=None, repr=False)
     measurements: Any = field(default=None, repr=False)
     prediction: Any = field(default=None, repr=False)
@@ -144,7 +140,7 @@ class Solution:
             "seed": self.seed,
             "data_term": self.data_term,
             "tolerance": self.tolerance,
-            "max_iterations": self.max_iterations,
+            "weight_choice": self.weight_choice,
             "weight_search": None if self.weight_search is None else self.weight_search.rule,
         }
         buffer = io.BytesIO()
@@ -256,105 +252,9 @@ class Solution:
         To change the answer: give regularization= a number, noise_std= a noise level that you
             know, or another prior.
         """
-        if not -len(self.status) <= item < len(self.status):
-            raise InputError(f"there is no item {item} among {len(self.status)} items")
-        item %= len(self.status)
-        weighs = self.prior != "no prior" and self.status[item] != "invalid"
-        rule = self.notes[0] if self.notes and "weight" in self.notes[0] else None
-        compared = self._compared(item)
-        lines = {
-            "Noise": self._noise(rule or ""),
-            "Weight": f"{float(self.regularization[item]):.4g} times {self.prior}; "
-            f"{rule or 'the weight was given'}"
-            if weighs
-            else "",
-            "Compared": "; ".join(compared),
-            "Solver": f"{self.reason or self.solver}. {self._ending(item)}",
-            "Notes": "; ".join(note for note in self.notes if note not in (rule, *compared)),
-            "To change the answer": self._advice(item, weighs, rule),
-        }
-        return "\n".join(f"{name}: {text.rstrip('.')}." for name, text in lines.items() if text)
+        from invtoolbox.plotting.explanation import explain
 
-    def _noise(self, rule: str) -> str:
-        estimate = re.search(r"noise_std = .* estimated from the data", rule)
-        if estimate:
-            return f"{estimate[0]}; the data term is {self.data_term}"
-        if "noise_std" in self.data_term:
-            return f"the stated level of {self.data_term}"
-        term = f"; the data term is {self.data_term}" if self.data_term else ""
-        return f"no level was stated, and none was estimated{term}"
-
-    def _compared(self, item: int) -> list[str]:
-        """Return the comparisons of weights, and of the answer with a simpler one."""
-        compared = [note for note in self.notes if ": x is the " in note]
-        if self.weight_search is not None:
-            curve = self.weight_search
-            weights = curve.weights[item][curve.scores[item].isfinite()]
-            if weights.numel():
-                compared.insert(
-                    0,
-                    f"{len(weights)} weights from {float(weights.min()):.3g} to "
-                    f"{float(weights.max()):.3g} by {curve.rule}",
-                )
-        return compared
-
-    def _ending(self, item: int) -> str:
-        """Return how the run of an item ended, and what more time would bring."""
-        status, count = self.status[item], int(self.iterations[item])
-        after = f"after {count} iteration{'' if count == 1 else 's'}"
-        ending = {
-            "converged": f"It converged {after}",
-            "early_stopping": f"It ended by design {after}",
-            "limit": f"It reached its limit {after}",
-            "stopped": f"It was stopped by a callback, or gave up, {after}",
-            "diverged": f"It diverged {after}, and x is the last finite iterate",
-            "invalid": "The measurements are not finite, so there is no answer",
-        }.get(status, f"{status} {after}")
-        rows = self.history.get("certificate", torch.zeros(0, 1))[:count]
-        if not len(rows) or status in ("diverged", "invalid"):
-            return ending
-        curve = rows[:, item].double()
-        reached = f"{ending}: the {self.certificate} is {float(curve[-1]):.3g}"
-        if self.tolerance is None:
-            return reached
-        reached += f", and the tolerance is {self.tolerance:g}"
-        return reached if status == "converged" else f"{reached}. {self._outlook(curve)}"
-
-    def _outlook(self, curve: Tensor) -> str:
-        """Return what more iterations would bring, from the trend of the certificate."""
-        count, quarter = len(curve), len(curve) // 4
-        quarters = [
-            values[values.isfinite() & (values > 0)].log()
-            for values in (curve[-2 * quarter : -quarter], curve[-quarter:])
-        ]
-        if not self.tolerance or quarter < 2 or min(map(len, quarters)) == 0:
-            return "max_iterations= gives it more"
-        # c_k ~ k^-p through the geometric means of the third and the last quarter.
-        before, now = (float(values.mean()) for values in quarters)
-        power = (before - now) / math.log(3.5 / 2.5)
-        if power < _STALLED:
-            return (
-                "It no longer falls, so more iterations change little; another solver, or "
-                "dtype=torch.float64, may meet the tolerance"
-            )
-        exponent = math.log10(0.875 * count) + (now - math.log(self.tolerance)) / power / math.log(
-            10
-        )
-        if exponent <= math.log10(count):
-            return "A few more iterations meet it"
-        total = f"about {float(f'{10**exponent:.2g}'):.0f}" if exponent < 6 else "over a million"
-        return f"If it goes on falling like this, {total} iterations in all meet it"
-
-    def _advice(self, item: int, weighs: bool, rule: str | None) -> str:
-        settings = []
-        if self.status[item] in ("limit", "early_stopping"):
-            settings.append("max_iterations= more iterations")
-        if weighs:
-            settings.append("regularization= a number" + ("" if rule else ", or a rule"))
-        if "noise_std" not in self.data_term and "LeastSquares" in self.data_term:
-            settings.append("noise_std= a noise level that you know")
-        settings.append("another prior" if weighs else "prior= a prior")
-        return f"give {', '.join(settings[:-1])}{',' * (len(settings) > 2)} or {settings[-1]}"
+        return explain(self, item)
 
     def __str__(self) -> str:
         states = ", ".join(f"{count} {name}" for name, count in Counter(self.status).items())
@@ -366,7 +266,9 @@ class Solution:
             *(f"  {line}" for line in (self.reason, *self.notes) if line),
         ]
         if "limit" in self.status:
-            lines.append(f"  {self._ending(self.status.index('limit'))}")
+            from invtoolbox.plotting.explanation import describe_ending
+
+            lines.append(f"  {describe_ending(self, self.status.index('limit'))}")
         return "\n".join(lines)
 
 

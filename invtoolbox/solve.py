@@ -175,9 +175,8 @@ def solve(
             belong to the last solve.
         initial: initial guess: images ``(batch or 1, channel, *space)``, or parameters of the
             implicit prior.
-        max_iterations: largest number of iterations; None for the setting of the solver. It also
-            bounds every solve before the last one: a first reconstruction, the start on a coarse
-            grid, and each weight that a rule tries.
+        max_iterations: largest number of iterations; None for the setting of the solver. Weight and
+            start do not depend on it, so that a run may be resumed with more.
         tolerance: bound on the certificate that the solver states; None for the setting of the
             solver. If the solver has a duality gap (`Solver.gap`), the gap must also be within 1e-3
             of a convex objective, or within the tolerance if it is larger. The gap contains an
@@ -245,9 +244,7 @@ def _solve(problem: Problem, call: Call) -> Solution:
         steps = Run.plan(problem, call)
         with torch.no_grad():
             steps.refuse_changed_content()  # before anything costs
-            # The start does not depend on the number of iterations: a run may be resumed with more.
-            with limit(iterations=call.max_iterations):
-                steps.find_weight()
+            steps.find_weight()
             start = steps.start()
     with torch.no_grad():
         loop = steps.iterate(start)
@@ -300,6 +297,7 @@ class Run:
         rule: rule that finds the weight.
         solver, reason: the solver, and why it was chosen.
         limits: limits of the loop.
+        weight_choice: how the weight was chosen, also one of the notes; empty if it was given.
         notes: sentences for the user.
         is_resumed: whether the checkpoint exists.
         curve: the weights that a search has tried.
@@ -319,6 +317,7 @@ class Run:
     solver: Solver
     reason: str
     limits: Limits
+    weight_choice: str
     notes: list[str]
     is_resumed: bool
     curve: WeightCurve | None = None
@@ -341,13 +340,14 @@ class Run:
         priors = _as_sum(call.prior).to(device=call.device, dtype=dtype)
         is_resumed = call.checkpoint is not None and Path(call.checkpoint.path).exists()
         with torch.no_grad(), limit(share=0.5):
-            objective, regularization, rule, solver, reason = _choose(problem, priors, call, notes)
-        most = solver.max_iterations if call.max_iterations is None else call.max_iterations
+            objective, regularization, rule, why, solver, reason = _choose(
+                problem, priors, call, notes
+            )
         is_early = solver.stops_early(objective)
         is_by_design = is_early or (call.solver is None and is_unproven(objective))
-        is_by_design = is_by_design and call.max_iterations is None and most <= budget().iterations
+        is_by_design = is_by_design and call.max_iterations is None
         limits = Limits(
-            int(min(most, budget().iterations)),
+            solver.max_iterations if call.max_iterations is None else call.max_iterations,
             solver.tolerance if call.tolerance is None else call.tolerance,
             budget().deadline,
             when_full=EARLY_STOPPING if is_by_design else LIMIT,
@@ -365,6 +365,7 @@ class Run:
             solver=solver,
             reason=reason,
             limits=limits,
+            weight_choice=why,
             notes=notes,
             is_resumed=is_resumed,
         )
@@ -488,10 +489,10 @@ class Run:
         is_chosen = self.call.solver is None
         iterations = _FINE_ITERATIONS if is_chosen else self.solver.max_iterations
         if self.call.max_iterations is None:
-            most = int(min(iterations, budget().iterations))
-            is_by_design = is_chosen and most == iterations
-            when_full = EARLY_STOPPING if is_by_design else self.limits.when_full
-            self.limits = dataclasses.replace(self.limits, max_iterations=most, when_full=when_full)
+            when_full = EARLY_STOPPING if is_chosen else self.limits.when_full
+            self.limits = dataclasses.replace(
+                self.limits, max_iterations=iterations, when_full=when_full
+            )
         if self.is_resumed:
             return self.initial_guess
         return self._solve_on_coarse_grid(coarse, self.solver.on_coarse_grid(2 * iterations))
@@ -598,7 +599,7 @@ class Run:
             prior=repr(self.priors),
             data_term=repr(self.original.data_term),
             tolerance=self.limits.tolerance,
-            max_iterations=self.limits.max_iterations,
+            weight_choice=self.weight_choice,
             reason=self.reason,
             notes=tuple(self.notes),
             seconds=time.monotonic() - self.start_time,
@@ -613,11 +614,11 @@ class Run:
 
 def _choose(
     problem: Problem, priors: PriorSum, call: Call, notes: list[str]
-) -> tuple[Objective, Regularization, WeightRule | WeightSearch | None, Solver, str]:
+) -> tuple[Objective, Regularization, WeightRule | WeightSearch | None, str, Solver, str]:
     """Bind the objective and choose what is not given; append what a user should know to the notes.
 
-    Returns the objective, the regularization, the rule for the weight, the solver, and why this
-    solver.
+    Returns the objective, the regularization, the rule for the weight and why this rule, the solver
+    and why this solver.
     """
     named = solver_named(call.solver) if isinstance(call.solver, str) else call.solver
     if named is not None and not isinstance(named, Solver):
@@ -647,7 +648,7 @@ def _choose(
         notes.append(remark)
     for note in (reason, *notes):
         log.info(note)
-    return objective, regularization, rule, solver, reason
+    return objective, regularization, rule, why, solver, reason
 
 
 def _blank(solution: Solution, skipped: Tensor) -> Solution:

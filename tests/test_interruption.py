@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 
 import invtoolbox as it
-from invtoolbox.core.interrupts import check_time, terminate_as_interrupt
+from invtoolbox.core.interrupts import check_time, limit, terminate_as_interrupt
 from invtoolbox.datasets.output import remove_stale, writing, writing_folder
 from invtoolbox.errors import InputError
 from invtoolbox.loop import checkpoint as module
@@ -193,7 +193,7 @@ def test_a_time_limit_ends_search_and_solve_together() -> None:
 
 
 @pytest.mark.parametrize("rule", ["sure", "validation"])
-def test_a_largest_number_of_iterations_bounds_the_search(
+def test_the_budget_of_a_command_bounds_the_search(
     monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
     step, longest = it.solvers.GradientDescent.step, [0]
@@ -206,9 +206,9 @@ def test_a_largest_number_of_iterations_bounds_the_search(
     y = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
     problem = it.Problem(y, it.operators.Blur(torch.ones(3, 3) / 9, (24, 24)))
     solver = it.solvers.GradientDescent(max_iterations=400)
-    it.solve(
-        problem, it.priors.Tikhonov(), solver, rule, max_iterations=3, tolerance=0.0, progress=False
-    )
+    settings: dict[str, Any] = {"max_iterations": 3, "tolerance": 0.0, "progress": False}
+    with limit(iterations=3):
+        it.solve(problem, it.priors.Tikhonov(), solver, rule, **settings)
     # A walk has four iterations at each of at most 24 weights.
     assert longest[0] == 3 if rule == "sure" else longest[0] <= 96
 

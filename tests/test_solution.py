@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.plotting.explanation import describe_ending
 
 
 def blurred(noise_std: float | None = None) -> it.Problem:
@@ -66,7 +67,7 @@ def test_the_outlook_follows_the_trend_of_the_certificate() -> None:
     problem, prior = blurred(), it.priors.TotalVariation()
     settings: dict[str, Any] = {"regularization": 0.01, "tolerance": 1e-4}
     part = solve(problem, prior, max_iterations=200, **settings)
-    assert part.status == ("limit",) and part._ending(0) in str(part)
+    assert part.status == ("limit",) and describe_ending(part, 0) in str(part)
     # 1 / k^2 meets 1e-4 at k = 100.
     falling = torch.arange(1, 41, dtype=torch.float64).pow(-2).unsqueeze(1)
     exact = dataclasses.replace(
@@ -134,7 +135,7 @@ def test_files_of_earlier_versions_open_with_todays_words(tmp_path: Path) -> Non
     with h5py.File(path, "r+") as file:
         words = json.loads(file.attrs["settings"])
         words["status"] = ["max_iterations"]
-        for name in ("data_term", "tolerance", "max_iterations"):
+        for name in ("data_term", "tolerance", "weight_choice"):
             del words[name]
         file.attrs["settings"] = json.dumps(words)
     old = it.Solution.load(path)

@@ -43,7 +43,7 @@ class Budget:
 
     Attributes:
         deadline: time of ``time.monotonic`` at which every stage ends with its best answer.
-        iterations: largest number of iterations of every solve.
+        iterations: largest number of iterations at every weight that a rule tries.
         cut: time at which `check_time` ends the present step of a solver.
     """
 
@@ -82,7 +82,7 @@ def limit(
 
     Args:
         seconds: seconds of the block; None for the remaining ones.
-        iterations: iterations of every solve in the block; None for no further bound.
+        iterations: iterations at every weight that a rule tries; None for no further bound.
         share: share of these seconds.
     """
     outer, now = _BUDGET.get(), time.monotonic()

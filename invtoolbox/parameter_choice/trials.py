@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.core.interrupts import OutOfTime, budget, using
+from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.errors import InputError
 from invtoolbox.objective.auxiliaries import with_auxiliaries, with_auxiliary_variables
 from invtoolbox.objective.initial_guess import first_guess
@@ -263,8 +263,9 @@ def attempts(
 ) -> Attempt:
     """Return the function that solves some items with one weight; its arguments are `Attempt`'s.
 
-    The number of iterations of a trial is a setting of the solver. A largest number of the last
-    solve (`core.interrupts.limit`) bounds it too, and the iterations at each weight of a walk.
+    The number of iterations of a trial is a setting of the solver: the weight does not depend on the
+    largest number of iterations of the last solve. The budget of a command (`core.interrupts.limit`)
+    bounds it, and the iterations at each weight of a walk.
 
     Args:
         solve: `invtoolbox.solve`.
@@ -290,23 +291,24 @@ def attempts(
             start = {k: pick(t) for k, t in initial.items()}
         elif initial is not None:
             start = pick(initial)
-        walks, present = max_iterations is not None, budget()
-        if present.is_spent:
+        walks, most = max_iterations is not None, budget().iterations
+        if budget().is_spent:
             raise OutOfTime
         # A walk bounds the iterations at each of its weights.
-        with using(dataclasses.replace(present, iterations=math.inf) if walks else present):
-            return solve(
-                problem,
-                priors,
-                solver.coarse(math.inf)[0] if walks else solver,
-                weight,
-                initial=start,
-                max_iterations=max_iterations,
-                tolerance=math.inf if walks else tolerance,
-                seed=seed,
-                progress=False,
-                check=False,
-            )
+        if not walks and most < solver.max_iterations:
+            max_iterations = int(most)
+        return solve(
+            problem,
+            priors,
+            solver.coarse(math.inf)[0] if walks else solver,
+            weight,
+            initial=start,
+            max_iterations=max_iterations,
+            tolerance=math.inf if walks else tolerance,
+            seed=seed,
+            progress=False,
+            check=False,
+        )
 
     return attempt
 

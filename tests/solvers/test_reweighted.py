@@ -199,8 +199,10 @@ _REFERENCES: tuple[Literal["residual", "scale"], ...] = ("residual", "scale")
 def test_inner_steps_may_stop_relative_to_the_certificate() -> None:
     """Relative to its first residual a step goes on near the solution; relative to the scale not."""
     whole, prior = problem(Huber(noise_std=0.05)), HuberTV(0.05)
-    near = it.solve(whole, prior, Reweighted(), 0.1, tolerance=1e-2, progress=False)
-    assert bool((near.history["certificate"][-1] < 1e-2).all())
+    near = it.solve(
+        whole, prior, Reweighted(), 0.1, tolerance=1e-2, max_iterations=400, progress=False
+    )
+    assert near.status == ("converged",) * 2
     moved = [
         it.solve(
             whole,

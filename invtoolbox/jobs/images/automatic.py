@@ -277,8 +277,11 @@ def _solve_material(
     findings = report_findings(problem)
     polynomial = ", ".join(f"{a:.4g}" for a in material.hardening.coefficients)
     shape = "a disc" if material.support == "disc" else "what rays without absorption leave"
+    choice = (
+        "no weight was given: the recipe for one material takes it from the rays through a pixel"
+    )
     notes = (
-        "no weight was given: the recipe for one material takes it from the rays through a pixel",
+        choice,
         *findings,
         "the object is taken as one material, between whose density and 0 values are penalized, "
         f"inside {shape}; prior='tv' leaves this out",
@@ -292,6 +295,7 @@ def _solve_material(
         material.solution,
         x=material.attenuation * material.share,
         status=status,
+        weight_choice=choice,
         problem=problem,
         notes=notes,
         reason="",

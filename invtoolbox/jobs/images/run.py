@@ -94,7 +94,8 @@ class ImageJob(SceneJob[Scene]):
 
     def run(self, progress: bool = True) -> SceneOutcome[Measured]:
         """Solve the problem of the scene and write the results, or read those of a finished run."""
-        with limit(self.file.scene.solver.time_limit):
+        table = self.file.scene.solver
+        with limit(table.time_limit, table.max_iterations):
             return self._run(progress)
 
     def _run(self, progress: bool) -> SceneOutcome[Measured]:

@@ -132,13 +132,14 @@ def deblur_in_tiles(
         )
 
     x = y.new_empty(1, y.shape[1], *shape)
-    chosen, notes = regularization, report_findings(problem)
+    chosen, choice, notes = regularization, "", report_findings(problem)
     if not isinstance(regularization, (int, float)):
         order = sorted(tiles, key=lambda t: float(y[:, :, *t.seen].std()))
         sample = [order[int(rank * (len(order) - 1) + 0.5)] for rank in _RANKS]
         weights = sorted(float(attempt(t, regularization).regularization) for t in sample)
         chosen = weights[len(weights) // 2]
-        notes.append(f"the weight {chosen:.4g} is the median of {len(weights)} tiles")
+        choice = f"the weight {chosen:.4g} is the median of {len(weights)} tiles"
+        notes.append(choice)
     statuses, most, last = [], 0, None
     for piece in _with_bar(tiles, progress):
         last = attempt(piece, chosen)
@@ -157,7 +158,7 @@ def deblur_in_tiles(
         certificate=last.certificate,
         data_term=repr(problem.data_term),
         tolerance=last.tolerance,
-        max_iterations=last.max_iterations,
+        weight_choice=choice,
         reason=last.reason,
         notes=(f"{len(tiles)} tiles of {tile} pixels with a margin of {width}", *notes),
         seconds=time.monotonic() - start,

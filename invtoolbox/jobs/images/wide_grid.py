@@ -58,8 +58,12 @@ def solve_beyond(problem: Problem, solve: Callable[[Problem, Tensor], Solution])
         if bool(beyond[items[0]]):
             try:
                 solution = crop(chosen, solve(chosen.with_operator(larger), items))
-            except InputError:  # a prior that belongs to the grid of the user fits no other
+            except InputError as refusal:  # such as a prior that belongs to the grid of the user
                 solution = solve(chosen, items)
+                note = (
+                    f"the object reaches beyond the image, and no larger grid was taken: {refusal}"
+                )
+                solution = dataclasses.replace(solution, notes=(*solution.notes, note))
         else:
             solution = solve(chosen, items)
         parts.append((items, solution))
