@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from typing import Any
 
@@ -114,8 +115,8 @@ def test_a_job_on_a_gpu(name: str) -> None:
         assert torch.allclose(on_gpu, on_cpu, rtol=1e-2, atol=1e-2 * float(on_cpu.abs().max()))
 
 
-@pytest.mark.parametrize("solver", [it.solvers.LSMR(), it.solvers.HalfQuadratic()])
-def test_an_item_that_converges_between_looks_keeps_its_answer(solver: Any) -> None:
+def stop_early(solver: Any) -> tuple[it.Solution, it.Solution]:
+    """Return the solutions on the CPU and on an emulated GPU of items that stop at different steps."""
     A = it.operators.Inpainting(picture(1, 6, 6) + 0.2, (1, 6, 6))
     y = picture(4, 1, 6, 6) * torch.tensor([1.0, 1e-3, 0.0, 2.0]).view(4, 1, 1, 1)
     problem = it.Problem(y, A)
@@ -135,7 +136,22 @@ def test_an_item_that_converges_between_looks_keeps_its_answer(solver: Any) -> N
     on_cpu = solved("cpu")
     with emulate_cuda():
         on_cuda = solved("cuda")
-        x = on_cuda.x.cpu()
-    assert len(set(on_cpu.iterations.tolist())) > 1  # they stop at different steps
+        on_cuda = dataclasses.replace(on_cuda, x=on_cuda.x.cpu())
+    assert len(set(on_cpu.iterations.tolist())) > 1
+    assert on_cuda.status == on_cpu.status
+    return on_cpu, on_cuda
+
+
+@pytest.mark.parametrize("solver", [it.solvers.LSMR(), it.solvers.HalfQuadratic()])
+def test_an_item_that_converges_between_looks_keeps_its_answer(solver: Any) -> None:
+    on_cpu, on_cuda = stop_early(solver)
     assert torch.equal(on_cuda.iterations, on_cpu.iterations)
-    assert on_cuda.status == on_cpu.status and torch.equal(x, on_cpu.x)
+    assert torch.equal(on_cuda.x, on_cpu.x)
+
+
+@pytest.mark.parametrize("solver", [it.solvers.ConjugateGradient(), it.solvers.GradientDescent()])
+def test_a_gap_is_computed_at_looks_alone(solver: Any) -> None:
+    """An item goes on to the next look, every tenth step, because a gap costs products."""
+    on_cpu, on_cuda = stop_early(solver)
+    assert torch.equal(on_cuda.iterations, (on_cpu.iterations + 9) // 10 * 10)
+    torch.testing.assert_close(on_cuda.x, on_cpu.x, rtol=0, atol=1e-2)

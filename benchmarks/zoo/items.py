@@ -29,8 +29,9 @@ PICTURES = (
     "lpn-natural",
     "lpn-natural-0.1",
     "diffusion-natural",
+    "auto",
 )
-PLANES = (*IMAGES, "denoiser-natural", "lpn-natural", "lpn-ct", "diffusion-ct")
+PLANES = (*IMAGES, "denoiser-natural", "lpn-natural", "lpn-ct", "diffusion-ct", "auto")
 #: The prior of jobs that take none by name.
 DEFAULT = "default"
 

@@ -155,12 +155,17 @@ class Sinogram:
         return places / self.source[1] if self.curved else (places / self.source[1]).atan()
 
     @property
+    def places(self) -> Tensor:
+        """Signed distances of the cells from the one that sees the axis, on the detector, ``(cells,)``."""
+        cells = torch.arange(self.values.shape[1], dtype=torch.float64)
+        return (cells - self.axis) * self.spacing
+
+    @property
     def distances(self) -> Tensor:
         """Signed distances of the rays from the axis, ``(cells,)``."""
-        places = (
-            torch.arange(self.values.shape[1], dtype=torch.float64) - self.axis
-        ) * self.spacing
-        return places if self.source is None else self.source[0] * self.fan_angles(places).sin()
+        if self.source is None:
+            return self.places
+        return self.source[0] * self.fan_angles(self.places).sin()
 
     def rays_outside(self) -> Tensor:
         """Return which rays miss the image by at least half a cell, ``(views, cells)``.
@@ -168,10 +173,7 @@ class Sinogram:
         The shadow of a rectangle on the normal ``(cos t, sin t)`` of a ray reaches
         ``|w cos t| / 2 + |h sin t| / 2`` from the axis.
         """
-        places = (
-            torch.arange(self.values.shape[1], dtype=torch.float64) - self.axis
-        ) * self.spacing
-        normal = self.angles[:, None] - self.fan_angles(places)
+        normal = self.angles[:, None] - self.fan_angles(self.places)
         height, width = self.sides
         shadow = (width * normal.cos()).abs() / 2 + (height * normal.sin()).abs() / 2
         cell = (

@@ -49,8 +49,8 @@ _EMPTY, _SHARE, _LEAST_EMPTY = 6.0, 0.02, 1.5
 _GROUPS = 20
 #: Largest distance of tangent rays from a disc, in cells of the detector, for which it is one.
 _ROUND = 0.5
-#: Degree of the polynomial against beam hardening, and largest ratio of its slopes. It is 1.8 to 2.4 on disc 01a; a wrong
-#: first image made it 13.
+#: Degree of the polynomial against beam hardening, and largest ratio of its slopes. The ratio is 1.8
+#: to 2.4 on disc 01a; a wrong first image made it 13.
 _DEGREE, _STRONGEST = 3, 3.0
 
 
