@@ -22,8 +22,8 @@ class Travel:
     """Estimate of the distance to the minimizer, from the distance between iterates.
 
     It is a bound if the distance falls at least like 1 / k: it is then at most
-    ``|x_k - x_a| a / (k - a)``, where a is an earlier iteration. The first few steps tell nothing of
-    how it falls, so the estimate then is at least ``|x_k|``.
+    ``|x_k - x_a| a / (k - a)``, where a is an earlier iteration. The first steps do not show how
+    it falls, so the estimate then is at least ``|x_k|``.
     """
 
     anchor: Tensor  # the iterate of the latest iteration that is a power of two

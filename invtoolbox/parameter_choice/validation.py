@@ -25,8 +25,9 @@ from invtoolbox.parameter_choice.trials import Trials
 from invtoolbox.parameter_choice.walk import Measure, Walk
 from invtoolbox.problem import Problem
 
-#: One measurement of so many is held out: whole views (blocks) if there are enough of them.
-_ONE_OF = 6
+#: Inverse share of the measurements that are held out, and least number of views (blocks) of which
+#: whole ones are.
+ONE_OF = 6
 LEAST_BLOCKS = 12
 #: Distance of the seeds of held-out measurements from the seeds that a user takes.
 _APART = 1_597_334_677
@@ -35,9 +36,10 @@ LEAST_MEASUREMENTS = 64
 #: Number of iterations after which a weight is judged although the certificate is large, and number
 #: that a walk may take.
 _PATIENCE, _LONGEST = 125, 1280
-#: If held-out measurements are predicted worse than so many times the estimated noise, the model is
-#: not right, and a score may have several minima. The walks are repeated from so many decades above
-#: the first weight, where solves are quick, and pass so many weights on either side of the best one.
+#: Error of held-out measurements, in units of the estimated noise, above which the model is not right
+#: and a score may have several minima. The walks are then repeated: decades above the first weight
+#: where they start, because solves are quick there, and number of weights that they pass on either
+#: side of the best one.
 _DOUBTFUL, _ABOVE, _BEYOND = 1.5, 1.5, 3
 #: Share of the whitest residual if it is white.
 _LEAST_SHARE = 0.4
@@ -317,10 +319,10 @@ def hold_out(problem: Problem, seed: int) -> HeldOut:
     used = torch.ones((), dtype=real) if term.weights is None else term.weights.to(real)
     if _has_views(problem):
         fitted = torch.ones(1, 1, y.shape[2], *[1] * (y.ndim - 3), dtype=real)
-        fitted[:, :, _ONE_OF // 2 :: _ONE_OF] = 0
+        fitted[:, :, ONE_OF // 2 :: ONE_OF] = 0
     else:
         generator = separate_generator(seed)
-        fitted = torch.rand(1, *y.shape[1:], generator=generator).ge(1 / _ONE_OF).to(real)
+        fitted = torch.rand(1, *y.shape[1:], generator=generator).ge(1 / ONE_OF).to(real)
     fitted = fitted.to(y.device)
     return HeldOut(term, used * fitted, used * (1 - fitted))
 

@@ -89,7 +89,7 @@ class ConjugateGradient(GradientSolver):
         return bool(objective.terms)
 
     def has_gap(self, objective: Objective) -> bool:
-        # Without a prior more steps than the gradient asks for amplify rounding.
+        # Without a prior more steps than the gradient norm requires amplify rounding.
         return bool(objective.terms) and super().has_gap(objective)
 
     def init(self, objective: Objective, start: Tensor) -> CGState:

@@ -30,7 +30,7 @@ from invtoolbox.jobs.images.one_material import (
 from invtoolbox.measurements import report_findings
 from invtoolbox.operators.tomography.arcs import Arc, arc_of
 from invtoolbox.operators.tomography.scan_2d import Scan
-from invtoolbox.parameter_choice.validation import hold_out
+from invtoolbox.parameter_choice.validation import ONE_OF, hold_out
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
 from invtoolbox.priors.images.tangent_bound import TangentBound
@@ -42,8 +42,6 @@ from invtoolbox.solve import inner_solve, solve
 _ONE_MATERIAL = "two-level"
 #: Candidates of pictures, of scans, and of problems whose measurements cannot be held out.
 _PICTURE, _SCAN, _OTHER = ("tv", "wavelet", "tgv"), ("tv", _ONE_MATERIAL), ("tv",)
-#: One view of so many is held out: of a short arc at its end, else in between.
-_ONE_OF = 6
 
 
 class Choice(NamedTuple):
@@ -184,7 +182,7 @@ def _choose(problem: Problem, auto: Auto, settings: Mapping[str, Any]) -> Choice
         errors, start = _compare_views(problem, names, settings)
     else:
         errors = _compare_samples(problem, names, settings)
-    # The recipe wins a tie: it knows more.
+    # In a tie the recipe is taken, because it uses more prior knowledge.
     order = sorted(names, key=lambda name: (errors[name], name != _ONE_MATERIAL))
     return Choice(order[0], errors, start)
 
@@ -219,15 +217,15 @@ def _compare_views(
 
 
 def _held_views(problem: Problem, arc: Arc | None) -> Tensor:
-    """Return which views are held out, ``(view,)`` booleans."""
+    """Return which views are held out, ``(view,)`` booleans: the end of a short arc, else in between."""
     views = problem.y0.shape[2]
     held = torch.zeros(views, dtype=torch.bool, device=problem.y0.device)
     if arc is None or not arc.is_limited:
-        held[_ONE_OF // 2 :: _ONE_OF] = True
+        held[ONE_OF // 2 :: ONE_OF] = True
         return held
     A: Any = problem.operator
     order = ((A.angles.detach().double() - arc.start + 1e-6) % (2 * torch.pi)).argsort()
-    held[order[views - max(1, views // _ONE_OF) :]] = True
+    held[order[views - max(1, views // ONE_OF) :]] = True
     return held
 
 

@@ -32,6 +32,7 @@ from invtoolbox.parameter_choice.noise import has_noise_windows, noise_std_of
 from invtoolbox.parameter_choice.validation import (
     LEAST_BLOCKS,
     LEAST_MEASUREMENTS,
+    ONE_OF,
     quadratic_model,
     separate_generator,
 )
@@ -41,8 +42,8 @@ from invtoolbox.solution import Solution
 from invtoolbox.solve import inner_solve
 from invtoolbox.solvers.base import Solver
 
-#: One pixel of so many is held out, in so many folds that small pictures give enough of them.
-_ONE_OF, _FOLDS, _ENOUGH = 6, 4, 1 << 14
+#: Largest number of folds of held-out pixels, and number of pixels of which one fold is enough.
+_FOLDS, _ENOUGH = 4, 1 << 14
 #: Largest number of pixels of a biharmonic interpolation, whose time grows faster than linearly.
 _BIHARMONIC = 1 << 18
 #: Standard errors of the paired difference by which the prior must win.
@@ -247,8 +248,8 @@ def compare_views(problem: Problem, again: Again) -> Verdict:
         again: solves another problem in the same way.
     """
     model, _ = quadratic_model(problem)
-    is_held = torch.arange(problem.operator.blocks or 0, device=problem.y0.device) % _ONE_OF
-    is_held = is_held == _ONE_OF // 2
+    is_held = torch.arange(problem.operator.blocks or 0, device=problem.y0.device) % ONE_OF
+    is_held = is_held == ONE_OF // 2
     fitted, held = ((is_held == choice).nonzero().squeeze(1) for choice in (False, True))
     some, unseen = (model.subset(views) for views in (fitted, held))
 
@@ -303,7 +304,7 @@ def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
     generator = separate_generator(seed)
     first = known.any(0)
     space = first.shape
-    scattered = torch.rand(space, generator=generator).to(first.device) < 1 / _ONE_OF
+    scattered = torch.rand(space, generator=generator).to(first.device) < 1 / ONE_OF
     if bool(first.all()):
         return scattered.expand(1, *known.shape) & known
     shift = [int(torch.randint(1, n, (), generator=generator)) if n > 1 else 0 for n in space]

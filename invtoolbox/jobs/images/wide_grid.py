@@ -24,8 +24,9 @@ from invtoolbox.posteriors.base import MappedPosterior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 
-#: A ray outside is not dark above so many noise levels, and above this share of all rays. There
-#: must be more such rays than this number and than five times the share that noise makes.
+#: Bright rays measure more than this number of noise levels, and than this share of the root mean
+#: square of all rays. An object outside makes more bright rays than `_FEWEST`, and than five times
+#: the share of rays that noise alone makes bright.
 _LEVEL, _SHARE = 4.0, 0.05
 _FEWEST, _CHANCE = 3, 5 * 6.3e-5
 #: Largest number of pixels of the larger grid, in units of the user's.
