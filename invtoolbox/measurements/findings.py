@@ -12,9 +12,12 @@ from torch import Tensor
 from invtoolbox.data_terms.base import ResidualTerm
 from invtoolbox.data_terms.poisson import PoissonTransmission
 from invtoolbox.errors import InputError, MeasurementWarning, warn_user
+from invtoolbox.measurements.bad_pixels import find_bad_pixels
 from invtoolbox.measurements.sinogram import Axis, Sinogram
 from invtoolbox.operators.algebra import Scaled
 from invtoolbox.operators.base import Operator
+from invtoolbox.operators.imaging.blur import Blur
+from invtoolbox.operators.imaging.blur_3d import Blur3D
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
@@ -97,6 +100,20 @@ class Subject:
     def noise_std(self) -> Tensor | None:
         """Noise level of every item, estimated from the measurements; None if it cannot be."""
         return quick_noise_std(self.problem)
+
+    @cached_property
+    def bad_pixels(self) -> Tensor | None:
+        """Dead and hot pixels of a blurred picture, like ``y``; None for other problems."""
+        y, A, weights = (
+            self.problem.y0,
+            self.operator,
+            getattr(self.problem.data_term, "weights", None),
+        )
+        if not isinstance(A, (Blur, Blur3D)) or y.is_complex() or weights is not None:
+            return None
+        if self.noise_std is None or min(y.shape[-2:]) < self._VIEWS:
+            return None
+        return find_bad_pixels(y.detach(), A.kernel, self.noise_std)
 
 
 #: A check of one property: it returns what looks wrong, or None.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
-from invtoolbox.measurements.findings import Finding, Subject, register
+from invtoolbox.measurements.findings import Finding, Subject, leave_out, register
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.imaging.blur_3d import Blur3D
 from invtoolbox.operators.imaging.sampling import Inpainting
@@ -19,6 +20,10 @@ _FULL_SCALES = (1.0, 255.0, 4095.0, 65535.0)
 _MASKS = (255.0, 65535.0)
 #: Largest deviation of the sum of a kernel from 1 that is no mistake.
 _SUM = 0.1
+#: Least share of clipped pixels, least ratio of their number to that of the pixels with one of the
+#: next values, least noise relative to the range, least mean of counts of photons, and least noise
+#: relative to the distance of grey levels.
+_CLIPPED, _SPIKE, _QUIET, _COUNTS, _GREY = 0.003, 2.0, 1e-4, 10.0, 0.5
 
 
 @register(Inpainting, CartesianMRI)
@@ -61,6 +66,60 @@ def check_kernel_sum(subject: Subject) -> Finding | None:
         f"the kernel sums to {total:.4g}, so the image would be {1 / total:.3g} times as bright as "
         "the measurements; pass kernel / kernel.sum()",
     )
+
+
+@register(Blur, Blur3D)
+def check_pixels(subject: Subject) -> Finding | None:
+    """Find pixels, rows and columns that differ from their neighbours more than the blur allows."""
+    faults, y = subject.bad_pixels, subject.problem.y0
+    if faults is None or not bool(faults.any()):
+        return None
+    columns, rows = faults.all(-2, keepdim=True), faults.all(-1, keepdim=True)
+    counts = {
+        "columns": int(columns.sum()),
+        "rows": int(rows.sum()),
+        f"pixels of {y.numel()}": int((faults & ~columns & ~rows).sum()),
+    }
+    words = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return Finding(
+        "pixels",
+        f"{words} differ from their neighbours by more than the blur allows, so they are dead, hot "
+        "or of another gain; give them weight 0 (repair=True)",
+        repair=lambda problem: leave_out(problem, faults),
+    )
+
+
+@register(Blur, Blur3D)
+def check_clipping(subject: Subject) -> Finding | None:
+    """Find highlights and shadows that were cut off at one value."""
+    y, noise_std = subject.problem.y0, subject.noise_std
+    weights = getattr(subject.problem.data_term, "weights", None)
+    if y.is_complex() or noise_std is None or weights is not None:
+        return None
+    if subject.bad_pixels is not None and bool(subject.bad_pixels.any()):
+        return None
+    is_whole = bool((y == y.round()).all())
+    for k, (values, noise) in enumerate(zip(y, noise_std.tolist())):
+        for end, name in ((values.max(), "highlights"), (values.min(), "shadows")):
+            distance = (values - end).abs()
+            count, step = int((distance == 0).sum()), float(distance[distance > 0].min())
+            near = int((distance <= 3 * step).sum()) - count
+            # Without noise, a flat part of the image has one value as well, and so has dark noise of
+            # few photons.
+            is_flat = noise < max(_GREY * step, _QUIET * float(values.max() - values.min()))
+            is_dark = is_whole and float(end) == 0 and float(values.mean()) < _COUNTS
+            if is_flat or is_dark or count < max(_CLIPPED * values.numel(), _SPIKE * near / 3):
+                continue
+            cut = torch.zeros_like(y, dtype=torch.bool)
+            cut[k] = distance == 0
+            return Finding(
+                "clipped",
+                f"{count / values.numel():.1%} of picture {k} are exactly {float(end):.4g}, and few "
+                f"pixels are near: its {name} are cut off, and there it is no blur of an image; "
+                "give them weight 0 (repair=True)",
+                repair=lambda problem: leave_out(problem, cut),
+            )
+    return None
 
 
 def _distance(y: Tensor, factor: float) -> float:
