@@ -466,7 +466,73 @@ BLURS = [
 ]  # fmt: skip
 
 
-RECORDS = [*MASKS, *MRI, *BLURS]
+# -- ranges of trained priors ----------------------------------------------------------------------
+
+load = functools.cache(it.priors.load)
+
+
+@functools.cache
+def load_for(name: str, high: float) -> Any:
+    """Return a trained prior for images from 0 to a value."""
+    return it.priors.load(name, {"intensity_range": (0.0, high)})
+
+
+def range_record(operator: str, name: str, factor: float, right: str = "unit") -> Record:
+    """Return the record of measurements in another unit than that of a trained prior.
+
+    The right twin has the unit of the prior; with ``right="range"`` the prior is told the range, and
+    with ``right="free"`` the prior is one that takes every range.
+    """
+
+    def make(seed: int) -> tuple[Case, Case]:
+        draw, x = scene(f"range {operator} {name}", seed)
+        A: Operator
+        if operator == "blur":
+            A = Blur(tensor(kernel(draw)(1.0)[1]), SHAPE)
+        elif operator == "gaps":
+            A = Inpainting(tensor(_gaps(draw, "pixels", SHAPE, 0.5)), SHAPE)
+        elif operator == "coarse":
+            A = it.operators.Downsampling((1, *SHAPE), 2)
+        elif operator == "k-space":
+            A = CartesianMRI(tensor(_gaps(draw, "lines", SHAPE, 0.3)), SHAPE)
+            v, u = _places(SHAPE)
+            x = (x * tensor(np.clip(1.6 - 1.6 * np.hypot(u, v), 0, 1))).to(torch.complex64)
+        else:
+            A = it.operators.Identity((1, *SHAPE))
+        y = A.simulate(x, noise=log_uniform(draw, 3e-3, 0.03), seed=seed)
+        wrong = Case(factor * y, A, load(name))
+        if right == "range":
+            return wrong, Case(factor * y, A, load_for(name, factor))
+        if right == "free":
+            return wrong, Case(factor * y, A, load("denoiser-natural"))
+        return wrong, Case(y, A, load(name))
+
+    unit = f"times {factor:.3g}"
+    return Record(f"{operator} {unit} with {name}, twin in its {right}", ("range", "trained"), make)
+
+
+SHAPE = (96, 96)
+RANGES = [
+    range_record("blur", "dncnn-natural", 255),
+    range_record("blur", "dncnn-natural", 255, "range"),
+    range_record("blur", "lpn-natural", 255),
+    range_record("gaps", "lpn-natural", 255, "free"),
+    range_record("gaps", "dncnn-natural", 65535),
+    range_record("noise", "lpn-natural-0.1", 65535),
+    range_record("noise", "dncnn-natural", 4095, "free"),
+    range_record("coarse", "lpn-natural", 255, "range"),
+    range_record("coarse", "diffusion-natural", 255),
+    range_record("blur", "diffusion-natural", 65535, "range"),
+    range_record("k-space", "dncnn-natural", 1e-4),
+    range_record("k-space", "diffusion-natural", 1e4),
+    range_record("blur", "cae-natural", 255),
+    range_record("gaps", "cae-natural", 65535, "range"),
+    range_record("noise", "lpn-natural", 1 / 255),
+    range_record("blur", "dncnn-natural", 1 / 255),
+]
+
+
+RECORDS = [*MASKS, *MRI, *BLURS, *RANGES]
 
 
 def real_data(folder: Path) -> Iterator[tuple[str, Case]]:

@@ -79,7 +79,8 @@ def _excess(values: Tensor, taps: Tensor, noise: Tensor, slack: float) -> Tensor
     """Return by how much the bound is exceeded, relative to noise and to the usual excess."""
     dims = values.ndim - 1
     k = functional.pad(taps, (1, 1) * dims)
-    n = _neighbours(functional.pad(k, (1, 1) * dims))[(..., *[slice(1, -1)] * dims)]
+    inner = (slice(None), *[slice(1, -1)] * dims)
+    n = _neighbours(functional.pad(k, (1, 1) * dims))[inner]
     largest = float((k / n.clamp_min(1e-12))[k > 1e-2 * k.max()].max())
     pool = functional.max_pool2d if dims == 2 else functional.max_pool1d
     padded = functional.pad(values[:, None], (2, 2) * dims, mode="reflect")

@@ -15,7 +15,7 @@ from invtoolbox.operators.mri.cartesian import CartesianMRI
 from invtoolbox.problem import Problem
 
 #: Largest values of pictures in [0, 1], and of 8, 12 and 16 bits.
-_FULL_SCALES = (1.0, 255.0, 4095.0, 65535.0)
+FULL_SCALES = (1.0, 255.0, 4095.0, 65535.0)
 #: Values of known pixels in masks that were read from pictures.
 _MASKS = (255.0, 65535.0)
 #: Largest deviation of the sum of a kernel from 1 that is no mistake.
@@ -125,4 +125,4 @@ def check_clipping(subject: Subject) -> Finding | None:
 def _distance(y: Tensor, factor: float) -> float:
     """Return the distance of the largest value, divided by a factor, from a full scale, as a logarithm."""
     largest = float(y.abs().max()) / abs(factor)
-    return min(abs(math.log(max(largest, 1e-30) / scale)) for scale in _FULL_SCALES)
+    return min(abs(math.log(max(largest, 1e-30) / scale)) for scale in FULL_SCALES)
