@@ -116,9 +116,15 @@ def clipped(b: Blurred, low: float, high: float) -> Case:
     return b.case(y.clamp(y.quantile(low), y.quantile(high)))
 
 
-def in_corner(taps: Tensor) -> Tensor:
-    """Return the kernel in the corner of a frame of twice its size."""
-    return torch.nn.functional.pad(taps, (0, taps.shape[1], 0, taps.shape[0]))
+def at_side(taps: Tensor) -> Tensor:
+    """Return the kernel in the corner of an array of about twice its size."""
+    reach = tuple(2 * (n // 2) for n in taps.shape)
+    return torch.nn.functional.pad(taps, (0, reach[1], 0, reach[0]))
+
+
+def in_the_middle(taps: Tensor) -> Tensor:
+    reach = tuple(n // 2 for n in taps.shape)
+    return torch.nn.functional.pad(taps, (reach[1], reach[1], reach[0], reach[0]))
 
 
 BLURS = [
@@ -134,6 +140,10 @@ BLURS = [
         blur_record(
             "kernel sums to 10, twin with its factor", ("sum",), family,
             lambda b: b.case(b.y, 10 * b.kernel), lambda b: b.case(10 * b.y, 10 * b.kernel),
+        ),
+        blur_record(
+            "kernel at one side", ("kernel centre",), family,
+            lambda b: b.case(b.y, at_side(b.kernel)), lambda b: b.case(b.y, in_the_middle(b.kernel)),
         ),
         blur_record("clipped highlights", ("clipped",), family, lambda b: clipped(b, 0, 0.98)),
         blur_record("clipped shadows", ("clipped",), family, lambda b: clipped(b, 0.05, 1)),

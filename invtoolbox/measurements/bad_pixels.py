@@ -45,9 +45,9 @@ def find_bad_pixels(y: Tensor, kernel: Tensor, noise_std: Tensor) -> Tensor:
     >>> find_bad_pixels(y, torch.ones(1, 1, 3, 3) / 9, torch.tensor([0.01])).nonzero().tolist()
     [[0, 0, 5, 7]]
     """
-    planes = y.flatten(0, -3)
-    taps = kernel.detach().to(y).abs().flatten(0, -3)
-    noise = noise_std.to(y).repeat_interleave(len(planes) // len(noise_std))[:, None, None]
+    planes = y.flatten(0, -3).float()
+    taps = kernel.detach().to(planes).abs().flatten(0, -3)
+    noise = noise_std.to(planes).repeat_interleave(len(planes) // len(noise_std))[:, None, None]
     bad = torch.zeros_like(planes, dtype=torch.bool)
     # Models of three-dimensional kernels are too rough for means over whole lines.
     for is_row in (False, True) if y.ndim == 4 else ():

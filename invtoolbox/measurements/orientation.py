@@ -44,12 +44,12 @@ def check_orientation(subject: Subject) -> Finding | None:
     weights = getattr(subject.problem.data_term, "weights", None)
     if y.is_complex() or weights is not None or subject.noise_std is None:
         return None
-    kernel = A.kernel[0, 0].detach().to(torch.float32)
-    plane = y[0].mean(0).to(torch.float32)
+    kernel = A.kernel[0, 0].detach().float().cpu()
+    plane = y[0].mean(0).float()
     if subject.bad_pixels is not None:
         middle = functional.avg_pool2d(plane[None, None], 5, 1, 2)[0, 0]
         plane = torch.where(subject.bad_pixels[0].any(0), middle, plane)
-    plane = _liveliest(plane)
+    plane = _liveliest(plane).cpu()
     size = float(plane.std())
     if min(plane.shape) < max(_LEAST, _ROOM * max(kernel.shape)) or not size > 0:
         return None
