@@ -10,8 +10,13 @@ from dataclasses import dataclass, field
 
 from common import data_folder, machine
 
+import invtoolbox as it
+from invtoolbox.operators import Inpainting, Operator
 from mistakes import RECORDS
-from mistakes.cases import findings, is_named
+from mistakes.blurs import blurred
+from mistakes.cases import Case, findings, is_named
+from mistakes.kspace import kspace
+from mistakes.masks import gap_case
 from mistakes.real import real_blurs, real_data, zoo_items
 
 
@@ -25,6 +30,32 @@ class Score:
     sentences: list[str] = field(default_factory=list)
 
 
+def cost() -> None:
+    """Print the seconds of the checks, and those of the one-liner that runs them, by total variation."""
+    blur, gaps, spectrum = (
+        blurred(100, "shaking hand", inner=192),
+        gap_case(100, "pixels"),
+        kspace(100, True, "lines"),
+    )
+    cases = {
+        "blur, 192x192": blur.case(blur.y),
+        "gaps, 96x96": Case(gaps[0], Inpainting(gaps[1], (96, 96))),
+        "k-space, 96x80, 4 coils": spectrum.case(spectrum.y),
+    }
+    for name, case in cases.items():
+        times = []
+        for _ in range(3):
+            began = time.perf_counter()
+            findings(case)
+            times.append(time.perf_counter() - began)
+        A = case.A if isinstance(case.A, Operator) else case.A()
+        began = time.perf_counter()
+        it.reconstruct(case.y, A, prior="tv", progress=False)
+        seconds = time.perf_counter() - began
+        check = sorted(times)[1]
+        print(f"  {name}: {1e3 * check:.0f} ms of {seconds:.1f} s, {check / seconds:.1%}")
+
+
 def main(names: str = "", /, seeds: str = "100..109", real: bool = False) -> None:
     """Check the records and print a table.
 
@@ -36,6 +67,7 @@ def main(names: str = "", /, seeds: str = "100..109", real: bool = False) -> Non
     warnings.simplefilter("ignore")
     print(machine())
     if real:
+        cost()
         alarms = count = 0
         half = int(seeds.startswith("1"))
         for name, case in itertools.chain(

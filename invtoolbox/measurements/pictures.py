@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -143,7 +144,7 @@ def check_clipping(subject: Subject) -> Finding | None:
                 f"{count / values.numel():.1%} of picture {k} are exactly {float(end):.4g}, and few "
                 f"pixels are near: its {name} are cut off, and there it is no blur of an image; "
                 "give them weight 0 (repair=True)",
-                repair=lambda problem: leave_out(problem, cut),
+                repair=partial(leave_out, faulty=cut),
             )
     return None
 

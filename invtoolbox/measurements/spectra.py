@@ -51,7 +51,7 @@ class Spectrum:
             self.y, self.coil_maps = self.y[:, :1], None
         self.y = self.y.to(self.y.dtype.to_complex())
         if not self.centred:
-            self.y = torch.fft.fftshift(self.y, dim=self.dims)
+            self.y = centred_fft(torch.fft.ifftn(self.y, dim=self.dims, norm="ortho"), self.axes)
 
     @classmethod
     def of(cls, subject: Subject) -> Spectrum | None:
