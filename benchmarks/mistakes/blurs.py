@@ -142,7 +142,7 @@ BLURS = [
             lambda b: b.case(b.y, 10 * b.kernel), lambda b: b.case(10 * b.y, 10 * b.kernel),
         ),
         blur_record(
-            "kernel at one side", ("kernel centre",), family,
+            "kernel at one side", ("shifted",), family,
             lambda b: b.case(b.y, at_side(b.kernel)), lambda b: b.case(b.y, in_the_middle(b.kernel)),
         ),
         blur_record("clipped highlights", ("clipped",), family, lambda b: clipped(b, 0, 0.98)),

@@ -18,12 +18,12 @@ _SIDE, _LEAST, _ROOM = 192, 48, 2.0
 #: Least difference of kernels that can be told apart, relative to their norm.
 _DISTINCT = 0.2
 #: Least gain of the logarithm of the spectrum, and its least evidence in standard errors.
-_GAIN, _EVIDENCE = 0.012, 5.0
+_GAIN, _EVIDENCE = 0.004, 6.0
 #: Largest share of the spectrum of the gradients in its largest entries, and the share of these.
-_PERIODIC, _PEAKS = 0.4, 0.005
+_PERIODIC, _PEAKS = 0.6, 0.005
 #: Weight of the gradients relative to the noise, iterations, and the evidence of the energy, in
 #: standard errors, that shows half a turn, and that has to agree with the spectrum.
-_WEIGHT, _ITERATIONS, _BELIEVED, _AGREED = 0.3, 15, 4.2, 2.5
+_WEIGHT, _ITERATIONS, _BELIEVED, _AGREED = 0.3, 15, 6.0, 4.0
 #: Exponents and factors (logarithms) of the spectra of sharp pictures.
 _EXPONENTS, _FACTORS = (1.0, 1.5, 2.0, 2.5, 3.0), 13
 #: Words for a kernel whose parts lie in the corners.
@@ -64,7 +64,7 @@ def check_orientation(subject: Subject) -> Finding | None:
     if len(names) > 1:
         errors = _spectral_errors(plane, list(names.values()), noise)
         gains = errors[0] - errors
-        winner = int(gains.mean(1).argmax())
+        winner = max(range(len(names)), key=lambda c: _evidence(gains[c]))
         if float(gains[winner].mean()) > _GAIN and _evidence(gains[winner]) > _EVIDENCE:
             words = list(names)[winner]
     changed = names[words]

@@ -87,7 +87,7 @@ def check_kernel_centre(subject: Subject) -> Finding | None:
         return None
     shift = tuple(-offset for offset in offsets)
     return Finding(
-        "kernel centre",
+        "shifted",
         f"the kernel lies {tuple(offsets)} pixels (down, right) from the middle of its array, so the "
         f"image would be shifted by {shift}; pass torch.roll(kernel, {shift}, (-2, -1)), or crop it",
     )

@@ -122,7 +122,9 @@ def test_phases_that_are_not_there_are_refused() -> None:
     with pytest.raises(InputError, match="magnitudes without phases"):
         it.solve(it.Problem(A(x).abs(), A), "tv", progress=False)
     with pytest.raises(InputError, match="look like an image"):
-        it.solve(it.Problem(x, A), "tv", progress=False)
+        it.solve(it.Problem(x.real, A), "tv", progress=False)
+    with pytest.warns(MeasurementWarning, match="look like an image"):
+        it.solve(it.Problem(x, A), "tv", regularization=0.1, max_iterations=1, progress=False)
 
 
 def test_bad_pixels_are_left_out_by_repair() -> None:
