@@ -16,7 +16,7 @@ from zoo.items import tensor
 import invtoolbox as it
 from invtoolbox.operators import Inpainting, Operator
 from mistakes import RECORDS
-from mistakes.blurs import Blurred, blurred, clipped, dead_line, hot
+from mistakes.blurs import Blurred, blurred, dead_line, hot
 from mistakes.cases import Case, findings, is_named
 from mistakes.kspace import kspace
 from mistakes.masks import gap_case
@@ -69,7 +69,6 @@ def repairs() -> None:
     faults: dict[str, Callable[[Blurred], Case]] = {
         "one dead column": lambda b: dead_line(b, -1),
         "1 % hot pixels": hot,
-        "2 % clipped": lambda b: clipped(b, 0, 0.98),
         "gains of 5 % per column": gains,
     }
     for name, fault in faults.items():
