@@ -9,9 +9,10 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 #: Errors of the kernel that are allowed: factor of its ratios, to name pixels and to find them all.
-_SLACK, _CLOSE = 1.5, 1.2
-#: Multiples of the noise that a fault exceeds, and excess with which pixels and lines are named.
-_NOISE, _PIXELS, _LINES = 8.0, 2.5, 4.0
+_SLACK, _CLOSE = 1.5, 1.0
+#: Multiples of the noise that a fault exceeds, and excess with which pixels and lines are named, and
+#: with which others are collected then.
+_NOISE, _PIXELS, _LINES, _FOUND = 8.0, 2.5, 4.0, 0.6
 #: Least fault, relative to the range of the picture.
 _FLOOR = 1e-3
 #: Shares of the pixels and of the lines that may be faulty.
@@ -34,9 +35,9 @@ def find_bad_pixels(y: Tensor, kernel: Tensor, noise_std: Tensor) -> Tensor:
     A blurred picture is ``y_i = sum_j k_j x_{i-j}``, and the mean m of the neighbours of a pixel has
     the neighbours' means n of k in place of k. So if x lies between b and b + r nearby,
     ``y - b <= rho (m - b) + r sum_j max(k_j - rho n_j, 0)`` for every rho, and from above likewise.
-    Whole columns and rows of pictures are judged by their means. Pixels that hold the same extreme value apart
-    from each other are saturated or dead. Pictures with structure that exceeds the bound everywhere
-    show no faults.
+    Whole columns and rows of pictures are judged by their means. Pixels that hold the same extreme
+    value apart from each other are saturated or dead. Pictures with structure that exceeds the bound
+    everywhere show no faults.
 
     Args:
         y: pictures ``(batch, channel, *space)``.
@@ -80,8 +81,8 @@ def find_bad_pixels(y: Tensor, kernel: Tensor, noise_std: Tensor) -> Tensor:
     named = _excess(smooth, taps, noise, _SLACK) > _PIXELS
     if bool(named[:, 1:-1, 1:-1].any()):
         for _ in range(_PASSES):  # a fault hides others that are near
-            more = (_excess(smooth, taps, noise, _CLOSE) > 1) & ~bad
-            if not bool(more.any()):
+            more = (_excess(smooth, taps, noise, _CLOSE) > _FOUND) & ~bad
+            if not 0 < float(more.float().mean()) < _SHARES[2]:
                 break
             bad |= more
             smooth = torch.where(bad, _fill(planes, bad), planes)
