@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.masks import explain_mismatch
 from invtoolbox.core.pytrees import blank_items
 from invtoolbox.core.settings import Settings
 from invtoolbox.data_terms.base import DataTerm, ResidualTerm, Stack
@@ -36,8 +37,9 @@ class Problem(Settings):
             the values that were found.
 
     Raises:
-        InputError: if a shape does not fit (the sentence names the axis), the batch is empty, or the
-            measurements of every item hold NaN or infinite values (it names the first index).
+        InputError: if a shape does not fit (the sentence names the axis), the batch is empty, a mask
+            is inverted, exchanged or shifted (the zeros of ``y`` show it), or the measurements of
+            every item hold NaN or infinite values (it names the first index).
 
     Attributes:
         skipped: items whose measurements are not finite, bool ``(batch,)``; None if all are finite.
@@ -311,6 +313,12 @@ def _restrict(y: Any, data_term: DataTerm, operator: Operator) -> tuple[Any, Dat
     sampled = None if isinstance(y, tuple) else operator.sampled
     if sampled is None or bool((sampled != 0).all()):
         return y, data_term
+    change = explain_mismatch(y, (sampled != 0).to(y.device))
+    if change is not None:
+        raise InputError(
+            f"measurements that {operator} does not take hold values, and measurements that it "
+            f"takes are zero or NaN; the mask fits {change}"
+        )
     hidden = (sampled == 0).to(y.device).expand(y.shape[0], *(-1 for _ in y.shape[1:]))
     if bool((y != 0).logical_and(hidden).any()):
         y = y.masked_fill(hidden, 0)

@@ -40,7 +40,7 @@ from invtoolbox.loop.run import (
     ProgressBar,
     run,
 )
-from invtoolbox.measurements import report_findings
+from invtoolbox.measurements import repair_measurements, report_findings
 from invtoolbox.objective.coarse_grids import coarsen_for_search, coarsen_for_start
 from invtoolbox.objective.initial_guess import initial_variable, is_scan, leaves_float32
 from invtoolbox.objective.objective import Objective
@@ -112,6 +112,7 @@ def solve(
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = True,
     check: bool = True,
+    repair: bool = False,
 ) -> Solution: ...
 
 
@@ -132,6 +133,7 @@ def solve(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     check: bool = True,
+    repair: bool = False,
 ) -> list[Solution]: ...
 
 
@@ -155,6 +157,7 @@ def solve(
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = True,
     check: bool = True,
+    repair: bool = False,
 ) -> Solution | list[Solution]:
     r"""Minimize ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, ``x = g(z)``, per item.
 
@@ -201,6 +204,8 @@ def solve(
         check: look for measurements that do not fit the operator or the noise level
             (`measurements.check_measurements`). What looks wrong is a `MeasurementWarning`, and a
             sentence in ``Solution.notes``.
+        repair: first mend what can be mended without harm (`measurements.repair_measurements`):
+            dead, hot and clipped pixels get weight 0. Every repair is a note.
 
     Returns:
         The solution, or one solution per problem.
@@ -232,6 +237,7 @@ def solve(
         checkpoint=_as_checkpoint(checkpoint),
         progress=progress,
         check=check,
+        repair=repair,
     )
     if isinstance(problem, Problem):
         return _solve(problem, call)
@@ -274,6 +280,7 @@ class Call:
     checkpoint: Checkpoint | None
     progress: bool
     check: bool
+    repair: bool = False
 
     def __post_init__(self) -> None:
         check_range("solve", "[0, inf]", max_iterations=self.max_iterations)
@@ -329,7 +336,11 @@ class Run:
     def plan(cls, problem: Problem, call: Call) -> Self:
         """Bind the objective, and choose solver and rule unless the caller did."""
         start_time, dtype = time.monotonic(), call.dtype
-        notes = report_findings(problem) if call.check else []
+        repairs: tuple[str, ...] = ()
+        if call.repair:
+            problem, repairs = repair_measurements(problem)
+        priors = _as_sum(call.prior)
+        notes = [*repairs, *(report_findings(problem, priors) if call.check else ())]
         original = problem.to(device=call.device, dtype=dtype)
         # The skipped items hold other measurements, and are computed as such until the loop begins.
         problem = original.without_skipping()
@@ -337,7 +348,7 @@ class Run:
             dtype = torch.float64
             problem = problem.to(dtype=dtype)
             notes.append("solved in float64: squares of these measurements leave float32")
-        priors = _as_sum(call.prior).to(device=call.device, dtype=dtype)
+        priors = priors.to(device=call.device, dtype=dtype)
         is_resumed = call.checkpoint is not None and Path(call.checkpoint.path).exists()
         with torch.no_grad(), limit(share=0.5):
             objective, regularization, rule, why, solver, reason = _choose(

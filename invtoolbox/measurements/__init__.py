@@ -1,10 +1,17 @@
 """Checks of measurements before a solve: units, noise level, geometry, missing samples."""
 
-from invtoolbox.measurements import levels, scans  # noqa: F401 (register their checks)
+from invtoolbox.measurements import (  # noqa: F401 (register their checks)
+    levels,
+    orientation,
+    pictures,
+    scans,
+    spectra,
+)
 from invtoolbox.measurements.findings import (
     Finding,
     check_measurements,
     register,
+    repair_measurements,
     report_findings,
 )
 from invtoolbox.measurements.pages import report_unused_pages
@@ -16,6 +23,7 @@ __all__ = [
     "check_measurements",
     "data_report",
     "register",
+    "repair_measurements",
     "report_findings",
     "report_unused_pages",
 ]

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from invtoolbox.data_terms.base import ResidualTerm
 from invtoolbox.data_terms.poisson import PoissonTransmission
 from invtoolbox.errors import InputError, MeasurementWarning, warn_user
+from invtoolbox.measurements.bad_pixels import find_bad_pixels
 from invtoolbox.measurements.sinogram import Axis, Sinogram
 from invtoolbox.operators.algebra import Scaled
 from invtoolbox.operators.base import Operator
+from invtoolbox.operators.imaging.blur import Blur
+from invtoolbox.operators.imaging.blur_3d import Blur3D
 from invtoolbox.parameter_choice.noise import estimate_noise_std
+from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 
 
@@ -28,6 +33,7 @@ class Finding:
         is_fatal: whether nothing sensible can come of a solve.
         is_conclusive: whether other checks mean nothing after this finding.
         is_remark: whether nothing is wrong, so that a note is enough, and a warning too much.
+        repair: function that returns the mended problem, if the mistake can be mended without harm.
     """
 
     name: str
@@ -35,6 +41,7 @@ class Finding:
     is_fatal: bool = False
     is_conclusive: bool = False
     is_remark: bool = False
+    repair: Callable[[Problem], Problem] | None = field(default=None, repr=False, compare=False)
 
 
 class Subject:
@@ -44,8 +51,8 @@ class Subject:
     #: number of cells, with this evidence.
     _VIEWS, _CELLS, _EVIDENCE = 16, 0.75, 4.0
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    def __init__(self, problem: Problem, prior: Prior | None = None) -> None:
+        self.problem, self.prior = problem, prior
 
     @property
     def operator(self) -> Operator:
@@ -94,6 +101,20 @@ class Subject:
         """Noise level of every item, estimated from the measurements; None if it cannot be."""
         return quick_noise_std(self.problem)
 
+    @cached_property
+    def bad_pixels(self) -> Tensor | None:
+        """Dead and hot pixels of a blurred picture, like ``y``; None for other problems."""
+        y, A, weights = (
+            self.problem.y0,
+            self.operator,
+            getattr(self.problem.data_term, "weights", None),
+        )
+        if not isinstance(A, (Blur, Blur3D)) or y.is_complex() or weights is not None:
+            return None
+        if self.noise_std is None or min(y.shape[-2:]) < self._VIEWS:
+            return None
+        return find_bad_pixels(y.detach(), A.kernel, self.noise_std)
+
 
 #: A check of one property: it returns what looks wrong, or None.
 Check = Callable[[Subject], Finding | None]
@@ -118,7 +139,7 @@ def register(*kinds: type) -> Callable[[Check], Check]:
     return add
 
 
-def check_measurements(problem: Problem) -> tuple[Finding, ...]:
+def check_measurements(problem: Problem, prior: Prior | None = None) -> tuple[Finding, ...]:
     """Return what looks wrong about the measurements of a problem, an empty tuple if nothing does.
 
     The checks compare the measurements with the operator and with the noise level of the data term.
@@ -127,6 +148,7 @@ def check_measurements(problem: Problem) -> tuple[Finding, ...]:
 
     Args:
         problem: measurements, operator and data term.
+        prior: prior of the solve, whose range of values the measurements have to fit.
 
     >>> import invtoolbox as it
     >>> angles = torch.arange(60) * torch.pi / 60
@@ -140,7 +162,7 @@ def check_measurements(problem: Problem) -> tuple[Finding, ...]:
     'counts'
     """
     with torch.no_grad():
-        return find(Subject(problem))
+        return find(Subject(problem, prior))
 
 
 def find(subject: Subject) -> tuple[Finding, ...]:
@@ -152,7 +174,7 @@ def find(subject: Subject) -> tuple[Finding, ...]:
     problem = subject.problem
     if isinstance(problem.y, tuple):
         terms = getattr(problem.data_term, "terms", ())
-        parts = [Subject(problem.part(k)) for k in range(len(terms))]
+        parts = [Subject(problem.part(k), subject.prior) for k in range(len(terms))]
         return tuple(finding for subject_part in parts for finding in find(subject_part))
     findings: list[Finding] = []
     for kind, check in _CHECKS:
@@ -163,16 +185,59 @@ def find(subject: Subject) -> tuple[Finding, ...]:
     return tuple(findings)
 
 
-def report_findings(problem: Problem) -> list[str]:
-    """Warn of what looks wrong about measurements, and return the sentences.
+def leave_out(problem: Problem, faulty: Tensor) -> Problem:
+    """Return the problem in which some measurements have weight 0, the same if its term has none.
+
+    Args:
+        problem: measurements, operator and data term.
+        faulty: true at these measurements; it broadcasts against ``y``.
+
+    >>> import invtoolbox as it
+    >>> problem = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
+    >>> leave_out(problem, torch.tensor([True, False, False, False])).data_term.weights
+    tensor([[[0., 1., 1., 1.]]])
+    """
+    D, good = problem.data_term, ~faulty.expand_as(problem.y0)
+    if not isinstance(D, ResidualTerm):
+        return problem
+    weights = good.to(problem.y0.real.dtype)
+    if D.weights is not None:
+        weights = weights * D.weights.to(weights)
+    return problem.with_data_term(D._replace(weights=weights, weights_are_mask=False))
+
+
+def repair_measurements(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
+    """Mend what can be mended without harm, and return the problem and a sentence per repair.
 
     Args:
         problem: measurements, operator and data term.
 
+    >>> import invtoolbox as it
+    >>> A = it.operators.Inpainting(255 * torch.eye(8), (8, 8))
+    >>> problem, sentences = repair_measurements(it.Problem(torch.eye(8)[None, None], A))
+    >>> float(problem.operator.mask.max()), len(sentences)
+    (1.0, 1)
+    """
+    sentences: list[str] = []
+    if not isinstance(problem.y, tuple):
+        for finding in check_measurements(problem):
+            if finding.repair is not None:
+                problem = finding.repair(problem)
+                sentences.append(f"repaired: {finding.sentence}")
+    return problem, tuple(sentences)
+
+
+def report_findings(problem: Problem, prior: Prior | None = None) -> list[str]:
+    """Warn of what looks wrong about measurements, and return the sentences.
+
+    Args:
+        problem: measurements, operator and data term.
+        prior: prior of the solve.
+
     Raises:
         InputError: if nothing sensible can come of a solve.
     """
-    findings = check_measurements(problem)
+    findings = check_measurements(problem, prior)
     for finding in findings:
         if finding.is_fatal:
             raise InputError(finding.sentence)

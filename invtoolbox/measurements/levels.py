@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from invtoolbox.data_terms.base import ResidualTerm
-from invtoolbox.measurements.findings import Finding, Subject, register
+from invtoolbox.measurements.findings import Finding, Subject, leave_out, register
 from invtoolbox.operators.base import Operator
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.operators.imaging.blur import Blur
@@ -108,14 +108,24 @@ def check_zeros(subject: Subject) -> Finding | None:
         if weights is None
         else (weights.to(y.device) > 0).expand_as(y)
     )
-    share = float(((y == 0) & counted).sum()) / max(1, int(counted.sum()))
-    if share <= _ZEROS or share == 1:
+    blank = (y == 0) & counted
+    share = float(blank.sum()) / max(1, int(counted.sum()))
+    # A single line without any signal was not taken either.
+    empty = [
+        int((blank | ~counted).all(axis).logical_and(counted.any(axis)).all(1).sum())
+        for axis in (-1, -2)
+    ]
+    if share == 1 or (share <= _ZEROS and not (y.ndim >= 4 and any(empty))):
         return None
+    lines = (
+        f" ({empty[0]} rows and {empty[1]} columns entirely)" if y.ndim >= 4 and any(empty) else ""
+    )
     return Finding(
         "zeros",
-        f"{share:.0%} of the samples that count as measured are exactly zero, so they were "
+        f"{share:.1%} of the samples that count as measured are exactly zero{lines}, so they were "
         "probably not taken; give the operator their mask (y != 0), or "
         "LeastSquares(weights=(y != 0).float())",
+        repair=lambda problem: leave_out(problem, blank),
     )
 
 

@@ -16,6 +16,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.automatic import bound_short_arc, solve_automatically
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.wide_grid import solve_beyond
+from invtoolbox.measurements import repair_measurements
 from invtoolbox.operators.base import Operator
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
@@ -36,6 +37,7 @@ def reconstruct(
     max_iterations: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    repair: bool = False,
 ) -> Solution:
     """Reconstruct images from measurements; everything that is not given is chosen.
 
@@ -54,6 +56,7 @@ def reconstruct(
         max_iterations: largest number of iterations, as in `solve`.
         seed: seed of random draws.
         progress: show a progress bar on a terminal.
+        repair: first mend what can be mended without harm, as in `solve`.
 
     Returns:
         The solution; its ``x`` always has the shape ``(batch, channel, *space)``. If the weight is
@@ -115,7 +118,9 @@ def reconstruct(
             return solution
         return keep_floor(chosen, solution, priors, solver, max_iterations)
 
-    return solve_beyond(problem, run)
+    problem, repairs = repair_measurements(problem) if repair else (problem, ())
+    solution = solve_beyond(problem, run)
+    return dataclasses.replace(solution, notes=(*solution.notes, *repairs))
 
 
 def with_axes(y: Any, A: Operator) -> Any:

@@ -132,7 +132,7 @@ def deblur_in_tiles(
         )
 
     x = y.new_empty(1, y.shape[1], *shape)
-    chosen, choice, notes = regularization, "", report_findings(problem)
+    chosen, choice, notes = regularization, "", report_findings(problem, priors)
     if not isinstance(regularization, (int, float)):
         order = sorted(tiles, key=lambda t: float(y[:, :, *t.seen].std()))
         sample = [order[int(rank * (len(order) - 1) + 0.5)] for rank in _RANKS]
