@@ -382,10 +382,11 @@ def run(group: Group, solver: Any, least: Tensor) -> list[list[Any]]:
     floor = torch.maximum(least, 1e-6 * zero).clamp_min(1e-300)
     x = solution.x.double()
     if group.is_counts:  # float32 keeps to the domain up to its rounding
-        prediction = group.operator(x)
-        rounding = 16 * torch.finfo(dtype).eps * prediction.amax((1, 2, 3), keepdim=True)
-        below = (-prediction - scale * group.background).amax((1, 2, 3), keepdim=True)
-        x = x + torch.where(below < rounding, below.clamp_min(0), 0)
+        prediction = group.operator(x).flatten(1)
+        rounding = 16 * torch.finfo(dtype).eps * prediction.amax(1)
+        below = (-prediction - scale * group.background).amax(1)
+        shift = torch.where(below < rounding, below.clamp_min(0), 0)
+        x = x + shift.view(-1, 1, 1, 1)
     excess = ((group.value(x, scale) - least) / floor).tolist()
     rows = solution.history["certificate"]
     counts = solution.iterations.tolist()

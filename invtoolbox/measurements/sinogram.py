@@ -278,6 +278,11 @@ class Sinogram:
             factors: factors by which the places on the detector are multiplied, one result each. A
                 negative factor is a detector whose axis is reversed.
         """
+        turn = self.even_turn()
+        return None if turn is None else turn.coherence_of_turn(axis, factors)
+
+    def even_turn(self) -> Self | None:
+        """Return the views in ascending order if they are one turn, evenly spaced, else None."""
         if not self.is_full_turn:
             return None
         order = (self.angles % (2 * math.pi)).argsort(stable=True)
@@ -286,10 +291,19 @@ class Sinogram:
         values = self.values[order[distinct]]
         if float(self._gaps().max()) > 1.02 * 2 * math.pi / len(values):
             return None
-        return self.change(values=values).coherence_of_turn(axis, factors)
+        return self.change(values=values)
 
     def coherence_of_turn(self, axis: float, factors: Tensor) -> Tensor:
         """Compute the `coherence` if the views are one turn, evenly spaced and ascending.
+
+        Args:
+            axis: cell that sees the axis.
+            factors: as in `coherence`.
+        """
+        return self.coherences(axis, factors)[0]
+
+    def coherences(self, axis: float, factors: Tensor) -> Tensor:
+        """Compute the `coherence_of_turn` of all places, and of every other one, ``(3, factors)``.
 
         Args:
             axis: cell that sees the axis.
@@ -303,11 +317,15 @@ class Sinogram:
         )
         orders = torch.arange(1, min(views // 2, 80), dtype=torch.float64)[:, None]
         product = (ahead * behind.conj())[1 : len(orders) + 1] * orders
-        size = product.abs().sum().clamp_min(1e-300)
+        sizes = product.abs().sum(0)
         product = product * torch.exp(-1j * math.pi * orders)
         angles = self.fan_angles(factors[:, None] * places * self.spacing)
+        agreement = torch.stack(
+            [(product * torch.exp(2j * orders * g)).real.sum(0) for g in angles]
+        )
+        parts = (slice(None), slice(0, None, 2), slice(1, None, 2))
         return torch.stack(
-            [(product * torch.exp(2j * orders * g)).real.sum() / size for g in angles]
+            [agreement[:, k].sum(1) / sizes[k].sum().clamp_min(1e-300) for k in parts]
         )
 
     def residual(self) -> float:
