@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mistakes
 import numpy as np
 import torch
 from common import data_folder, machine, run_script, verdict
 from measurement_checks import right_data
-from mistakes import Case, Record
+from mistakes import run
+from mistakes.cases import Case, Record, findings
 from torch import Tensor
 from zoo.items import draws
 
@@ -123,7 +123,10 @@ def scan(name: str, seed: int, geometry: str, kinds: tuple[str, ...] = KINDS) ->
     draw = draws(name, seed)
     x = body(draw, kinds[seed % len(kinds)], int(seed >= 100))
     views, cells = int(draw.integers(90, 161)), 2 * int(draw.integers(60, 76))
-    origin, spacing = float(draw.uniform(150, 250)), float(draw.uniform(0.9, 1.1)) * 1.1 * SIDE / cells
+    origin, spacing = (
+        float(draw.uniform(150, 250)),
+        float(draw.uniform(0.9, 1.1)) * 1.1 * SIDE / cells,
+    )
     detector = origin * float(draw.uniform(1.3, 1.8))
     arc = {"parallel": math.pi, "short": 1.3 * math.pi}.get(geometry, 2 * math.pi)
     noise = float(10 ** draw.uniform(-2.5, -1.7))
@@ -132,16 +135,24 @@ def scan(name: str, seed: int, geometry: str, kinds: tuple[str, ...] = KINDS) ->
         kind = changes.pop("kind", geometry)
         count = changes.pop("views", views)
         angles = changes.pop("angles", torch.arange(count, dtype=torch.float64) * (arc / count))
-        settings = {"detector_spacing": spacing * (1 if kind in ("parallel", "turn") else detector / origin * 1.15)}
+        settings = {
+            "detector_spacing": spacing
+            * (1 if kind in ("parallel", "turn") else detector / origin * 1.15)
+        }
         settings |= changes
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if kind in ("parallel", "turn"):
                 return ParallelBeam((SIDE, SIDE), angles, cells, **settings)
-            source = settings.pop("source_origin", origin), settings.pop("source_detector", detector)
+            source = (
+                settings.pop("source_origin", origin),
+                settings.pop("source_detector", detector),
+            )
             if kind == "cone":
                 return ConeBeam((6, SIDE, SIDE), angles, (6, cells), *source, 1.0, **settings)
-            return FanBeam((SIDE, SIDE), angles, cells, *source, curved=kind == "curved", **settings)
+            return FanBeam(
+                (SIDE, SIDE), angles, cells, *source, curved=kind == "curved", **settings
+            )
 
     if geometry == "cone":
         x = x[:, :, None].expand(1, 1, 6, SIDE, SIDE).contiguous()
@@ -218,7 +229,9 @@ def records() -> Iterator[Record]:
     for g in ("parallel", "turn", "fan", "short", "cone"):
         yield record("-log not negated", ("sign",), g, lambda s: (-s.y, s.A, None))
     for g in ("parallel", "fan", "cone"):
-        yield record("intensities", ("counts",), g, lambda s: (s.counts / s.I0, s.A, None), of_counts)
+        yield record(
+            "intensities", ("counts",), g, lambda s: (s.counts / s.I0, s.A, None), of_counts
+        )
         yield record("counts", ("counts",), g, lambda s: (s.counts, s.A, None), of_counts)
     for g in ("parallel", "turn", "fan", "curved"):
         yield record(
@@ -262,7 +275,11 @@ def records() -> Iterator[Record]:
         )
     for g in ("fan", "short", "cone"):
         yield record(
-            "detector reversed", ("reversed",), g, lambda s: (s.y.flip(-1), s.A, None), kinds=TEXTURED
+            "detector reversed",
+            ("reversed",),
+            g,
+            lambda s: (s.y.flip(-1), s.A, None),
+            kinds=TEXTURED,
         )
     for g in ("parallel", "fan"):
         arc = math.pi if g == "parallel" else 2 * math.pi
@@ -286,12 +303,18 @@ def records() -> Iterator[Record]:
             ("axis",),
             g,
             lambda s, g=g: (
-                s.measured(detector_shift=(3.0 * _spacing(s.A), 0.0) if g == "cone" else 3.0 * _spacing(s.A)),
+                s.measured(
+                    detector_shift=(3.0 * _spacing(s.A), 0.0)
+                    if g == "cone"
+                    else 3.0 * _spacing(s.A)
+                ),
                 s.A,
                 None,
             ),
         )
-        yield record("a constant was added", ("offset",), g, lambda s: (s.y + 0.1 * s.y.max(), s.A, None))
+        yield record(
+            "a constant was added", ("offset",), g, lambda s: (s.y + 0.1 * s.y.max(), s.A, None)
+        )
     for g in ("parallel", "fan"):
         yield record(
             "I0 too large by a fifth",
@@ -311,7 +334,11 @@ def records() -> Iterator[Record]:
         ("gains", ("gains",)),
         ("factors", ("gains",)),
     ):
-        for g in ("parallel", "fan", "cone") if fault in ("dead", "hot", "gains") else ("parallel", "fan"):
+        for g in (
+            ("parallel", "fan", "cone")
+            if fault in ("dead", "hot", "gains")
+            else ("parallel", "fan")
+        ):
             yield record(fault, causes, g, lambda s, fault=fault: (with_fault(s, fault), s.A, None))
     for g in ("parallel", "fan"):
         yield record(
@@ -373,9 +400,14 @@ def losses(seeds: str) -> None:
                 x = it.reconstruct(y, s.A, progress=False).x
                 scores.append(float(it.metrics.psnr(x, s.x, data_range=float(s.x.max()))))
             rows.append(scores[0] - scores[1])
-            print(f"    {fault}, seed {seed}, {geometry}: {scores[0]:.2f} to {scores[1]:.2f} dB", flush=True)
+            print(
+                f"    {fault}, seed {seed}, {geometry}: {scores[0]:.2f} to {scores[1]:.2f} dB",
+                flush=True,
+            )
         worst, mean = max(rows), sum(rows) / len(rows)
-        print(f"  {fault}: mean loss {mean:.2f} dB, worst {worst:.2f} dB {verdict(worst <= 1.5, 'at most 1.5')}")
+        print(
+            f"  {fault}: mean loss {mean:.2f} dB, worst {worst:.2f} dB {verdict(worst <= 1.5, 'at most 1.5')}"
+        )
 
 
 def main(
@@ -397,14 +429,14 @@ def main(
     elif real:
         alarms = count = 0
         for name, case in real_scans(data_folder()):
-            found, sentences = mistakes.findings(case)
+            found, sentences = findings(case)
             alarms, count = alarms + bool(found), count + 1
             for text in sentences:
                 print(f"  {name}: {text}")
         print(f"real scans: {alarms} false alarms in {count} cases")
     else:
-        mistakes.RECORDS = tuple(records())  # type: ignore[attr-defined]
-        mistakes.main(names, seeds=seeds)
+        run.RECORDS[:] = records()
+        run.main(names, seeds=seeds)
 
 
 if __name__ == "__main__":

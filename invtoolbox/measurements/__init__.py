@@ -4,6 +4,7 @@ from invtoolbox.measurements import (  # noqa: F401 (register their checks)
     levels,
     orientation,
     pictures,
+    ranges,
     readings,
     scans,
     spectra,

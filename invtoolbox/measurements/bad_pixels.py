@@ -45,9 +45,9 @@ def find_bad_pixels(y: Tensor, kernel: Tensor, noise_std: Tensor) -> Tensor:
     >>> find_bad_pixels(y, torch.ones(1, 1, 3, 3) / 9, torch.tensor([0.01])).nonzero().tolist()
     [[0, 0, 5, 7]]
     """
-    planes = y.flatten(0, -3)
-    taps = kernel.detach().to(y).abs().flatten(0, -3)
-    noise = noise_std.to(y).repeat_interleave(len(planes) // len(noise_std))[:, None, None]
+    planes = y.flatten(0, -3).float()
+    taps = kernel.detach().to(planes).abs().flatten(0, -3)
+    noise = noise_std.to(planes).repeat_interleave(len(planes) // len(noise_std))[:, None, None]
     bad = torch.zeros_like(planes, dtype=torch.bool)
     # Models of three-dimensional kernels are too rough for means over whole lines.
     for is_row in (False, True) if y.ndim == 4 else ():
@@ -79,7 +79,8 @@ def _excess(values: Tensor, taps: Tensor, noise: Tensor, slack: float) -> Tensor
     """Return by how much the bound is exceeded, relative to noise and to the usual excess."""
     dims = values.ndim - 1
     k = functional.pad(taps, (1, 1) * dims)
-    n = _neighbours(functional.pad(k, (1, 1) * dims))[(..., *[slice(1, -1)] * dims)]
+    inner = (slice(None), *[slice(1, -1)] * dims)
+    n = _neighbours(functional.pad(k, (1, 1) * dims))[inner]
     largest = float((k / n.clamp_min(1e-12))[k > 1e-2 * k.max()].max())
     pool = functional.max_pool2d if dims == 2 else functional.max_pool1d
     padded = functional.pad(values[:, None], (2, 2) * dims, mode="reflect")

@@ -18,12 +18,12 @@ _SIDE, _LEAST, _ROOM = 192, 48, 2.0
 #: Least difference of kernels that can be told apart, relative to their norm.
 _DISTINCT = 0.2
 #: Least gain of the logarithm of the spectrum, and its least evidence in standard errors.
-_GAIN, _EVIDENCE = 0.03, 9.0
+_GAIN, _EVIDENCE = 0.004, 6.0
 #: Largest share of the spectrum of the gradients in its largest entries, and the share of these.
-_PERIODIC, _PEAKS = 0.4, 0.005
-#: Weight of the gradients relative to the noise, iterations, and the evidence, in standard errors,
-#: with which a turned kernel is believed, or named if the spectrum has spoken.
-_WEIGHT, _ITERATIONS, _BELIEVED = 0.3, 15, 4.2
+_PERIODIC, _PEAKS = 0.6, 0.005
+#: Weight of the gradients relative to the noise, iterations, and the evidence of the energy, in
+#: standard errors, that shows half a turn, and that has to agree with the spectrum.
+_WEIGHT, _ITERATIONS, _BELIEVED, _AGREED = 0.3, 15, 6.0, 4.0
 #: Exponents and factors (logarithms) of the spectra of sharp pictures.
 _EXPONENTS, _FACTORS = (1.0, 1.5, 2.0, 2.5, 3.0), 13
 #: Words for a kernel whose parts lie in the corners.
@@ -44,12 +44,12 @@ def check_orientation(subject: Subject) -> Finding | None:
     weights = getattr(subject.problem.data_term, "weights", None)
     if y.is_complex() or weights is not None or subject.noise_std is None:
         return None
-    kernel = A.kernel[0, 0].detach().to(torch.float32)
-    plane = y[0].mean(0).to(torch.float32)
+    kernel = A.kernel[0, 0].detach().float().cpu()
+    plane = y[0].mean(0).float()
     if subject.bad_pixels is not None:
         middle = functional.avg_pool2d(plane[None, None], 5, 1, 2)[0, 0]
         plane = torch.where(subject.bad_pixels[0].any(0), middle, plane)
-    plane = _liveliest(plane)
+    plane = _liveliest(plane).cpu()
     size = float(plane.std())
     if min(plane.shape) < max(_LEAST, _ROOM * max(kernel.shape)) or not size > 0:
         return None
@@ -60,19 +60,19 @@ def check_orientation(subject: Subject) -> Finding | None:
     names = _candidates(kernel)
     if _is_periodic(plane) or (len(names) == 1 and _is_close(kernel, kernel.flip(0, 1))):
         return None
-    words, best, is_other = "", kernel, False
+    words = ""
     if len(names) > 1:
         errors = _spectral_errors(plane, list(names.values()), noise)
         gains = errors[0] - errors
-        winner = int(gains.mean(1).argmax())
-        gain = float(gains[winner].mean())
-        if gain > _GAIN and _evidence(gains[winner]) > _EVIDENCE:
-            (words, best), is_other = list(names.items())[winner], True
-    if not _is_close(best, best.flip(0, 1)):
-        energies = _energies(plane, torch.stack([best, best.flip(0, 1)]), noise)
-        evidence = _evidence(energies[0] - energies[1])
-        if evidence > (0 if is_other else _BELIEVED):
-            words = _TURNED[words]
+        winner = max(range(len(names)), key=lambda c: _evidence(gains[c]))
+        if float(gains[winner].mean()) > _GAIN and _evidence(gains[winner]) > _EVIDENCE:
+            words = list(names)[winner]
+    changed = names[words]
+    energies = _energies(plane, [kernel, changed, changed.flip(0, 1)], noise)
+    best = 2 if _evidence(energies[1] - energies[2]) > (0 if words else _BELIEVED) else 1
+    if words and _evidence(energies[0] - energies[best]) < _AGREED:
+        return None
+    words = _TURNED[words] if best == 2 else words
     if not words:
         return None
     return Finding(
@@ -186,16 +186,16 @@ def _spectral_errors(plane: Tensor, candidates: list[Tensor], noise: float) -> T
     return torch.stack([grid[k, c] for c, k in enumerate(chosen)])
 
 
-def _energies(plane: Tensor, kernels: Tensor, noise: float) -> Tensor:
+def _energies(plane: Tensor, candidates: list[Tensor], noise: float) -> Tensor:
     r"""Return the energies of deconvolutions, ``(kernel, block)``, over blocks of 8 by 8 pixels.
 
     ADMM minimizes ``1/2 |M K x - y|^2 + w |grad x|_1``, M the pixels of the picture, on a grid that
     reaches beyond it by the kernel, so that nothing is assumed there (Almeida & Figueiredo 2013). In the
     energy the gradients have the power 1/2, which is sparser.
     """
-    rows, columns = (k - 1 for k in kernels.shape[-2:])
+    rows, columns = (max(k.shape[axis] for k in candidates) - 1 for axis in (0, 1))
     size = (plane.shape[0] + rows, plane.shape[1] + columns)
-    K = torch.fft.rfft2(kernels, s=size)
+    K = torch.stack([torch.fft.rfft2(kernel, s=size) for kernel in candidates])
     steps = torch.zeros(2, *size)
     steps[:, 0, 0] = -1
     steps[0, 0, -1] = steps[1, -1, 0] = 1
@@ -205,9 +205,9 @@ def _energies(plane: Tensor, kernels: Tensor, noise: float) -> Tensor:
     system = K.abs().square() + rho * G.abs().square().sum(0) + 1e-6
     y = functional.pad(plane, (columns, 0, rows, 0))
     inside = functional.pad(torch.ones_like(plane), (columns, 0, rows, 0)) > 0
-    u = y.expand(len(kernels), *size)
+    u = y.expand(len(K), *size)
     a = torch.zeros_like(u)
-    d = b = torch.zeros(len(kernels), 2, *size)
+    d = b = torch.zeros(len(K), 2, *size)
     for _ in range(_ITERATIONS):
         pull = rho * (G.conj() * torch.fft.rfft2(d - b)).sum(1)
         X = (K.conj() * torch.fft.rfft2(u - a) + pull) / system

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,11 +16,14 @@ from invtoolbox.operators.mri.cartesian import CartesianMRI
 from invtoolbox.problem import Problem
 
 #: Largest values of pictures in [0, 1], and of 8, 12 and 16 bits.
-_FULL_SCALES = (1.0, 255.0, 4095.0, 65535.0)
+FULL_SCALES = (1.0, 255.0, 4095.0, 65535.0)
 #: Values of known pixels in masks that were read from pictures.
 _MASKS = (255.0, 65535.0)
 #: Largest deviation of the sum of a kernel from 1 that is no mistake.
 _SUM = 0.1
+#: Share of the largest line from which on a line belongs to the support of a kernel, and the largest
+#: shift that is no mistake, in pixels and relative to the kernel.
+_SUPPORT, _PIXELS, _SHIFT = 0.02, 2.0, 0.12
 #: Least share of clipped pixels, least ratio of their number to that of the pixels with one of the
 #: next values, least noise relative to the range, least mean of counts of photons, and least noise
 #: relative to the distance of grey levels.
@@ -68,6 +72,27 @@ def check_kernel_sum(subject: Subject) -> Finding | None:
     )
 
 
+@register(Blur)
+def check_kernel_centre(subject: Subject) -> Finding | None:
+    """Find a kernel whose support lies at one side, which shifts the image."""
+    kernel = subject.operator.kernel[0, 0].abs()  # type: ignore[attr-defined]
+    offsets = []
+    for axis in (1, 0):
+        profile = kernel.sum(axis)
+        support = (profile > _SUPPORT * profile.max()).nonzero().flatten()
+        offset = float(support[0] + support[-1]) / 2 - len(profile) // 2
+        # The middle of an even number of taps lies half a pixel before the entry n // 2.
+        offsets.append(round(offset + 0.5 * (len(profile) % 2 == 0)))
+    if max(map(abs, offsets)) <= max(_PIXELS, _SHIFT * max(kernel.shape)):
+        return None
+    shift = tuple(-offset for offset in offsets)
+    return Finding(
+        "shifted",
+        f"the kernel lies {tuple(offsets)} pixels (down, right) from the middle of its array, so the "
+        f"image would be shifted by {shift}; pass torch.roll(kernel, {shift}, (-2, -1)), or crop it",
+    )
+
+
 @register(Blur, Blur3D)
 def check_pixels(subject: Subject) -> Finding | None:
     """Find pixels, rows and columns that differ from their neighbours more than the blur allows."""
@@ -100,6 +125,8 @@ def check_clipping(subject: Subject) -> Finding | None:
         return None
     is_whole = bool((y == y.round()).all())
     for k, (values, noise) in enumerate(zip(y, noise_std.tolist())):
+        if bool((values == values.flatten()[0]).all()):
+            continue
         for end, name in ((values.max(), "highlights"), (values.min(), "shadows")):
             distance = (values - end).abs()
             count, step = int((distance == 0).sum()), float(distance[distance > 0].min())
@@ -117,7 +144,7 @@ def check_clipping(subject: Subject) -> Finding | None:
                 f"{count / values.numel():.1%} of picture {k} are exactly {float(end):.4g}, and few "
                 f"pixels are near: its {name} are cut off, and there it is no blur of an image; "
                 "give them weight 0 (repair=True)",
-                repair=lambda problem: leave_out(problem, cut),
+                repair=partial(leave_out, faulty=cut),
             )
     return None
 
@@ -125,4 +152,4 @@ def check_clipping(subject: Subject) -> Finding | None:
 def _distance(y: Tensor, factor: float) -> float:
     """Return the distance of the largest value, divided by a factor, from a full scale, as a logarithm."""
     largest = float(y.abs().max()) / abs(factor)
-    return min(abs(math.log(max(largest, 1e-30) / scale)) for scale in _FULL_SCALES)
+    return min(abs(math.log(max(largest, 1e-30) / scale)) for scale in FULL_SCALES)
