@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -15,7 +16,7 @@ from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 
 #: Share of the cells that differ from both neighbours if cells have gains of their own.
-_GAINS = 0.15
+_GAINS = 0.2
 #: Least offset relative to the bright readings, and largest change of the rays beside the object,
 #: between cells and between views, relative to the offset.
 _OFFSET, _EVEN = 0.03, 0.05
@@ -89,11 +90,13 @@ def check_gains(subject: Subject) -> Finding | None:
 @register(Scan)
 def check_offset(subject: Subject) -> Finding | None:
     """Find a constant that was added to all line integrals: rays beside the object are alike."""
-    S, y = subject.plane, subject.problem.y0
+    S = subject.plane
     if S is None or S.values.shape[1] < 24:
         return None
     width = max(2, S.values.shape[1] // 24)
-    ends = torch.stack([S.values[:, :width], S.values[:, -width:]])
+    D = subject.problem.data_term
+    stated = float(D.background.double().mean()) if isinstance(D, Poisson) else 0.0
+    ends = torch.stack([S.values[:, :width], S.values[:, -width:]]) - stated
     bright = float(S.values.abs().quantile(0.95))
     noise = float(estimate_noise_std(S.values[None, None]))
     cells, views = ends.mean(1), ends.mean(2)
@@ -101,7 +104,7 @@ def check_offset(subject: Subject) -> Finding | None:
     error = noise / math.sqrt(ends[0].numel())
     apart = float((cells - offset).abs().max()) - 4 * noise / math.sqrt(len(S.angles))
     unsteady = float((views - offset).abs().max()) - 5 * noise / math.sqrt(width)
-    lowest = float(S.values.flatten().quantile(0.01))
+    lowest = float(S.values.flatten().quantile(0.01)) - stated
     if (
         abs(offset) < _OFFSET * bright + 5 * error
         or max(apart, unsteady) > _EVEN * abs(offset)
@@ -109,15 +112,14 @@ def check_offset(subject: Subject) -> Finding | None:
         or bright < 1.3 * abs(offset)
     ):
         return None
-    if isinstance(subject.problem.data_term, Poisson):
+    if isinstance(D, Poisson):
         return Finding(
             "background",
-            f"rays beside the object count {offset:.4g} on average, so a background was left out; "
-            f"pass Poisson(background={offset:.4g})",
+            f"rays beside the object count {offset + stated:.4g} on average, so a background was left "
+            f"out; pass Poisson(background={offset + stated:.4g})",
             is_conclusive=True,
         )
     scale = f", or I0 is {math.exp(-offset):.4g} times what was taken" if abs(offset) < 3 else ""
-    assert y is not None
     return Finding(
         "offset",
         f"rays beside the object measure {offset:.4g} in all views and on both sides, so a constant was "
@@ -131,6 +133,11 @@ def check_base(subject: Subject) -> Finding | None:
     """Find logarithms to base 10 by their noise, which photons make grow like ``exp(y)``."""
     planes = sinograms(subject.filled, subject.operator)
     if planes is None or not isinstance(subject.problem.data_term, ResidualTerm):
+        return None
+    edges = planes[..., [0, 1, -2, -1]].abs().mean()
+    if float(edges) > 0.3 * float(
+        planes.abs().quantile(0.9)
+    ):  # no line integrals beside the object
         return None
     growth = _growth_of_noise(planes.double())
     if growth is None or growth[1] > _SURE:
@@ -196,7 +203,7 @@ def _growth_of_noise(planes: Tensor) -> tuple[float, float] | None:
     if float(edges[-2] - edges[1]) < _RANGE:
         return None
     rows = []
-    for low, high in zip(edges[:-1], edges[1:]):
+    for low, high in itertools.pairwise(edges):
         inside = (level >= low) & (level <= high)
         # The median of a squared normal variable is 0.4549 of its variance; structure has few large ones.
         spread = float(square[inside].median()) / 0.4549

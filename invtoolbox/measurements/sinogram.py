@@ -42,6 +42,8 @@ _LARGEST_GAP = 2.5
 _HALF_TURN, _DARK = math.radians(150), 0.04
 #: Number of cells of a mean view that is searched for its axis.
 _SEARCHED = 128
+#: Number of moments of the views.
+_ORDERS = 7
 #: Largest distance from the axis that a coarse image reaches, relative to the distance of the
 #: source.
 _REACH = 0.65
@@ -327,6 +329,28 @@ class Sinogram:
         return torch.stack(
             [agreement[:, k].sum(1) / sizes[k].sum().clamp_min(1e-300) for k in parts]
         )
+
+    def moment_misfit(self, angles: Tensor) -> float:
+        """Compute how far the moments of parallel views are from those of an image.
+
+        The k-th moment of a view is a trigonometric polynomial of the angle, of degree k and parity
+        k (Helgason 1965, Ludwig 1966). The result is the mean square deviation from the best polynomials,
+        in units of the noise of a moment, for Legendre moments of the orders 0 to 6.
+
+        Args:
+            angles: angles of the views, which may differ from those of the geometry.
+        """
+        u = self.places / self.places.abs().max()
+        legendre, misfit = [torch.ones_like(u), u], 0.0
+        for k in range(_ORDERS):
+            if k > 1:
+                legendre.append(((2 * k - 1) * u * legendre[-1] - (k - 1) * legendre[-2]) / k)
+            moments = (self.values @ legendre[k]) * math.sqrt(2 * k + 1)
+            waves = [j * angles for j in range(k % 2, k + 1, 2)]
+            columns = torch.stack([w for t in waves for w in (t.cos(), t.sin())], 1)
+            rest = moments[:, None] - columns @ (torch.linalg.pinv(columns) @ moments[:, None])
+            misfit += float(rest.square().sum()) / max(1, len(angles) - k - 1)
+        return misfit
 
     def residual(self) -> float:
         """Compute the residual of a coarse reconstruction, relative to the data.
