@@ -403,7 +403,10 @@ def judge(status: str, excess: float, certificate: float, tolerance: float) -> s
 
 
 def main(
-    half: Literal["even", "odd", "both"] = "both", groups: int = 60, again: bool = False
+    half: Literal["even", "odd", "both"] = "both",
+    groups: int = 60,
+    again: bool = False,
+    first: int = 0,
 ) -> None:
     """Run the benchmark.
 
@@ -411,6 +414,7 @@ def main(
         half: groups to run
         groups: number of groups of both halves
         again: discard the runs that are kept
+        first: first group, an even number
     """
     torch.set_num_threads(1)
     print(f"{machine()}; numpy seeds [group, 31]")
@@ -420,7 +424,7 @@ def main(
             continue
         faults = {"too high": 0, "exact": 0, "": 0}
         statuses: Counter[str] = Counter()
-        for number in range(parity, groups, 2):
+        for number in range(first + parity, groups, 2):
             group = draw(number)
             minimum: list[Tensor] = []
 
@@ -441,7 +445,7 @@ def main(
                             f"certificate {certificate:.1e}: {fault}"
                         )
         counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
-        print(f"groups of {name} number: {sum(faults.values())} runs, {counts}")
+        print(f"groups of {name} number from {first} to {groups - 1}: {sum(faults.values())} runs, {counts}")
         for fault, words in (
             ("too high", "converged and more than 1e-3 above"),
             ("exact", "within the square of the tolerance and not converged"),

@@ -68,17 +68,17 @@ def find_bad_readings(planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     bright = values.abs().flatten(1).quantile(0.95, dim=1).view(-1, 1, 1)
     hot = torch.zeros_like(planes, dtype=torch.bool)
     dead = hot.clone()
-    for _ in range(2):
+    for _ in range(3):
         around = _windows(torch.where(hot, _middle(values), values))
         order = around.sort(0).values
         # Differences between the neighbours show structure that a reading may continue.
-        slack = _NOISE * noise + 2 * (order[-2] - order[1])
         # A ray along a flat side of an object has a peak too, but not beyond what other rays measure.
         middle = order[3:5].mean(0)
         usual = (values > middle.amin((1, 2), keepdim=True)) & (
             values < middle.amax((1, 2), keepdim=True)
         )
-        slack = slack + torch.where(usual, _HOT[1], _HOT[0]) * bright
+        apart = torch.where(usual, 2.0, 0.5) * (order[-2] - order[1])
+        slack = _NOISE * noise + apart + torch.where(usual, _HOT[1], _HOT[0]) * bright
         hot = (values > order[-2] + slack) | (values < order[1] - slack)
     count = hot.sum(2).double()
     dispersion = count.var(1) / count.mean(1).clamp_min(1e-30)

@@ -142,8 +142,8 @@ def check_base(subject: Subject) -> Finding | None:
     growth = _growth_of_noise(planes.double())
     if growth is None or growth[1] > _SURE:
         return None
-    # The candidates are compared: the growth is nearer to that of base 10 than to that of base e.
-    if growth[0] - _BASES[0] < _BASES[1] - growth[0] or growth[0] > _BASES[1] + 0.9:
+    # The candidates are compared: structure makes a growth larger, and hardly smaller.
+    if growth[0] - _BASES[0] < 2 * (_BASES[1] - growth[0]) or growth[0] > _BASES[1] + 0.9:
         return None
     return Finding(
         "base",
@@ -188,15 +188,14 @@ def _flat_pairs(planes: Tensor) -> tuple[Tensor, Tensor]:
     change = torch.nn.functional.pad(
         (level[..., 2:] - level[..., :-2]).abs(), (1, 1), value=math.inf
     )
-    flat = change <= change.flatten().quantile(0.5)
+    within = level > 0.1 * level.amax()  # beside the object all readings are alike
+    flat = within & (change <= change[within].quantile(0.5))
     return bend[flat], level[flat]
 
 
 def _growth_of_noise(planes: Tensor) -> tuple[float, float] | None:
     """Return the slope of the logarithm of the variance over the line integral, and its error."""
     square, level = _flat_pairs(planes)
-    within = level > 0.1 * level.amax()
-    square, level = square[within], level[within]
     if len(level) < 400:
         return None
     edges = level.quantile(torch.linspace(0, 1, 9, dtype=level.dtype))

@@ -23,7 +23,7 @@ _MIRRORED = 0.75
 _VIEWS, _CELLS, _REVERSED, _CHANGE = 16, 32, 0.03, 0.07
 #: Least coherence that shows another fan angle, its least gain, also in units of the distance from 1,
 #: and largest distance of the angles that either half of the rays shows (the factor's binary logarithm).
-_SHOWN, _LEAST, _SHARE, _APART = 0.6, 0.0015, 0.09, 0.26
+_SHOWN, _LEAST, _SHARE, _APART = 0.6, 0.0015, 0.1, 0.26
 #: Fan angles, to either side, with which views of less than a turn are compared, and the least arc.
 _FANS, _HALF_TURN = (math.radians(7), math.radians(14)), math.radians(150)
 #: Least residual that another beam may explain.
@@ -369,7 +369,7 @@ def _steps_of_opposite_rays(S: Sinogram, cell: float) -> float | None:
         trials = views.coherences(cell, factors)
         best.append(trials[:, int(trials[0].argmax())])
     opened, closed = best if float(best[0][0]) > float(best[1][0]) else best[::-1]
-    margin = 0.002 + 1.6 * _SHARE * (1 - float(opened[0]))
+    margin = 0.002 + 1.5 * _SHARE * (1 - float(opened[0]))
     if float((opened - closed)[0]) < margin or bool((opened - closed < margin / 2).any()):
         return None
     return 1.0 if opened is best[0] else 0.0

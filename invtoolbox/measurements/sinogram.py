@@ -402,13 +402,6 @@ def _is_not_planar(operator: ConeBeam | ParallelBeam3D) -> bool:
     )
 
 
-def mirror(views: Tensor, axis: float) -> Tensor:
-    """Return the mirror images of views about a cell, 0 if the mirror image was not measured."""
-    places = 2 * axis - torch.arange(views.shape[1], dtype=views.dtype)
-    inside = (places >= 0) & (places <= views.shape[1] - 1)
-    return torch.where(inside, _at(views, places), 0)
-
-
 def _axis_of_mirror(view: Tensor, stated: float) -> Axis | None:
     """Find the cell, in the middle half, about which a view is its own mirror image."""
     cells = len(view)

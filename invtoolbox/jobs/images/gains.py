@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
@@ -17,6 +18,8 @@ from invtoolbox.solvers.pdhg import PDHG
 
 #: Number of solves, and their iterations.
 _STAGES, _ITERATIONS = 6, 150
+#: Number of stages whose gains are compared with their neighbours, and number of these cells.
+_SMOOTHED, _WINDOW = 3, 11
 
 
 def subtract_gains(problem: Problem) -> tuple[Problem, Tensor]:
@@ -26,6 +29,8 @@ def subtract_gains(problem: Problem) -> tuple[Problem, Tensor]:
     are found in turn: x has the least total variation with ``|A x - (y - f)|^2 = m (s_k^2 + n^2)``
     and no negative value, and f is the mean of ``y - A x`` over the views. The level s_k begins at
     the spread of the gains and is halved at every stage, so that x does not explain them as rings.
+    The first three estimates lose their mean over 11 cells, which mostly is a part of the object that
+    x does not explain yet.
 
     Args:
         problem: line integrals with least squares, and the operator of a scan.
@@ -51,4 +56,8 @@ def subtract_gains(problem: Problem) -> tuple[Problem, Tensor]:
         ).x
         gains = ((y - A(start)) * counted).sum(2, keepdim=True)
         gains = gains / counted.sum(2, keepdim=True).clamp_min(1)
+        if stage < _SMOOTHED:
+            rows = gains.reshape(-1, 1, gains.shape[-1])
+            padded = F.pad(rows, (_WINDOW // 2, _WINDOW // 2), mode="reflect")
+            gains = gains - F.avg_pool1d(padded, _WINDOW, 1).view(gains.shape)
     return problem.with_measurements(y - gains), gains
