@@ -1,6 +1,6 @@
 """Plausible mistakes in measurements, each with its right twin: is the cause named, and only then?
 
-    python benchmarks/mistakes.py [NAMES] [--seeds 100..109] [--real]
+    python benchmarks/mistakes.py [NAMES] [--seeds 100..109] [--real] [--repair]
 
 A mistake is named if a finding has one of its causes, or if the problem is refused in a sentence with
 its words. A twin raises a false alarm if it has a finding that is no remark. ``--real`` checks the real

@@ -205,7 +205,7 @@ def solve(
             (`measurements.check_measurements`). What looks wrong is a `MeasurementWarning`, and a
             sentence in ``Solution.notes``.
         repair: first mend what can be mended without harm (`measurements.repair_measurements`):
-            dead, hot and clipped pixels get weight 0. Every repair is a note.
+            dead and hot pixels get weight 0. Every repair is a note.
 
     Returns:
         The solution, or one solution per problem.

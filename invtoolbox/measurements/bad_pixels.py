@@ -18,11 +18,14 @@ _FLOOR = 1e-3
 _SHARES = {2: 0.04, 1: 0.2}
 #: Shares of the pixels of a faulty line that differ clearly, and of these that differ to one side.
 _CLEAR, _AGREEING = 0.15, 0.9
+#: Largest number of passes in which faults are collected.
+_PASSES = 5
 #: Ratios rho of the bound, and range of the image relative to that of the blurred picture; a picture
 #: whose middle is below the share of its range shows points.
 _RATIOS, _REACH, _POINTS = (1.0, 1.5, 2.5, 4.0, 8.0), 1.5, 0.1
-#: Least number of pixels of one value, and least distance of their neighbours, relative to the range.
-_TIES, _FAR = 5, 0.15
+#: Least number of pixels of one value, least distance of their neighbours, relative to the range, and
+#: largest distance of the mean of these from that of the picture, in standard deviations.
+_TIES, _FAR, _USUAL = 5, 0.15, 0.5
 
 
 def find_bad_pixels(y: Tensor, kernel: Tensor, noise_std: Tensor) -> Tensor:
@@ -61,17 +64,27 @@ def find_bad_pixels(y: Tensor, kernel: Tensor, noise_std: Tensor) -> Tensor:
         lines[:, [0, -1]] = False  # they have one neighbour, which the bound takes for two
         lines &= (agreeing > _AGREEING) & (clear.to(planes).mean(1) > _CLEAR)
         bad |= lines.unsqueeze(2 if is_row else 1)
-    smooth = torch.where(bad, _without_lines(planes, bad), planes)
+    smooth = torch.where(bad, _fill(planes, bad), planes)
     around = _neighbours(smooth)
     low, high = smooth.amin((1, 2), keepdim=True), smooth.amax((1, 2), keepdim=True)
     for end in (low, high):
         tied = smooth == end
         far = tied & ((around - end).abs() > _FAR * (high - low) + _NOISE * noise)
         counts = tied.sum((1, 2), keepdim=True), far.sum((1, 2), keepdim=True)
-        bad |= tied & (counts[0] >= _TIES) & (counts[1] > 0.8 * counts[0])
+        # Peaks that were cut off lie in brighter places than others.
+        nearby = (around * tied).sum((1, 2), keepdim=True) / counts[0]
+        usual = (nearby - around.mean((1, 2), keepdim=True)).abs() < _USUAL * around.std(
+            (1, 2), keepdim=True
+        )
+        bad |= tied & usual & (counts[0] >= _TIES) & (counts[1] > 0.8 * counts[0])
     named = _excess(smooth, taps, noise, _SLACK) > _PIXELS
     if bool(named[:, 1:-1, 1:-1].any()):
-        bad |= _excess(smooth, taps, noise, _CLOSE) > 1
+        for _ in range(_PASSES):  # a fault hides others that are near
+            more = (_excess(smooth, taps, noise, _CLOSE) > 1) & ~bad
+            if not bool(more.any()):
+                break
+            bad |= more
+            smooth = torch.where(bad, _fill(planes, bad), planes)
     return bad.view_as(y)
 
 
@@ -113,7 +126,7 @@ def _neighbours(values: Tensor) -> Tensor:
     return (count * pool(padded, 3, 1)[:, 0] - values) / (count - 1)
 
 
-def _without_lines(planes: Tensor, bad: Tensor) -> Tensor:
-    """Return pictures whose bad lines hold the mean of the good pixels nearby."""
+def _fill(planes: Tensor, bad: Tensor) -> Tensor:
+    """Return the means of the good pixels nearby."""
     good = functional.avg_pool2d((~bad).to(planes)[:, None], 5, 1, 2)[:, 0]
     return functional.avg_pool2d((planes * ~bad)[:, None], 5, 1, 2)[:, 0] / good.clamp_min(1e-6)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
-import torch
 from torch import Tensor
 
 from invtoolbox.measurements.findings import Finding, Subject, leave_out, register
@@ -24,6 +22,8 @@ _SUM = 0.1
 #: Share of the largest line from which on a line belongs to the support of a kernel, and the largest
 #: shift that is no mistake, in pixels and relative to the kernel.
 _SUPPORT, _PIXELS, _SHIFT = 0.02, 2.0, 0.12
+#: Least number of clipped pixels.
+_FEWEST = 8
 #: Least share of clipped pixels, least ratio of their number to that of the pixels with one of the
 #: next values, least noise relative to the range, least mean of counts of photons, and least noise
 #: relative to the distance of grey levels.
@@ -135,16 +135,18 @@ def check_clipping(subject: Subject) -> Finding | None:
             # few photons.
             is_flat = noise < max(_GREY * step, _QUIET * float(values.max() - values.min()))
             is_dark = is_whole and float(end) == 0 and float(values.mean()) < _COUNTS
-            if is_flat or is_dark or count < max(_CLIPPED * values.numel(), _SPIKE * near / 3):
+            if (
+                is_flat
+                or is_dark
+                or count < max(_FEWEST, _CLIPPED * values.numel(), _SPIKE * near / 3)
+            ):
                 continue
-            cut = torch.zeros_like(y, dtype=torch.bool)
-            cut[k] = distance == 0
             return Finding(
                 "clipped",
                 f"{count / values.numel():.1%} of picture {k} are exactly {float(end):.4g}, and few "
-                f"pixels are near: its {name} are cut off, and there it is no blur of an image; "
-                "give them weight 0 (repair=True)",
-                repair=partial(leave_out, faulty=cut),
+                f"pixels are near: its {name} are cut off, and there it is no blur of an image; if "
+                "they are large, leave them out with "
+                f"LeastSquares(weights=(y != {float(end):.6g}).float())",
             )
     return None
 
