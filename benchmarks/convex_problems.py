@@ -445,7 +445,9 @@ def main(
                             f"certificate {certificate:.1e}: {fault}"
                         )
         counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
-        print(f"groups of {name} number from {first} to {groups - 1}: {sum(faults.values())} runs, {counts}")
+        print(
+            f"groups of {name} number from {first} to {groups - 1}: {sum(faults.values())} runs, {counts}"
+        )
         for fault, words in (
             ("too high", "converged and more than 1e-3 above"),
             ("exact", "within the square of the tolerance and not converged"),

@@ -121,8 +121,9 @@ class Subject:
         if (bad := self.bad_readings) is not None:
             return fill(y, bad[0] | bad[1] | bad[2])
         weights = getattr(self.problem.data_term, "weights", None)
-        is_scan = sinograms(y, self.operator) is not None and isinstance(weights, Tensor)
-        return fill(y, (weights == 0).expand_as(y)) if is_scan else y
+        if sinograms(y, self.operator) is None or not isinstance(weights, Tensor):
+            return y
+        return fill(y, torch.eq(weights, 0).to(y.device).expand_as(y))
 
     @cached_property
     def bad_pixels(self) -> Tensor | None:

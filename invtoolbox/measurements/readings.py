@@ -25,6 +25,8 @@ _OFFSET, _EVEN = 0.03, 0.05
 _BASES, _RANGE, _SURE = (1.0, math.log(10)), 0.3, 0.35
 #: Ratio of variance to mean, either way, at which values are no counts, and least number of flat pairs.
 _SCALED, _PAIRS = 1.5, 200
+#: Least number of views that show the growth of the noise.
+_MANY = 80
 
 
 @register(Scan)
@@ -139,7 +141,8 @@ def check_base(subject: Subject) -> Finding | None:
         planes.abs().quantile(0.9)
     ):  # no line integrals beside the object
         return None
-    growth = _growth_of_noise(planes.double())
+    # Between few views, structure changes more than noise.
+    growth = _growth_of_noise(planes.double()) if planes.shape[1] >= _MANY else None
     if growth is None or growth[1] > _SURE:
         return None
     # The candidates are compared: structure makes a growth larger, and hardly smaller.
