@@ -5,7 +5,7 @@
 Records, twins and scores are those of `mistakes.py`. A draw has a geometry (parallel, half a turn or
 a turn; fan, flat or curved, of a turn or a short scan; cone), 90 to 160 views, 96 to 144 cells, an
 object (ellipses, a CT slice, a smooth body, discs about the axis) and noise of 0.3 to 2 %, or of
-photons. Thresholds were chosen on the seeds 0 to 49; the figures are those of seeds from 100 on, with other
+photons. Thresholds were chosen on the seeds 0 to 11; the figures are those of seeds from 110 on, with other
 CT slices. ``--real`` checks the real scans of the data folder, which are right. ``--faults`` reconstructs
 with one fault of the detector and nothing chosen: the loss against the answer to the data without it.
 Writes results/mistakes_ct.txt.
