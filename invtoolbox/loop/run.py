@@ -319,9 +319,10 @@ def _move_inside(state: Any, objective: Objective, solver: Solver, mask: Tensor)
 
 
 def _has_domain(objective: Objective) -> bool:
-    """Whether the misfit of some predictions of images is infinite."""
-    D = objective.problem.data_term
-    return objective.layout is None and type(D).share_inside is not DataTerm.share_inside
+    """Whether the misfit of some linear predictions of images is infinite."""
+    problem = objective.problem
+    is_image = objective.layout is None and problem.is_linear
+    return is_image and type(problem.data_term).share_inside is not DataTerm.share_inside
 
 
 def _into_domain(objective: Objective, x: Tensor, level: Tensor | None = None) -> Tensor:
