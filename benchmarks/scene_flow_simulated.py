@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -132,14 +133,30 @@ class Cached:
         return sweep
 
 
+def shifted(sweep: Sweep, shift: Sequence[float]) -> Sweep:
+    """Return a sweep in a frame from whose origin the sensor is shifted, metres."""
+    if not any(shift):
+        return sweep
+    assert sweep.pose is not None
+    back = torch.eye(4, dtype=torch.float64)
+    back[:3, 3] = -torch.tensor(shift, dtype=torch.float64)
+    return replace(sweep, points=sweep.points + torch.tensor(shift), pose=sweep.pose @ back)
+
+
 def run(
-    method: str, seed: int, size: int, sources: list[int], points: int, cache: Path | None
+    method: str,
+    seed: int,
+    size: int,
+    sources: list[int],
+    points: int,
+    cache: Path | None,
+    shift: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> Score:
     street = it.simulation.street(sweeps=42, seed=seed, points=points)
     sweeps, total = Cached(street, seed, points, cache), Score()
     for k in sources:
-        window = [sweeps[j] for j in window_of(k, size, len(sweeps))]
-        source, target = sweeps[k], sweeps[k + 1]
+        window = [shifted(sweeps[j], shift) for j in window_of(k, size, len(sweeps))]
+        source, target = (shifted(sweeps[j], shift) for j in (k, k + 1))
         began = time.process_time()
         found = estimate(source, target, method, window=window)
         seconds = time.process_time() - began
@@ -167,18 +184,21 @@ def main(
     method: str = "default",
     points: int = 60_000,
     cache: Path | None = None,
+    shift: str = "0,0,0",
 ) -> None:
     """Run the benchmark.
 
     Args:
         cache: folder that keeps simulated sweeps
+        shift: place of the sensor in the frame of the points, metres, of which the method is not told
     """
+    place = [float(coordinate) for coordinate in shift.split(",")]
     torch.set_num_threads(1)
     print(machine())
     for size in windows:
         total, means = Score(), []
         for seed in seeds:
-            one = run(method, seed, size, sources, points, cache)
+            one = run(method, seed, size, sources, points, cache, place)
             means.append(one.mean())
             total.add(one)
         spread = statistics.stdev(means) if len(means) > 1 else 0.0

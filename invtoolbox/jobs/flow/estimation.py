@@ -185,8 +185,7 @@ def scene_flow(
         max_range: distance in metres beyond which points move with the static world; None for no
             limit.
         sensor_origin: place of the sensor in the frame of the points, x, y and z in metres, if it
-            is not the origin; by default it is estimated if the points do not lie around the
-            origin.
+            is not the origin; by default it is estimated, see `Preparation`.
         seed: seed of methods that draw random numbers.
         device: device that the method computes on.
 

@@ -15,6 +15,7 @@ from invtoolbox.geometry.rigid import transform
 from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.jobs.flow.ego_motion import Deskew, How, When, deskewing, ego_motion
 from invtoolbox.jobs.flow.ground import Ground, ground
+from invtoolbox.jobs.flow.sensor import find_sensor
 
 #: Smallest number of measurements of a sweep.
 _FEWEST = 10
@@ -53,8 +54,10 @@ class Preparation:
         max_height: height in the frame of the sensor, metres; higher points move with the static
             world. None keeps all.
         sensor_origin: place of the sensor in the frame of the points, metres, from which ranges and
-            heights count. None is the origin of the frame, or the median of the points if that is
-            more than 20 m away from it, as in the frame of a map.
+            heights count. None is the place from which the points lie on rings, as those of a
+            spinning lidar do, at most 3 m from the origin of the frame; without rings it is the
+            origin. In the frame of a map, whose origin is more than 20 m from the median of the
+            points, that median takes the place of the origin.
     """
 
     ego_motion: How = "auto"
@@ -216,23 +219,27 @@ def _sensor_origin(sweep: Sweep, preparation: Preparation, notes: list[str]) -> 
     if preparation.sensor_origin is not None:
         return torch.tensor(preparation.sensor_origin, dtype=torch.float64)
     points = sweep.points[sweep.finite].double()
-    origin = torch.zeros(3, dtype=torch.float64)
+    assumed = torch.zeros(3, dtype=torch.float64)
     if len(points) == 0:
-        return origin
+        return assumed
     # The frame of a map: the sensor is at the median in the plane, above the lowest tenth of the
     # points near it.
     middle = points.median(0).values
-    if not float(middle[:2].norm()) > _OFF_CENTRE:
-        return origin
-    # There may be no point near it, because each coordinate has a median of its own.
-    near = (points[:, :2] - middle[:2]).norm(dim=1) < _OFF_CENTRE
-    origin[:2] = middle[:2]
-    origin[2] = (points[near] if bool(near.any()) else points)[:, 2].quantile(0.1) + _SENSOR_HEIGHT
-    notes.append(
-        f"the points do not lie around the origin, so the sensor is assumed at their median, "
-        f"({', '.join(f'{value:.1f}' for value in origin.tolist())}) m; sensor_origin= gives it"
-    )
-    return origin
+    is_map = float(middle[:2].norm()) > _OFF_CENTRE
+    if is_map:
+        # There may be no point near it, because each coordinate has a median of its own.
+        near = (points[:, :2] - middle[:2]).norm(dim=1) < _OFF_CENTRE
+        lowest = (points[near] if bool(near.any()) else points)[:, 2].quantile(0.1)
+        assumed = torch.cat([middle[:2], lowest[None] + _SENSOR_HEIGHT])
+    place, reason = find_sensor(points, assumed), "the points lie on the rings of a sensor"
+    if place is None or torch.equal(place, assumed):
+        if not is_map:
+            return assumed
+        place = assumed
+        reason = "the points do not lie around the origin, so the sensor is assumed at their median"
+    where = ", ".join(f"{coordinate:.2f}" for coordinate in place.tolist())
+    notes.append(f"{reason} at ({where}) m; sensor_origin= gives it")
+    return place
 
 
 def from_sensor(sweep: Sweep, origin: Tensor) -> Sweep:

@@ -100,8 +100,8 @@ class PreparationTable(Table):
     )
     sensor_origin: tuple[float, float, float] | None = Field(
         None,
-        description="place of the sensor in the frame of the points, in metres; by default the "
-        "origin, and estimated if the points do not lie around it",
+        description="place of the sensor in the frame of the points, in metres; by default it is "
+        "estimated from the rings of the points",
     )
 
 

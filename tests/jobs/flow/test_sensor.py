@@ -1,0 +1,79 @@
+"""The place of a sensor, found from the rings of its points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.jobs.flow.sensor import contrast, find_sensor
+
+ZERO = torch.zeros(3)
+#: Places of a sensor in the frame of a car, metres: the first is that of a real recording.
+PLACES = ((0.03, 1.4, 1.99), (1.3, 0.4, 1.9), (-1.0, -0.5, 0.6))
+
+
+@pytest.fixture(scope="module")
+def sweep() -> Tensor:
+    """Return a sweep whose points are all seen from one place."""
+    return it.simulation.street(sweeps=1, seed=804, points=30_000, deskew=False)[0].points
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_shifted_sensor_is_found(sweep: Tensor, place: tuple[float, float, float]) -> None:
+    shift = torch.tensor(place)
+    estimate = find_sensor(sweep + shift, ZERO)
+    assert estimate is not None
+    torch.testing.assert_close(estimate.float(), shift, atol=0.1, rtol=0)
+
+
+def test_a_sensor_at_its_place_stays_there(sweep: Tensor) -> None:
+    assert torch.equal(find_sensor(sweep, ZERO), ZERO.double())  # type: ignore[arg-type]
+    start = torch.tensor([700.0, -300.0, 40.0])
+    assert torch.equal(find_sensor(sweep + start, start), start.double())  # type: ignore[arg-type]
+
+
+def test_points_without_rings_have_no_place(sweep: Tensor) -> None:
+    cloud = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0))
+    cloud = cloud * torch.tensor([20.0, 20.0, 1.0])
+    assert find_sensor(cloud, ZERO) is None
+    turn = torch.tensor([[0.94, 0.0, 0.342], [0.0, 1.0, 0.0], [-0.342, 0.0, 0.94]])
+    assert find_sensor(sweep @ turn.T, ZERO) is None
+    assert find_sensor(sweep[:20], ZERO) is None
+
+
+def test_flat_ground_seen_from_the_ground_is_no_ring(sweep: Tensor) -> None:
+    lowest = float(sweep[:, 2].quantile(0.02))
+    assert contrast(sweep.double() - torch.tensor([0.0, 0.0, lowest]).double(), ZERO.double()) < 0.2
+
+
+def test_the_flow_of_a_shifted_sensor_is_that_of_its_own_frame() -> None:
+    street = it.simulation.street(sweeps=2, seed=0, points=20_000)
+    shift = torch.tensor(PLACES[0])
+    flows = [
+        it.scene_flow(street[0].points + s, street[1].points + s, ego_motion="icp")
+        for s in (ZERO, shift)
+    ]
+    assert float((flows[1] - flows[0]).norm(dim=1).median()) < 0.02
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "place", "tolerance"),
+    # The rays of kitti_raw5 leave 0.2 m above the origin; the two lidars of Argoverse stand at
+    # (1.35, 0, 1.64), and move within a sweep.
+    (("kitti_raw5", (0.0, 0.0, 0.0), 0.25), ("av2_pair", (1.35, 0.0, 1.64), 0.15)),
+)
+def test_real_sensors_are_found(
+    data_dir: Path, name: str, place: tuple[float, float, float], tolerance: float
+) -> None:
+    points = it.datasets.open_sweeps(data_dir / name)[0].points
+    shift = torch.tensor([0.4, -0.6, 1.1])
+    estimate = find_sensor(points[points.isfinite().all(1)] + shift, ZERO)
+    assert estimate is not None
+    torch.testing.assert_close(
+        estimate.float(), shift + torch.tensor(place), atol=tolerance, rtol=0
+    )
