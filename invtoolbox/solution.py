@@ -40,8 +40,8 @@ class Solution:
         x: images ``(batch, channel, *space)``, or whatever the implicit prior decodes to.
         status: per item ``converged``; ``early_stopping`` (the method ends here by design);
             ``limit`` (iterations or time are used up, and `explain` says what more of them would
-            bring); ``stopped`` (by a callback, or the solver gave up); ``diverged`` (then ``x`` is
-            its last finite iterate); or ``invalid`` (the measurements of the item hold NaN or
+            bring); ``stopped`` (by a callback, or the solver gave up); ``diverged`` (``x`` is its
+            last finite iterate, or the objective is infinite); or ``invalid`` (the measurements of the item hold NaN or
             infinite values; then ``x`` is NaN).
         iterations: steps each item took, ``(batch,)``.
         history: ``objective``, ``certificate``, ``discrepancy`` and ``regularization``, each

@@ -14,7 +14,7 @@ SPLITTING = ("ADMM", "PDHG", "FISTA", "DouglasRachford", "LBFGS")
 SMOOTH = ("KrylovMM", "Reweighted", "GaussNewton", "LevenbergMarquardt", "NonlinearADMM")
 
 
-@pytest.mark.parametrize(("number", "names"), [(0, SPLITTING), (8, SMOOTH)])
+@pytest.mark.parametrize(("number", "names"), [(0, SPLITTING), (8, SMOOTH), (58, ("PDHG",))])
 def test_converged_is_true_and_an_exact_answer_is_converged(
     number: int, names: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -28,7 +28,7 @@ def test_converged_is_true_and_an_exact_answer_is_converged(
     for solver in (s for s in problems.SOLVERS if type(s).__name__ in names):
         rows = problems.run(group, solver, least)
         assert len(rows) == problems.ITEMS
-        for status, iterations, excess, _ in rows:
+        for status, iterations, excess, certificate in rows:
             words = f"{solver}: {status} after {iterations}, excess {excess}"
-            assert problems.judge(status, excess, solver.tolerance) == "", words
+            assert problems.judge(status, excess, certificate, solver.tolerance) == "", words
             assert status == "converged", words

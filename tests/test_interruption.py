@@ -173,6 +173,31 @@ def test_a_time_limit_cuts_a_long_step_and_keeps_the_state_before_it() -> None:
     assert torch.equal(two.x, whole.x)
 
 
+def test_a_time_limit_in_a_step_keeps_the_statuses_of_finished_items() -> None:
+    class Stalls(it.solvers.GradientDescent):
+        def step(self, objective: Any, state: Any) -> Any:
+            # Steps of a millisecond, and one that nothing announces.
+            end = time.monotonic() + (10.0 if objective.iteration == 8 else 0.0)
+            while time.monotonic() < end:
+                time.sleep(0.01)
+                check_time()
+            return super().step(objective, state)
+
+    y = torch.zeros(3, 1, 8, 8)
+    y[2] = torch.linspace(0, 1, 64).view(1, 8, 8)
+    problem = it.Problem(y, it.operators.Blur(torch.ones(3, 3) / 9, (8, 8)))
+    solution = it.solve(
+        problem,
+        it.priors.Tikhonov(),
+        Stalls(max_iterations=50, tolerance=1e-12),
+        0.1,
+        time_limit=1.0,
+        progress=False,
+    )
+    assert solution.status == ("converged", "converged", "limit")
+    assert solution.iterations.tolist() == [0, 0, 8] and bool(solution.x[2].any())
+
+
 def test_a_time_limit_ends_search_and_solve_together() -> None:
     y = torch.linspace(0, 1, 1024).view(1, 1, 32, 32)
     problem = it.Problem(y, it.operators.Blur(torch.ones(3, 3) / 9, (32, 32)))

@@ -25,12 +25,14 @@ class Case:
         A: the operator; a function if its creation may be refused.
         prior: prior of the solve.
         noise_std: stated noise level.
+        term: data term; least squares if it is None.
     """
 
     y: Tensor
     A: Operator | Callable[[], Operator]
     prior: Any = None
     noise_std: float | None = None
+    term: Any = None
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ def findings(case: Case) -> tuple[set[str], list[str]]:
     """Return the names of the findings, or the sentence of a refusal, and all sentences."""
     try:
         A = case.A if isinstance(case.A, Operator) else case.A()
-        problem = it.Problem(case.y, A, it.data_terms.LeastSquares(noise_std=case.noise_std))
+        term = case.term or it.data_terms.LeastSquares(noise_std=case.noise_std)
+        problem = it.Problem(case.y, A, term)
         found = [f for f in check_measurements(problem, case.prior) if not f.is_remark]
     except InputError as error:
         return {f"refused: {error}"}, [str(error)]

@@ -120,6 +120,13 @@ class DataTerm(Settings, ABC):
         """
         return None
 
+    def share_inside(self, prediction: Any, inner: Any, y: Any) -> Tensor | None:
+        """Return the least s at which ``(1 - s) prediction + s inner`` has a finite value.
+
+        Shape ``(batch,)``, at most 1; ``None`` if every prediction has a finite value.
+        """
+        return None
+
     @property
     def offers(self) -> frozenset[str]:
         """Closed forms of this term, out of ``prox``, ``weighted`` and ``residual_weights``."""

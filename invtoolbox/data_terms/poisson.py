@@ -15,6 +15,8 @@ from invtoolbox.operators.base import expand
 
 # This number of third-order steps gives the Wright omega function exact to rounding in float64.
 _OMEGA_STEPS = 4
+# A negative mean of this number of rounding errors of the largest mean counts as 0.
+_ROUNDING = 8
 
 
 class _Counts(DataTerm):
@@ -54,7 +56,7 @@ class Poisson(_Counts):
 
     ``D(p, y) = sum_i m_i - y_i log m_i + y_i log y_i - y_i`` with the mean ``m = p + background``
     is the Kullback-Leibler divergence. It is at least 0, and 0 if the mean m equals y. It is
-    infinite if a mean is negative, or if a mean is 0 and the count is positive.
+    infinite if a mean is negative by more than rounding, or if it is not positive and the count is.
 
     Args:
         background: mean of the counts that do not come from the image (scatter, dark current), in
@@ -101,6 +103,14 @@ class Poisson(_Counts):
     def fitting_prediction(self, y: Tensor) -> Tensor:
         """Return ``y - background``, at least 0."""
         return (y - _field(self.background, y)).clamp_min(0)
+
+    def share_inside(self, prediction: Tensor, inner: Tensor, y: Tensor) -> Tensor:
+        background = _field(self.background, prediction)
+        mean, target = prediction + background, inner + background
+        # A count of zero allows a mean of 0; a positive one needs a mean that is not tiny.
+        least = torch.where(y > 0, 1e-3 * target.clamp_min(0), 0.0)
+        share = (least - mean) / (target - mean).clamp_min(torch.finfo(mean.dtype).tiny)
+        return torch.where(mean < least, share, 0.0).flatten(1).amax(1).clamp_max(1)
 
     def curvature(self, y: Tensor) -> Tensor | None:
         """Return ``max y / background^2``, a bound for ``p >= 0``."""
@@ -203,7 +213,8 @@ def _divergence(mean: Tensor, y: Tensor, log_mean: Tensor | None = None) -> Tens
 
     ``log_mean`` serves a mean that is positive but underflows.
     """
-    inside = (mean > 0) | ((mean == 0) & (y == 0))
+    rounding = _ROUNDING * torch.finfo(mean.dtype).eps * mean.flatten(1).amax(1).clamp_min(0)
+    inside = (mean > 0) | ((mean >= expand(-rounding, mean)) & (y == 0))
     if log_mean is not None:
         inside = torch.ones_like(inside)
     usual = (y > 0) & inside

@@ -19,8 +19,10 @@ from torch import Tensor
 
 from invtoolbox.core.interrupts import OutOfTime, check_time, stepping
 from invtoolbox.core.pytrees import scatter_items, select_items, tree_map, where_items
+from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
 from invtoolbox.objective.objective import Layout, Objective
+from invtoolbox.operators.base import expand
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.solvers.base import Solver
 
@@ -139,6 +141,7 @@ class Loop:
         )
         if rule_state is not None:
             objective = objective.with_regularization(rule_state.weight)
+        variable = _into_domain(objective, variable)
         state = solver.init(objective, variable)
         loop = cls(
             iteration=0,
@@ -191,7 +194,8 @@ def run(
     # until then an item that has converged is frozen by its mask.
     every = 1 if loop.x.device.type == "cpu" else ACCELERATED_CHECKS
     if loop.iteration == 0:
-        _finish(loop, solver, CONVERGED, loop.running & _converged(loop, solver, rule, limits))
+        done = loop.running & _converged(loop, solver, rule, limits) & ~loop.state.value.isinf()
+        _finish(loop, solver, CONVERGED, done)
     last_finite, stop, length = loop.state.x, False, math.inf
     left = bool(loop.running.any())
     while left:
@@ -200,7 +204,7 @@ def run(
         if full or stop or began >= limits.deadline:
             after_step(loop, True)
             status = limits.when_full if full else STOPPED if stop else LIMIT
-            _finish(loop, solver, status, loop.running.clone())
+            _end(loop, objective, solver, status, loop.running.clone())
             break
         # A step writes over the state, so a step that may be cut needs a copy.
         may_be_cut = loop.iteration > 0 and began + 2 * length >= limits.deadline < math.inf
@@ -210,13 +214,11 @@ def run(
                 loop.state = solver.step(objective.at(loop.iteration), loop.state)
         except OutOfTime:
             check_time()  # an outer step ends
-            if spare is None:  # before the first step `loop` holds the start already
-                loop.status = loop.status.masked_fill(loop.running, LIMIT)
-                loop.running = torch.zeros_like(loop.running)
-                break
-            loop.state = spare
-            after_step(loop, True)
-            _finish(loop, solver, LIMIT, loop.running.clone())
+            # Without a copy, only the answer of the cut state is whole, so nothing is written.
+            if spare is not None:
+                loop.state = spare
+                after_step(loop, True)
+            _end(loop, objective, solver, LIMIT, loop.running.clone())
             break
         length = time.monotonic() - began
         loop.iteration += 1
@@ -233,11 +235,11 @@ def run(
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
         # Without a tolerance no item is expected to converge, and none is frozen between checks.
         if checks or (limits.tolerance > 0 and loop.travel is None):
-            done = _converged(loop, solver, rule, limits, objective, every)
-            _finish(loop, solver, CONVERGED, loop.running & done)
+            done = loop.running & _converged(loop, solver, rule, limits, objective, every)
+            _finish(loop, solver, CONVERGED, done)
         given_up = solver.gives_up(loop.state)
         if given_up is not None:
-            _finish(loop, solver, limits.when_given_up, loop.running & given_up)
+            _end(loop, objective, solver, limits.when_given_up, loop.running & given_up)
         if checks:
             number = read(loop.running.sum())
             left = number > 0
@@ -283,16 +285,89 @@ def _converged(
     every: int = 1,
 ) -> Tensor:
     """Return which items are converged; after a step, its objective also bounds their gap."""
-    done = solver.converged(loop.state, limits.tolerance)
-    if objective is not None and loop.travel is not None and limits.tolerance < math.inf:
-        done = _check_gap(loop, objective, solver, limits, every, done)
+    done, state = solver.converged(loop.state, limits.tolerance), loop.state
+    if objective is not None:
+        state = _move_inside(state, objective, solver, loop.running & done)
+        done = done & ~state.value.isinf()
+        if loop.travel is not None and limits.tolerance < math.inf:
+            done = _check_gap(loop, objective, solver, limits, every, done, state)
     if loop.rule_state is not None and rule is not None:
         done = done & rule.satisfied(loop.rule_state, loop.state.discrepancy)
+    if state is not loop.state:
+        loop.state = where_items(done, state, loop.state)
+        _correct(loop, 0, done, state.value)
     return done
 
 
+def _move_inside(state: Any, objective: Objective, solver: Solver, mask: Tensor) -> Any:
+    """Return the state with answers at which the misfit is finite, for the items in ``mask``.
+
+    A splitting meets the domain of a misfit, such as positive means of counts, up to its tolerance
+    only. The answer moves towards a constant image of its own mean, until its objective is finite.
+    """
+    if not _has_domain(objective):
+        return state
+    mask = mask & state.value.isinf()
+    if mask.device.type == "cpu" and not bool(mask.any()):
+        return state
+    x = solver.result(state)
+    level = x.flatten(1).mean(1)
+    moved = _into_domain(objective, x, level)
+    value, _ = objective.value_at(moved, objective.problem.operator(moved))
+    moved_state = dataclasses.replace(solver.with_result(state, moved), value=value)
+    return where_items(mask, moved_state, state)
+
+
+def _has_domain(objective: Objective) -> bool:
+    """Whether the misfit of some linear predictions of images is infinite."""
+    problem = objective.problem
+    is_image = objective.layout is None and problem.is_linear
+    return is_image and type(problem.data_term).share_inside is not DataTerm.share_inside
+
+
+def _into_domain(objective: Objective, x: Tensor, level: Tensor | None = None) -> Tensor:
+    """Return images moved towards constant ones of a level ``(batch,)`` until the misfit is finite.
+
+    Without a level, the constant image that fits the measurements best replaces them.
+    """
+    if not _has_domain(objective):
+        return x
+    D, A, y = objective.problem.data_term, objective.problem.operator, objective.problem.y
+    one = A(torch.ones_like(x))
+    is_start = level is None
+    if level is None:
+        level = D.fitting_prediction(y).flatten(1).mean(1) / one.flatten(1).mean(1)
+    share = D.share_inside(A(x), expand(level, one) * one, y)
+    assert share is not None
+    share = share.ceil() if is_start else share
+    return torch.lerp(x, expand(level, x).expand_as(x), expand(share, x))
+
+
+def _end(loop: Loop, objective: Objective, solver: Solver, status: int, mask: Tensor) -> None:
+    """Finish items short of their tolerance; items whose objective is infinite have diverged."""
+    loop.state = _move_inside(loop.state, objective, solver, mask)
+    if loop.history:
+        _correct(loop, 0, mask, loop.state.value)
+    infinite = mask & loop.state.value.isinf()
+    _finish(loop, solver, DIVERGED, infinite)
+    _finish(loop, solver, status, mask & ~infinite)
+
+
+def _correct(loop: Loop, row: int, mask: Tensor, values: Tensor) -> None:
+    """Correct a row of `RECORDED` after the last step, for the items in ``mask``."""
+    recorded = loop.history[-1][row]
+    values = torch.where(mask, values.detach().to(recorded), recorded[loop.active])
+    loop.history[-1][row] = recorded.index_copy(0, loop.active, values)
+
+
 def _check_gap(
-    loop: Loop, objective: Objective, solver: Solver, limits: Limits, every: int, within: Tensor
+    loop: Loop,
+    objective: Objective,
+    solver: Solver,
+    limits: Limits,
+    every: int,
+    within: Tensor,
+    state: Any,
 ) -> Tensor:
     """Return which items are converged, for those whose certificate is within the tolerance.
 
@@ -303,7 +378,6 @@ def _check_gap(
     alone = last or is_due(loop.iteration, every)
     if not alone and not bool((loop.running & within).any()):
         return within
-    recorded = loop.history[-1][1]
     if not last and not is_grid(loop.iteration, every) and len(loop.history) > every:
         # Between the points of the grid, only items that have just come within the tolerance.
         before = loop.history[-1 - every][1][loop.active]
@@ -311,10 +385,9 @@ def _check_gap(
         if not alone and not bool((loop.running & within).any()):
             return within
     distance = loop.travel.distance(loop.state.x, loop.iteration)
-    gap = solver.gap(objective.at(loop.iteration - 1), loop.state, distance)
-    done, certificate = accept(gap, within, loop.state.certificate, limits.tolerance, alone)
-    corrected = torch.where(loop.running, certificate.to(recorded), recorded[loop.active])
-    loop.history[-1][1] = recorded.index_copy(0, loop.active, corrected)
+    gap = solver.gap(objective.at(loop.iteration - 1), state, distance)
+    done, certificate = accept(gap, within, state.certificate, limits.tolerance, alone)
+    _correct(loop, 1, loop.running, certificate)
     return done
 
 

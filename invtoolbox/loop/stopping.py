@@ -41,13 +41,15 @@ class Travel:
 
     def distance(self, x: Tensor, iteration: int) -> Tensor:
         """Return the estimate after the update of this iteration, ``(batch,)``."""
-        anchor = 1 << (iteration.bit_length() - 1)
+        anchor, size = 1 << (iteration.bit_length() - 1), item_norm(x)
         if iteration < _FEW:
-            return torch.maximum(self.before, item_norm(x))
-        if iteration == anchor:
-            return self.before
-        factor = max(1.0, anchor / (iteration - anchor))
-        return torch.minimum(self.before, factor * item_norm(x - self.anchor))
+            return torch.maximum(self.before, size)
+        distance = self.before
+        if iteration > anchor:
+            factor = max(1.0, anchor / (iteration - anchor))
+            distance = torch.minimum(distance, factor * item_norm(x - self.anchor))
+        # An iterate that does not move, as after a failed line search, shows no distance.
+        return torch.where(distance > 8 * torch.finfo(size.dtype).eps * size, distance, size)
 
 
 def is_grid(iteration: int, every: int) -> bool:

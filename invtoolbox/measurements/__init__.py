@@ -5,6 +5,7 @@ from invtoolbox.measurements import (  # noqa: F401 (register their checks)
     orientation,
     pictures,
     ranges,
+    readings,
     scans,
     spectra,
 )

@@ -13,6 +13,7 @@ from invtoolbox.data_terms.base import ResidualTerm
 from invtoolbox.data_terms.poisson import PoissonTransmission
 from invtoolbox.errors import InputError, MeasurementWarning, warn_user
 from invtoolbox.measurements.bad_pixels import find_bad_pixels
+from invtoolbox.measurements.detector import fill, find_bad_readings, like, sinograms
 from invtoolbox.measurements.sinogram import Axis, Sinogram
 from invtoolbox.operators.algebra import Scaled
 from invtoolbox.operators.base import Operator
@@ -67,7 +68,7 @@ class Subject:
         # The predictions of this data term are line integrals, but its measurements are counts.
         if isinstance(self.problem.data_term, PoissonTransmission) or y.is_complex():
             return None
-        plane = Sinogram.of(y, self.operator)
+        plane = Sinogram.of(self.filled, self.operator)
         if plane is None or min(plane.values.shape) < 2 or not bool(plane.values.any()):
             return None
         return plane
@@ -100,6 +101,29 @@ class Subject:
     def noise_std(self) -> Tensor | None:
         """Noise level of every item, estimated from the measurements; None if it cannot be."""
         return quick_noise_std(self.problem)
+
+    @cached_property
+    def bad_readings(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Dead cells, hot readings and clipped ones of a scan, like ``y``; None for other problems."""
+        y, D = self.problem.y0, self.problem.data_term
+        if not isinstance(D, ResidualTerm) or D.weights is not None:
+            return None
+        planes = sinograms(y, self.operator)
+        if planes is None:
+            return None
+        dead, hot, clipped = (like(t, y) for t in find_bad_readings(planes))
+        return dead, hot, clipped
+
+    @cached_property
+    def filled(self) -> Tensor:
+        """The measurements of a scan, with their neighbours in place of those that do not count."""
+        y = self.problem.y0
+        if (bad := self.bad_readings) is not None:
+            return fill(y, bad[0] | bad[1] | bad[2])
+        weights = getattr(self.problem.data_term, "weights", None)
+        if sinograms(y, self.operator) is None or not isinstance(weights, Tensor):
+            return y
+        return fill(y, torch.eq(weights, 0).to(y.device).expand_as(y))
 
     @cached_property
     def bad_pixels(self) -> Tensor | None:

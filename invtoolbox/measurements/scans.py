@@ -9,19 +9,25 @@ from torch import Tensor
 
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.measurements.findings import Finding, Subject, register
-from invtoolbox.measurements.sinogram import Sinogram, mirror
+from invtoolbox.measurements.sinogram import Sinogram
 from invtoolbox.operators.tomography.arcs import arc_of
 from invtoolbox.operators.tomography.scan_2d import Scan, Scan2D
-from invtoolbox.parameter_choice.noise import estimate_noise_std
 
 #: Largest brightness of a shadow relative to the unweakened beam, and the median change of the beam
 #: from view to view.
 _SHADOW, _FLAT = 0.85, 0.08
 #: Largest distance of an axis from the mirror image of the stated one, in cells.
 _MIRRORED = 0.75
-#: Least number of views that show the fan angle, least gain of coherence by another detector
-#: spacing and by a reversed detector, and the least change of spacing (the factor's logarithm).
-_VIEWS, _BETTER, _REVERSED, _CHANGE = 16, 0.015, 0.03, 0.07
+#: Least numbers of views and of cells that show the fan angle, least gain of coherence that shows a
+#: reversed detector, and the least change of spacing (the factor's logarithm).
+_VIEWS, _CELLS, _REVERSED, _CHANGE = 16, 32, 0.03, 0.07
+#: Least coherence that shows another fan angle, its least gain, also in units of the distance from 1,
+#: and largest distance of the angles that either half of the rays shows (the factor's binary logarithm).
+_SHOWN, _LEAST, _SHARE, _APART = 0.6, 0.0015, 0.1, 0.26
+#: Fan angles, to either side, with which views of less than a turn are compared, and the least arc.
+_FANS, _HALF_TURN = (math.radians(7), math.radians(14)), math.radians(150)
+#: Least residual that another beam may explain.
+_ROUGH = 0.015
 #: Least part of an offset detector, on the short side of the axis, that shows its spacing.
 _BOTH_SIDES = 0.4
 #: Least residual of a coarse reconstruction that another geometry may explain, and the ratio of the
@@ -31,8 +37,8 @@ _UNEXPLAINED, _RATIO = 0.025, 1.6
 _SIMILAR = 0.25
 #: Angles of at most two turns in degrees, read as radians; and the other way round.
 _SMALL_ARC = math.radians(4 * math.pi)
-#: Number of views at either end of a turn that are compared.
-_ENDS = 4
+#: Least gain of the moments by other angles, relative to the misfit, times the number of views.
+_DOUBT = 4.0
 #: Least part of the data, relative to the data of rays through the image, that rays next to the
 #: image must not measure.
 _OUTSIDE = 0.15
@@ -113,7 +119,7 @@ def check_axis(subject: Subject) -> Finding | None:
 def check_end_view(subject: Subject) -> Finding | None:
     """Find a last angle that repeats the first if the views do not, or the other way round."""
     S = subject.plane
-    if S is None or len(S.angles) < 2 * _ENDS or S.values.shape[1] < 12:
+    if S is None or len(S.angles) < 8 or S.values.shape[1] < 12:
         return None
     steps = S.angles.diff()
     step = float(steps.abs().median())
@@ -123,13 +129,13 @@ def check_end_view(subject: Subject) -> Finding | None:
     for turn in (2 * math.pi,) if S.source is not None else (math.pi, 2 * math.pi):
         off = (span - turn) / step
         if min(abs(off), abs(off + 1)) < 0.2:
-            # The view half a turn later is the mirror image.
+            is_closed = abs(off) < 0.5
             between = (
                 _steps_of_opposite_rays(S, subject.cell)
                 if turn > 4
-                else _steps_between_ends(S.values, mirror(S.values[-_ENDS:], subject.cell))
+                else _steps_by_moments(S, is_closed)
             )
-            return _judge_ends(between, is_closed=abs(off) < 0.5)
+            return _judge_ends(between, is_closed)
     return None
 
 
@@ -165,43 +171,126 @@ def check_angle_unit(subject: Subject) -> Finding | None:
 
 @register(Scan)
 def check_detector(subject: Subject) -> Finding | None:
-    """Find a reversed detector of a fan, or a spacing that does not fit its opposite rays."""
+    """Find a beam of another kind, a reversed detector, and a spacing that opposite rays contradict."""
     S = subject.plane
-    if S is None or S.source is None or len(S.angles) < _VIEWS:
+    if S is None or len(S.angles) < _VIEWS or S.values.shape[1] < _CELLS:
         return None
-    last = S.values.shape[1] - 1
+    last, turn = S.values.shape[1] - 1, S.even_turn()
     if min(subject.cell, last - subject.cell) < _BOTH_SIDES * last:
         return None
+    if turn is None:
+        return _compare_residuals(S)
+    if S.source is None:
+        return _find_fan(turn, subject.cell)
+    assert turn.source is not None
     factors = torch.logspace(-2, 2, 33, base=2, dtype=torch.float64)
-    stated_factor = torch.ones(1, dtype=torch.float64)
-    trials = S.coherence(subject.cell, torch.cat([factors, -factors, stated_factor]))
-    if trials is None:
-        return None
-    stated, forward, backward = float(trials[-1]), trials[:33], trials[33:66]
-    if float(backward.max()) > max(stated + _REVERSED, float(forward.max()) + _REVERSED):
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    trials = turn.coherences(subject.cell, torch.cat([factors, -factors, ends]))
+    parallel, stated, forward, backward = (
+        trials[:, -2],
+        trials[:, -1],
+        trials[:, :33],
+        trials[:, 33:66],
+    )
+    best = int(forward[0].argmax())
+    if float(backward[0].max()) > max(_SHOWN, _REVERSED + float(forward[0].max())):
         return Finding(
             "reversed",
-            "opposite rays agree only if the detector or the rotation runs the other way; flip the "
-            "detector axis (y.flip(-1)) or pass -angles",
+            "opposite rays agree only if the detector, the order of the views or the rotation runs the "
+            "other way; flip the detector axis (y.flip(-1)) or pass -angles",
         )
-    best = float(forward.max())
-    # Data that agree well show smaller errors.
-    if best < stated + min(_BETTER, max(0.002, 0.2 * (1 - best))):
+    # Where a small fan angle fits as well as none, the rays are parallel.
+    margin = _margin(float(parallel[0]))
+    near = float(factors[best]) < 0.35 and float(parallel[0]) > float(forward[0, best]) - margin
+    if near and _is_better(parallel, stated):
+        return Finding(
+            "beam",
+            "opposite rays agree only if all rays of a view are parallel; these are views of a parallel "
+            "beam (also after rebinning), so pass ParallelBeam",
+            is_conclusive=True,
+        )
+    peaks = factors[forward[1:].argmax(1)].log2()
+    if not _is_better(forward[:, best], stated) or float((peaks[0] - peaks[1]).abs()) > _APART:
         return None
-    near = float(factors[int(forward.argmax())]) * torch.logspace(
+    near_best = float(factors[best]) * torch.logspace(
         -0.125, 0.125, 21, base=2, dtype=torch.float64
     )
-    fine = S.coherence(subject.cell, near)
-    assert fine is not None
-    factor = float(near[int(fine.argmax())])
+    fine = turn.coherence_of_turn(subject.cell, near_best)
+    factor = float(near_best[int(fine.argmax())])
     if abs(math.log(factor)) < _CHANGE:
         return None
     return Finding(
         "spacing",
         f"the fan angle measured from opposite rays is {factor:.3g} times that of the geometry; "
-        f"check detector_spacing ({factor * S.spacing:.4g} would fit) and source_detector "
-        f"({S.source[1] / factor:.4g} would fit), in one unit of length",
+        f"check detector_spacing ({factor * turn.spacing:.4g} would fit) and source_detector "
+        f"({turn.source[1] / factor:.4g} would fit), in one unit of length",
     )
+
+
+def _find_fan(turn: Sinogram, cell: float) -> Finding | None:
+    """Find views of a fan that were given as those of a parallel beam."""
+    last = turn.values.shape[1] - 1
+    reach = min(cell, last - cell) * turn.spacing
+    angles = torch.deg2rad(torch.arange(2, 31, dtype=torch.float64))
+    factors = torch.cat([angles.tan(), torch.zeros(1, dtype=torch.float64)])
+    trials = turn.change(source=(1e9, reach)).coherences(cell, factors)
+    best = int(trials[0, :-1].argmax())
+    peaks = trials[1:, :-1].argmax(1)
+    if not _is_better(trials[:, best], trials[:, -1]) or int((peaks[0] - peaks[1]).abs()) > 3:
+        return None
+    return _fan_finding(float(angles[best]))
+
+
+def _fan_finding(angle: float) -> Finding:
+    return Finding(
+        "beam",
+        f"opposite rays agree only if the rays of a view spread over about {math.degrees(angle):.0f} "
+        "degrees to either side; these are views of a fan, so pass FanBeam with its source distances",
+        is_conclusive=True,
+    )
+
+
+def _is_better(trial: Tensor, stated: Tensor) -> bool:
+    """Whether another geometry fits all opposite rays better, and both halves of them too."""
+    margin, gain = _margin(float(trial[0])), trial - stated
+    return (
+        float(trial[0]) > _SHOWN and float(gain[0]) > margin and bool((gain[1:] > margin / 2).all())
+    )
+
+
+def _margin(coherence: float) -> float:
+    # Data that agree well show smaller errors.
+    return max(_LEAST, _SHARE * (1 - coherence))
+
+
+def _compare_residuals(S: Sinogram) -> Finding | None:
+    """Find the geometry of less than a turn that explains the views much better than the stated one."""
+    if S.arc < _HALF_TURN:
+        return None
+    residual = S.residual()
+    if residual < _ROUGH:
+        return None
+    half = float(S.places.abs().max())
+    fans = (
+        {}
+        if S.source
+        else {angle: S.change(source=(3 * half, half / math.tan(angle))) for angle in _FANS}
+    )
+    trials: dict[str | float, float] = {angle: fan.residual() for angle, fan in fans.items()}
+    if S.source is not None:
+        trials["parallel"] = S.change(source=None).residual()
+        trials["reversed"] = S.change(values=S.values.flip(1), shift=-S.shift).residual()
+    best = min(trials, key=lambda name: trials[name])
+    if residual < 1.5 * trials[best]:
+        return None
+    if isinstance(best, float):
+        return _fan_finding(best)
+    names = {
+        "parallel": "the views fit parallel rays, and not a fan; pass ParallelBeam",
+        "reversed": "the views fit only if the detector, their order or the rotation runs the other way; "
+        "flip the detector axis (y.flip(-1)) or pass -angles",
+    }
+    return Finding("beam" if best == "parallel" else "reversed", names[best], is_conclusive=True)
 
 
 @register(Scan)
@@ -257,12 +346,14 @@ def _judge_ends(steps: float | None, is_closed: bool) -> Finding | None:
             "end",
             "the last angle is the direction of the first, but their views differ as much as "
             "neighbours do; the angles probably end one step earlier (linspace without its end)",
+            is_conclusive=True,
         )
     return Finding(
         "end",
         "the last view repeats the first, although the angles end one step before the turn is "
         "complete; the angles probably include the end (linspace with its end), or the last view "
         "is a duplicate",
+        is_conclusive=True,
     )
 
 
@@ -270,41 +361,27 @@ def _steps_of_opposite_rays(S: Sinogram, cell: float) -> float | None:
     """Decide by the opposite rays whether the turn has a step between its last and first view."""
     if len(S.angles) < _VIEWS:
         return None
-    ones = torch.ones(1, dtype=torch.float64)
+    # Another spacing must not explain the rays: both turns are judged with the spacing that suits them.
+    factors = torch.logspace(-1.2, 1.2, 25, base=2, dtype=torch.float64)
     turn = S if float(S.angles[-1]) > float(S.angles[0]) else S.change(values=S.values.flip(0))
-    opened = float(turn.coherence_of_turn(cell, ones))
-    closed = float(turn.change(values=turn.values[:-1]).coherence_of_turn(cell, ones))
-    if abs(opened - closed) < _BETTER + 0.1 * (1 - max(opened, closed)):
+    best = []
+    for views in (turn, turn.change(values=turn.values[:-1])):
+        trials = views.coherences(cell, factors)
+        best.append(trials[:, int(trials[0].argmax())])
+    opened, closed = best if float(best[0][0]) > float(best[1][0]) else best[::-1]
+    margin = 0.002 + 1.5 * _SHARE * (1 - float(opened[0]))
+    if float((opened - closed)[0]) < margin or bool((opened - closed < margin / 2).any()):
         return None
-    return 1.0 if opened > closed else 0.0
+    return 1.0 if opened is best[0] else 0.0
 
 
-def _steps_between_ends(values: Tensor, ends: Tensor) -> float | None:
-    """Measure the number of steps from the last view to the first, or None if noise hides it."""
-    width = max(1, values.shape[1] // 48)
-    first, last = _bin(values[:_ENDS], width), _bin(ends, width)
-    noise = float(estimate_noise_std(_bin(values, width)[None, None])) ** 2
-    before, after = (last[-2] - last[-4]) / 2, (first[3] - first[1]) / 2
-    slope = float((before * after).sum())
-    if slope > 0.5 * float(before.norm() * after.norm()) and slope > 50 * noise:
-        # Views change smoothly: the change between the ends in units of the change per step.
-        change, step = first[0] - last[-1], 0.5 * (before + after)
-        steps = float((change * step).sum()) / slope
-        alike = float((change * step).sum() / (change.norm() * step.norm()).clamp_min(1e-300))
-        return steps if steps < 0.3 or alike > 0.8 else None
-    width = max(1, values.shape[1] // 128)
-    first, last = _bin(values[:_ENDS], width), _bin(ends, width)
-    noise = 2 * float(estimate_noise_std(_bin(values, width)[None, None])) ** 2
-
-    def square(a: Tensor, b: Tensor) -> float:
-        return float((a - b).square().mean())
-
-    neighbours = min(square(first[0], first[1]), square(last[-1], last[-2])) - noise
-    if neighbours < noise or neighbours <= 0:
+def _steps_by_moments(S: Sinogram, is_closed: bool) -> float | None:
+    """Decide by the moments of half a turn whether it has a step between its ends."""
+    views = len(S.angles)
+    if views < _VIEWS or not S.is_complete:
         return None
-    return math.sqrt(max(square(first[0], last[-1]) - noise, 0.0) / neighbours)
-
-
-def _bin(values: Tensor, width: int) -> Tensor:
-    count = values.shape[1] // width
-    return values[:, : count * width].unflatten(1, (count, width)).mean(2)
+    factor = (views - 1) / views
+    other = S.moment_misfit(S.angles * (factor if is_closed else 1 / factor))
+    if S.moment_misfit(S.angles) < other * (1 + _DOUBT / views):
+        return None
+    return 1.0 if is_closed else 0.0

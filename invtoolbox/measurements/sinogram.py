@@ -42,6 +42,8 @@ _LARGEST_GAP = 2.5
 _HALF_TURN, _DARK = math.radians(150), 0.04
 #: Number of cells of a mean view that is searched for its axis.
 _SEARCHED = 128
+#: Number of moments of the views.
+_ORDERS = 7
 #: Largest distance from the axis that a coarse image reaches, relative to the distance of the
 #: source.
 _REACH = 0.65
@@ -278,6 +280,11 @@ class Sinogram:
             factors: factors by which the places on the detector are multiplied, one result each. A
                 negative factor is a detector whose axis is reversed.
         """
+        turn = self.even_turn()
+        return None if turn is None else turn.coherence_of_turn(axis, factors)
+
+    def even_turn(self) -> Self | None:
+        """Return the views in ascending order if they are one turn, evenly spaced, else None."""
         if not self.is_full_turn:
             return None
         order = (self.angles % (2 * math.pi)).argsort(stable=True)
@@ -286,10 +293,19 @@ class Sinogram:
         values = self.values[order[distinct]]
         if float(self._gaps().max()) > 1.02 * 2 * math.pi / len(values):
             return None
-        return self.change(values=values).coherence_of_turn(axis, factors)
+        return self.change(values=values)
 
     def coherence_of_turn(self, axis: float, factors: Tensor) -> Tensor:
         """Compute the `coherence` if the views are one turn, evenly spaced and ascending.
+
+        Args:
+            axis: cell that sees the axis.
+            factors: as in `coherence`.
+        """
+        return self.coherences(axis, factors)[0]
+
+    def coherences(self, axis: float, factors: Tensor) -> Tensor:
+        """Compute the `coherence_of_turn` of all places, and of every other one, ``(3, factors)``.
 
         Args:
             axis: cell that sees the axis.
@@ -303,12 +319,38 @@ class Sinogram:
         )
         orders = torch.arange(1, min(views // 2, 80), dtype=torch.float64)[:, None]
         product = (ahead * behind.conj())[1 : len(orders) + 1] * orders
-        size = product.abs().sum().clamp_min(1e-300)
+        sizes = product.abs().sum(0)
         product = product * torch.exp(-1j * math.pi * orders)
         angles = self.fan_angles(factors[:, None] * places * self.spacing)
-        return torch.stack(
-            [(product * torch.exp(2j * orders * g)).real.sum() / size for g in angles]
+        agreement = torch.stack(
+            [(product * torch.exp(2j * orders * g)).real.sum(0) for g in angles]
         )
+        parts = (slice(None), slice(0, None, 2), slice(1, None, 2))
+        return torch.stack(
+            [agreement[:, k].sum(1) / sizes[k].sum().clamp_min(1e-300) for k in parts]
+        )
+
+    def moment_misfit(self, angles: Tensor) -> float:
+        """Compute how far the moments of parallel views are from those of an image.
+
+        The k-th moment of a view is a trigonometric polynomial of the angle, of degree k and parity
+        k (Helgason 1965, Ludwig 1966). The result is the mean square deviation from the best polynomials,
+        in units of the noise of a moment, for Legendre moments of the orders 0 to 6.
+
+        Args:
+            angles: angles of the views, which may differ from those of the geometry.
+        """
+        u = self.places / self.places.abs().max()
+        legendre, misfit = [torch.ones_like(u), u], 0.0
+        for k in range(_ORDERS):
+            if k > 1:
+                legendre.append(((2 * k - 1) * u * legendre[-1] - (k - 1) * legendre[-2]) / k)
+            moments = (self.values @ legendre[k]) * math.sqrt(2 * k + 1)
+            waves = [j * angles for j in range(k % 2, k + 1, 2)]
+            columns = torch.stack([w for t in waves for w in (t.cos(), t.sin())], 1)
+            rest = moments[:, None] - columns @ (torch.linalg.pinv(columns) @ moments[:, None])
+            misfit += float(rest.square().sum()) / max(1, len(angles) - k - 1)
+        return misfit
 
     def residual(self) -> float:
         """Compute the residual of a coarse reconstruction, relative to the data.
@@ -358,13 +400,6 @@ def _is_not_planar(operator: ConeBeam | ParallelBeam3D) -> bool:
         )
         or len(operator.angles) < 2
     )
-
-
-def mirror(views: Tensor, axis: float) -> Tensor:
-    """Return the mirror images of views about a cell, 0 if the mirror image was not measured."""
-    places = 2 * axis - torch.arange(views.shape[1], dtype=views.dtype)
-    inside = (places >= 0) & (places <= views.shape[1] - 1)
-    return torch.where(inside, _at(views, places), 0)
 
 
 def _axis_of_mirror(view: Tensor, stated: float) -> Axis | None:

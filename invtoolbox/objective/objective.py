@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 from invtoolbox.core.interrupts import check_time
 from invtoolbox.core.pytrees import join_items, select_items, tree_map
 from invtoolbox.objective.unknowns import Unknowns
-from invtoolbox.operators.base import LinearOperator, Operator, expand
+from invtoolbox.operators.base import LinearOperator, Operator, expand, item_norm
 from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate
 from invtoolbox.priors.base import ExplicitPrior, PriorSum
 from invtoolbox.problem import Problem
@@ -195,6 +195,17 @@ class Objective:
         for weight, prior in self.terms:
             total = total + weight * prior.energy(x)
         return total
+
+    def slope_of_counts(self) -> Tensor | None:
+        """Return the norm of the misfit's gradient at half of the prediction that fits, ``(batch,)``.
+
+        It is the scale of gradients of counts, which have none at 0. None for other measurements.
+        """
+        A, D, y = self.problem.operator, self.problem.data_term, self.problem.y
+        fit = D.fitting_prediction(y) if D.is_for_nonnegative else None
+        if fit is None or not isinstance(A, LinearOperator):
+            return None
+        return item_norm(A.adjoint(D.grad(fit / 2, y)))
 
     # -- the whole, for solvers that follow gradients ----------------------------------------------
 

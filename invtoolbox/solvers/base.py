@@ -192,6 +192,10 @@ class Solver(ABC):
         """Return the iterate that is the answer: the last one unless overridden."""
         return state.x
 
+    def with_result(self, state: Any, x: Tensor) -> Any:
+        """Return the state with another `result`; the iteration does not continue from it."""
+        return replace(state, x=x)
+
     def fixed_point(self, state: Any) -> tuple[Tensor, ...]:
         """Return the tensors of a state that determine the next one, once step sizes have settled.
 

@@ -173,6 +173,9 @@ class DouglasRachford(Solver):
     def result(self, state: DouglasRachfordState) -> Tensor:
         return state.answer
 
+    def with_result(self, state: DouglasRachfordState, x: Tensor) -> DouglasRachfordState:
+        return replace(state, answer=x)
+
     def has_gap(self, objective: Objective) -> bool:
         return has_gap(objective)
 

@@ -23,7 +23,7 @@ SAFETY = 4.0
 
 
 def has_gap(objective: Objective, splits_misfit: bool = False) -> bool:
-    """Whether `objective_gap` is defined: a convex objective, and a Lipschitz gradient of the misfit.
+    """Whether `objective_gap` is defined: a convex objective, and a gradient of the misfit.
 
     Auxiliary variables and priors without an energy are excluded.
 
@@ -34,14 +34,14 @@ def has_gap(objective: Objective, splits_misfit: bool = False) -> bool:
     return (
         objective.has_value
         and nonconvex_reason(objective) is None
-        and (splits_misfit or has_lipschitz_misfit(objective))
+        and (splits_misfit or objective.problem.data_term.is_smooth)
     )
 
 
 def has_lipschitz_misfit(objective: Objective) -> bool:
-    """Whether the gradient of the misfit exists and has a Lipschitz constant."""
+    """Whether the gradient of the misfit exists everywhere and has a Lipschitz constant."""
     D, y = objective.problem.data_term, objective.problem.y
-    return D.is_smooth and D.curvature(y) is not None
+    return D.is_smooth and not D.is_for_nonnegative and D.curvature(y) is not None
 
 
 def data_floor(objective: Objective) -> Tensor:
@@ -50,6 +50,8 @@ def data_floor(objective: Objective) -> Tensor:
     The gradient at the minimizer, to which such a residual is compared, vanishes without noise. Zero
     if the misfit has no Lipschitz gradient, because its gradient at 0 then has no meaning.
     """
+    if (of_counts := objective.slope_of_counts()) is not None:
+        return _FLOOR**0.5 * of_counts
     if not objective.problem.is_linear or not has_lipschitz_misfit(objective):
         return torch.zeros_like(objective.regularization)
     return _FLOOR**0.5 * item_norm(objective.data(objective.problem.zeros()).gradient)
@@ -94,6 +96,10 @@ def objective_gap(
     D, y, A = objective.problem.data_term, objective.problem.y, objective.linear_operator
     prediction = A(x)
     floor = _FLOOR * D.value(tree_map(torch.zeros_like, prediction), y)
+    if (fit := D.fitting_prediction(y)) is not None:
+        # Counts whose value at 0 is infinite: half of the prediction that fits takes its place.
+        half = D.value(tree_map(lambda t: t / 2, fit), y)
+        floor = torch.where(floor.isfinite(), floor, _FLOOR * half)
     floor = torch.where(floor.isfinite(), floor, torch.zeros_like(floor))
     # `value` sums F(x), `gap` the Fenchel-Young terms, and `pull` is s without the g of the primal
     # summand.
@@ -116,19 +122,22 @@ def objective_gap(
         value = value + here
         gap = gap + (here - _energy(summand, image + missing) + inner(q, missing))
         pull = pull + summand.adjoint(q)
-    slope = pull
+    size = item_norm(pull)
     if primal is not None:
         # u = prox_{t G}(x - t pull) has the subgradient g = (x - u) / t - pull of G, so that s is
         # pull + g = (x - u) / t.
         u = primal.prox(torch.addcmul(x, expand(-step, x), pull), step)
         slope = (x - u) / expand(step, x)
+        # A difference below the rounding of x shows no slope.
+        size = item_norm(slope).maximum(0.25 * torch.finfo(step.dtype).eps * item_norm(x) / step)
         here = _energy(primal, x)
         value = value + here
         gap = gap + (here - _energy(primal, u) + inner(pull - slope, x - u))
     # <s, x - x*> <= |s| |x - x*|; what may be rounding of F is no gap.
     rounding = 8 * torch.finfo(value.dtype).eps * value.abs()
-    gap = (gap - rounding).clamp_min(0) + item_norm(slope) * distance
-    return relative(gap, value.abs() + floor)
+    gap = (gap - rounding).clamp_min(0) + size * distance
+    # Where F is infinite, nothing bounds its distance to the minimum.
+    return relative(gap, value.abs() + floor).masked_fill(~value.isfinite(), torch.inf)
 
 
 def has_gradient_gap(objective: Objective) -> bool:

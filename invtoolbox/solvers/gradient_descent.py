@@ -123,6 +123,8 @@ def gradient_scale(objective: Objective, start_norm: Tensor, bounds: Box | None 
     """Return the scale of a gradient norm: the norm at the start or at 0, the larger.
 
     With it a warm start does not require more accuracy. Bounds replace 0 by the point next to it.
+    A misfit of counts may have an arbitrarily large gradient there; half of the prediction that fits
+    takes the place of both.
     """
     # The parameters of a network or a scene have no point 0 that would mean anything.
     scale = start_norm
@@ -131,6 +133,9 @@ def gradient_scale(objective: Objective, start_norm: Tensor, bounds: Box | None 
         origin = zeros if bounds is None else bounds.prox(zeros, 1.0)
         at_zero = objective.data(origin).gradient
         scale = torch.maximum(start_norm, item_norm(at_zero))
+        of_counts = objective.slope_of_counts()
+        if of_counts is not None:
+            scale = torch.where(of_counts > 0, of_counts, scale)
     return scale.clamp_min(torch.finfo(scale.dtype).tiny)
 
 

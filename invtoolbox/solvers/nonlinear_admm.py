@@ -214,6 +214,9 @@ class NonlinearADMM(Solver):
     def result(self, state: NonlinearADMMState) -> Tensor:
         return state.answer
 
+    def with_result(self, state: NonlinearADMMState, x: Tensor) -> NonlinearADMMState:
+        return replace(state, answer=x)
+
     def has_gap(self, objective: Objective) -> bool:
         is_split = not objective.problem.data_term.is_smooth
         return has_gap(objective, is_split) and denoising_term(objective) is None

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.core.pytrees import scatter_items, select_items
+from invtoolbox.core.pytrees import scatter_items, select_items, where_items
 from invtoolbox.objective.initial_guess import is_scan
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
@@ -170,11 +170,22 @@ class ProximalGradient(Solver):
 
     def step(self, objective: Objective, state: ProximalState) -> ProximalState:
         D, y = objective.problem.data_term, objective.problem.y
+        # f(z), the smooth part of the objective at the point of the gradient.
+        here = D.value(state.ahead, y) + _smooth_value(objective, state.point)
+        if bool(here.isinf().any()):
+            # The momentum has left the domain of the misfit: the step starts at x.
+            point, ahead = where_items(
+                here.isinf(), (state.x, state.prediction), (state.point, state.ahead)
+            )
+            state = dataclasses.replace(state, point=point, ahead=ahead)
+            here = D.value(ahead, y) + _smooth_value(objective, point)
         gradient = _gradient(objective, state.point, state.ahead)
         # x = prox_{t R}(z - t grad f(z)), and |x - z| / t is the gradient mapping.
-        x, prediction, step, data, energy = self._search(objective, state, gradient)
+        x, prediction, step, data, energy = self._search(objective, state, gradient, here)
         move = x - state.point
-        certificate = item_norm(move) / step / self._scale(state, gradient, move, step)
+        # A move below the rounding of x shows no gradient.
+        length = item_norm(move).maximum(0.25 * torch.finfo(step.dtype).eps * item_norm(x))
+        certificate = length / step / self._scale(state, gradient, move, step)
         point, ahead, momentum = self._extrapolate(objective, state, x, prediction, move)
         # F(x); the energy of the rough prior comes from its prox.
         value = objective.nan()
@@ -198,16 +209,12 @@ class ProximalGradient(Solver):
         return state.scale
 
     def _search(
-        self, objective: Objective, state: ProximalState, gradient: Tensor
+        self, objective: Objective, state: ProximalState, gradient: Tensor, here: Tensor
     ) -> tuple[Tensor, Any, Tensor, Tensor, Tensor]:
         """Return the point after a step that the quadratic model bounds, and its values.
 
         They are the prediction, the step, the misfit, and the energy of the prox there.
         """
-        # f(z), the smooth part of the objective at the point of the gradient.
-        here = objective.problem.data_term.value(state.ahead, objective.problem.y) + _smooth_value(
-            objective, state.point
-        )
         fixed = self._fixed_step(objective, state.trial)
         first = state.trial if fixed is None else fixed
         x, prediction, step, data, energy, rejected = _trial(

@@ -213,7 +213,48 @@ def test_the_first_steps_are_no_estimate_of_the_distance() -> None:
     x = torch.ones(1, 1, 4)
     travel = Travel.start(0.99 * x).update(x, 1).update(x, 2)
     assert float(travel.distance(x, 3)) >= float(x.norm())
-    assert float(travel.update(x, 4).update(x, 8).distance(x, 9)) == 0
+    settled = travel.update(x, 4).update(1.01 * x, 8)
+    assert 0 < float(settled.distance(1.01 * x + 0.001, 9)) < 0.1 * float(x.norm())
+    # An iterate that does not move at all has not measured a distance.
+    assert float(travel.update(x, 4).update(x, 8).distance(x, 9)) == float(x.norm())
+
+
+@pytest.mark.parametrize("background", [0.0, 1.0, 10.0])
+def test_counts_end_at_a_finite_optimum(background: float) -> None:
+    x = torch.zeros(2, 1, 16, 16)
+    x[:, :, 4:10, 5:12] = torch.tensor([20.0, 3.0])[:, None, None, None]
+    blur = it.operators.Blur(torch.ones(3, 3) / 9, (16, 16))
+    mean = (blur(x) + background).clamp_min(0)
+    y = torch.poisson(mean, generator=torch.Generator().manual_seed(0))
+    assert background == 10 or bool((y == 0).any())  # these means are at the end of the domain
+    problem = it.Problem(y, blur, it.data_terms.Poisson(background))
+    prior, settings = it.priors.TotalVariation(), {"regularization": 0.1, "progress": False}
+    quick = it.solve(problem, prior, PDHG(2000), **settings)
+    assert quick.status == ("converged", "converged")
+    best = it.solve(problem, prior, PDHG(3000, 1e-5), **settings)
+    values = [
+        problem.data_term.value(blur(s.x), y) + 0.1 * prior.energy(s.x) for s in (quick, best)
+    ]
+    assert bool(values[0].isfinite().all())
+    assert bool((values[0] - values[1] <= 1e-3 * values[1]).all())
+
+
+@pytest.mark.parametrize("solver", [FISTA(max_iterations=40), PDHG(max_iterations=1)], ids=repr)
+def test_an_infinite_objective_is_never_converged(solver: Solver) -> None:
+    # No constant image has positive means, so the answer cannot move into the domain.
+    A = it.operators.Matrix(torch.tensor([[1.0, -2.0], [-2.0, 1.0]]), (1, 1, 2))
+    problem = it.Problem(torch.tensor([[[3.0, 2.0]]]), A, it.data_terms.Poisson())
+    solution = it.solve(
+        problem,
+        it.priors.NonNegative(),
+        solver,
+        1.0,
+        initial=torch.ones(1, 1, 1, 2),
+        tolerance=1e30,
+        progress=False,
+    )
+    assert float(problem.data_term.value(A(solution.x), problem.y)) == float("inf")
+    assert solution.status == ("diverged",)
 
 
 def test_gradient_methods_are_not_converged_above_a_thousandth() -> None:

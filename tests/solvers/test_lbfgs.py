@@ -104,7 +104,7 @@ def test_a_start_of_infinite_misfit_is_not_called_converged() -> None:
         progress=False,
         check=False,
     )
-    assert found.status == ("limit",)
+    assert found.status == ("diverged",)
 
 
 def test_a_spoiled_metric_falls_back_to_the_negative_gradient() -> None:

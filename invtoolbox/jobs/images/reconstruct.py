@@ -15,9 +15,11 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.automatic import bound_short_arc, solve_automatically
 from invtoolbox.jobs.images.floor import keep_floor
+from invtoolbox.jobs.images.gains import subtract_gains
 from invtoolbox.jobs.images.wide_grid import solve_beyond
-from invtoolbox.measurements import repair_measurements
+from invtoolbox.measurements import check_measurements, repair_measurements
 from invtoolbox.operators.base import Operator
+from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem, as_measurements
@@ -56,7 +58,9 @@ def reconstruct(
         max_iterations: largest number of iterations, as in `solve`.
         seed: seed of random draws.
         progress: show a progress bar on a terminal.
-        repair: first mend what can be mended without harm, as in `solve`.
+        repair: first mend what can be mended without harm, as in `solve`. Scans are always mended:
+            dead cells, hot and clipped readings get weight 0, and gains of the cells are subtracted,
+            as notes say.
 
     Returns:
         The solution; its ``x`` always has the shape ``(batch, channel, *space)``. If the weight is
@@ -118,7 +122,16 @@ def reconstruct(
             return solution
         return keep_floor(chosen, solution, priors, solver, max_iterations)
 
-    problem, repairs = repair_measurements(problem) if repair else (problem, ())
+    repairs: tuple[str, ...] = ()
+    # Readings of a scan that no image explains would decide its weight.
+    if repair or isinstance(problem.operator, Scan):
+        problem, repairs = repair_measurements(problem)
+    if any(finding.name == "gains" for finding in check_measurements(problem)):
+        problem, gains = subtract_gains(problem)
+        spread = float(gains.std())
+        repairs += (
+            f"repaired: gains of the cells were found and subtracted, {spread:.3g} on average",
+        )
     solution = solve_beyond(problem, run)
     return dataclasses.replace(solution, notes=(*solution.notes, *repairs))
 

@@ -1,0 +1,219 @@
+"""Checks of the readings of a scan: sign, base and offset of line integrals, faults of the detector."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms.base import ResidualTerm
+from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
+from invtoolbox.measurements.detector import share_of_gains, sinograms
+from invtoolbox.measurements.findings import Finding, Subject, leave_out, register
+from invtoolbox.operators.tomography.scan_2d import Scan
+from invtoolbox.parameter_choice.noise import estimate_noise_std
+
+#: Share of the cells that differ from both neighbours if cells have gains of their own.
+_GAINS = 0.2
+#: Least offset relative to the bright readings, and largest change of the rays beside the object,
+#: between cells and between views, relative to the offset.
+_OFFSET, _EVEN = 0.03, 0.05
+#: Growth of the logarithm of the variance with a line integral if its base is e, and if it is 10; the
+#: least range of line integrals that shows it, and largest error of the growth.
+_BASES, _RANGE, _SURE = (1.0, math.log(10)), 0.3, 0.35
+#: Ratio of variance to mean, either way, at which values are no counts, and least number of flat pairs.
+_SCALED, _PAIRS = 1.5, 200
+#: Least number of views that show the growth of the noise.
+_MANY = 80
+
+
+@register(Scan)
+def check_sign(subject: Subject) -> Finding | None:
+    """Find line integrals whose sign is wrong: an object makes all of them negative."""
+    S = subject.plane
+    if S is None:
+        return None
+    below, above = float(S.values.clamp_max(0).sum()), float(S.values.clamp_min(0).sum())
+    if -below < 10 * above:
+        return None
+    return Finding(
+        "sign",
+        f"the line integrals are negative (down to {float(S.values.min()):.4g}), so the logarithm "
+        "was probably not negated; pass -y, that is -log(I / I0)",
+        is_conclusive=True,
+    )
+
+
+@register(Scan)
+def check_readings(subject: Subject) -> Finding | None:
+    """Find dead cells, hot readings and clipped ones, which no image explains."""
+    if subject.bad_readings is None:
+        return None
+    dead, hot, clipped = subject.bad_readings
+    bad = dead | hot | clipped
+    if not bool(bad.any()):
+        return None
+    cells = int(dead.any(2).sum())
+    top = float(subject.problem.y0[clipped].max()) if bool(clipped.any()) else 0.0
+    clipped = clipped & ~hot
+    words = [
+        f"{cells} cells of the detector are dead or of another gain" if cells else "",
+        f"{int(hot.sum())} readings are hot" if bool(hot.any()) else "",
+        f"{int(clipped.sum())} readings are cut off at {top:.4g}" if bool(clipped.any()) else "",
+    ]
+    return Finding(
+        "dead" if cells else "hot" if bool(hot.any()) else "clipped",
+        f"{' and '.join(filter(None, words))}, {float(bad.double().mean()):.2%} of the measurements, "
+        "which no image explains; give them weight 0 (repair=True)",
+        repair=lambda problem: leave_out(problem, bad),
+    )
+
+
+@register(Scan)
+def check_gains(subject: Subject) -> Finding | None:
+    """Find cells with gains of their own, as without a flat field."""
+    planes = sinograms(subject.filled, subject.operator)
+    if planes is None or not isinstance(subject.problem.data_term, ResidualTerm):
+        return None
+    share = float(share_of_gains(planes).median())
+    if share < _GAINS:
+        return None
+    return Finding(
+        "gains",
+        f"{share:.0%} of the cells differ from both neighbours in the same way in all views, so the "
+        "gains of the cells were not removed and cause rings; divide the counts by a flat field, or "
+        "let it.reconstruct subtract them",
+        is_conclusive=True,
+    )
+
+
+@register(Scan)
+def check_offset(subject: Subject) -> Finding | None:
+    """Find a constant that was added to all line integrals: rays beside the object are alike."""
+    S = subject.plane
+    if S is None or S.values.shape[1] < 24:
+        return None
+    width = max(2, S.values.shape[1] // 24)
+    D = subject.problem.data_term
+    stated = float(D.background.double().mean()) if isinstance(D, Poisson) else 0.0
+    ends = torch.stack([S.values[:, :width], S.values[:, -width:]]) - stated
+    bright = float(S.values.abs().quantile(0.95))
+    noise = float(estimate_noise_std(S.values[None, None]))
+    cells, views = ends.mean(1), ends.mean(2)
+    offset = float(ends.mean())
+    error = noise / math.sqrt(ends[0].numel())
+    apart = float((cells - offset).abs().max()) - 4 * noise / math.sqrt(len(S.angles))
+    unsteady = float((views - offset).abs().max()) - 5 * noise / math.sqrt(width)
+    lowest = float(S.values.flatten().quantile(0.01)) - stated
+    if (
+        abs(offset) < _OFFSET * bright + 5 * error
+        or max(apart, unsteady) > _EVEN * abs(offset)
+        or lowest < offset - 0.3 * abs(offset) - 4 * noise
+        or bright < 1.3 * abs(offset)
+    ):
+        return None
+    if isinstance(D, Poisson):
+        return Finding(
+            "background",
+            f"rays beside the object count {offset + stated:.4g} on average, so a background was left "
+            f"out; pass Poisson(background={offset + stated:.4g})",
+            is_conclusive=True,
+        )
+    scale = f", or I0 is {math.exp(-offset):.4g} times what was taken" if abs(offset) < 3 else ""
+    return Finding(
+        "offset",
+        f"rays beside the object measure {offset:.4g} in all views and on both sides, so a constant was "
+        f"added{scale}; pass y - {offset:.4g}",
+        is_conclusive=True,
+    )
+
+
+@register(Scan)
+def check_base(subject: Subject) -> Finding | None:
+    """Find logarithms to base 10 by their noise, which photons make grow like ``exp(y)``."""
+    planes = sinograms(subject.filled, subject.operator)
+    if planes is None or not isinstance(subject.problem.data_term, ResidualTerm):
+        return None
+    edges = planes[..., [0, 1, -2, -1]].abs().mean()
+    if float(edges) > 0.3 * float(
+        planes.abs().quantile(0.9)
+    ):  # no line integrals beside the object
+        return None
+    # Between few views, structure changes more than noise.
+    growth = _growth_of_noise(planes.double()) if planes.shape[1] >= _MANY else None
+    if growth is None or growth[1] > _SURE:
+        return None
+    # The candidates are compared: structure makes a growth larger, and hardly smaller.
+    if growth[0] - _BASES[0] < 2 * (_BASES[1] - growth[0]) or growth[0] > _BASES[1] + 0.9:
+        return None
+    return Finding(
+        "base",
+        f"the variance of the noise grows like exp({growth[0]:.2f} y), and that of photons like exp(y), "
+        "so these are logarithms to base 10; pass y * log(10)",
+    )
+
+
+@register(Scan)
+def check_count_noise(subject: Subject) -> Finding | None:
+    """Find counts that were scaled: their variance is not their mean."""
+    y, D = subject.problem.y0, subject.problem.data_term
+    planes = sinograms(y, subject.operator)
+    if planes is None or not isinstance(D, (Poisson, PoissonTransmission)):
+        return None
+    square, mean = _flat_pairs(planes.double())
+    if len(mean) < _PAIRS or not float(mean.mean()) > 0:
+        return None
+    ratio = float(square.mean() / mean.mean())
+    if bool((y == y.round()).all()) and ratio < 1 + 4 * (_SCALED - 1):
+        return None
+    if 1 / _SCALED < ratio < _SCALED:
+        return None
+    return Finding(
+        "scaled",
+        f"the variance of the counts is {ratio:.3g} times their mean, and that of counted photons is "
+        f"their mean, so they were scaled or are no counts; pass y / {ratio:.3g} (and its I0 and "
+        "background likewise), or LeastSquares",
+    )
+
+
+def _flat_pairs(planes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return variances of readings from third differences along the views, and their means.
+
+    The half of the places is taken at which the sinogram changes least along the cells.
+    """
+    middle = (planes[:, 2:-1] + planes[:, 1:-2]) / 2
+    bend = (
+        planes[:, 3:] - 3 * planes[:, 2:-1] + 3 * planes[:, 1:-2] - planes[:, :-3]
+    ).square() / 20
+    level = torch.nn.functional.avg_pool2d(middle[:, None], 3, 1, 1)[:, 0]
+    change = torch.nn.functional.pad(
+        (level[..., 2:] - level[..., :-2]).abs(), (1, 1), value=math.inf
+    )
+    within = level > 0.1 * level.amax()  # beside the object all readings are alike
+    flat = within & (change <= change[within].quantile(0.5))
+    return bend[flat], level[flat]
+
+
+def _growth_of_noise(planes: Tensor) -> tuple[float, float] | None:
+    """Return the slope of the logarithm of the variance over the line integral, and its error."""
+    square, level = _flat_pairs(planes)
+    if len(level) < 400:
+        return None
+    edges = level.quantile(torch.linspace(0, 1, 9, dtype=level.dtype))
+    if float(edges[-2] - edges[1]) < _RANGE:
+        return None
+    rows = []
+    for low, high in itertools.pairwise(edges):
+        inside = (level >= low) & (level <= high)
+        # The median of a squared normal variable is 0.4549 of its variance; structure has few large ones.
+        spread = float(square[inside].median()) / 0.4549
+        if int(inside.sum()) < 50 or spread <= 0:
+            return None
+        rows.append((float(level[inside].median()), math.log(spread)))
+    x, z = torch.tensor(rows, dtype=torch.float64).T
+    x = x - x.mean()
+    slope = float((x * z).sum() / x.square().sum())
+    rest = z - z.mean() - slope * x
+    return slope, float((rest.square().sum() / 6 / x.square().sum()).sqrt())

@@ -1,0 +1,147 @@
+"""Faults of a detector, offsets and beams of another kind are named, and right scans raise no alarm."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.measurements import check_measurements, repair_measurements
+from invtoolbox.measurements.detector import find_bad_readings, sinograms
+from invtoolbox.operators import ConeBeam, FanBeam
+from invtoolbox.operators.noise import RelativeGaussian
+from tests.measurements.test_mistakes import NOISE, TURN, fan, parallel, phantom
+
+VIEWS = torch.arange(90, dtype=torch.float64) * (2 * math.pi / 90)
+
+
+def names(
+    y: Tensor, A: it.operators.Operator, D: it.data_terms.DataTerm | None = None
+) -> list[str]:
+    return [f.name for f in check_measurements(it.Problem(y, A, D)) if not f.is_remark]
+
+
+def measured(A: it.operators.Operator, seed: int = 1) -> Tensor:
+    return A.simulate(2 * phantom(), NOISE, seed=seed)
+
+
+def with_fault(y: Tensor, fault: str) -> Tensor:
+    y, draw = y.clone(), torch.Generator().manual_seed(0)
+    if fault == "dead":
+        y[..., 40] = 0
+    elif fault == "hot":
+        y[torch.rand(y.shape, generator=draw) < 0.01] = 1.5 * y.max()
+    elif fault == "clipped":
+        y = y.clamp_max(float(y.flatten().quantile(0.98)))
+    elif fault == "gains":
+        y = y - torch.log1p(0.05 * torch.randn(y.shape[-1], generator=draw))
+    elif fault == "offset":
+        y = y + 0.1 * y.max()
+    elif fault == "sign":
+        y = -y
+    return y
+
+
+@pytest.mark.parametrize("A", [parallel(), parallel(TURN), fan(), fan(TURN[:40])], ids=str)
+@pytest.mark.parametrize("fault", ["dead", "hot", "clipped", "gains", "offset", "sign"])
+def test_faults_are_named(A: it.operators.Operator, fault: str) -> None:
+    y = measured(A)
+    assert names(y, A) == []
+    assert names(with_fault(y, fault), A) == [fault]
+
+
+def test_bad_readings_are_found_one_by_one_and_per_item() -> None:
+    A = fan()
+    y = torch.cat([measured(A), with_fault(measured(A, 2), "hot")])
+    dead, hot, clipped = find_bad_readings(sinograms(y, A))
+    assert not bool(dead.any()) and not bool(hot[0].any()) and not bool(clipped[0].any())
+    truth = (y[1] == y[1].max())[0]
+    assert bool((hot[1][truth]).all()) and int((hot[1] & ~truth).sum()) <= 1
+    alone = find_bad_readings(sinograms(y[1:], A))
+    assert torch.equal(alone[1][0], hot[1])
+
+
+def test_repairs_are_weights_and_leave_nothing_to_find() -> None:
+    A = fan()
+    y = with_fault(measured(A), "dead")
+    problem, sentences = repair_measurements(it.Problem(y, A))
+    weights = problem.data_term.weights
+    assert len(sentences) == 1 and "1 cells" in sentences[0]
+    assert float((weights == 0).float().mean()) == pytest.approx(1 / 96)
+    assert not bool(weights[..., 40].any()) and torch.equal(problem.y, y)
+    assert names(problem.y, A, problem.data_term) == []
+
+
+@pytest.mark.parametrize("fault", ["dead", "hot", "gains"])
+def test_a_fault_does_not_decide_the_weight(fault: str) -> None:
+    A = FanBeam((40, 40), VIEWS[::2], 64, 100.0, 160.0, detector_spacing=1.4)
+    x = 2 * phantom(40)
+    y = A.simulate(x, NOISE, seed=1)
+    broken = with_fault(y, fault)
+    right, mended = (it.reconstruct(t, A, progress=False) for t in (y, broken))
+    assert any("repaired" in note for note in mended.notes)
+    assert not any("repaired" in note for note in right.notes)
+    loss = it.metrics.psnr(right.x, x, data_range=0.08) - it.metrics.psnr(
+        mended.x, x, data_range=0.08
+    )
+    assert float(loss) < (12.0 if fault == "gains" else 1.5)
+    if fault == "gains":  # no prior knows which smooth part of the gains belongs to the object
+        x_raw = it.solve(it.Problem(broken, A), "tv", progress=False, check=False).x
+        raw = it.metrics.psnr(x_raw, x, data_range=0.08)
+        assert float(it.metrics.psnr(mended.x, x, data_range=0.08) - raw) > 8
+    assert 0.2 < float(mended.regularization / right.regularization) < 5
+
+
+def test_a_beam_of_another_kind() -> None:
+    assert names(measured(fan()), parallel(TURN)) == ["beam"]
+    assert names(measured(parallel(TURN)), fan()) == ["beam"]
+
+
+@pytest.mark.parametrize("kind", ["centred", "smooth"])
+@pytest.mark.parametrize("noise", [0.003, 0.02])
+def test_bodies_that_show_no_fan_angle_raise_no_alarm(kind: str, noise: float) -> None:
+    row, column = torch.meshgrid(*[torch.linspace(-1, 1, 64)] * 2, indexing="ij")
+    x = torch.exp(-(row**2 + column**2) / 0.15)
+    if kind == "smooth":
+        x = torch.exp(-((row - 0.05) ** 2) / 0.2 - (column + 0.03) ** 2 / 0.15)
+    A = FanBeam((64, 64), VIEWS, 96, 160.0, 260.0, detector_spacing=1.5)
+    for seed in range(3):
+        assert names(A.simulate(0.04 * x[None, None], RelativeGaussian(noise), seed), A) == []
+
+
+@pytest.mark.parametrize(("rows", "cells", "views"), [(4, 16, 20), (4, 16, 40), (6, 20, 60)])
+def test_noise_of_small_panels_raises_no_alarm(rows: int, cells: int, views: int) -> None:
+    n = int(0.6 * cells)
+    angles = torch.arange(views) * (2 * math.pi / views)
+    A = ConeBeam((rows, n, n), angles, (rows, cells), 3.0 * n, 5.0 * n, 1.0, 1.8)
+    x = torch.zeros(1, 1, rows, n, n)
+    x[..., n // 4 : n // 2 + n // 5, n // 3 : 3 * n // 4] = 1
+    y = A(x)
+    std = 0.01 * float(y.max())
+    y = y + std * torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    assert "noise" not in names(y, A, it.data_terms.LeastSquares(std))
+
+
+def test_logarithms_to_base_ten() -> None:
+    A = parallel(torch.arange(180, dtype=torch.float64) * (math.pi / 180))
+    counts = torch.poisson(
+        5000 * torch.exp(-A(4 * phantom())), generator=torch.Generator().manual_seed(0)
+    ).clamp_min(1)
+    assert names(-(counts / 5000).log10(), A) == ["base"]
+    assert names(-(counts / 5000).log(), A) == []
+
+
+def test_counts_with_a_background_or_a_scale() -> None:
+    A, draw = fan(), torch.Generator().manual_seed(0)
+    mean = 100 * A(phantom()).clamp_min(0)
+    y = torch.poisson(mean + 20, generator=draw)
+    Poisson = it.data_terms.Poisson
+    (finding,) = check_measurements(it.Problem(y, A, Poisson()))
+    assert finding.name == "background"
+    stated = float(finding.sentence.split("background=")[1].rstrip(")"))
+    assert abs(stated - 20) < 1
+    assert names(y, A, Poisson(20.0)) == []
+    assert names(0.05 * y, A, Poisson(1.0)) == ["scaled"]
