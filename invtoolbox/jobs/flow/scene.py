@@ -31,8 +31,10 @@ from invtoolbox.catalogue.documents import (
     check,
     texts,
 )
+from invtoolbox.datasets.output import refuse_inputs
 from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS
 from invtoolbox.errors import InputError, match_name
+from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.flow.command import COMMAND
 from invtoolbox.jobs.flow.ego_motion import How, When
 from invtoolbox.jobs.flow.exports import check_exports, write_exports
@@ -205,6 +207,8 @@ class FlowJob:
         check_exports(self.sequence, formats, masks, whole=items == "all")
         if self.report is not None:
             self._check_report(self.report)
+        reports = [] if self.report is None else [self.report]
+        refuse_inputs([self.folder, *reports], input_files(self.file))
         study = flow_sequence(
             self.sequence,
             self.folder,
