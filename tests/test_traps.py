@@ -23,7 +23,6 @@ from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -485,13 +484,22 @@ def test_a_name_of_the_toolbox_is_not_replaced_without_a_word(download: Path, tr
 on_linux = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="needs /proc/net")
 
 
+def children(process: int) -> list[int]:
+    """Return the processes that a process and its children have started, from /proc."""
+    parents = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
+    started = [child for child, parent in parents.items() if parent == process]
+    return [*started, *(inner for child in started for inner in children(child))]
+
+
 def listening() -> set[str]:
     """Return the addresses at which this process and its children listen, from /proc/net."""
-    processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
     sockets = set()
-    for process in processes:
+    for process in (os.getpid(), *children(os.getpid())):
         with contextlib.suppress(OSError):
-            for handle in Path(f"/proc/{process.pid}/fd").iterdir():
+            for handle in Path(f"/proc/{process}/fd").iterdir():
                 with contextlib.suppress(OSError):
                     sockets.add(os.readlink(handle))
     addresses = set()
@@ -544,13 +552,14 @@ def a_window() -> Iterator[None]:
         program.chmod(0o755)
         patch.setattr("sysconfig.get_path", lambda kind: folder)
         calls: list[str] = []
+        before = {*children(os.getpid())}
         rerun = SimpleNamespace(init=lambda title: None, connect_grpc=calls.append)
         flow_viewer._start(rerun, "x", None)
         assert calls[0].startswith("rerun+http://127.0.0.1:")
         yield
-        for child in psutil.Process().children():
-            child.kill()
-            child.wait()
+        for child in {*children(os.getpid())} - before:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import (
+    Bounded,
     decoding,
     map_slices_of_file,
     require_file,
@@ -219,6 +220,38 @@ def check_length(path: Path, number: int, page: Any) -> None:
         )
 
 
+def read_page(path: Path, number: int, page: Any) -> np.ndarray:
+    """Read the array of a page; tifffile decodes LZW and JPEG only with the package imagecodecs.
+
+    Args:
+        path: path of the file.
+        number: number of the page.
+        page: the page, of an open file.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return np.asarray(page.asarray())
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+    name, first = page.keyframe.compression.name, page.keyframe
+    try:
+        with Bounded(path) as stream, Image.open(stream) as picture:
+            picture.seek(number)
+            array = np.asarray(picture)
+            # Pillow has made 0 of white black.
+            is_turned = first.photometric == 0 and picture.mode in ("1", "L")
+    except UnidentifiedImageError:
+        raise InputError(
+            f"{path}: pages of {first.shape} {first.dtype} that are compressed by {name} need the "
+            "package imagecodecs; install it with pip, or save the file without compression"
+        ) from None
+    if is_turned:
+        array = ~array
+    return array.reshape(first.shape).astype(first.dtype)
+
+
 @dataclass(frozen=True)
 class _File:
     """Grey pages of one shape and type in a TIFF file, and their place if they are not packed."""
@@ -342,7 +375,7 @@ def _read_pages(file: _File, start: int, stop: int) -> np.ndarray:
     import tifffile
 
     with decoding(file.path, "TIFF"), tifffile.TiffFile(file.path) as opened:
-        pages = [np.asarray(opened.pages[k].asarray()) for k in range(start, stop)]
+        pages = [read_page(file.path, k, opened.pages[k]) for k in range(start, stop)]
     for number, page in enumerate(pages, start):
         if page.shape != file.page:
             raise InputError(
