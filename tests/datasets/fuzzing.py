@@ -223,7 +223,7 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "pair": ("metaimage", write_pair),
     "raw": ("raw", write_raw),
     **{
-        f"{name.replace(' ', '_')}.{writers.PICTURES[name][0]}": (
+        f"{name.replace(' ', '_')}{Path(writers.PICTURES[name][0]).suffix}": (
             "pictures",
             other_writer(writers.PICTURES[name][1]),
         )
@@ -238,7 +238,7 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
         for name in ("k-space", "next to a struct", "k-space of version 7.3")
     },
     **{
-        f"{name.replace(' ', '_')}.{writers.MESHES[name][0]}": (
+        f"{name.replace(' ', '_')}{Path(writers.MESHES[name][0]).suffix}": (
             "mesh",
             other_writer(writers.MESHES[name][1]),
         )

@@ -91,12 +91,12 @@ class Dicom:
             is_ct = _is_ct(header)
             if not is_ct and self.units == "1/mm":
                 raise InputError(
-                    f"{path}: an image of {header.Modality} has no attenuation; leave units out"
+                    f"{path}: an image of {_modality(header)} has no attenuation; leave units out"
                 )
             meta = {
                 "source": str(path),
                 "units": self.units if is_ct else "as stored",
-                "modality": str(header.get("Modality", "")),
+                "modality": _modality(header),
                 "pixel_size": None if spacing is None else (spacing[0], spacing[1]),
                 "slice_thickness": _number(thickness),
                 "kvp": _number(header.get("KVP")),
@@ -208,7 +208,12 @@ def read_header(path: Path, pixels: bool = True) -> Any:
 
 def _is_ct(header: Any) -> bool:
     """Return whether the values of an image are Hounsfield units."""
-    return str(header.get("Modality", "")) in ("CT", "")
+    return _modality(header) in ("CT", "")
+
+
+def _modality(header: Any) -> str:
+    """Return the modality of an image, a code of at most 16 letters."""
+    return "".join(filter(str.isalnum, str(header.get("Modality", ""))))[:16]
 
 
 def _field_of(header: Any, frame: int, sequence: str, name: str) -> Any:
@@ -236,7 +241,7 @@ def read_slice(path: Path, header: Any, frame: int = 0) -> np.ndarray:
         raise InputError(f"{path}: a color image; only grey slices are read, export it as PNG")
     if "PixelData" not in header:
         raise InputError(
-            f"{path}: holds no pixels ({header.get('Modality', 'unknown modality')}); give an image"
+            f"{path}: holds no pixels ({_modality(header) or 'unknown modality'}); give an image"
         )
     scale = [
         _field_of(header, frame, "PixelValueTransformationSequence", f"Rescale{name}")

@@ -167,13 +167,14 @@ def _read_tiff(path: Path, page: int) -> np.ndarray:
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
         stored = file.pages[page]
         require_plausible(path, stored.shape, stored.dtype)
-        if _is_converted(path, stored.keyframe):
+        is_converted = _is_converted(path, stored.keyframe)
+        check_length(path, page, stored)
+        if is_converted:
             from PIL import Image
 
             with Bounded(path) as stream, Image.open(stream) as picture:
                 picture.seek(page)
                 return _as_rgb(picture)
-        check_length(path, page, stored)
         array = read_page(path, page, stored)
         if stored.axes.startswith("S"):
             array = np.moveaxis(array, 0, -1)
