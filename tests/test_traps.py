@@ -147,6 +147,27 @@ def test_no_command_replaces_its_input(run: Run, files: Path, command: str) -> N
         assert contents(files) == before
 
 
+#: Files of the user in the folder of the results, and the command that would write one of that name.
+IN_THE_WAY = {
+    "README.md": "train curve.toml --output .",
+    "curve.csv": "train curve.toml --output .",
+    "metrics.json": "flow sweeps --out .",
+    "report.html": "flow sweeps --out . --report report.html",
+    "reconstruction.tif": "run earlier.toml --output .",
+    "slice.tif": "ct sinogram.npy --geometry geometry.toml -o slice.tif",
+    "study.json": "deblur stack --kernel kernel.png --items all -o .",
+}
+
+
+@pytest.mark.parametrize("name", IN_THE_WAY)
+def test_no_file_is_replaced_without_overwrite(run: Run, linked: Path, name: str) -> None:
+    Path(name).write_text("{}")
+    before = contents(linked)
+    sentence = one_sentence(run(*IN_THE_WAY[name].split()))
+    assert name in sentence and "--overwrite" in sentence
+    assert contents(linked) == before
+
+
 def test_an_input_that_is_not_replaced_is_none_of_this(run: Run, linked: Path) -> None:
     before = Path("sinogram.npy").read_bytes()
     assert run(*CT.split(), "-o", "slice.npy", "-q").code == 0

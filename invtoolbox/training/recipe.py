@@ -118,6 +118,12 @@ def run_recipe(
     changed_names = frozenset(texts(changes))
     tables = [checked.data, *([] if checked.validation is None else [checked.validation])]
     inputs = [locate(path, name, changed_names) for table in tables for name in table.paths]
+    if not overwrite and not (folder / "checkpoints").exists():
+        for name in FILES[1:]:
+            if (folder / name).exists():
+                raise InputError(
+                    f"{folder / name} exists; give --overwrite to replace it, or another --output"
+                )
     # A prior is trained again by the recipe in its own folder, which then stays as it is.
     refuse_inputs([folder, *map(folder.joinpath, FILES)], [*inputs, *([path] if changes else [])])
     # A network without a seed of its own draws its first weights from torch's state; a continued

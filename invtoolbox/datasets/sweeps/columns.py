@@ -23,8 +23,8 @@ COLUMNS: dict[int, tuple[str, ...]] = {
 }
 #: Number of values below which distributions tell nothing.
 _FEWEST = 1000
-#: Blocks of a file that are compared, and their length, a multiple of every number of columns.
-_BLOCKS, _LENGTH = 16, 1200
+#: Number of values at the beginning of a file that decide.
+_MOST = 120_000
 #: Least share of finite values of a plausible size, and the bounds of that size. Of doubles read as
 #: float32, at least 4 % are outside if one column of six has fractions.
 _PLAUSIBLE = 0.99
@@ -79,7 +79,7 @@ def read_rows(
     if columns is not None or not is_clear:
         names = column_names(columns, 4)
     else:
-        names = COLUMNS[_width(path, _sample(numbers))]
+        names = COLUMNS[_width(path, numbers[:_MOST])]
     kind = f"float{8 * numbers.itemsize}"
     row = numbers.itemsize * len(names)
     if size % row:
@@ -101,11 +101,11 @@ def read_rows(
 def _is_double(path: Path, numbers: np.ndarray) -> bool:
     """Return whether values that were read as float32 are float64."""
     # The lower halves of doubles are random, or zero if the numbers have few digits.
-    halves = _sample(numbers)
+    halves = numbers[:_MOST]
     if (halves[::2] != 0).any() and _share_of_plausible(halves, _LEAST) >= _PLAUSIBLE:
         return False
-    doubles = np.fromfile(path, "<f8", count=len(numbers) // 2)
-    if _share_of_plausible(_sample(doubles), 0) < _PLAUSIBLE:
+    doubles = np.fromfile(path, "<f8", count=_MOST)
+    if _share_of_plausible(doubles, 0) < _PLAUSIBLE:
         raise InputError(
             f"{path}: the values are neither float32 nor float64 of a lidar (infinite, or larger "
             "than 1e10); the file is damaged, or no raw sweep; convert it to .pcd, .ply or .npy"
@@ -117,15 +117,6 @@ def _share_of_plausible(values: np.ndarray, least: float) -> float:
     size = np.abs(values[np.isfinite(values)])
     is_plausible = (size == 0) | ((size > least) & (size < _LARGEST))
     return float(is_plausible.mean()) if len(size) else 1.0
-
-
-def _sample(values: np.ndarray) -> np.ndarray:
-    """Return blocks from all of the file, each of which begins with a whole row of any layout."""
-    count = len(values)
-    if count <= _BLOCKS * _LENGTH:
-        return values
-    starts = np.linspace(0, count - _LENGTH, _BLOCKS).astype(int) // 120 * 120
-    return np.concatenate([values[start : start + _LENGTH] for start in starts])
 
 
 def _width(path: Path, values: np.ndarray) -> int:

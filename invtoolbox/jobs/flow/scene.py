@@ -42,7 +42,7 @@ from invtoolbox.jobs.flow.preparation import Preparation
 from invtoolbox.jobs.flow.results import FlowStudy
 from invtoolbox.jobs.flow.sequence import LONGEST_WINDOW, WINDOW, flow_sequence
 from invtoolbox.jobs.flow.source import SequencePath
-from invtoolbox.jobs.job import Request, write_json
+from invtoolbox.jobs.job import Request, check_places, write_json
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.reports import count_outcomes, print_notes, report_failures
 
@@ -207,6 +207,10 @@ class FlowJob:
         check_exports(self.sequence, formats, masks, whole=items == "all")
         if self.report is not None:
             self._check_report(self.report)
+        # Of an earlier study, `flow_sequence` names the results.
+        measures, is_study = self.folder / "metrics.json", (self.folder / "study.json").exists()
+        if measures.exists() and not is_study:
+            check_places([measures], request.resume or request.overwrite)
         reports = [] if self.report is None else [self.report]
         refuse_inputs([self.folder, *reports], input_files(self.file))
         study = flow_sequence(
@@ -242,13 +246,8 @@ class FlowJob:
 
     def _check_report(self, report: Path) -> None:
         self.sequence.refuse_within(report.parent)
-        if report.exists() and not (self.request.resume or self.request.overwrite):
-            raise InputError(
-                f"{report} exists; give --overwrite to replace it, --resume to go on, or another "
-                "name"
-            )
-        if report.parent != self.folder and not report.parent.is_dir():
-            raise InputError(f"{report}: the folder {report.parent} does not exist; make it first")
+        if report.parent != self.folder or report.exists():
+            check_places([report], self.request.resume or self.request.overwrite)
 
 
 def read_flow_scene(

@@ -408,6 +408,8 @@ def _prepare(
     content = json.loads(json.dumps(dict(description), sort_keys=True))
     notes = folder / "study.json"
     earlier = read_json(notes) if notes.exists() and not overwrite else {}
+    if notes.exists() and not overwrite and "description" not in earlier:
+        raise InputError(f"{notes} is of no study; give another --output, or --overwrite")
     existing = [
         n
         for n in dict.fromkeys([*names, *earlier.get("items", ())])
