@@ -57,7 +57,7 @@ def _variables(path: Path) -> Iterator[tuple[str, np.ndarray | None]]:
     Format: mathworks.com/help/pdf_doc/matlab/matfile_format.pdf, "MAT-File Level 5".
     """
     content = memoryview(path.read_bytes())
-    order = "<" if content[126:128] == b"IM" else ">"
+    order = "<" if bytes(content[126:128]) == b"IM" else ">"
     for kind, body in _elements(content[128:], order):
         if kind == _COMPRESSED:
             most = min(unpacked_budget(path), sys.maxsize)
