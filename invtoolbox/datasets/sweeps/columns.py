@@ -21,7 +21,7 @@ COLUMNS: dict[int, tuple[str, ...]] = {
     5: ("x", "y", "z", "intensity", "ring"),
     6: ("x", "y", "z", "intensity", "ring", "time"),
 }
-#: Number of values below which distributions tell nothing.
+#: Number of values below which distributions are too rough.
 _FEWEST = 1000
 #: Number of values at the beginning of a file that decide.
 _MOST = 120_000
@@ -72,7 +72,7 @@ def read_rows(
     if columns is None and path.name.lower().endswith(".pcd.bin"):  # of nuScenes
         columns = 5
     numbers = np.fromfile(path, "<f4")
-    # Few numbers tell nothing, and a sweep without a measurement is refused by who reads it.
+    # `require_measurements` refuses a sweep without a measurement.
     is_clear = len(numbers) >= _FEWEST and bool((np.isfinite(numbers) & (numbers != 0)).any())
     if is_clear and _is_double(path, numbers):
         numbers = np.fromfile(path, "<f8")
@@ -133,14 +133,14 @@ def _width(path: Path, values: np.ndarray) -> int:
     if best < _EXPLAINED or any(width % fitting[0] for width in fitting):
         named = fitting if best >= _EXPLAINED else list(COLUMNS)
         raise InputError(
-            f"{path}: the values do not tell the number of columns ({', '.join(map(str, named))}); "
+            f"{path}: the values do not determine the number of columns ({', '.join(map(str, named))}); "
             "give it with columns= (--option columns=4 on the command line)"
         )
     return fitting[0]
 
 
 def _name_by_content(path: Path, rows: np.ndarray, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names of the columns behind x, y and z as their values tell.
+    """Return the names of the columns behind x, y and z, from their values.
 
     An intensity is not negative, a ring is a whole number, and a time is within a second.
     """

@@ -67,7 +67,7 @@ def read_points(path: Path, columns: int | Sequence[str] | None = None) -> Point
         path: path of the file.
         columns: number of columns of `.bin` and `.npy` (`COLUMNS`), or their names, also in one
             string; by default 5 for the `.pcd.bin` of nuScenes, the width of the array for `.npy`,
-            and as the values tell for `.bin` (`columns.read_rows`), 4 if there are few of them. The
+            and from the values for `.bin` (`columns.read_rows`), 4 if there are few of them. The
             names are x, y, z, intensity, ring and time; columns with other names are skipped.
 
     Raises:

@@ -217,10 +217,10 @@ def _modality(header: Any) -> str:
 
 
 def _field_of(header: Any, frame: int, sequence: str, name: str) -> Any:
-    """Return a field of a frame: its own, that of all frames of the file, or that of the file."""
+    """Return a field of a frame: from the frame, from all frames of the file, or from the file."""
     groups = header.get("PerFrameFunctionalGroupsSequence") or ()
-    own = groups[frame : frame + 1]
-    for group in (*own, *(header.get("SharedFunctionalGroupsSequence") or ())):
+    per_frame = groups[frame : frame + 1]
+    for group in (*per_frame, *(header.get("SharedFunctionalGroupsSequence") or ())):
         for table in group.get(sequence) or ():
             if table.get(name) is not None:
                 return table.get(name)
@@ -309,7 +309,7 @@ def read_headers(folder: Path) -> list[Header]:
 
 
 def _header(path: Path) -> Header:
-    """Read the header of a file; its place is that of the first frame."""
+    """Read the header of a file; a multi-frame file lies at the place of its first frame."""
     fields = read_header(path, pixels=False)
     spacing = _numbers(_field_of(fields, 0, "PixelMeasuresSequence", "PixelSpacing"), 2)
     frames = int(fields.get("NumberOfFrames") or 1)

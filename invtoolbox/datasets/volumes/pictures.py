@@ -187,7 +187,7 @@ def _read_tiff(path: Path, page: int) -> np.ndarray:
 
 
 def _is_converted(path: Path, page: Any) -> bool:
-    """Return whether the colors of a page of a TIFF file are no red, green, blue or grey.
+    """Return whether the colors of a page of a TIFF file must be converted to red, green and blue.
 
     Raises:
         InputError: a color space, or a form of it, that `_as_rgb` does not convert.
