@@ -217,8 +217,10 @@ def _described(name: str) -> tuple[Path, dict[str, Any]]:
         () if "simulated" in settings else ("folder", "default", "sha256")
     )
     require_keys(f"{entry.path}: a data set of the catalogue needs", keys, settings, "see shelf.py")
-    for file in (*settings.get("sha256", ()), *filter(None, [settings.get("default")])):
-        named_file(_folder(entry.path, settings), file, entry.path)
+    if "simulated" not in settings:
+        folder = _folder(entry.path, settings)
+        for file in (settings["default"], *settings["sha256"]):
+            named_file(folder, file, entry.path)
     return entry.path, settings
 
 

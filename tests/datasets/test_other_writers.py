@@ -62,6 +62,26 @@ def white_as_zero(path: Path) -> None:
         file.pages[0].tags[262].overwrite(0)  # type: ignore[union-attr]
 
 
+def planes_by_lzw(path: Path) -> None:
+    """Save colors by the layout of GDAL, INTERLEAVE=BAND and COMPRESS=LZW: a strip per color."""
+    strips = []
+    for k in range(3):
+        stream = io.BytesIO()
+        Image.fromarray(RGB[..., k].copy()).save(stream, format="TIFF", compression="tiff_lzw")
+        with tifffile.TiffFile(io.BytesIO(stream.getvalue())) as file:
+            start, count = (file.pages[0].tags[n].value[0] for n in (273, 279))  # type: ignore[union-attr]
+        strips.append(stream.getvalue()[start : start + count])
+    lengths = [len(strip) for strip in strips]
+    first = 8 + 2 + 12 * 10 + 4  # behind the tags
+    starts = [first + 30 + sum(lengths[:k]) for k in range(3)]
+    tags = [(256, 3, 1, 32), (257, 3, 1, 24), (258, 3, 3, first), (259, 3, 1, 5), (262, 3, 1, 2)]
+    tags += [(273, 4, 3, first + 6), (277, 3, 1, 3), (278, 3, 1, 24), (279, 4, 3, first + 18)]
+    rows = b"".join(struct.pack("<HHII", *tag) for tag in (*tags, (284, 3, 1, 2)))
+    numbers = struct.pack("<3H3I3I", 8, 8, 8, *starts, *lengths)
+    head = b"II*\0" + struct.pack("<IH", 8, 10)
+    path.write_bytes(head + rows + bytes(4) + numbers + b"".join(strips))
+
+
 def lab() -> Image.Image:
     """Colors in CIELAB, by LittleCMS."""
     profiles = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
@@ -134,6 +154,7 @@ PICTURES: dict[str, tuple[str, Callable[[Path], None], np.ndarray, float]] = {
         RGB / 255,
         0,
     ),
+    "planes by LZW, as GDAL writes": ("a.tif", planes_by_lzw, RGB / 255, 0),
     "tiles, as GDAL writes": (
         "a.tif",
         tiff(SIXTEEN, tile=(16, 16), compression="zlib", predictor=2),

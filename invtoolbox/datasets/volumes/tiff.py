@@ -249,6 +249,8 @@ def read_page(path: Path, number: int, page: Any) -> np.ndarray:
         ) from None
     if is_turned:
         array = ~array
+    if first.axes.startswith("S"):  # colors in planes
+        array = np.moveaxis(array, -1, 0)
     return array.reshape(first.shape).astype(first.dtype)
 
 
