@@ -97,7 +97,7 @@ def report(case: Scan, first: str, bar: float | None, repeats: int) -> bool:
     times = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
-        solution = it.solve(case.problem, graph, progress=False)
+        solution = it.solve(case.problem, graph, regularization="discrepancy", progress=False)
         times.append(time.perf_counter() - began)
     residual = float((case.problem.operator(solution.x) - case.problem.y).norm()) / (
         1.01 * case.noise_norm
@@ -129,7 +129,7 @@ def sweep(seed: int) -> None:
         for first in FIRSTS:
             prior = it.priors.GraphLaplacian(first=first, first_regularization="discrepancy")
             prior = prior.prepare(case.problem, it.solve)
-            solution = it.solve(case.problem, prior, progress=False)
+            solution = it.solve(case.problem, prior, regularization="discrepancy", progress=False)
             assert prior.guess is not None
             before, after = scores(prior.guess, case.truth)[0], scores(solution.x, case.truth)[0]
             above = above and after > before
@@ -232,8 +232,8 @@ def network(seed: int) -> None:
             case = scan(k, 128, level, seed)
             prior = it.priors.GraphLaplacian(first=net).prepare(case.problem, it.solve)
             assert prior.guess is not None
-            found = it.solve(case.problem, prior, progress=False).x
-            pairs.append((scores(prior.guess, case.truth)[0], scores(found, case.truth)[0]))
+            x = it.solve(case.problem, prior, regularization="discrepancy", progress=False).x
+            pairs.append((scores(prior.guess, case.truth)[0], scores(x, case.truth)[0]))
         means[level] = [sum(column) / len(TEST) for column in zip(*pairs)]
         print(f"{100 * level:4.1f} %  network {means[level][0]:.2f}, graphLa {means[level][1]:.2f}")
     alone, graph = (a - b for a, b in zip(means[0.02], means[0.06]))
@@ -251,7 +251,12 @@ def iterate(seed: int) -> None:
         case, row = scan(k, 128, 0.02, seed), []
         first: str | Tensor = "fbp"
         for _ in range(4):
-            x = it.solve(case.problem, it.priors.GraphLaplacian(first=first), progress=False).x
+            x = it.solve(
+                case.problem,
+                it.priors.GraphLaplacian(first=first),
+                regularization="discrepancy",
+                progress=False,
+            ).x
             first = x
             row.append(scores(x, case.truth)[0])
         gains.append(row[1] - row[0])

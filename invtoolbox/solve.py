@@ -416,6 +416,11 @@ class Run:
             objective = dataclasses.replace(objective, problem=problem)
             solver, _ = choose(objective)
             tolerance = solver.tolerance
+        # A first reconstruction on the coarse grid would be another one.
+        is_coarse = self.starts_at_inverse and all(
+            prior.is_constraint or not prior.is_made_from_data
+            for prior in objective.explicit_priors
+        )
         trials = Trials(
             objective,
             problem,
@@ -426,7 +431,7 @@ class Run:
             tolerance=tolerance,
             max_iterations=int(min(solver.max_iterations, budget().iterations)),
             coarse=lambda certificate: solver.coarse(certificate)[1],
-            coarse_problem=coarsen_for_search(problem) if self.starts_at_inverse else None,
+            coarse_problem=coarsen_for_search(problem) if is_coarse else None,
         )
         with limit(share=0.5):
             try:

@@ -10,11 +10,12 @@ from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule
 from invtoolbox.parameter_choice.curve_rules import GridSearch, LCurve, QuasiOptimality
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, expected_discrepancy
 from invtoolbox.parameter_choice.evidence import EvidenceBound
-from invtoolbox.parameter_choice.noise import estimate_noise_std, has_noise_windows
+from invtoolbox.parameter_choice.noise import correct_level, estimate_noise_std, has_noise_windows
 from invtoolbox.parameter_choice.score_rules import GCV, SURE, CompensatedDiscrepancy, ScoreSearch
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
 from invtoolbox.parameter_choice.validation import LEAST_MEASUREMENTS, Validation, accepts
+from invtoolbox.parameter_choice.white_residual import WhiteResidual
 from invtoolbox.problem import Problem
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "WeightCurve",
     "WeightRule",
     "WeightSearch",
+    "WhiteResidual",
     "automatic",
     "estimate_noise_std",
     "rule_named",
@@ -54,38 +56,51 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
     """Return the default rule, and the first words of its reason.
 
     It is `Validation` for least squares, or counts of transmitted photons, with a linear operator,
-    and priors that are convex functions of the image and not made from the measurements; of a
-    picture that is only noisy, whose pixels predict each other as well at any small weight, it is
-    `SURE`. For others it is the discrepancy principle if the noise level is known or can be
-    estimated, else the L-curve. It is the discrepancy principle for k-space too: neighbours there
-    do not predict each other, so the error of held-out samples chose a weight of almost 0
-    (benchmarks/mri.py).
+    and priors that are convex functions of the image; of a picture that is only noisy, whose pixels
+    predict each other as well at any small weight, it is `SURE`. For others it is the discrepancy
+    principle if the noise level is known or can be estimated, else the L-curve. It is the
+    discrepancy principle for k-space too: neighbours there do not predict each other, so the error
+    of held-out samples chose a weight of almost 0 (benchmarks/mri.py).
     """
-    priors = objective.explicit_priors
+    problem, words = objective.problem, "no weight was given: "
     if (
         accepts(objective)
-        and not _knows_its_noise(objective.problem)
-        and objective.problem.is_linear
+        and not _knows_its_noise(problem)
+        and problem.is_linear
         and objective.layout is None
-        and objective.problem.y0[0].numel() >= LEAST_MEASUREMENTS
-        and all(
-            "energy" in prior.offers
-            and prior.is_convex
-            and (prior.is_constraint or not prior.is_made_from_data)
-            for prior in priors
-        )
+        and problem.y0[0].numel() >= LEAST_MEASUREMENTS
+        and all("energy" in prior.offers and prior.is_convex for prior in objective.explicit_priors)
     ):
-        if _is_noisy_picture(objective.problem):
-            # A prior with auxiliary variables is slow: five solves instead of sixteen.
-            slow = any("joint" in prior.offers for prior in priors)
-            rule = CompensatedDiscrepancy() if slow else SURE(points=5, sections=3)
-            return rule, "no weight was given: "
-        return Validation(), "no weight was given: "
+        if not _is_noisy_picture(problem):
+            return Validation(), words
+        # A prior with auxiliary variables is slow: five solves instead of sixteen.
+        slow = any("joint" in prior.offers for prior in objective.explicit_priors)
+        level, correction = correct_level(problem, is_reliable=False)
+        words = f"{correction}: " if correction else words
+        if slow:
+            return CompensatedDiscrepancy(noise_std=level), words
+        return SURE(points=5, sections=3, noise_std=level), words
     try:
         expected_discrepancy(objective)
     except InputError as unknown:
         return LCurve(), f"no weight was given, and no noise level can be had ({unknown}): "
-    return DiscrepancyPrinciple(), "no weight was given: "
+    return DiscrepancyPrinciple(), words
+
+
+def has_white_noise(objective: Objective) -> bool:
+    """Return whether a right image leaves a white residual on a grid, and a wrong one may not.
+
+    Texture that a denoised picture loses is not white either, and gaps are no grid.
+    """
+    problem = objective.problem
+    return (
+        accepts(objective)
+        and problem.y0.ndim > 3
+        and problem.y0[0].numel() >= LEAST_MEASUREMENTS
+        and not _knows_its_noise(problem)
+        and not isinstance(problem.operator, Identity)
+        and measured(problem) is None
+    )
 
 
 def _is_noisy_picture(problem: Problem) -> bool:

@@ -22,6 +22,8 @@ _SHAPES = {1: ((1,), (2,)), 2: ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))}
 #: Number of strata of intensity, and the fraction of flattest windows per stratum, for pictures and
 #: for other measurements.
 _PICTURE, _OTHER = (1, 0.25), (4, 0.1)
+#: A stated level is contradicted by an estimate that is larger, or smaller, by these factors.
+_TOO_SMALL, _TOO_LARGE = 1.2, 1.25
 _LEAST_WINDOWS = 256  # per stratum
 #: With fewer windows that have all their measurements, an item has no estimate.
 _FEWEST_WINDOWS = 64
@@ -192,6 +194,40 @@ def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tenso
     size = y.abs().flatten(1).square().mean(1).sqrt().double()
     size = torch.where(size > 0, size, torch.ones_like(size))
     return torch.maximum(torch.where(std.isnan(), USUAL_NOISE * size, std), LEAST_NOISE * size)
+
+
+def correct_level(problem: Problem, is_reliable: bool) -> tuple[Tensor | None, str]:
+    """Return noise levels in place of stated ones that the measurements contradict, ``(batch,)``.
+
+    None if they do not, or if none is stated; and words for the reason.
+
+    Args:
+        problem: least squares of one tensor.
+        is_reliable: whether the estimate can be too large by little only. Otherwise it may take
+            texture for noise, and only a stated level that is too large is corrected.
+    """
+    stated = getattr(problem.data_term, "noise_std", None)
+    if stated is None:
+        return None, ""
+    try:
+        estimate = estimate_or_nan(
+            problem.y0, problem.operator, getattr(problem.data_term, "weights", None)
+        ).double()
+    except InputError:
+        return None, ""
+    stated = stated.to(estimate).flatten().expand_as(estimate)
+    low, high = (estimate / _TOO_SMALL if is_reliable else 0 * estimate), _TOO_LARGE * estimate
+    wrong = ((stated < low) | (stated > high)).nonzero().squeeze(1)
+    if not len(wrong):
+        return None, ""
+    level = stated.clone()
+    level[wrong] = estimate[wrong]
+    k = int(wrong[0])
+    where = "" if problem.batch == 1 else f" of item {k}"
+    return level, (
+        f"noise_std = {float(stated[k]):.3g} does not fit the measurements{where}, which have noise "
+        f"of about {float(estimate[k]):.3g}; the weight follows from that"
+    )
 
 
 def describe_noise(problem: Problem, given: float | Tensor | None = None) -> str:

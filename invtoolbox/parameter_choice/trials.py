@@ -202,7 +202,8 @@ class Trials:
         Args:
             rule: changes the weight between the steps.
             items: places of the items in the batch.
-            problem: another problem with the same unknowns.
+            problem: another problem with the same unknowns; priors that depend on the measurements
+                are prepared for it anew.
             max_iterations: number of iterations after which the run ends although the rule is not
                 satisfied; the tolerance is then irrelevant. None for the limits of one solve.
 
@@ -211,17 +212,16 @@ class Trials:
         """
         if self.number != 1:
             raise InputError(f"{rule!r} finds one weight, and there are {self.number}")
+        prior = self.objective.prior if problem is None else self.objective.prior.unbind()
         problem = self.problem if problem is None else problem
-        return self.attempt(
-            problem.select(items), self.objective.prior.select(items), rule, items, max_iterations
-        )
+        return self.attempt(problem.select(items), prior.select(items), rule, items, max_iterations)
 
     def _measure(
         self, index: Tensor, weight: Tensor, measure: Measure, shift: Tensor | None
     ) -> Tensor:
         problem, prior = self.problem.select(index), self.objective.prior
         if shift is not None:
-            problem, prior = copy.copy(problem), self.priors
+            problem, prior = copy.copy(problem), prior.unbind()
             problem.y = problem.y + shift.index_select(0, index)
         solution = self.attempt(
             problem, self.weigh(prior.select(index), weight), weight[:, 0], index

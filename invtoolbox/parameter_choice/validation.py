@@ -128,7 +128,7 @@ class Validation(WeightSearch):
         noise = _rough_noise(trials.problem)
         first = trials.centre(torch.where(noise.is_known, noise.std, noise.usual))
         first = first[:, 0].round(decimals=3)
-        white = self._walk(trials, first, trials.problem, _measure_fit)
+        white = self._walk(trials, first, None, measure_fit)
         t_white = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(white, first)])
         term = hold_out(trials.problem, self.seed)
         held_problem = trials.problem.with_data_term(term)
@@ -143,7 +143,7 @@ class Validation(WeightSearch):
             held_again = self._walk(
                 trials, above, held_problem, _measure_held_out, doubtful, _BEYOND
             )
-            white_again = self._walk(trials, above, trials.problem, _measure_fit, doubtful, _BEYOND)
+            white_again = self._walk(trials, above, None, measure_fit, doubtful, _BEYOND)
             count = term.held.expand_as(trials.problem.y0.real).flatten(1).gt(0).sum(1)
             for k in doubtful.tolist():
                 white[k], held[k] = white_again[k], held_again[k]
@@ -192,7 +192,7 @@ class Validation(WeightSearch):
         self,
         trials: Trials,
         first: Tensor,
-        problem: Problem,
+        problem: Problem | None,
         measure: Measure,
         places: Tensor | None = None,
         beyond: int = 1,
@@ -228,7 +228,7 @@ class Validation(WeightSearch):
         )
 
 
-def _measure_fit(objective: Objective, x: Tensor) -> Tensor:
+def measure_fit(objective: Objective, x: Tensor) -> Tensor:
     """Return the whiteness of the residual, and the logarithm of its mean square."""
     problem = objective.problem
     residual = problem.operator(x) - problem.y

@@ -60,6 +60,13 @@ class Prior(Settings):
         """
         return self
 
+    def unbind(self) -> Self:
+        """Return the prior as it was before `prepare`, with the settings that `prepare` chose.
+
+        So a prior that is made from the measurements can be made from others in the same way.
+        """
+        return self
+
     def at(self, iteration: int) -> Self:
         """Return the prior at an iteration, for priors that follow a schedule."""
         return self
@@ -443,6 +450,9 @@ class PriorSum(Prior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         return self._each(lambda p: p.prepare(problem, solve))
+
+    def unbind(self) -> Self:
+        return self._each(lambda p: p.unbind())
 
     def at(self, iteration: int) -> Self:
         return self._each(lambda p: p.at(iteration))

@@ -27,6 +27,9 @@ class PriorWrapper(Prior):
     def prepare(self, problem: Problem, solve: Any) -> Self:
         return self._with(self.prior.prepare(problem, solve))
 
+    def unbind(self) -> Self:
+        return self._with(self.prior.unbind())
+
     def at(self, iteration: int) -> Self:
         return self._with(self.prior.at(iteration))
 

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
-from invtoolbox.parameter_choice import automatic
+from invtoolbox.parameter_choice import WhiteResidual, automatic, has_white_noise
 from invtoolbox.parameter_choice.base import WeightRule
+from invtoolbox.parameter_choice.noise import correct_level
 from invtoolbox.parameter_choice.search import WeightSearch
+from invtoolbox.parameter_choice.validation import accepts
 from invtoolbox.priors.base import ExplicitPrior, PriorSum
 from invtoolbox.solvers.splitting import noise_variance
 
@@ -52,8 +54,26 @@ def default_weight(
             denoiser_strength,
         )
         if weight_and_reason is not None:
-            return weight_and_reason
+            return _follow_noise(objective, *weight_and_reason)
     return automatic(objective)
+
+
+def _follow_noise(
+    objective: Objective, weight: Tensor, reason: str
+) -> tuple[Tensor | WeightSearch, str]:
+    """Correct a weight that is proportional to the variance of the noise, and its reason.
+
+    A stated level may be wrong, and the residual of the answer may not be white.
+    """
+    if not accepts(objective):
+        return weight, reason
+    is_gridded = has_white_noise(objective)
+    level, correction = correct_level(objective.problem, is_gridded)
+    if level is not None:
+        stated = noise_variance(objective)
+        weight = weight * (level.square() / stated.double()).to(weight)
+        reason = f"{correction}: {reason}"
+    return (WhiteResidual(first=weight, reason=reason), "") if is_gridded else (weight, reason)
 
 
 def check_least_weights(objective: Objective, rule: Any) -> None:

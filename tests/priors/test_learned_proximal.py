@@ -299,7 +299,8 @@ def test_admm_and_douglas_rachford_reach_the_same_fixed_point() -> None:
 
 def test_the_default_weight_is_that_of_bayes_or_a_proven_one() -> None:
     problem = blurred(torch.float32)
-    noisy = it.Problem(problem.y, problem.operator, it.data_terms.LeastSquares(noise_std=0.05))
+    std = it.parameter_choice.estimate_noise_std(problem.y, problem.operator)
+    noisy = it.Problem(problem.y, problem.operator, it.data_terms.LeastSquares(noise_std=std))
 
     def chosen(given: it.Problem, **settings: Any) -> it.Solution:
         prior = image_prior(torch.float32, sigma=0.1, **settings)
@@ -307,19 +308,22 @@ def test_the_default_weight_is_that_of_bayes_or_a_proven_one() -> None:
         assert solution.solver.startswith("ADMM")
         return solution
 
+    def first_weight(solution: it.Solution) -> Tensor:
+        assert solution.weight_search is not None
+        return solution.weight_search.weights[:, 0]
+
     bayes = chosen(noisy)
-    torch.testing.assert_close(bayes.regularization, torch.full((2,), 0.6 / 0.1**2))
+    torch.testing.assert_close(first_weight(bayes), torch.full((2,), 0.6 / 0.1**2))
     assert "max_iterations=20" in bayes.solver
     assert "Bayes' rule" in bayes.notes[0] and "within_theorem=True" in bayes.notes[0]
-    estimated = it.parameter_choice.estimate_noise_std(problem.y, problem.operator)
-    torch.testing.assert_close(chosen(problem).regularization, 0.6 * (estimated / 0.1).square())
+    torch.testing.assert_close(first_weight(chosen(problem)), 0.6 * (std / 0.1).square())
     least = problem.operator.norm().square().expand(2)
     proven = chosen(problem, within_theorem=True)
     assert "max_iterations=500" in proven.solver
     torch.testing.assert_close(proven.regularization, 1.05 * least, rtol=1e-2, atol=0)
     torch.testing.assert_close(
         chosen(noisy, within_theorem=True).regularization,
-        proven.regularization / 0.05**2,
+        proven.regularization / std.square(),
         rtol=1e-3,
         atol=0,
     )

@@ -178,9 +178,11 @@ def test_a_denoiser_of_many_levels_gets_the_schedule_and_weight_of_dpir() -> Non
         assert solution.notes[0].startswith("the weight is 0.23 noise variances")
         torch.testing.assert_close(torch.cat(LEVELS[-2:]), noise, rtol=0.02, atol=0)
         expected = 0.23 * (noise / unit).square() / 0.5**2
-        torch.testing.assert_close(solution.regularization, expected)
+        assert solution.weight_search is not None
+        torch.testing.assert_close(solution.weight_search.weights[:, 0], expected)
     by_admm = it.solve(known, it.priors.Denoiser(Leveled(), sigma=0.5), "admm", max_iterations=1)
-    torch.testing.assert_close(by_admm.regularization, torch.full((2,), 1 / 0.5**2))
+    assert by_admm.weight_search is not None
+    torch.testing.assert_close(by_admm.weight_search.weights[:, 0], torch.full((2,), 1 / 0.5**2))
     # A level of almost no noise is 1 % of the intensity range.
     LEVELS.clear()
     quiet = it.Problem(known.y, known.operator, it.data_terms.LeastSquares(noise_std=1e-6))

@@ -70,7 +70,13 @@ class GraphLaplacian(ExplicitPrior):
     is_convex = True
     is_made_from_data = True
     is_smooth = True
-    item_fields: ClassVar[tuple[str, ...]] = ("first", "guess", "_laplacian", "_norm")
+    item_fields: ClassVar[tuple[str, ...]] = (
+        "first",
+        "first_regularization",
+        "guess",
+        "_laplacian",
+        "_norm",
+    )
 
     def __init__(
         self,
@@ -106,7 +112,13 @@ class GraphLaplacian(ExplicitPrior):
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         """Compute the first reconstruction and its graph, unless the prior is bound already."""
-        return self if self._laplacian is not None else self.bind(self._first_image(problem, solve))
+        if self._laplacian is not None:
+            return self
+        image, weight = self._first_image(problem, solve)
+        return replace(self.bind(image), first_regularization=weight)
+
+    def unbind(self) -> Self:
+        return replace(self, guess=None, _laplacian=None)
 
     def bind(self, image: Tensor) -> Self:
         """Return a copy with the graph of the image ``(batch, channel, *space)``."""
@@ -127,8 +139,9 @@ class GraphLaplacian(ExplicitPrior):
             _norm=SmoothedNorm(self.power, self.smoothing * spread),
         )
 
-    def _first_image(self, problem: Problem, solve: Any) -> Tensor:
-        first = self.first
+    def _first_image(self, problem: Problem, solve: Any) -> tuple[Tensor, Any]:
+        """Return the first reconstruction, and its weight if a prior made it."""
+        first, weight = self.first, self.first_regularization
         if isinstance(first, Tensor):
             check_shape(
                 first, problem.image_shape, "the image that GraphLaplacian is given as first="
@@ -144,7 +157,7 @@ class GraphLaplacian(ExplicitPrior):
             with torch.no_grad():
                 image = first(_pseudo_inverse(problem))
         elif isinstance(first, (str, Prior)):
-            image = self._solve(problem, solve, first)
+            image, weight = self._solve(problem, solve, first)
         else:
             image = first(problem)
         if not isinstance(image, Tensor) or tuple(image.shape) != (
@@ -163,9 +176,9 @@ class GraphLaplacian(ExplicitPrior):
                 "the first reconstruction holds NaN or infinite values, so no graph can be built "
                 "from it"
             )
-        return image.detach().contiguous()
+        return image.detach().contiguous(), weight
 
-    def _solve(self, problem: Problem, solve: Any, first: str | Prior) -> Tensor:
+    def _solve(self, problem: Problem, solve: Any, first: str | Prior) -> tuple[Tensor, Tensor]:
         solver = None
         if isinstance(first, str):
             # R(x) = |D x|_1 for "tv" and |D x|_2^2 for "tikhonov".
@@ -180,9 +193,10 @@ class GraphLaplacian(ExplicitPrior):
                 if first == "tv"
                 else SmoothedNorm(2.0) @ differences
             )
-        return solve(
+        solution = solve(
             problem, first, solver=solver, regularization=self.first_regularization, progress=False
-        ).x
+        )
+        return solution.x, solution.regularization
 
     @property
     def laplacian(self) -> PixelGraphLaplacian:
