@@ -230,6 +230,17 @@ def test_a_stack_by_lzw_is_a_volume(tmp_path: Path) -> None:
         it.datasets.open(tmp_path / "a.tif")[2]
 
 
+def test_pages_in_a_circle_end(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", GREY)
+    content = bytearray((tmp_path / "a.tif").read_bytes())
+    (start,) = struct.unpack_from("<I", content, 4)
+    (tags,) = struct.unpack_from("<H", content, start)
+    struct.pack_into("<I", content, start + 2 + 12 * tags, start)  # the next page is the first
+    (tmp_path / "a.tif").write_bytes(content)
+    with pytest.raises(InputError, match="truncated or damaged"):
+        it.datasets.open(tmp_path / "a.tif")
+
+
 # -- DICOM, by pydicom -----------------------------------------------------------------------------
 
 

@@ -160,7 +160,9 @@ def is_stack(path: Path) -> bool:
     import tifffile
 
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
-        pages: list[Any] = [p.keyframe for p in file.pages]
+        # Pages that refer to one another in a circle would be listed without end.
+        count = require_pages(path, file)
+        pages: list[Any] = [file.pages[k].keyframe for k in range(count)]
         if len(pages) == 1 and file.is_imagej:  # ImageJ declares one page for files beyond 4 GB
             return pages[0].samplesperpixel == 1 and math.prod(file.series[0].shape[:-2]) > 1
         return (
