@@ -235,20 +235,24 @@ def locate(scene: Path, path: str, given: Container[str] = ()) -> Path:
     )
 
 
-def refuse_outside(scene: Path, path: str, place: Path) -> None:
+def refuse_outside(
+    scene: Path, path: str, place: Path, folders: Iterable[Path] | None = None
+) -> None:
     """Refuse a file outside of the folders that a scene may name, unless scenes are trusted.
 
     Args:
         scene: path of the scene file.
         path: path as the scene file gives it, for the error message.
         place: the file.
+        folders: the folders; by default the folder of the scene, the current one, and that of data.
 
     Raises:
         InputError: if the file lies in none of the folders.
     """
     from invtoolbox.datasets import data_folder
 
-    folders = (scene.parent, Path(), data_folder())
+    if folders is None:
+        folders = (scene.parent, Path(), data_folder())
     if not is_trusting() and not any(is_inside(place, folder) for folder in folders):
         raise InputError(
             f"{scene}: it names {path[:120]!r}, which lies outside of its folder, of the current "

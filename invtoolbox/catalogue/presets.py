@@ -11,9 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invtoolbox.catalogue.registry import build, require_settings
-from invtoolbox.catalogue.shelves import find, has_preset, has_prior
-from invtoolbox.errors import InputError, naming, require_name
+from invtoolbox.catalogue.registry import build, lookup, names, require_settings
+from invtoolbox.catalogue.shelves import (
+    find,
+    has_own_folder,
+    has_preset,
+    has_prior,
+    note_shadow,
+)
+from invtoolbox.core.trust import is_trusting, named_file, trusting
+from invtoolbox.errors import InputError, match_name, naming, require_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +56,8 @@ def prior_named(name: str, settings: Mapping[str, Any] | None = None) -> Prior:
     from invtoolbox.priors.base import Prior
 
     changes = dict(settings or {})
-    prior = load_prior(name, changes) if has_prior(name) else build("priors", name, changes)
+    is_trained = has_prior(name) and not is_shadow("priors", name)
+    prior = load_prior(name, changes) if is_trained else build("priors", name, changes)
     if not isinstance(prior, Prior):
         raise InputError(f"the plug-in {name!r} gave a {type(prior).__name__}, not a prior")
     return prior
@@ -65,10 +73,24 @@ def solver_named(name: str, settings: Mapping[str, Any] | None = None) -> Solver
     from invtoolbox.solvers.base import Solver
 
     changes = dict(settings or {})
-    solver = load_preset(name, changes) if has_preset(name) else build("solvers", name, changes)
+    is_preset = has_preset(name) and not is_shadow("solvers", name)
+    solver = load_preset(name, changes) if is_preset else build("solvers", name, changes)
     if not isinstance(solver, Solver):
         raise InputError(f"the plug-in {name!r} gave a {type(solver).__name__}, not a solver")
     return solver
+
+
+def is_shadow(kind: str, name: str) -> bool:
+    """Return whether a file of the catalogue has the name of a class, which then has precedence.
+
+    Args:
+        kind: "priors" or "solvers".
+        name: name of a file of the shelf.
+    """
+    if is_trusting() or has_own_folder() or match_name(name, names(kind)) is None:
+        return False
+    note_shadow(lookup(kind, name), find(kind, name).path)
+    return True
 
 
 def load_preset(name: str, changes: Mapping[str, Any] | None = None) -> Solver:
@@ -91,7 +113,7 @@ def load_preset(name: str, changes: Mapping[str, Any] | None = None) -> Solver:
         return build("solvers", solver, {**settings, **(changes or {})})
 
 
-def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
+def load_prior(name: str, changes: Mapping[str, Any] | None = None, trusted: bool = False) -> Prior:
     """Load a trained prior from ``priors/NAME/card.toml``: its kind, its settings and its network.
 
     A card reads::
@@ -107,7 +129,16 @@ def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
     Args:
         name: a folder of the shelf.
         changes: settings that replace settings of the card.
+        trusted: whether a folder ``priors/NAME`` of the current folder may take the place of the
+            prior of that name that comes with the toolbox, and its card may name weights outside of
+            its folder.
     """
+    with trusting(trusted):
+        return _load_prior(name, changes)
+
+
+def _load_prior(name: str, changes: Mapping[str, Any] | None) -> Prior:
+    """Load a trained prior; see `load_prior`."""
     entry = find("priors", name)
     settings = entry.read()
     kind = settings.pop("prior", None)
@@ -129,7 +160,8 @@ def load_prior(name: str, changes: Mapping[str, Any] | None = None) -> Prior:
                 raise InputError(
                     "the weights of a trained prior are a safetensors file next to its card"
                 )
-            settings["network"] = build_network(table, entry.path.parent / str(table["weights"]))
+            weights = named_file(entry.path.parent, str(table["weights"]), entry.path)
+            settings["network"] = build_network(table, weights)
         return build("priors", kind, settings)
 
 

@@ -4,19 +4,21 @@
 describes where a data set is and how it is read, and ``scenes/NAME.toml`` is a whole runnable
 problem. The user's own folder (``INVTOOLBOX_CATALOGUE``, else the current directory) is searched
 first and the shelves of the toolbox second. This module finds and reads the files; `presets` builds
-solvers and priors from them.
+solvers and priors from them. A shelf of the current folder that has a name of the toolbox is noted
+once, and gives no trained prior of that name unless it is trusted (`invtoolbox.core.trust`).
 """
 
 from __future__ import annotations
 
 import os
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from invtoolbox.core.trust import refuse_special
-from invtoolbox.errors import InputError, match_name, require_name, unknown_name
+from invtoolbox.core.trust import is_trusting, refuse_special
+from invtoolbox.errors import InputError, match_name, require_name, unknown_name, warn_user
 
 SHELVES = ("solvers", "priors", "scenes", "datasets")
 
@@ -30,12 +32,15 @@ class Entry:
         name: name of the entry in the API, in a scene file and on the command line.
         path: path of the TOML file; for a trained prior, of the card in its folder.
         summary: first comment line of the file.
+        twin: file of the same name that is not used, if one of the two lies in the current folder
+            and the other one comes with the toolbox.
     """
 
     kind: str
     name: str
     path: Path
     summary: str
+    twin: Path | None = None
 
     def read(self) -> dict[str, Any]:
         """Read the settings in the file."""
@@ -53,6 +58,11 @@ def folders(kind: str) -> list[Path]:
     user = Path(os.environ.get("INVTOOLBOX_CATALOGUE") or Path.cwd())
     shelves = [user / kind, _shipped() / kind]
     return list(dict.fromkeys(shelf.resolve() for shelf in shelves if shelf.is_dir()))
+
+
+def has_own_folder() -> bool:
+    """Return whether the user chose a folder for shelves, whose names then come first."""
+    return bool(os.environ.get("INVTOOLBOX_CATALOGUE"))
 
 
 def _shipped() -> Path:
@@ -75,7 +85,11 @@ def entries(kind: str) -> dict[str, Entry]:
         pattern = "*/card.toml" if kind == "priors" else "*.toml"
         for path in sorted(folder.glob(pattern)):
             name = path.parent.name if kind == "priors" else path.stem
-            by_name.setdefault(name, Entry(kind, name, path, _summary(path)))
+            entry = Entry(kind, name, path, _summary(path))
+            first = by_name.setdefault(name, entry)
+            if first is not entry and not has_own_folder():
+                pair = (first, entry) if kind != "priors" or is_trusting() else (entry, first)
+                by_name[name] = replace(pair[0], twin=pair[1].path)
     return dict(sorted(by_name.items()))
 
 
@@ -90,7 +104,24 @@ def find(kind: str, name: str) -> Entry:
         InputError: if the name is unknown; the sentence lists the closest known names.
     """
     by_name = entries(kind)
-    return by_name[require_name(kind.removesuffix("s"), name, by_name)]
+    entry = by_name[require_name(kind.removesuffix("s"), name, by_name)]
+    if entry.twin is not None and not is_trusting():
+        note_shadow(entry.path, entry.twin)
+    return entry
+
+
+@cache
+def note_shadow(used: Path, unused: object) -> None:
+    """Warn once that a file of the current folder has a name of the toolbox.
+
+    Args:
+        used: the file that is used, or the class.
+        unused: the file that is not used.
+    """
+    warn_user(
+        f"{used} is used, and not {unused}, which has the same name; rename the one in the current "
+        "folder, or set INVTOOLBOX_CATALOGUE to its folder, which then comes first"
+    )
 
 
 def has_preset(name: str) -> bool:

@@ -74,6 +74,8 @@ def named_file(folder: Path, name: str, named_in: Path) -> Path:
     if not name or "\0" in name or len(name) > 4096:
         raise InputError(f"{named_in}: {name[:40]!r} is no name of a file; correct it")
     path = folder / name
+    if path.parts[0].startswith("~"):  # a reader would take it for a home folder
+        path = path.absolute()
     if not is_trusting() and not is_inside(path, folder):
         raise InputError(
             f"{named_in}: it names {name[:120]!r}, which lies outside of the folder {folder}; "

@@ -28,6 +28,7 @@ from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.volumes.arrays import Arrays
 from invtoolbox.datasets.volumes.dicom import Dicom, DicomSeries, is_slice
 from invtoolbox.datasets.volumes.hdf5 import BlurKernels, Hdf5, open_hdf5
+from invtoolbox.datasets.volumes.matlab import Matlab, matlab_names
 from invtoolbox.datasets.volumes.metaimage import MetaImage
 from invtoolbox.datasets.volumes.nifti import Nifti
 from invtoolbox.datasets.volumes.pictures import SUFFIXES, Pictures
@@ -46,6 +47,7 @@ READERS: dict[str, Callable[..., Any]] = {
     "dicom": Dicom,
     "pictures": Pictures,
     "arrays": Arrays,
+    "matlab": Matlab,
     "blur-kernels": BlurKernels,
     "tiff-stack": TiffStack,
     "nifti": Nifti,
@@ -78,8 +80,6 @@ _READER_OF = {
     "tiff": "pictures",
     "npy": "arrays",
     "npz": "arrays",
-    "mat5": "htc2022",
-    "mat7.3": "blur-kernels",
     "dicom": "dicom",
     "nifti": "nifti",
     "metaimage": "metaimage",
@@ -104,7 +104,7 @@ def open(
     """Open a file, or a folder of pictures or slices, as a data set.
 
     Args:
-        path: HTC2022 `.mat`, DXchange, NXtomo or plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG,
+        path: `.mat` of HTC2022 or of plain arrays, DXchange, NXtomo or plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG,
             TIFF, `.npy` or `.npz`; the first bytes decide. Raw values need a TOML file next to
             them. A TIFF with several grey pages, and a folder of numbered TIFF files, are volumes
             with the values that are stored (reader "tiff-stack", or "pictures" for the range 0 to
@@ -193,6 +193,11 @@ def _reader_of_file(path: Path) -> str:
             return "nxtomo" if entries(file) else "hdf5"
     if kind == "tiff":
         return "tiff-stack" if is_stack(path) else "pictures"
+    if kind.startswith("mat"):
+        names = matlab_names(path)
+        if any(name.startswith("CtData") for name in names):
+            return "htc2022"
+        return "blur-kernels" if kind == "mat7.3" and "kernels" in names else "matlab"
     if kind:
         return _READER_OF[kind]
     # Old DICOM files lack the preamble that shows the format; the other readers report the fault.
@@ -203,7 +208,7 @@ def _reader_of_file(path: Path) -> str:
             f"{path}: this is a file of seismic records; read it by `it.datasets.read_segy`"
         )
     raise InputError(
-        f"{path}: the first bytes show no known format; readable are HTC2022 .mat, DXchange, "
+        f"{path}: the first bytes show no known format; readable are MATLAB .mat, DXchange, "
         "NXtomo and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, BMP, TIFF, .npy, .npz, and "
         "raw values with a TOML file next to them"
     )

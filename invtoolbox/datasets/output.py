@@ -28,6 +28,8 @@ from invtoolbox.errors import InputError
 
 #: Names of the hidden files and folders of this module.
 _HIDDEN = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
+#: Suffixes of headers and of the values that they describe, which are written together.
+_PAIRED = {".mhd", ".raw", ".toml"}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -256,6 +258,103 @@ def make_folder(folder: str | os.PathLike[str]) -> Path:
             f"the folder {folder} cannot be made ({error.strerror or error}); choose another"
         ) from error
     return folder
+
+
+def refuse_inputs(places: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Refuse results that would replace what they are computed from.
+
+    Links and hard links are followed. A header and the values that it describes count as one file.
+
+    Args:
+        places: files and folders of the results.
+        inputs: files and folders that are read. A file directly in such a folder is an input too.
+
+    Raises:
+        InputError: a place is an input.
+
+    >>> refuse_inputs([Path("slice.tif")], [Path("sinogram.tif")])
+    """
+    sources = list(inputs)
+    for place, source in itertools.product(places, sources):
+        if _is_same(place, source) or (place.is_file() and _is_same(place.parent, source)):
+            raise InputError(
+                f"{place}: results are never written into the source {source}, or over it; give "
+                "another --output"
+            )
+
+
+def _is_same(place: Path, source: Path) -> bool:
+    """Return whether two paths are the same file or folder, or a header and its values."""
+    place, source = place.expanduser(), source.expanduser()
+    with contextlib.suppress(OSError):
+        if os.path.samefile(place, source):
+            return True
+    place, source = place.resolve(), source.resolve()
+    suffixes = {place.suffix.lower(), source.suffix.lower()}
+    is_pair = suffixes <= _PAIRED and place.with_suffix("") == source.with_suffix("")
+    return place == source or is_pair
+
+
+@contextmanager
+def locking(place: str | os.PathLike[str]) -> Iterator[None]:
+    """Refuse a second run that writes to the same place at the same time.
+
+    A hidden file next to the place is locked by the system, which releases it when the process ends
+    in any way. On a file system without locks nothing is refused.
+
+    Args:
+        place: file or folder of results.
+
+    Raises:
+        InputError: another run writes there.
+
+    >>> with locking("results"):
+    ...     Path(".results.lock").exists()
+    True
+    """
+    place = Path(place).expanduser().resolve()
+    made = [folder for folder in place.parents if not folder.exists()]
+    make_folder(place.parent)
+    is_inside = place.is_dir() and not os.access(place.parent, os.W_OK)
+    guard = place / ".lock" if is_inside else place.with_name(f".{place.name}.lock")
+    try:
+        stream = _open_locked(guard)
+    except BlockingIOError:
+        raise InputError(
+            f"{place}: another run writes there; wait until it ends, or give another --output"
+        ) from None
+    except OSError as error:
+        raise InputError(
+            f"{place}: cannot be written ({error.strerror or error}); choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            guard.unlink()
+        stream.close()
+        with contextlib.suppress(OSError):  # a run that wrote nothing leaves no folder
+            for folder in made:
+                folder.rmdir()
+
+
+def _open_locked(guard: Path) -> BinaryIO:
+    """Open and lock a file; a `BlockingIOError` if another process has locked it."""
+    while True:
+        stream = guard.open("ab")
+        try:
+            import fcntl
+
+            fcntl.flock(stream.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.close()
+            raise
+        except (ImportError, OSError):
+            return stream
+        # The run that ended may have removed the file between the two lines.
+        if os.fstat(stream.fileno()).st_nlink > 0:
+            return stream
+        stream.close()
 
 
 def lock(handle: int, wait: bool = True) -> bool:

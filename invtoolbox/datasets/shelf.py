@@ -37,6 +37,7 @@ from torch import Tensor
 
 from invtoolbox.catalogue import shelves
 from invtoolbox.core.checks import missing_path, require_keys
+from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.measurement import DataSet, Measurement
 from invtoolbox.datasets.opening import open as open_path
 from invtoolbox.datasets.output import write_bytes
@@ -180,8 +181,14 @@ def sweep_options(name: str) -> dict[str, Any]:
 
     Names of its files are replaced by paths.
     """
-    options: dict[str, Any] = dict(shelves.find("datasets", name).read().get("options", {}))
-    return options | {key: find_file(name, options[key]) for key in SWEEP_PATHS if key in options}
+    description, settings = _described(name)
+    options: dict[str, Any] = dict(settings.get("options", {}))
+    for key in (key for key in SWEEP_PATHS if key in options):
+        if options[key] not in settings.get("sha256", ()):
+            where = f"file of the option {key} in {description}"
+            raise unknown_name(where, str(options[key]), settings.get("sha256", ()))
+        options[key] = find_file(name, options[key])
+    return options
 
 
 def verify(name: str) -> None:
@@ -210,19 +217,31 @@ def _described(name: str) -> tuple[Path, dict[str, Any]]:
         () if "simulated" in settings else ("folder", "default", "sha256")
     )
     require_keys(f"{entry.path}: a data set of the catalogue needs", keys, settings, "see shelf.py")
+    if "simulated" not in settings:
+        folder = _folder(entry.path, settings)
+        for file in (settings["default"], *settings["sha256"]):
+            named_file(folder, file, entry.path)
     return entry.path, settings
 
 
 def _folder(path: Path, settings: dict[str, Any]) -> Path:
     if "package" not in settings:
-        return data_folder() / str(settings["folder"])
-    spec = find_spec(settings["package"])
-    if spec is None or spec.origin is None:
+        return named_file(data_folder(), str(settings["folder"]), path)
+    name = settings["package"]
+    if name not in PACKAGES:
         raise InputError(
-            f"{path}: the package {settings['package']} is not installed; install it with pip"
+            f"{path}: the package {name!r} is none of those that hold data ({', '.join(PACKAGES)}); "
+            "leave package out, and put the files into the folder that INVTOOLBOX_DATA names"
         )
-    return Path(spec.origin).parent / str(settings["folder"])
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise InputError(f"{path}: the package {name} is not installed; install it with pip")
+    return named_file(Path(spec.origin).parent, str(settings["folder"]), path)
 
+
+#: Packages whose files a data set may name. `find_spec` imports what holds a module, so that no
+#: other name may come from a file.
+PACKAGES = ("pydicom", "skimage")
 
 #: Photographs inside the wheel of scikit-image; its other pictures would be downloaded.
 PHOTOGRAPHS = {

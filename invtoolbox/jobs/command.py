@@ -18,10 +18,10 @@ from pydantic import BaseModel
 
 from invtoolbox.catalogue.documents import CheckedScene, change_content, check, set_key, texts
 from invtoolbox.catalogue.toml import as_toml
-from invtoolbox.datasets.output import write_bytes
+from invtoolbox.datasets.output import refuse_inputs, write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.jobs import options
-from invtoolbox.jobs.fields import argument_of, field_at, move_paths, shape_of
+from invtoolbox.jobs.fields import argument_of, field_at, input_files, move_paths, shape_of
 from invtoolbox.jobs.job import Request, check_places
 
 #: Function of a path, the result and the inputs that writes, and replaces, a file.
@@ -154,6 +154,8 @@ class SceneCommand:
             job = self.job(arguments, kind, content, name)
             if arguments.save_scene:
                 content = self.complete(content, kind, job)
+                for file in (job.file,) if hasattr(job, "file") else job.files:
+                    refuse_inputs([Path(arguments.save_scene)], input_files(file))
                 save_scene(Path(arguments.save_scene), kind.tables, content, arguments.overwrite)
             return self.finish(job, arguments)
         except InputError as error:

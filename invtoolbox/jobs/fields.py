@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from invtoolbox.catalogue.documents import FILE, parse_override
+from invtoolbox import datasets
+from invtoolbox.catalogue.documents import FILE, CheckedScene, parse_override
+from invtoolbox.errors import InputError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 #: Keys of paths among settings that no table declares, those of a prior or of a reader.
-_PATHS = ("path", "points", "poses", "calibration", "times")
+_PATHS = ("path", "points", "poses", "calibration", "times", "weights")
 
 
 def field_at(model: type[BaseModel], key: str) -> FieldInfo:
@@ -93,8 +96,8 @@ def move_paths(
 
     Args:
         tables: model of the scene, which tells which values are paths. In a table that it does not
-            declare, the values of the keys ``path``, ``points``, ``poses``, ``calibration`` and
-            ``times`` are paths.
+            declare, the values of the keys ``path``, ``points``, ``poses``, ``calibration``,
+            ``times`` and ``weights`` are paths.
         content: the content.
         parent: folder; paths in it become relative to it.
         find: function that returns the file of a path as it is written.
@@ -127,6 +130,37 @@ def move_paths(
         return contents
 
     return move(tables, content)
+
+
+def input_files(file: CheckedScene[Any]) -> list[Path]:
+    """Return the files and folders that a scene reads and that exist, with its own file.
+
+    Args:
+        file: the scene.
+    """
+    places = [file.path] if file.path.is_file() else []
+
+    def find(path: str) -> Path:
+        with contextlib.suppress(InputError):  # a word such as "none", or a file that is missing
+            places.append(file.locate(path))
+        return Path(path)
+
+    content = file.scene.model_dump(mode="json")
+    move_paths(type(file.scene), content, find=find)
+    for table in _tables(content):
+        if isinstance(table.get("dataset"), str):
+            with contextlib.suppress(InputError):
+                places.append(datasets.find_file(table["dataset"], table.get("file")))
+    return places
+
+
+def _tables(content: Any) -> Iterator[Mapping[str, Any]]:
+    """Yield every table in the content of a scene."""
+    if isinstance(content, Mapping):
+        yield content
+    for inner in content.values() if isinstance(content, Mapping) else content:
+        if isinstance(inner, (Mapping, list)):
+            yield from _tables(inner)
 
 
 def _leaves(annotation: Any) -> list[Any]:

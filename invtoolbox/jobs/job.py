@@ -8,22 +8,34 @@ settings.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar
 
-from invtoolbox.catalogue.documents import CheckedScene, Table
+from invtoolbox.catalogue.documents import CheckedScene, Table, refuse_outside
 from invtoolbox.core.environment import versions
 from invtoolbox.core.interrupts import Interrupted
 from invtoolbox.core.kernel_cache import require_writable
-from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
+from invtoolbox.datasets.output import (
+    locking,
+    make_folder,
+    refuse_inputs,
+    remove_stale,
+    write_bytes,
+)
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.fields import input_files
 from invtoolbox.loop.checkpoint import fingerprint
 
 S = TypeVar("S", bound=Table)
+J = TypeVar("J", bound="SceneJob[Any]")
+R = TypeVar("R")
+P = ParamSpec("P")
 Overrides = Mapping[str, Any] | Iterable[str]
 
 
@@ -46,8 +58,38 @@ class Request:
         return self.items is not None or self.workers is not None or self.cluster is not None
 
     def folder(self, file: CheckedScene[Any]) -> Path:
-        """Return the given folder, else the folder that the scene names, else ``results/NAME``."""
-        return Path(self.output or file.scene.output.folder or Path("results") / file.name)
+        """Return the given folder, else the folder that the scene names, else ``results/NAME``.
+
+        Raises:
+            InputError: the scene names a folder outside of its own and of the current one, also
+                through a link, and is not trusted.
+        """
+        named = file.scene.output.folder
+        if self.output is None and named is not None and named not in file.given:
+            refuse_outside(
+                file.path,
+                named,
+                Path(named).expanduser().resolve(),
+                [file.path.parent.resolve(), Path()],
+            )
+        return Path(self.output or named or Path("results") / file.name)
+
+
+def alone(run: Callable[Concatenate[J, P], R]) -> Callable[Concatenate[J, P], R]:
+    """Decorate the run of a job: no other run writes to the places of the job meanwhile.
+
+    Args:
+        run: method of a `SceneJob`.
+    """
+
+    @functools.wraps(run)
+    def locked(job: J, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with contextlib.ExitStack() as locks:
+            for place in job.places:
+                locks.enter_context(locking(place))
+            return run(job, *args, **kwargs)
+
+    return locked
 
 
 @dataclass(frozen=True)
@@ -61,7 +103,7 @@ class SceneJob(ABC, Generic[S]):
         folder: folder of the results.
         resume: whether the run continues from earlier results in the folder.
         overwrite: whether the run replaces earlier results in the folder.
-        files: names of the files that the run writes, and so may replace.
+        files: names of the files that the run writes, and so may replace, or patterns of them.
         free: keys and tables that may differ between a run and its resumption, because they do not
             change what is computed.
     """
@@ -88,8 +130,10 @@ class SceneJob(ABC, Generic[S]):
 
         Raises:
             InputError: items, workers or a cluster are given; the folder holds results and neither
-                ``resume`` nor ``overwrite`` is given; or it holds a run with other settings.
+                ``resume`` nor ``overwrite`` is given; it holds a run with other settings; or a
+                file that the scene reads would be replaced.
         """
+        refuse_inputs([*self.places, *self.existing()], input_files(self.file))
         if request.is_study:
             raise InputError(
                 f"{self.file.path} is one scene, which is run as a whole; it takes no --items, "
@@ -98,7 +142,7 @@ class SceneJob(ABC, Generic[S]):
         check_folder(self.folder, self.resume, self.overwrite)
         results = self.existing()
         if results and not self.resume and not self.overwrite:
-            names = ", ".join(path.name for path in results)
+            names = ", ".join(path.name for path in results[:9])
             raise InputError(
                 f"{self.folder} holds results already ({names}); give --resume to go on from them, "
                 "--overwrite to replace them, or another --output"
@@ -127,9 +171,14 @@ class SceneJob(ABC, Generic[S]):
             quiet: whether errors alone are printed.
         """
 
+    @property
+    def places(self) -> Sequence[Path]:
+        """Folder of the results, or the files in place of it."""
+        return [self.folder]
+
     def existing(self) -> list[Path]:
         """Return the files in the folder that the run would write."""
-        return [self.folder / name for name in self.files if (self.folder / name).exists()]
+        return [path for name in self.files for path in sorted(self.folder.glob(name))]
 
     def check_content(self, **inputs: Any) -> dict[str, str]:
         """Refuse to resume a run of other content: the scene is the same, but its files are not.

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from invtoolbox.catalogue.documents import CheckedScene, Table
 from invtoolbox.core.interrupts import limit
-from invtoolbox.datasets.output import write_bytes, writing
+from invtoolbox.datasets.output import refuse_inputs, write_bytes, writing
 from invtoolbox.errors import unknown_name
 from invtoolbox.jobs.command import SceneCommand, Writer
-from invtoolbox.jobs.job import Request, SceneJob, read_json, write_json
+from invtoolbox.jobs.fields import input_files
+from invtoolbox.jobs.job import Request, SceneJob, alone, read_json, write_json
 from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, report_divergence
 from invtoolbox.jobs.scene_report import write_scene_report
 from invtoolbox.solution import Solution
@@ -215,6 +216,7 @@ class KindJob(SceneJob[S], Generic[S, R]):
     kind: Kind[S, R]
     outputs: Mapping[Path, str | Writer] | None = None
 
+    @alone
     def run(self, progress: bool = True) -> SceneOutcome[R]:
         """Compute, measure and write the results, or read those of a finished run."""
         kind, measures = self.kind, self.folder / GENERAL["json"]
@@ -260,6 +262,12 @@ class KindJob(SceneJob[S], Generic[S, R]):
     def check(self, request: Request) -> None:
         if self.outputs is None:
             super().check(request)
+        else:
+            refuse_inputs(self.places, input_files(self.file))
+
+    @property
+    def places(self) -> list[Path]:
+        return [self.folder] if self.outputs is None else list(self.outputs)
 
     def existing(self) -> list[Path]:
         names = ("scene.json", *GENERAL.values(), *(name for name, _ in self.kind.writers.values()))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
+import subprocess
 import sysconfig
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,8 @@ from invtoolbox.plotting.birds_eye import flow_colors
 
 #: Largest number of arrows per sweep; more arrows hide each other.
 ARROWS = 3000
+#: Address at which the window listens, and the number of seconds that it has to open.
+_LOCAL, _PATIENCE = "127.0.0.1", 20.0
 _GREY = np.array([110, 116, 122], dtype=np.uint8)
 
 
@@ -86,28 +92,31 @@ def _start(rr: Any, title: str, save: str | os.PathLike[str] | None) -> None:
     """Begin a recording, in a file or in a window."""
     if save is not None and Path(save).suffix != ".rrd":
         raise InputError(f"{save}: a recording of Rerun ends in .rrd")
-    with _programs_of_python():
-        rr.init(f"invtoolbox: {title}", spawn=save is None)
+    rr.init(f"invtoolbox: {title}")
     if save is not None:
         rr.save(str(Path(save).expanduser()))
+        return
+    # `rerun.spawn` would listen on all addresses of this machine.
+    with socket.create_server((_LOCAL, 0)) as free:
+        port = free.getsockname()[1]
+    words = [_program(), "--bind", _LOCAL, "--port", str(port)]
+    window = subprocess.Popen(words, start_new_session=True)
+    end = time.monotonic() + _PATIENCE
+    while window.poll() is None and time.monotonic() < end:
+        with suppress(OSError), socket.create_connection((_LOCAL, port), 1):
+            rr.connect_grpc(f"rerun+http://{_LOCAL}:{port}/proxy")
+            return
+        time.sleep(0.1)
+    raise InputError("the window of Rerun does not open; write a file instead, with save=")
 
 
-@contextmanager
-def _programs_of_python() -> Iterator[None]:
-    """Put the folder of Python's programs on PATH: Rerun searches its window there.
-
-    The folder is not on PATH if an environment is used without being activated.
-    """
-    before = os.environ.get("PATH")
-    folders = [sysconfig.get_path("scripts"), *([before] if before else [])]
-    os.environ["PATH"] = os.pathsep.join(folders)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PATH"]
-        else:
-            os.environ["PATH"] = before
+def _program() -> str:
+    """Return the path of the window's program, which an environment may have outside of PATH."""
+    folders = [sysconfig.get_path("scripts"), os.environ.get("PATH", "")]
+    program = shutil.which("rerun", path=os.pathsep.join(folders))
+    if program is None:
+        raise InputError("the program rerun is not installed; install rerun-sdk again")
+    return program
 
 
 def _send(rr: Any, sweep: SweepView, index: int, full_speed: float) -> None:

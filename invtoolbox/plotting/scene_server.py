@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -20,7 +22,8 @@ class SceneServer:
     """Server of the page of `write_viewer`.
 
     An open page loads the new scene after `update` and keeps its view. The page needs no package
-    and is served to this machine alone, unless another host is given.
+    and is served to this machine alone, unless another host is given. Its address ends in a random
+    word, without which every request is refused.
 
     Args:
         title: title of the page.
@@ -53,7 +56,9 @@ class SceneServer:
             self._server = ThreadingHTTPServer((host, port), handler)
         except OSError:  # the port is taken
             self._server = ThreadingHTTPServer((host, 0), handler)
-        self.address = f"http://{host}:{self._server.server_port}"
+        self.path = f"/{secrets.token_urlsafe(16)}"
+        name = socket.gethostname() if host in ("", "0.0.0.0") else host
+        self.address = f"http://{name}:{self._server.server_port}{self.path}"
         Thread(target=self._server.serve_forever, daemon=True).start()
         report(f"the scene is shown at {self.address}")
 
@@ -91,9 +96,11 @@ class _Handler(BaseHTTPRequestHandler):
     scene: SceneServer
 
     def do_GET(self) -> None:
-        contents = {"/": self.scene.page, "/version": str(self.scene.version).encode()}
-        content = contents.get(self.path)
-        if content is None:
+        word, _, rest = self.path[1:].partition("/")
+        contents = {"": self.scene.page, "version": str(self.scene.version).encode()}
+        content = contents.get(rest)
+        is_allowed = secrets.compare_digest(f"/{word}".encode(), self.scene.path.encode())
+        if content is None or not is_allowed:
             self.send_error(404)
             return
         self.send_response(200)

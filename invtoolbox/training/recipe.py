@@ -21,6 +21,7 @@ The tables of a recipe::
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import tomllib
 from collections.abc import Container, Iterable, Mapping
@@ -48,7 +49,13 @@ from invtoolbox.catalogue.shelves import read_toml
 from invtoolbox.catalogue.toml import as_toml
 from invtoolbox.datasets import open as open_data
 from invtoolbox.datasets import photograph
-from invtoolbox.datasets.output import make_folder, remove_stale, write_bytes
+from invtoolbox.datasets.output import (
+    locking,
+    make_folder,
+    refuse_inputs,
+    remove_stale,
+    write_bytes,
+)
 from invtoolbox.errors import InputError, MeasurementWarning, warn_user
 from invtoolbox.networks.cosine_hyperprior import CosineHyperprior
 from invtoolbox.networks.hyperprior import MeanScaleHyperprior
@@ -66,6 +73,9 @@ from invtoolbox.training.pairs import Crops, LevelPairs, NoisyPairs
 from invtoolbox.training.pairs_without_truth import RecorruptedPairs
 from invtoolbox.training.score_matching import DiffusionPairs, ScoreMatching
 from invtoolbox.training.stages import Stage, Trained, train
+
+#: Files of a trained prior; the card is written last.
+FILES = ("recipe.toml", "curve.csv", "README.md", "weights.safetensors", "card.toml")
 
 
 def run_recipe(
@@ -105,6 +115,17 @@ def run_recipe(
     if (folder / "card.toml").exists() and not overwrite:
         _check_same_recipe(folder, content)
         return Outcome(folder, None, None)
+    changed_names = frozenset(texts(changes))
+    tables = [checked.data, *([] if checked.validation is None else [checked.validation])]
+    inputs = [locate(path, name, changed_names) for table in tables for name in table.paths]
+    if not overwrite and not (folder / "checkpoints").exists():
+        for name in FILES[1:]:
+            if (folder / name).exists():
+                raise InputError(
+                    f"{folder / name} exists; give --overwrite to replace it, or another --output"
+                )
+    # A prior is trained again by the recipe in its own folder, which then stays as it is.
+    refuse_inputs([folder, *map(folder.joinpath, FILES)], [*inputs, *([path] if changes else [])])
     # A network without a seed of its own draws its first weights from torch's state; a continued
     # training has to begin with the same ones.
     with torch.random.fork_rng(devices=[]):
@@ -117,34 +138,34 @@ def run_recipe(
         str(content["prior"].get("name")),
         {**_settings(content["prior"]), "network": network},
     )  # wrong settings raise an error before the training
-    changed_names = frozenset(texts(changes))
     pairs = checked.data.pairs(path, changed_names)
     validation = (
         None if checked.validation is None else checked.validation.pairs(path, changed_names)
     )
     checkpoints = folder / "checkpoints"
-    trained = train(
-        network,
-        pairs,
-        [table.stage() for table in checked.stage],
-        validation=validation,
-        seed=checked.seed,
-        folder=checkpoints,
-        device=device,
-        mixed_precision=mixed_precision or checked.mixed_precision,
-        progress=progress,
-    )
-    quality = _psnr(trained, validation or pairs)
-    _write(
-        folder,
-        path,
-        content=content,
-        recipe=checked,
-        trained=trained,
-        quality=quality,
-        apart=validation is not None,
-    )
-    shutil.rmtree(checkpoints)
+    with locking(folder):
+        trained = train(
+            network,
+            pairs,
+            [table.stage() for table in checked.stage],
+            validation=validation,
+            seed=checked.seed,
+            folder=checkpoints,
+            device=device,
+            mixed_precision=mixed_precision or checked.mixed_precision,
+            progress=progress,
+        )
+        quality = _psnr(trained, validation or pairs)
+        _write(
+            folder,
+            path,
+            content=content,
+            recipe=checked,
+            trained=trained,
+            quality=quality,
+            apart=validation is not None,
+        )
+        shutil.rmtree(checkpoints)
     return Outcome(folder, trained, quality)
 
 
@@ -320,7 +341,7 @@ class StageTable(Table):
 class Recipe(Table):
     """Checked recipe of a prior."""
 
-    name: str
+    name: str = Field(pattern=r"^[^/\\.][^/\\]*$")
     seed: int = 0
     licence: str = ""
     mixed_precision: bool = False
@@ -404,7 +425,8 @@ def _write(
         ("curve.csv", curve),
         ("README.md", _model_card(summary, recipe, trained, quality, apart, len(weights))),
     ):
-        write_bytes(folder / name, text.encode(), overwrite=True)
+        if not (folder / name).exists() or not os.path.samefile(folder / name, path):
+            write_bytes(folder / name, text.encode(), overwrite=True)
     write_bytes(folder / "weights.safetensors", weights, overwrite=True)
     write_bytes(folder / "card.toml", f"# {summary}\n{as_toml(card)}".encode(), overwrite=True)
 

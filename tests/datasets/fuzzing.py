@@ -20,6 +20,7 @@ from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators import Identity
 from tests.datasets import event_files, sweep_sets, test_segy, view_sets
+from tests.datasets import test_other_writers as writers
 from tests.datasets import test_readers as plain
 
 RNG = np.random.default_rng(5)
@@ -188,6 +189,16 @@ FILE_READERS: dict[str, Callable[[Path], Any]] = {
 
 
 #: A whole file, or folder, of each reader (and of its variants), with the reader's name.
+def other_writer(write: Callable[[Path], None] | bytes) -> Callable[[Path], Path]:
+    """Return a function that writes a file of another writer, from `test_other_writers`."""
+
+    def make(path: Path) -> Path:
+        path.write_bytes(write) if isinstance(write, bytes) else write(path)
+        return path
+
+    return make
+
+
 SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "scan.mat": ("htc2022", plain.write_htc),
     "scan.h5": ("dxchange", plain.write_dxchange),
@@ -211,6 +222,28 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "packed.mha": ("metaimage", write_metaimage),
     "pair": ("metaimage", write_pair),
     "raw": ("raw", write_raw),
+    **{
+        f"{name.replace(' ', '_')}{Path(writers.PICTURES[name][0]).suffix}": (
+            "pictures",
+            other_writer(writers.PICTURES[name][1]),
+        )
+        for name in ("LZW", "inks", "inks by Photoshop", "video", "CIELAB", "a palette")
+    },
+    **{
+        f"{name.replace(' ', '_')}.dcm": ("dicom", other_writer(writers.DICOMS[name][0]))
+        for name in ("MR", "without preamble", "enhanced CT, scales per frame")
+    },
+    **{
+        f"{name.replace(' ', '_')}.mat": ("matlab", other_writer(writers.MATLAB[name][0]))
+        for name in ("k-space", "next to a struct", "k-space of version 7.3")
+    },
+    **{
+        f"{name.replace(' ', '_')}{Path(writers.MESHES[name][0]).suffix}": (
+            "mesh",
+            other_writer(writers.MESHES[name][1]),
+        )
+        for name in ("Open3D, both", "MeshLab, one face, text", "MeshLab, textured")
+    },
     **sweep_sets.SETS,
     **view_sets.SETS,
     **event_files.SETS,

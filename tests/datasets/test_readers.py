@@ -283,7 +283,7 @@ def test_htc_refuses(tmp_path: Path) -> None:
 
     savemat(tmp_path / "other.mat", {"x": np.ones(3)})
     with pytest.raises(InputError, match=r"other.mat.*CtData.*found x"):
-        datasets.open(tmp_path / "other.mat")[0]
+        datasets.open(tmp_path / "other.mat", reader="htc2022")[0]
     with pytest.raises(InputError, match=r"lacks pixelSizePost"):
         datasets.open(write_htc(tmp_path / "a.mat", pixelSizePost=None))[0]
     with pytest.raises(InputError, match=r"'cm', expected mm"):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -205,7 +203,7 @@ def test_a_sequence_is_sent_to_rerun(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert (
         sent == 2
         and [c[0] for c in viewer.calls[:2]] == ["init", "save"]
-        and viewer.calls[0][2] == {"spawn": False}
+        and viewer.calls[0][2] == {}
     )
     moving, none = viewer.logged("world/sensor/moving")
     assert moving[1][0].shape == (7999, 3) and none[1][0].shape == (0, 3)
@@ -221,15 +219,19 @@ def test_a_sequence_is_sent_to_rerun(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         view_flow([], save=tmp_path / "x.html")
 
 
-def test_the_window_is_found_without_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = []
-    viewer = Rerun()
-    viewer.init = lambda *_, spawn: paths.append(os.environ["PATH"])  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "rerun", viewer)
-    monkeypatch.setenv("PATH", "/nowhere")
-    view_flow([])
-    assert paths == [os.pathsep.join([sysconfig.get_path("scripts"), "/nowhere"])]
-    assert os.environ["PATH"] == "/nowhere"
+def test_a_window_that_does_not_open_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "rerun", Rerun())
+    monkeypatch.setattr("sysconfig.get_path", lambda kind: str(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", "/nowhere")
+        with pytest.raises(InputError, match="install rerun-sdk again"):
+            view_flow([])
+    (tmp_path / "rerun").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "rerun").chmod(0o755)
+    with pytest.raises(InputError, match="does not open"):
+        view_flow([])
 
 
 def test_without_rerun_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ other formats go through trimesh.
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from invtoolbox.datasets.output import Written, write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Mesh
 
+_LINES = re.MULTILINE | re.DOTALL
 # Vertices, faces and the colors of the vertices.
 _Contents = tuple[np.ndarray, np.ndarray, torch.Tensor | None]
 #: Formats that `read_mesh` and `write_mesh` support through trimesh.
@@ -30,8 +33,8 @@ def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
     """Read the mesh of a file, with its vertices in the order of the file.
 
     All parts of a glTF scene become one mesh. The colors of vertices are read if the file has them;
-    textures are not read. Faces with more than three corners are cut into fans. Vertices are
-    float64.
+    textures are not read. Faces with more than three corners are cut into fans. Corners of an STL
+    file at one place become one vertex. Vertices are float64.
 
     Args:
         path: path of the file. Its ending selects the format: ``.obj``, ``.off``, ``.ply``,
@@ -156,7 +159,8 @@ def _read_off(file: Path) -> _Contents:
         for line in file.read_text(encoding="ascii", errors="replace").splitlines()
     ]
     lines = [words for words in lines if words]
-    if lines[0][0] not in ("OFF", "COFF", "NOFF"):
+    letters = lines[0][0].removesuffix("OFF")
+    if not lines[0][0].endswith("OFF") or letters not in ("", "C", "N", "CN", "NC"):
         raise InputError(f"{file} does not begin with OFF; give a file in this format")
     start = lines[0][1:] or lines[1]
     body = lines[1:] if lines[0][1:] else lines[2:]
@@ -170,18 +174,45 @@ def _read_off(file: Path) -> _Contents:
     polygons = [[int(k) for k in words[1 : 1 + int(words[0])]] for words in body[n : n + f]]
     if any(len(p) != int(words[0]) for p, words in zip(polygons, body[n:])):
         raise InputError(f"{file} has a face with too few corners; export it again")
-    return vertices, _triangles(polygons), None
+    colors = None
+    place = 6 if "N" in letters else 3
+    tints = [words[place : place + 3] for words in body[:n]]
+    if "C" in letters and all(len(row) == 3 for row in tints):  # numbers to 255, or to 1
+        colors = torch.tensor(np.array(tints, dtype=np.float32).reshape(-1, 3))
+        colors = colors / 255 if all("." not in word for row in tints for word in row) else colors
+    return vertices, _triangles(polygons), colors
 
 
 def _read_through_trimesh(file: Path) -> _Contents:
     package = trimesh()
     if file.suffix.lower() == ".glb":
         _check_chunks(file)
-    mesh = package.load(file, process=False, force="mesh", resolver=_confined(package, file))
+    kind, options = file.suffix.lower(), {}
+    content = file.read_bytes() if kind == ".ply" else b""
+    # trimesh does not read a single face in text, and a textured one twice.
+    is_single = re.match(rb"ply\s+format ascii.*?^element face 1\s", content, _LINES) is not None
+    if is_single:
+        content = re.sub(
+            rb"^element face 1(?=\s)", b"element face 2", content, count=1, flags=_LINES
+        )
+        content += content.rstrip().rpartition(b"\n")[2] + b"\n"
+    if kind == ".ply":  # a texture would cut the vertices along its seams
+        options = {"file_type": "ply", "fix_texture": False, "skip_materials": True}
+    mesh = package.load(
+        io.BytesIO(content) if kind == ".ply" else file,
+        process=False,
+        force="mesh",
+        resolver=_confined(package, file),
+        **options,
+    )
     vertices, faces = (
         np.asarray(mesh.vertices, dtype=np.float64),
-        np.asarray(mesh.faces, dtype=np.int64),
+        np.asarray(mesh.faces, dtype=np.int64)[: 1 if is_single else None],
     )
+    if kind == ".stl":  # every face has corners of its own
+        _, first, number = np.unique(vertices, axis=0, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        vertices, faces = vertices[first[order]], np.argsort(order)[number.ravel()][faces]
     colors = None
     if getattr(mesh.visual, "kind", None) == "vertex" and len(vertices):
         colors = torch.from_numpy(np.array(mesh.visual.vertex_colors[:, :3])).float() / 255
@@ -215,7 +246,7 @@ def _read_obj(file: Path) -> _Contents:
     colors: list[list[float]] = []
     polygons: list[list[int]] = []
     for number, line in enumerate(
-        file.read_text(encoding="utf-8", errors="replace").splitlines(), 1
+        file.read_text(encoding="utf-8-sig", errors="replace").splitlines(), 1
     ):
         words = line.split()
         try:

@@ -18,12 +18,8 @@ import numpy as np
 
 from invtoolbox.core.checks import decoding, reading
 from invtoolbox.datasets.pose_files import read_poses, read_times
-from invtoolbox.datasets.sweeps.point_files import (
-    SUFFIXES,
-    column_names,
-    read_npy_header,
-    read_points,
-)
+from invtoolbox.datasets.sweeps.columns import column_names
+from invtoolbox.datasets.sweeps.point_files import SUFFIXES, read_npy_header, read_points
 from invtoolbox.datasets.sweeps.sweep_files import (
     WITHOUT_POSES,
     SweepFiles,

@@ -158,7 +158,7 @@ def _read_header(path: Path) -> _Header:
     if any(
         f"{kind}{size}" not in ("i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f4", "f8")
         for kind, size in zip(kinds, sizes)
-    ) or any(not count.isdigit() or not 0 < int(count) < 2**16 for count in counts):
+    ) or any(not count.isdigit() or not int(count) < 2**16 for count in counts):
         raise InputError(
             f"{path}: the header declares fields of sizes, types or counts that PCD does not "
             "define; export it again"
@@ -179,9 +179,11 @@ def _read_header(path: Path) -> _Header:
             f"{path}: values are encoded as {header['DATA'][0][:40]!r}; the encodings are ascii, "
             "binary and binary_compressed"
         )
+    # PCL pads by fields of no bytes, and older writers count one number as 0.
     columns = tuple(
-        (name, f"<{kind}{size}", int(count))
+        (name, f"<{kind}{size}", max(int(count), 1))
         for name, size, kind, count in zip(names, sizes, kinds, counts)
+        if name != "_" or int(count)
     )
     return _Header(columns, points, header["DATA"][0], start)
 
@@ -208,12 +210,35 @@ def _convert(values: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _read_binary(path: Path, header: _Header) -> list[np.ndarray]:
-    dtype = header.dtype
-    complete = (path.stat().st_size - header.start) // dtype.itemsize
+    dtype, size = header.dtype, path.stat().st_size - header.start
+    if size >= header.points * (dtype.itemsize + 4) > 0:
+        dtype = _aligned(path, header, size // header.points)
+    complete = size // dtype.itemsize
     if complete < header.points:
         raise _truncation_error(path, max(complete, 0), header.points)
     table = np.fromfile(path, dtype=dtype, count=header.points, offset=header.start)
     return [np.ascontiguousarray(table[name]) for name in dtype.names or ()]
+
+
+def _aligned(path: Path, header: _Header, stride: int) -> np.dtype:
+    """Return the type of records that are longer than their fields.
+
+    A record in the memory of PCL is x, y, z and padding, then the other fields, in blocks of 16
+    bytes.
+    """
+    dtype, blocks = header.dtype, 16 * -(-(header.dtype.itemsize - 12) // 16) + 16
+    has_places = [column[:2] for column in header.columns[:3]] == [(axis, "<f4") for axis in "xyz"]
+    if not has_places or stride != blocks:
+        raise InputError(
+            f"{path}: records have {stride} bytes, and their fields {dtype.itemsize}; the header does "
+            "not name the padding, so write the file again with pcl_convert_pcd_ascii_binary"
+        )
+    fields = {name: dtype.fields[name] for name in dtype.names or ()}  # type: ignore[index]
+    places = [field[1] + (4 if field[1] >= 12 else 0) for field in fields.values()]
+    kinds = [field[0] for field in fields.values()]
+    return np.dtype(
+        {"names": list(fields), "formats": kinds, "offsets": places, "itemsize": stride}
+    )
 
 
 def _read_compressed(path: Path, header: _Header) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Reader of one cloud of points: raw float32 rows, PCD, PLY or NumPy arrays.
+"""Reader of one cloud of points: raw rows of float32 or float64, PCD, PLY or NumPy arrays.
 
 The module also defines the meaning of the names of columns.
 """
@@ -22,16 +22,10 @@ from invtoolbox.core.checks import (
     require_plausible,
 )
 from invtoolbox.datasets.ply import read_ply
+from invtoolbox.datasets.sweeps.columns import COLUMNS, column_names, read_rows
 from invtoolbox.datasets.sweeps.pcd import read_pcd
 from invtoolbox.errors import InputError
 
-#: Names of the columns if only their number is known: KITTI has 4, nuScenes 5.
-COLUMNS: dict[int, tuple[str, ...]] = {
-    3: ("x", "y", "z"),
-    4: ("x", "y", "z", "intensity"),
-    5: ("x", "y", "z", "intensity", "ring"),
-    6: ("x", "y", "z", "intensity", "ring", "time"),
-}
 _INTENSITY = (
     "intensity",
     "reflectivity",
@@ -72,9 +66,9 @@ def read_points(path: Path, columns: int | Sequence[str] | None = None) -> Point
     Args:
         path: path of the file.
         columns: number of columns of `.bin` and `.npy` (`COLUMNS`), or their names, also in one
-            string; by default 4 for `.bin`, 5 for the `.pcd.bin` of nuScenes, and the width of the
-            array for `.npy`. The names are x, y, z, intensity, ring and time; columns with other
-            names are skipped.
+            string; by default 5 for the `.pcd.bin` of nuScenes, the width of the array for `.npy`,
+            and from the values for `.bin` (`columns.read_rows`), 4 if there are few of them. The
+            names are x, y, z, intensity, ring and time; columns with other names are skipped.
 
     Raises:
         InputError: if the size is not a whole number of points, if the file is damaged, or if it
@@ -89,26 +83,6 @@ def read_points(path: Path, columns: int | Sequence[str] | None = None) -> Point
         )
     with decoding(path, f"{path.suffix[1:].upper()} point"):
         return points_of_columns(path, reader(path, columns))
-
-
-def column_names(columns: int | Sequence[str] | None, width: int) -> tuple[str, ...]:
-    """Return the names of columns, from their number or as given.
-
-    >>> column_names("x y z ring", 4)
-    ('x', 'y', 'z', 'ring')
-    """
-    if columns is None:
-        columns = width
-    if isinstance(columns, str):
-        words = columns.replace(",", " ").split()
-        columns = int(words[0]) if len(words) == 1 and words[0].isdigit() else words
-    names = COLUMNS.get(columns) if isinstance(columns, int) else tuple(columns)
-    if names is None or not {"x", "y", "z"} <= set(names):
-        raise InputError(
-            f"columns={columns!r}: give a number from {min(COLUMNS)} to {max(COLUMNS)}, or names "
-            "that include x, y and z"
-        )
-    return names
 
 
 def points_of_columns(path: Path, columns: Mapping[str, np.ndarray]) -> Points:
@@ -230,21 +204,7 @@ def _first(columns: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarra
 
 
 def _read_bin(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
-    names = column_names(columns, 5 if path.name.lower().endswith(".pcd.bin") else 4)
-    size, row = path.stat().st_size, 4 * len(names)
-    if size % row:
-        fitting = [str(n) for n in COLUMNS if size % (4 * n) == 0]
-        advice = (
-            f"give columns={' or '.join(fitting)} if its points have as many columns"
-            if fitting
-            else "fetch it again"
-        )
-        raise InputError(
-            f"{path}: {size:,} bytes are not a whole number of points of {len(names)} float32 "
-            f"({', '.join(names)}), {row} bytes each; the file is truncated, or of another format: "
-            f"{advice}"
-        )
-    return _split_columns(np.fromfile(path, dtype="<f4").reshape(-1, len(names)), names)
+    return _split_columns(*read_rows(path, columns))
 
 
 def _read_npy(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:

@@ -8,13 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.core.checks import decoding, open_arrays, require_bytes, require_file, sniff
+from invtoolbox.core.checks import (
+    decoding,
+    open_arrays,
+    require_bytes,
+    require_file,
+    sniff,
+)
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry, axes_of_item
 from invtoolbox.errors import InputError
 
 # Names of the measurements in an archive, in the order of preference.
-_MEASUREMENT_NAMES = ("y", "sinogram", "projections", "measurements")
+_MEASUREMENT_NAMES = ("y", "sinogram", "projections", "measurements", "kspace")
 
 
 class Arrays:
@@ -37,7 +43,7 @@ class Arrays:
         path: path of the file.
         geometry: geometry of the scan, for measurements.
         name: name of the array in an archive; by default ``y``, ``sinogram``, ``projections``,
-            ``measurements`` or the only array of two or more axes.
+            ``measurements``, ``kspace`` or the only array of two or more axes.
         items: "slices" or "volume".
     """
 
@@ -51,7 +57,7 @@ class Arrays:
         self.path = require_file(path)
         self.geometry = geometry
         axes = axes_of_item(self.path, items, geometry)
-        arrays = _load(self.path)
+        arrays = self._load(self.path)
         name = _choose(self.path, arrays, name)
         self.array = arrays[name].reshape(layout(self.path, arrays[name], name, axes)[0])
         self.reference = None
@@ -64,6 +70,11 @@ class Arrays:
                     "references; give one reference per measurement"
                 )
         self.noise_std = _noise(self.path, arrays, len(self.array))
+
+    @staticmethod
+    def _load(path: Path) -> dict[str, np.ndarray]:
+        """Load the arrays of a file by name."""
+        return _load(path)
 
     def __len__(self) -> int:
         return len(self.array)

@@ -1,7 +1,8 @@
-"""Readers of DICOM: clinical CT in Hounsfield units or as attenuation.
+"""Readers of DICOM: clinical CT in Hounsfield units or as attenuation, MR and others as stored.
 
-`Dicom` reads single slices. `DicomSeries` reads a series as a volume, with slices in order, voxel
-sizes and orientation. The two conversions between Hounsfield units and attenuation belong to them.
+`Dicom` reads single slices and the frames of multi-frame files. `DicomSeries` reads a series as a
+volume, with slices in order, voxel sizes and orientation. The two conversions between Hounsfield
+units and attenuation belong to them.
 """
 
 from __future__ import annotations
@@ -36,12 +37,14 @@ class Dicom:
     """Data set of DICOM slices: one file, or all files of a folder.
 
     The files of a folder are sorted by series and by position along the normal of the slices.
-    `DicomSeries` reads one series of a folder as a volume instead.
+    `DicomSeries` reads one series of a folder as a volume instead. Every frame of a multi-frame
+    file is an item, in the order of the file.
 
-    An item's `y` is the slice, ``(1, 1, rows, columns)``, in Hounsfield units: stored value times
-    RescaleSlope plus RescaleIntercept. Pixels that the file marks as padding are set to air,
-    -1000 HU. `meta` holds ``pixel_size`` (row spacing, column spacing) in mm, or None if the file
-    does not contain it.
+    An item's `y` is the slice, ``(1, 1, rows, columns)``: stored value times RescaleSlope plus
+    RescaleIntercept, if the file has them. Of CT these are Hounsfield units; of MR and other
+    modalities ``meta["units"]`` is "as stored". Pixels that the file marks as padding are set to
+    air, -1000 HU, or to 0. `meta` holds ``pixel_size`` (row spacing, column spacing) in mm, or None
+    if the file does not contain it.
 
     Args:
         path: path of a file or a folder.
@@ -49,8 +52,8 @@ class Dicom:
         units: "HU" for Hounsfield units, "1/mm" for attenuation (`hounsfield_to_attenuation`).
 
     Raises:
-        InputError: for a multi-frame or color image, a file without pixels, or an image without
-            RescaleSlope and RescaleIntercept.
+        InputError: for a color image, a file without pixels, a CT image without RescaleSlope and
+            RescaleIntercept, or an attenuation of another modality.
     """
 
     def __init__(
@@ -64,26 +67,38 @@ class Dicom:
         check_choice(self, ("HU", "1/mm"), units=units)
         self.units = units
         folder = Path(path).expanduser()
-        self.files = (
-            [s.path for s in read_headers(folder)] if folder.is_dir() else [require_file(folder)]
-        )
+        if folder.is_dir():
+            headers = read_headers(folder)
+        else:
+            with decoding(require_file(folder), "DICOM"):
+                headers = [_header(folder)]
+        self.files = [header.path for header in headers for _ in range(header.frames)]
+        self.frames = [frame for header in headers for frame in range(header.frames)]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Measurement:
-        path = self.files[check_index(index, len(self))]
+        index = check_index(index, len(self))
+        path, frame = self.files[index], self.frames[index]
         # pydicom decodes a field at its first access, so any line of this block may find damage.
         with decoding(path, "DICOM"):
             header = read_header(path)
-            y = as_tensor(read_hounsfield(path, header))[None, None]
-            spacing = header.get("PixelSpacing")
+            y = as_tensor(read_slice(path, header, frame))[None, None]
+            measures = ("PixelMeasuresSequence", "PixelSpacing")
+            spacing = _numbers(_field_of(header, frame, *measures), 2)
+            thickness = _field_of(header, frame, measures[0], "SliceThickness")
+            is_ct = _is_ct(header)
+            if not is_ct and self.units == "1/mm":
+                raise InputError(
+                    f"{path}: an image of {_modality(header)} has no attenuation; leave units out"
+                )
             meta = {
                 "source": str(path),
-                "units": self.units,
-                "modality": str(header.get("Modality", "")),
-                "pixel_size": None if spacing is None else (float(spacing[0]), float(spacing[1])),
-                "slice_thickness": _number(header.get("SliceThickness")),
+                "units": self.units if is_ct else "as stored",
+                "modality": _modality(header),
+                "pixel_size": None if spacing is None else (spacing[0], spacing[1]),
+                "slice_thickness": _number(thickness),
                 "kvp": _number(header.get("KVP")),
             }
         return Measurement(y=y if self.units == "HU" else hounsfield_to_attenuation(y), meta=meta)
@@ -106,7 +121,7 @@ def hounsfield_to_attenuation(hounsfield: Tensor, water: float = WATER_ATTENUATI
 
 
 class DicomSeries(Volume):
-    """Data set of the slices of one DICOM series in a folder, in Hounsfield units.
+    """Data set of the slices of one DICOM series in a folder, in Hounsfield units if it is CT.
 
     A file is read when its item is accessed. ImagePositionPatient orders the slices along the
     normal of their planes; the names of the files do not matter. `grid` is computed from
@@ -154,15 +169,17 @@ class DicomSeries(Volume):
         headers = [h for h in headers if series is None or h.series == series]
         if not headers:
             raise InputError(f"{folder}: no series {series}; choose from {join_first(present)}")
+        if several := [h.path for h in headers if h.frames > 1]:
+            raise InputError(f"{several[0]}: a file of several slices; open it by itself")
         self._files = [h.path for h in headers]
-        grid = _grid(folder, headers)
-        super().__init__(folder, (len(headers), *headers[0].shape), grid, "HU", items=items)
+        grid, units = _grid(folder, headers), "HU" if headers[0].is_ct else "as stored"
+        super().__init__(folder, (len(headers), *headers[0].shape), grid, units, items=items)
 
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
         slices = []
         for path in self._files[start:stop]:
             with decoding(path, "DICOM"):
-                slices.append(read_hounsfield(path, read_header(path)).astype(np.float32))
+                slices.append(read_slice(path, read_header(path)).astype(np.float32))
             if slices[-1].shape != self.shape[1:]:
                 raise InputError(
                     f"{path}: a slice of shape {slices[-1].shape} in a series of {self.shape[1:]}; "
@@ -174,37 +191,77 @@ class DicomSeries(Volume):
 def read_header(path: Path, pixels: bool = True) -> Any:
     """Read the fields of a DICOM file, with or without its pixels."""
     from pydicom import dcmread
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     with Bounded(require_file(path)) as file:
-        return dcmread(file, stop_before_pixels=not pixels)
+        # Older files begin with the first field of group 2 or 8, without a preamble.
+        start = file.read(4)
+        file.seek(0)
+        is_old = start[:2] in (b"\x02\0", b"\x08\0") and start[3:] == b"\0"
+        header = dcmread(file, stop_before_pixels=not pixels, force=is_old)
+    if is_old and "TransferSyntaxUID" not in header.file_meta:
+        is_implicit = header.original_encoding[0]
+        syntax = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian
+        header.file_meta.TransferSyntaxUID = syntax
+    return header
 
 
-def read_hounsfield(path: Path, header: Any) -> np.ndarray:
-    """Read the slice of a DICOM file in Hounsfield units."""
-    if int(header.get("NumberOfFrames") or 1) > 1:
-        raise InputError(
-            f"{path}: holds {header.NumberOfFrames} frames; only single slices are read, export "
-            "one file per slice"
-        )
+def _is_ct(header: Any) -> bool:
+    """Return whether the values of an image are Hounsfield units."""
+    return _modality(header) in ("CT", "")
+
+
+def _modality(header: Any) -> str:
+    """Return the modality of an image, a code of at most 16 letters."""
+    return "".join(filter(str.isalnum, str(header.get("Modality", ""))))[:16]
+
+
+def _field_of(header: Any, frame: int, sequence: str, name: str) -> Any:
+    """Return a field of a frame: from the frame, from all frames of the file, or from the file."""
+    groups = header.get("PerFrameFunctionalGroupsSequence") or ()
+    per_frame = groups[frame : frame + 1]
+    for group in (*per_frame, *(header.get("SharedFunctionalGroupsSequence") or ())):
+        for table in group.get(sequence) or ():
+            if table.get(name) is not None:
+                return table.get(name)
+    return header.get(name)
+
+
+def read_slice(path: Path, header: Any, frame: int = 0) -> np.ndarray:
+    """Read a slice of a DICOM file, in Hounsfield units if it is CT.
+
+    Args:
+        path: the file.
+        header: its fields, from `read_header`.
+        frame: number of the slice in a multi-frame file.
+    """
+    from pydicom.pixels.utils import pixel_array
+
     if int(header.get("SamplesPerPixel") or 1) != 1:
         raise InputError(f"{path}: a color image; only grey slices are read, export it as PNG")
     if "PixelData" not in header:
         raise InputError(
-            f"{path}: holds no pixels ({header.get('Modality', 'unknown modality')}); give an image"
+            f"{path}: holds no pixels ({_modality(header) or 'unknown modality'}); give an image"
         )
-    if header.get("RescaleSlope") is None or header.get("RescaleIntercept") is None:
-        raise InputError(
-            f"{path}: no RescaleSlope and RescaleIntercept, so its values are not in Hounsfield "
-            "units; give a CT image"
-        )
+    scale = [
+        _field_of(header, frame, "PixelValueTransformationSequence", f"Rescale{name}")
+        for name in ("Slope", "Intercept")
+    ]
+    if None in scale:
+        if _is_ct(header):
+            raise InputError(
+                f"{path}: no RescaleSlope and RescaleIntercept, so its values are not in Hounsfield "
+                "units; give a CT image"
+            )
+        scale = [1, 0]
     _check_size(path, header)
-    stored = header.pixel_array
-    image = stored.astype(np.float64) * float(header.RescaleSlope) + float(header.RescaleIntercept)
+    stored = pixel_array(header, index=frame)
+    image = stored.astype(np.float64) * float(scale[0]) + float(scale[1])
     padding = header.get("PixelPaddingValue")
     if padding is not None:
         limit = header.get("PixelPaddingRangeLimit", padding)
         low, high = sorted((int(padding), int(limit)))
-        image[(stored >= low) & (stored <= high)] = _AIR
+        image[(stored >= low) & (stored <= high)] = _AIR if _is_ct(header) else 0.0
     return np.asarray(image)
 
 
@@ -219,6 +276,8 @@ class Header:
     orientation: tuple[float, ...] | None
     spacing: tuple[float, float] | None
     number: float
+    frames: int
+    is_ct: bool
 
     @property
     def height(self) -> float:
@@ -245,20 +304,31 @@ def read_headers(folder: Path) -> list[Header]:
     headers = []
     for path in files:
         with decoding(path, "DICOM"):
-            fields = read_header(path, pixels=False)
-            spacing = _numbers(fields.get("PixelSpacing"), 2)
-            headers.append(
-                Header(
-                    path,
-                    series=str(fields.get("SeriesInstanceUID", "")),
-                    shape=(int(fields.get("Rows") or 0), int(fields.get("Columns") or 0)),
-                    position=_numbers(fields.get("ImagePositionPatient"), 3),
-                    orientation=_numbers(fields.get("ImageOrientationPatient"), 6),
-                    spacing=None if spacing is None else (spacing[0], spacing[1]),
-                    number=float(fields.get("InstanceNumber") or 0),
-                )
-            )
+            headers.append(_header(path))
     return sorted(headers, key=lambda h: (h.series, h.height, h.number, h.path.name))
+
+
+def _header(path: Path) -> Header:
+    """Read the header of a file; a multi-frame file lies at the place of its first frame."""
+    fields = read_header(path, pixels=False)
+    spacing = _numbers(_field_of(fields, 0, "PixelMeasuresSequence", "PixelSpacing"), 2)
+    frames = int(fields.get("NumberOfFrames") or 1)
+    # A damaged number is bounded by the bytes, of which a frame has one at least.
+    if not 0 < frames <= path.stat().st_size:
+        raise InputError(f"{path}: declares {frames} frames; truncated or damaged, fetch it again")
+    position = _field_of(fields, 0, "PlanePositionSequence", "ImagePositionPatient")
+    orientation = _field_of(fields, 0, "PlaneOrientationSequence", "ImageOrientationPatient")
+    return Header(
+        path,
+        series=str(fields.get("SeriesInstanceUID", "")),
+        shape=(int(fields.get("Rows") or 0), int(fields.get("Columns") or 0)),
+        position=_numbers(position, 3),
+        orientation=_numbers(orientation, 6),
+        spacing=None if spacing is None else (spacing[0], spacing[1]),
+        number=float(fields.get("InstanceNumber") or 0),
+        frames=frames,
+        is_ct=_is_ct(fields),
+    )
 
 
 def is_slice(path: Path) -> bool:
@@ -269,14 +339,15 @@ def is_slice(path: Path) -> bool:
 def _check_size(path: Path, header: Any) -> None:
     """Raise an error unless rows, columns and bits fit the bytes; otherwise one is damaged."""
     rows, columns, bits = int(header.Rows), int(header.Columns), int(header.BitsAllocated)
-    require_plausible(path, (rows, columns), np.uint32)
+    frames = int(header.get("NumberOfFrames") or 1)
+    require_plausible(path, (frames, rows, columns), np.uint8)
     syntax = header.file_meta.get("TransferSyntaxUID")
     packed = syntax is not None and syntax.is_compressed
-    expected, stored = rows * columns * bits // 8, len(header.PixelData)
+    expected, stored = frames * rows * columns * bits // 8, len(header.PixelData)
     if not packed and stored not in (expected, expected + expected % 2):
         raise InputError(
-            f"{path}: its pixels have {stored:,} bytes, but {rows} rows, {columns} columns and "
-            f"{bits} bits need {expected:,}; truncated or damaged, fetch it again"
+            f"{path}: its pixels have {stored:,} bytes, but {frames} frames of {rows} rows, "
+            f"{columns} columns and {bits} bits need {expected:,}; truncated or damaged, fetch it again"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from invtoolbox.core.checks import Bounded, decoding, require_file, require_plausible, sniff
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.datasets.volumes.tiff import check_length, require_pages
+from invtoolbox.datasets.volumes.tiff import check_length, read_page, require_pages
 from invtoolbox.errors import InputError
 
 # Number of the orientation tag, in EXIF and in TIFF.
@@ -93,6 +94,8 @@ def read_pixels(path: Path, page: int) -> np.ndarray:
         with Bounded(path) as file, Image.open(file) as picture:
             bands = len(picture.getbands())
             require_plausible(path, (picture.height, picture.width, bands), np.uint8)
+            if picture.mode == "CMYK":
+                return _as_rgb(picture)
         if kind == "png" and _is_deep_color(path):
             return _read_deep_color(path)
         from skimage.io import imread
@@ -164,8 +167,15 @@ def _read_tiff(path: Path, page: int) -> np.ndarray:
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
         stored = file.pages[page]
         require_plausible(path, stored.shape, stored.dtype)
+        is_converted = _is_converted(path, stored.keyframe)
         check_length(path, page, stored)
-        array = np.asarray(stored.asarray())
+        if is_converted:
+            from PIL import Image
+
+            with Bounded(path) as stream, Image.open(stream) as picture:
+                picture.seek(page)
+                return _as_rgb(picture)
+        array = read_page(path, page, stored)
         if stored.axes.startswith("S"):
             array = np.moveaxis(array, 0, -1)
         if (
@@ -174,6 +184,64 @@ def _read_tiff(path: Path, page: int) -> np.ndarray:
         ):
             array = np.iinfo(array.dtype).max - array
         return array
+
+
+def _is_converted(path: Path, page: Any) -> bool:
+    """Return whether the colors of a page of a TIFF file must be converted to red, green and blue.
+
+    Raises:
+        InputError: a color space, or a form of it, that `_as_rgb` does not convert.
+    """
+    name = getattr(page.photometric, "name", str(page.photometric))
+    if name in ("MINISWHITE", "MINISBLACK", "RGB", "MASK", "CFA", "LINEAR_RAW"):
+        return False
+    # Defaults of TIFF 6: the weights of ITU-R BT.601, and the whole range of 8 bits.
+    usual = {
+        "InkSet": (1,),
+        "YCbCrCoefficients": (0.299, 0.587, 0.114),
+        "ReferenceBlackWhite": (0, 255, 128, 255, 128, 255),
+        **({"YCbCrSubSampling": (1, 1)} if page.compression == 1 else {}),
+    }
+    if name == "YCBCR" and page.compression == 1 and "YCbCrSubSampling" not in page.tags:
+        raise _unknown_colors(path, f"{name} of half the resolution")
+    if name not in ("SEPARATED", "YCBCR", "CIELAB", "PALETTE") or page.bitspersample > 8:
+        raise _unknown_colors(path, f"{name} of {page.bitspersample} bits")
+    for key in usual:
+        if key in page.tags:
+            numbers = np.ravel(page.tags[key].value).astype(float)
+            if numbers.size == 2 * len(usual[key]):  # ratios
+                numbers = numbers[::2] / numbers[1::2]
+            if not np.array_equal(numbers.round(4), usual[key]):
+                raise _unknown_colors(path, f"{name} with a {key} of its own")
+    return True
+
+
+def _unknown_colors(path: Path, colors: str) -> InputError:
+    return InputError(
+        f"{path}: its colors are {colors}; save it as RGB in the program that made it"
+    )
+
+
+def _as_rgb(picture: Any) -> np.ndarray:
+    """Convert a picture in the colors of print, of video or of a palette, or in CIELAB, to RGB.
+
+    The profile of the inks is used if the file has one.
+    """
+    from PIL import ImageCms
+
+    profile = picture.info.get("icc_profile")
+    if picture.mode == "LAB" or (picture.mode == "CMYK" and profile):
+        source: Any = (
+            ImageCms.createProfile("LAB")
+            if picture.mode == "LAB"
+            else ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        )
+        screen: Any = ImageCms.createProfile("sRGB")
+        try:
+            picture = ImageCms.profileToProfile(picture, source, screen, outputMode="RGB")
+        except ImageCms.PyCMSError as error:
+            raise InputError("its profile of colors is none of its inks; save it as RGB") from error
+    return np.asarray(picture.convert("RGB"))
 
 
 def read_orientation(path: Path, page: int = 0) -> int:

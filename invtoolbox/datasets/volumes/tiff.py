@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import (
+    Bounded,
     decoding,
     map_slices_of_file,
     require_file,
@@ -159,7 +160,9 @@ def is_stack(path: Path) -> bool:
     import tifffile
 
     with decoding(path, "TIFF"), tifffile.TiffFile(path) as file:
-        pages: list[Any] = [p.keyframe for p in file.pages]
+        # Pages that refer to one another in a circle would be listed without end.
+        count = require_pages(path, file)
+        pages: list[Any] = [file.pages[k].keyframe for k in range(count)]
         if len(pages) == 1 and file.is_imagej:  # ImageJ declares one page for files beyond 4 GB
             return pages[0].samplesperpixel == 1 and math.prod(file.series[0].shape[:-2]) > 1
         return (
@@ -217,6 +220,40 @@ def check_length(path: Path, number: int, page: Any) -> None:
             f"{first.shape} and type {first.dtype} need {expected:,}, or they lie beyond the end; "
             "truncated or damaged, fetch it again"
         )
+
+
+def read_page(path: Path, number: int, page: Any) -> np.ndarray:
+    """Read the array of a page; tifffile decodes LZW and JPEG only with the package imagecodecs.
+
+    Args:
+        path: path of the file.
+        number: number of the page.
+        page: the page, of an open file.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return np.asarray(page.asarray())
+    except ValueError as error:
+        if "imagecodecs" not in str(error):
+            raise
+    name, first = page.keyframe.compression.name, page.keyframe
+    try:
+        with Bounded(path) as stream, Image.open(stream) as picture:
+            picture.seek(number)
+            array = np.asarray(picture)
+            # Pillow has made 0 of white black.
+            is_turned = first.photometric == 0 and picture.mode in ("1", "L")
+    except UnidentifiedImageError:
+        raise InputError(
+            f"{path}: pages of {first.shape} {first.dtype} that are compressed by {name} need the "
+            "package imagecodecs; install it with pip, or save the file without compression"
+        ) from None
+    if is_turned:
+        array = ~array
+    if first.axes.startswith("S"):  # colors in planes
+        array = np.moveaxis(array, -1, 0)
+    return array.reshape(first.shape).astype(first.dtype)
 
 
 @dataclass(frozen=True)
@@ -342,7 +379,7 @@ def _read_pages(file: _File, start: int, stop: int) -> np.ndarray:
     import tifffile
 
     with decoding(file.path, "TIFF"), tifffile.TiffFile(file.path) as opened:
-        pages = [np.asarray(opened.pages[k].asarray()) for k in range(start, stop)]
+        pages = [read_page(file.path, k, opened.pages[k]) for k in range(start, stop)]
     for number, page in enumerate(pages, start):
         if page.shape != file.page:
             raise InputError(

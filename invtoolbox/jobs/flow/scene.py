@@ -31,8 +31,10 @@ from invtoolbox.catalogue.documents import (
     check,
     texts,
 )
+from invtoolbox.datasets.output import refuse_inputs
 from invtoolbox.datasets.sweeps.opening import SWEEP_PATHS
 from invtoolbox.errors import InputError, match_name
+from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.flow.command import COMMAND
 from invtoolbox.jobs.flow.ego_motion import How, When
 from invtoolbox.jobs.flow.exports import check_exports, write_exports
@@ -40,7 +42,7 @@ from invtoolbox.jobs.flow.preparation import Preparation
 from invtoolbox.jobs.flow.results import FlowStudy
 from invtoolbox.jobs.flow.sequence import LONGEST_WINDOW, WINDOW, flow_sequence
 from invtoolbox.jobs.flow.source import SequencePath
-from invtoolbox.jobs.job import Request, write_json
+from invtoolbox.jobs.job import Request, check_places, write_json
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.reports import count_outcomes, print_notes, report_failures
 
@@ -205,6 +207,12 @@ class FlowJob:
         check_exports(self.sequence, formats, masks, whole=items == "all")
         if self.report is not None:
             self._check_report(self.report)
+        # Of an earlier study, `flow_sequence` names the results.
+        measures, is_study = self.folder / "metrics.json", (self.folder / "study.json").exists()
+        if measures.exists() and not is_study:
+            check_places([measures], request.resume or request.overwrite)
+        reports = [] if self.report is None else [self.report]
+        refuse_inputs([self.folder, *reports], input_files(self.file))
         study = flow_sequence(
             self.sequence,
             self.folder,
@@ -238,13 +246,8 @@ class FlowJob:
 
     def _check_report(self, report: Path) -> None:
         self.sequence.refuse_within(report.parent)
-        if report.exists() and not (self.request.resume or self.request.overwrite):
-            raise InputError(
-                f"{report} exists; give --overwrite to replace it, --resume to go on, or another "
-                "name"
-            )
-        if report.parent != self.folder and not report.parent.is_dir():
-            raise InputError(f"{report}: the folder {report.parent} does not exist; make it first")
+        if report.parent != self.folder or report.exists():
+            check_places([report], self.request.resume or self.request.overwrite)
 
 
 def read_flow_scene(

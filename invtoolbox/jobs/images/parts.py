@@ -300,7 +300,7 @@ def _operator(
             fields["pixel_size"] = pixel_size[0]
         return _in_table(
             f"{file.path}: [operator]",
-            lambda: geometry_from_mapping({**fields, **settings}).operator(),
+            lambda: geometry_from_mapping(_located(file, {**fields, **settings})).operator(),
         )
     if name in _SCANS_3D:
         if image.ndim != 5:
@@ -342,8 +342,18 @@ def _scan_of_operator(file: SceneFile) -> ScanGeometry | None:
 
 
 def _scan_3d(file: SceneFile, fields: Mapping[str, Any], name: str) -> ScanGeometry:
-    fields = {"kind": _SCANS_3D[name], **fields}
-    return _in_table(f"{file.path}: [operator]", geometry_from_mapping, fields, file.path.parent)
+    fields = _located(file, {"kind": _SCANS_3D[name], **fields})
+    return _in_table(f"{file.path}: [operator]", geometry_from_mapping, fields)
+
+
+def _located(file: SceneFile, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a geometry with the whole paths of the files that they name."""
+    located, angles = dict(fields), fields.get("angles")
+    if isinstance(fields.get("vectors"), str):
+        located["vectors"] = str(file.locate(fields["vectors"]).absolute())
+    if isinstance(angles, Mapping) and isinstance(angles.get("file"), str):
+        located["angles"] = {**angles, "file": str(file.locate(angles["file"]).absolute())}
+    return located
 
 
 def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> Tensor:
@@ -473,7 +483,7 @@ def geometry_of(file: SceneFile) -> ScanGeometry | None:
     if isinstance(table, str):
         return read_geometry(file.locate(table))
     where = f"{file.path}: [measurements.geometry]"
-    return _in_table(where, geometry_from_mapping, table, file.path.parent)
+    return _in_table(where, geometry_from_mapping, _located(file, table))
 
 
 def _change(geometry: ScanGeometry, settings: Mapping[str, Any], path: Path) -> ScanGeometry:

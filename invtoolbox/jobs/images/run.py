@@ -17,8 +17,10 @@ from invtoolbox import datasets
 from invtoolbox.core.environment import device_named
 from invtoolbox.core.interrupts import limit
 from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.datasets.output import refuse_inputs
 from invtoolbox.datasets.volumes.nifti import check_available
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.automatic import bound_short_arc, solve_automatically
 from invtoolbox.jobs.images.floor import keep_floor
@@ -26,7 +28,7 @@ from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.tables import Scene, SceneFile
 from invtoolbox.jobs.images.tiles import LARGE, deblur_in_tiles
 from invtoolbox.jobs.images.wide_grid import solve_beyond
-from invtoolbox.jobs.job import Request, SceneJob, check_places, read_json, write_json
+from invtoolbox.jobs.job import Request, SceneJob, alone, check_places, read_json, write_json
 from invtoolbox.jobs.kind import SceneOutcome
 from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, report_divergence
 from invtoolbox.loop.checkpoint import Checkpoint
@@ -86,12 +88,19 @@ class ImageJob(SceneJob[Scene]):
     def check(self, request: Request) -> None:
         if not self.outputs:
             super().check(request)
-        elif self.checkpoint.exists() and not (self.resume or self.overwrite):
+            return
+        refuse_inputs([*self.places, self.checkpoint], input_files(self.file))
+        if self.checkpoint.exists() and not (self.resume or self.overwrite):
             raise InputError(
                 f"an interrupted run left {self.checkpoint}; give --resume to go on from it, or "
                 "--overwrite to start anew"
             )
 
+    @property
+    def places(self) -> list[Path]:
+        return list(self.outputs) or [self.folder]
+
+    @alone
     def run(self, progress: bool = True) -> SceneOutcome[Measured]:
         """Solve the problem of the scene and write the results, or read those of a finished run."""
         table = self.file.scene.solver

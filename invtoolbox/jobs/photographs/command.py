@@ -36,7 +36,8 @@ class ViewCommand(FolderCommand):
             return super().finish(job, arguments)
         from invtoolbox.plotting.scene_server import SceneServer
 
-        server = SceneServer(job.file.name, job.file.scene.views.background)
+        background = job.file.scene.views.background
+        server = SceneServer(job.file.name, background, arguments.host)
         show = {"show": server.update} if arguments.live else {}
         outcome = job.run(not arguments.quiet, **show)
         code: int = job.print_outcome(outcome, arguments.quiet)
@@ -94,6 +95,15 @@ COMMAND = ViewCommand(
             {
                 "action": "store_true",
                 "help": "show the scene in a browser at the end",
+            },
+        ),
+        "--host": (
+            "host",
+            {
+                "metavar": "ADDRESS",
+                "default": "127.0.0.1",
+                "help": "address at which a browser reaches the scene (default: 127.0.0.1, this "
+                "machine alone; 0.0.0.0 is all of the network)",
             },
         ),
     },

@@ -18,7 +18,7 @@ from invtoolbox.datasets.models.voxels import read_voxels
 from invtoolbox.datasets.output import file_names, make_folder, write_png
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
-from invtoolbox.jobs.job import SceneJob, read_json, write_json
+from invtoolbox.jobs.job import SceneJob, alone, read_json, write_json
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.command import COMMAND
 from invtoolbox.jobs.photographs.models import SceneModel
@@ -94,6 +94,7 @@ class ViewJob(SceneJob[ViewScene]):
         "report.html",
         "viewer.html",
         "mesh.obj",
+        f"{PICTURES}/*.png",
     )
     free: ClassVar = ("title", "output", "evaluation", "solver.time_limit")
     file: ViewSceneFile
@@ -101,6 +102,7 @@ class ViewJob(SceneJob[ViewScene]):
     def existing(self) -> list[Path]:
         return [*super().existing(), *(path for path in work_files(self.folder) if path.exists())]
 
+    @alone
     def run(
         self, progress: bool = True, show: Callable[[Any, Cameras], None] = lambda x, cameras: None
     ) -> ViewOutcome:
@@ -129,9 +131,6 @@ class ViewJob(SceneJob[ViewScene]):
                 return outcome
             write_mesh(folder / MESH, mesh_scene(model, outcome.scene(), cameras), overwrite=True)
             return replace(outcome, files=(folder / MESH,))
-        if self.overwrite:
-            for path in (folder / PICTURES).glob("*.png"):
-                path.unlink()
         self.start(content)
         # The measures of an unfinished run are removed until this run is over.
         (folder / "metrics.json").unlink(missing_ok=True)

@@ -37,7 +37,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from invtoolbox import datasets
-from invtoolbox.catalogue.documents import Alone, CheckedScene, FilePath, Several, Table
+from invtoolbox.catalogue.documents import (
+    Alone,
+    CheckedScene,
+    FilePath,
+    Several,
+    Table,
+    refuse_outside,
+)
 from invtoolbox.catalogue.registry import build, lookup
 from invtoolbox.core.checks import decoding
 from invtoolbox.data_terms.base import DataTerm
@@ -52,7 +59,7 @@ from invtoolbox.jobs.images.parts import prior_of, solver_of
 from invtoolbox.jobs.images.tables import DataTerm as DataTermTable
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
-from invtoolbox.jobs.job import SceneJob, read_json, write_json
+from invtoolbox.jobs.job import SceneJob, alone, read_json, write_json
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.photographs import Photographs, judge, split_views
 from invtoolbox.jobs.photographs.representations import GaussianModel
@@ -204,9 +211,11 @@ class MovingSceneFile(CheckedScene[MovingScene]):
         if not isinstance(pattern, str):
             return [self.locate(name) for name in pattern or ()]
         for base in (self.path.parent, Path(), datasets.data_folder()):
-            names = glob.glob(str(base / Path(pattern).expanduser()))
+            names = sorted(glob.glob(str(base / Path(pattern).expanduser())))
             if names:
-                return sorted(map(Path, names))
+                if pattern not in self.given:
+                    refuse_outside(self.path, pattern, Path(names[0]))
+                return [Path(name) for name in names]
         raise InputError(
             f"{self.path}: [motion]: no folder matches {pattern}; give one folder of photographs "
             "with cameras per time"
@@ -273,10 +282,11 @@ def read_moving_scene(
 class MovingJob(SceneJob[MovingScene]):
     """Run of one scene of a moving object."""
 
-    files: ClassVar = ("scene.json", "metrics.json", STATE, STRIP)
+    files: ClassVar = ("scene.json", "metrics.json", STATE, STRIP, f"{MODELS}/time_*.ply")
     free: ClassVar = ("title", "output")
     file: MovingSceneFile
 
+    @alone
     def run(self, progress: bool = True) -> MovingOutcome:
         """Estimate the motion time by time; a resumed run begins after the last known time."""
         file, folder = self.file, self.folder

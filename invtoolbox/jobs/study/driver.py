@@ -25,7 +25,7 @@ from invtoolbox.core.environment import versions
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.interrupts import Interrupted, terminate_as_interrupt
 from invtoolbox.core.threads import limit_torch_threads
-from invtoolbox.datasets.output import lock, make_folder, remove_stale
+from invtoolbox.datasets.output import lock, locking, make_folder, remove_stale
 from invtoolbox.datasets.volumes.volume import Grid, Volume
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.job import check_folder, differences, read_json, write_json
@@ -242,51 +242,54 @@ def run_study(
         items.names[k] if isinstance(items, Items) else items[k].name for k in range(len(items))
     ]
     _check_names(names)
-    fingerprint = _prepare(
-        folder,
-        names,
-        description,
-        resume=resume,
-        overwrite=overwrite,
-        clear=clear,
-        suffix=results.suffix,
-    )
-    reports: dict[int, Report] = {}
-    for k, name in enumerate(names):
-        path = folder / f"{name}{results.suffix}"
-        # A file that is missing, not whole or of another study raises, and its item is pending.
-        with contextlib.suppress(InputError):
-            facts = results.facts(path, fingerprint)
-            if is_current is None or is_current(k, facts):
-                reports[k] = Report(name, "kept", facts=facts)
-            else:
-                path.unlink()
-    pending = [k for k in range(len(items)) if k not in reports]
-    if not pending:
+    with locking(folder):
+        fingerprint = _prepare(
+            folder,
+            names,
+            description,
+            resume=resume,
+            overwrite=overwrite,
+            clear=clear,
+            suffix=results.suffix,
+        )
+        reports: dict[int, Report] = {}
+        for k, name in enumerate(names):
+            path = folder / f"{name}{results.suffix}"
+            # A file that is missing, not whole or of another study raises, and its item is pending.
+            with contextlib.suppress(InputError):
+                facts = results.facts(path, fingerprint)
+                if is_current is None or is_current(k, facts):
+                    reports[k] = Report(name, "kept", facts=facts)
+                else:
+                    path.unlink()
+        pending = [k for k in range(len(items)) if k not in reports]
+        if not pending:
+            return _finish(folder, names, reports, results)
+        check_range("run_study", "[1, inf)", workers=workers, threads=threads)
+        remaining = Items(
+            [names[k] for k in pending], lambda number: items[pending[number]].arguments
+        )
+        perform = partial(perform_item, work, folder, fingerprint, threads, results)
+        outcomes = (
+            _perform_here(perform, remaining, threads)
+            if cluster is None and workers == 1
+            else spread(perform, remaining, workers, cluster, threads)
+        )
+        with terminate_as_interrupt(), _bar(len(items), len(reports), progress) as update:
+            try:
+                for number, outcome in outcomes:
+                    k = pending[number]
+                    # In place of the report of a worker that was lost comes an exception.
+                    reports[k] = (
+                        outcome if isinstance(outcome, Report) else _report_loss(names[k], outcome)
+                    )
+                    update(reports[k])
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"stopped; {len(reports)} of {len(items)} results are in {folder}, and --resume "
+                    "(resume=True) goes on from them"
+                ) from None
         return _finish(folder, names, reports, results)
-    check_range("run_study", "[1, inf)", workers=workers, threads=threads)
-    remaining = Items([names[k] for k in pending], lambda number: items[pending[number]].arguments)
-    perform = partial(perform_item, work, folder, fingerprint, threads, results)
-    outcomes = (
-        _perform_here(perform, remaining, threads)
-        if cluster is None and workers == 1
-        else spread(perform, remaining, workers, cluster, threads)
-    )
-    with terminate_as_interrupt(), _bar(len(items), len(reports), progress) as update:
-        try:
-            for number, outcome in outcomes:
-                k = pending[number]
-                # In place of the report of a worker that was lost comes an exception.
-                reports[k] = (
-                    outcome if isinstance(outcome, Report) else _report_loss(names[k], outcome)
-                )
-                update(reports[k])
-        except KeyboardInterrupt:
-            raise Interrupted(
-                f"stopped; {len(reports)} of {len(items)} results are in {folder}, and --resume "
-                "(resume=True) goes on from them"
-            ) from None
-    return _finish(folder, names, reports, results)
 
 
 def perform_item(
@@ -405,6 +408,8 @@ def _prepare(
     content = json.loads(json.dumps(dict(description), sort_keys=True))
     notes = folder / "study.json"
     earlier = read_json(notes) if notes.exists() and not overwrite else {}
+    if notes.exists() and not overwrite and "description" not in earlier:
+        raise InputError(f"{notes} is of no study; give another --output, or --overwrite")
     existing = [
         n
         for n in dict.fromkeys([*names, *earlier.get("items", ())])

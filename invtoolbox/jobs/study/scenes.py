@@ -11,7 +11,9 @@ from typing import Any
 
 from invtoolbox import datasets
 from invtoolbox.catalogue.documents import as_changes
+from invtoolbox.datasets.output import refuse_inputs
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.run import VOLUME_FORMATS, ImageJob
 from invtoolbox.jobs.images.tables import SceneFile, Source, read_scene
@@ -98,6 +100,8 @@ class ImageStudyJob:
         if volume is not None:
             folder = volume.with_name(f"{volume.name}.items")
         folder = folder.expanduser().absolute()
+        places = [folder] if volume is None else [folder, volume]
+        refuse_inputs(places, [path for file in files for path in input_files(file)])
 
         def arguments(number: int) -> tuple[Any, ...]:
             file = _with_item(files[0], chosen[number]) if chosen else files[number]

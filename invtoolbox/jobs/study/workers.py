@@ -114,6 +114,7 @@ def _client(workers: int, cluster: str | None, threads: int) -> Iterator[Any]:
             n_workers=workers,
             threads_per_worker=1,
             processes=True,
+            host="127.0.0.1",
             dashboard_address=None,
             memory_limit=None,
             silence_logs="CRITICAL",
