@@ -172,7 +172,7 @@ class ProximalGradient(Solver):
         D, y = objective.problem.data_term, objective.problem.y
         # f(z), the smooth part of the objective at the point of the gradient.
         here = D.value(state.ahead, y) + _smooth_value(objective, state.point)
-        if bool(here.isinf().any()):
+        if D.is_for_nonnegative and bool(here.isinf().any()):
             # The momentum has left the domain of the misfit: the step starts at x.
             point, ahead = where_items(
                 here.isinf(), (state.x, state.prediction), (state.point, state.ahead)

@@ -123,14 +123,15 @@ def reconstruct(
         return keep_floor(chosen, solution, priors, solver, max_iterations)
 
     repairs: tuple[str, ...] = ()
+    is_scan = isinstance(problem.operator, Scan)
     # Readings of a scan that no image explains would decide its weight.
-    if repair or isinstance(problem.operator, Scan):
+    if repair or is_scan:
         problem, repairs = repair_measurements(problem)
-    if any(finding.name == "gains" for finding in check_measurements(problem)):
+    if is_scan and any(finding.name == "gains" for finding in check_measurements(problem)):
         problem, gains = subtract_gains(problem)
-        spread = float(gains.std())
         repairs += (
-            f"repaired: gains of the cells were found and subtracted, {spread:.3g} on average",
+            "repaired: gains of the cells were found and subtracted, with a standard deviation of "
+            f"{float(gains.std()):.3g}",
         )
     solution = solve_beyond(problem, run)
     return dataclasses.replace(solution, notes=(*solution.notes, *repairs))
