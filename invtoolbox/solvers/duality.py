@@ -128,8 +128,9 @@ def objective_gap(
         # pull + g = (x - u) / t.
         u = primal.prox(torch.addcmul(x, expand(-step, x), pull), step)
         slope = (x - u) / expand(step, x)
-        # A difference below the rounding of x shows no slope.
-        size = item_norm(slope).maximum(0.25 * torch.finfo(step.dtype).eps * item_norm(x) / step)
+        # A difference below the rounding of x does not show the slope, which is at most the pull.
+        unseen = 0.25 * torch.finfo(step.dtype).eps * item_norm(x) / step
+        size = item_norm(slope).maximum(unseen.minimum(size))
         here = _energy(primal, x)
         value = value + here
         gap = gap + (here - _energy(primal, u) + inner(pull - slope, x - u))

@@ -183,8 +183,9 @@ class ProximalGradient(Solver):
         # x = prox_{t R}(z - t grad f(z)), and |x - z| / t is the gradient mapping.
         x, prediction, step, data, energy = self._search(objective, state, gradient, here)
         move = x - state.point
-        # A move below the rounding of x shows no gradient.
-        length = item_norm(move).maximum(0.25 * torch.finfo(step.dtype).eps * item_norm(x))
+        # A move below the rounding of x does not show the gradient mapping.
+        unseen = 0.25 * torch.finfo(step.dtype).eps * item_norm(x)
+        length = item_norm(move).maximum(unseen.minimum(step * item_norm(gradient)))
         certificate = length / step / self._scale(state, gradient, move, step)
         point, ahead, momentum = self._extrapolate(objective, state, x, prediction, move)
         # F(x); the energy of the rough prior comes from its prox.
