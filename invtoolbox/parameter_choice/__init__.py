@@ -14,7 +14,12 @@ from invtoolbox.parameter_choice.noise import correct_level, estimate_noise_std,
 from invtoolbox.parameter_choice.score_rules import GCV, SURE, CompensatedDiscrepancy, ScoreSearch
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
-from invtoolbox.parameter_choice.validation import LEAST_MEASUREMENTS, Validation, accepts
+from invtoolbox.parameter_choice.validation import (
+    LEAST_MEASUREMENTS,
+    Validation,
+    accepts,
+    has_views,
+)
 from invtoolbox.parameter_choice.white_residual import WhiteResidual
 from invtoolbox.problem import Problem
 
@@ -60,16 +65,24 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
     predict each other as well at any small weight, it is `SURE`. For others it is the discrepancy
     principle if the noise level is known or can be estimated, else the L-curve. It is the
     discrepancy principle for k-space too: neighbours there do not predict each other, so the error
-    of held-out samples chose a weight of almost 0 (benchmarks/mri.py).
+    of held-out samples chose a weight of almost 0 (benchmarks/mri.py). It is so for a blurred
+    picture and a prior that is made from it: without the held-out pixels the prior is another one,
+    and the weight of photographs was 5 times too small.
     """
     problem, words = objective.problem, "no weight was given: "
+    suits_graphs = _is_noisy_picture(problem) or has_views(problem)
     if (
         accepts(objective)
         and not _knows_its_noise(problem)
         and problem.is_linear
         and objective.layout is None
         and problem.y0[0].numel() >= LEAST_MEASUREMENTS
-        and all("energy" in prior.offers and prior.is_convex for prior in objective.explicit_priors)
+        and all(
+            "energy" in prior.offers
+            and prior.is_convex
+            and (prior.is_constraint or not prior.is_made_from_data or suits_graphs)
+            for prior in objective.explicit_priors
+        )
     ):
         if not _is_noisy_picture(problem):
             return Validation(), words

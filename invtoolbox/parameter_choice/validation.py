@@ -317,7 +317,7 @@ def hold_out(problem: Problem, seed: int) -> HeldOut:
     assert isinstance(term, LeastSquares)
     real = y.real.dtype if y.is_complex() else y.dtype
     used = torch.ones((), dtype=real) if term.weights is None else term.weights.to(real)
-    if _has_views(problem):
+    if has_views(problem):
         fitted = torch.ones(1, 1, y.shape[2], *[1] * (y.ndim - 3), dtype=real)
         fitted[:, :, ONE_OF // 2 :: ONE_OF] = 0
     else:
@@ -339,7 +339,7 @@ def separate_generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(_APART + seed)
 
 
-def _has_views(problem: Problem) -> bool:
+def has_views(problem: Problem) -> bool:
     """Return whether the measurements are blocks, such as views, along their third axis."""
     y, blocks = problem.y0, problem.operator.blocks
     return blocks is not None and y.ndim > 2 and y.shape[2] == blocks >= LEAST_BLOCKS
@@ -348,7 +348,7 @@ def _has_views(problem: Problem) -> bool:
 def _taper(problem: Problem, residual: Tensor) -> Tensor:
     """Return a Hann window over the detector of a scan, whose ends see air only, and else 1."""
     window = torch.ones([1] * residual.ndim, dtype=residual.real.dtype, device=residual.device)
-    if _has_views(problem):
+    if has_views(problem):
         for axis in range(3, residual.ndim):
             n = residual.shape[axis]
             shape = [1] * (residual.ndim - 1 - axis)

@@ -81,16 +81,30 @@ def test_texture_is_not_taken_for_noise_that_was_stated_too_small() -> None:
     assert level is not None and float(level) == pytest.approx(0.2, rel=0.1) and "0.05" in words
 
 
-def test_the_graph_is_chosen_by_validation_and_does_not_see_held_out_pixels() -> None:
-    problem = blurred()
+def scan() -> it.Problem:
+    angles = torch.arange(24) * torch.pi / 24
+    A = it.operators.ParallelBeam((N, N), angles, 60)
+    return it.Problem(A(picture()) + 0.2 * normal((1, 1, 24, 60)), A)
+
+
+def test_the_graph_of_a_scan_is_chosen_by_validation_and_sees_no_held_out_view() -> None:
+    problem = scan()
     solution = it.solve(problem, it.priors.GraphLaplacian(radius=1), progress=False)
     assert solution.weight_search is not None and solution.weight_search.rule == Validation.name
     bound = it.priors.GraphLaplacian(radius=1).prepare(problem, it.solve)
     term = hold_out(problem, 0)
-    changed = problem.y0 + 3 * term.held * normal((1, 1, N, N), seed=5)
+    changed = problem.y0 + 3 * term.held * normal(tuple(problem.y0.shape), seed=5)
     guesses = [
         bound.unbind().prepare(problem.with_measurements(y).with_data_term(term), it.solve).guess
         for y in (problem.y0, changed)
     ]
     assert guesses[0] is not None and guesses[1] is not None
     torch.testing.assert_close(*guesses, rtol=0, atol=0)
+
+
+def test_the_graph_of_a_picture_follows_its_noise() -> None:
+    graph = it.priors.GraphLaplacian(radius=1)
+    assert it.solve(blurred(), graph, progress=False).weight_search is None
+    noise = it.Problem(blurred().y, it.operators.Identity((1, N, N)))
+    search = it.solve(noise, graph, progress=False).weight_search
+    assert search is not None and search.rule == "sure"
