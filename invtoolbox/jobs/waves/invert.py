@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from invtoolbox.data_terms import LeastSquares
@@ -19,6 +20,9 @@ from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 from invtoolbox.solvers import LBFGS
 from invtoolbox.solvers.base import Solver
+
+#: Share of the misfit at zero records that is rounding: residuals of 1e-5 of the records.
+_ROUNDING = 1e-10
 
 
 def invert_waveforms(
@@ -95,9 +99,9 @@ def invert_waveforms(
     solver = LBFGS(scale=survey.distances()) if solver is None else solver
     x, notes = initial, []
     for band in bands:
-        records, filtered = survey.lowpass(y, band)
+        records, low_survey = survey.lowpass(y, band)
         solution = solve(
-            Problem(records, filtered, term),
+            Problem(records, low_survey, term),
             terms,
             solver,
             initial=x,
@@ -107,16 +111,20 @@ def invert_waveforms(
             progress=progress,
         )
         x = solution.x
-        notes.append(_note(band, solution.history["objective"]))
+        at_zero = term.value(torch.zeros_like(records), records)
+        notes.append(_note(band, solution.history["objective"], at_zero))
     return dataclasses.replace(solution, notes=(*solution.notes, *notes))
 
 
-def _note(band: float, objectives: Tensor) -> str:
-    """Return how much the objective fell in a band, from ``(iterations, batch)`` values."""
+def _note(band: float, objectives: Tensor, at_zero: Tensor) -> str:
+    """Return how much the objective fell in a band, from ``(iterations, batch)`` values.
+
+    Items that begin at rounding errors of their misfit at zero, ``(batch,)``, are left out.
+    """
     falls = []
-    for objective in objectives.unbind(1):
+    for objective, size in zip(objectives.unbind(1), at_zero):
         finite = objective[objective.isfinite()]  # NaN after an item has stopped
-        if len(finite) and finite[0] != 0:
+        if len(finite) and float(finite[0]) > _ROUNDING * float(size):
             falls.append(f"{float(finite[-1] / finite[0]):.2g}")
     if not falls:
         return f"up to {band:g} Hz no iteration was needed"
