@@ -137,7 +137,15 @@ class Subject:
             return None
         if self.noise_std is None or min(y.shape[-2:]) < self._VIEWS:
             return None
-        return find_bad_pixels(y.detach(), A.kernel, self.noise_std)
+        kernels = A.kernel.expand(len(y), *A.kernel.shape[1:])
+        levels = self.noise_std.expand(len(y))
+        # Item by item, because bounds are common to the pictures of one call.
+        return torch.cat(
+            [
+                find_bad_pixels(*item)
+                for item in zip(y.detach().split(1), kernels.split(1), levels.split(1))
+            ]
+        )
 
 
 #: A check of one property: it returns what looks wrong, or None.

@@ -48,3 +48,18 @@ def test_what_does_not_fit_is_said() -> None:
         it.reconstruct(np.ones((6, 6)), A, noise_std=1.0, data_term=it.data_terms.LeastSquares(1.0))
     with pytest.raises(InputError, match="NaN"):
         it.reconstruct(np.full((6, 6), np.nan), A)
+
+
+def test_a_scan_in_a_batch_with_a_faulty_one_is_solved_as_alone() -> None:
+    angles = torch.arange(40) * torch.pi / 40
+    A = it.operators.ParallelBeam((32, 32), angles, 48)
+    x = torch.zeros(2, 1, 32, 32)
+    x[..., 8:22, 10:24] = 0.1
+    y = A.simulate(x, 0.01, seed=0)
+    y[1, 0, :, 20] = 0.0
+    together = it.reconstruct(y, A, progress=False)
+    alone = [it.reconstruct(item[None], A, progress=False) for item in y]
+    assert not any("repaired" in note for note in alone[0].notes)
+    assert any("repaired" in note for note in alone[1].notes)
+    for k in range(2):
+        torch.testing.assert_close(together.x[k], alone[k].x[0], rtol=0, atol=0)
