@@ -12,8 +12,9 @@ from torch.nn.functional import avg_pool1d
 _BIN, _SMOOTH = math.radians(0.1), 9
 #: Mean number of points per bin that counts, and least number of such bins.
 _FILLED, _FEWEST_BINS = 8, 50
-#: Contrast of the rings of a sensor that is where it is assumed, and of one that was found.
-_SHARP, _FOUND = 0.3, 0.3
+#: Contrast of the rings of a sensor that is where it is assumed, and of one that was found; and that
+#: of far points from the right height, which a place some metres aside leaves.
+_SHARP, _FOUND, _HINT = 0.3, 0.3, 0.2
 #: Ranges in the plane, metres, and largest number of points: far points tell the height of the
 #: sensor almost alone, near ones its place.
 _FAR, _NEAR = (25.0, math.inf, 16_000), (3.0, 15.0, 5_000)
@@ -56,8 +57,11 @@ def find_sensor(points: Tensor, start: Tensor) -> Tensor | None:
         return start
     if min(len(far), len(near)) < 100:
         return None
-    heights = torch.arange(*_HEIGHTS, _HEIGHT_STEP, dtype=torch.float64)
-    height = max(heights.tolist(), key=lambda z: contrast(far, zero.new_tensor([0.0, 0.0, z])))
+    heights = torch.arange(*_HEIGHTS, _HEIGHT_STEP, dtype=torch.float64).tolist()
+    contrasts = [contrast(far, zero.new_tensor([0.0, 0.0, height])) for height in heights]
+    if max(contrasts) < _HINT:
+        return None
+    height = heights[contrasts.index(max(contrasts))]
     sides = torch.arange(-_SIDE, _SIDE + _SIDE_STEP / 2, _SIDE_STEP, dtype=torch.float64)
     places = torch.cartesian_prod(sides, sides, zero.new_tensor([height]))
     place = places[int(torch.tensor([contrast(near, p) for p in places]).argmax())]
