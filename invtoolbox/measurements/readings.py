@@ -84,7 +84,7 @@ def check_gains(subject: Subject) -> Finding | None:
         "gains",
         f"{share:.0%} of the cells differ from both neighbours in the same way in all views, so the "
         "gains of the cells were not removed and cause rings; divide the counts by a flat field, or "
-        "let it.reconstruct subtract them",
+        "let it.reconstruct(..., repair=True) subtract them",
         is_conclusive=True,
     )
 

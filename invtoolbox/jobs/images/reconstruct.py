@@ -60,9 +60,9 @@ def reconstruct(
         max_iterations: largest number of iterations, as in `solve`.
         seed: seed of random draws.
         progress: show a progress bar on a terminal.
-        repair: first mend what can be mended without harm, as in `solve`. Scans are always mended:
-            dead cells, hot and clipped readings get weight 0, and gains of the cells are subtracted,
-            as notes say.
+        repair: first mend what can be mended, as in `solve`, and subtract gains of the cells of a
+            scan if they are found. Without it, dead cells, hot and clipped readings of a scan get
+            weight 0. Every repair is a note.
 
     Returns:
         The solution; its ``x`` always has the shape ``(batch, channel, *space)``. If the weight is
@@ -132,7 +132,7 @@ def reconstruct(
         return lambda chosen, items: run(chosen, places[items])
 
     # Every item is mended as it is alone, and an item without faults is solved without weights.
-    mended = [_mend(problem.select(item)) for item in every.split(1)]
+    mended = [_mend(problem.select(item), repair) for item in every.split(1)]
     clean = every[[not repairs for _, repairs in mended]]
     parts = []
     if len(clean):
@@ -146,12 +146,19 @@ def reconstruct(
     return join(problem, parts)
 
 
-def _mend(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
-    """Return the problem of one item without faults that can be mended, and a sentence per repair."""
+def _mend(problem: Problem, subtracts: bool) -> tuple[Problem, tuple[str, ...]]:
+    """Return the problem of one item without faults that can be mended, and a sentence per repair.
+
+    Gains are subtracted on request alone: the cells of a small textured object differ as much.
+    """
     # Readings of a scan that no image explains would decide its weight.
     problem, repairs = repair_measurements(problem)
     is_scan = isinstance(problem.operator, Scan)
-    if is_scan and any(finding.name == "gains" for finding in check_measurements(problem)):
+    if (
+        subtracts
+        and is_scan
+        and any(finding.name == "gains" for finding in check_measurements(problem))
+    ):
         problem, gains = subtract_gains(problem)
         repairs += (
             "repaired: gains of the cells were found and subtracted, with a standard deviation of "
