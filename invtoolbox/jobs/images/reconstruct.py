@@ -61,8 +61,8 @@ def reconstruct(
         seed: seed of random draws.
         progress: show a progress bar on a terminal.
         repair: first mend what can be mended, as in `solve`, and subtract gains of the cells of a
-            scan if they are found. Without it, dead cells, hot and clipped readings of a scan get
-            weight 0. Every repair is a note.
+            scan. Every repair is a note. It is no default: a thin plate that a ray meets lengthwise
+            looks like a hot reading.
 
     Returns:
         The solution; its ``x`` always has the shape ``(batch, channel, *space)``. If the weight is
@@ -124,7 +124,7 @@ def reconstruct(
             return solution
         return keep_floor(chosen, solution, priors, solver, max_iterations)
 
-    if not repair and not isinstance(problem.operator, Scan):
+    if not repair:
         return solve_beyond(problem, run)
     every = torch.arange(problem.batch, device=problem.y0.device)
 
@@ -132,7 +132,7 @@ def reconstruct(
         return lambda chosen, items: run(chosen, places[items])
 
     # Every item is mended as it is alone, and an item without faults is solved without weights.
-    mended = [_mend(problem.select(item), repair) for item in every.split(1)]
+    mended = [_mend(problem.select(item)) for item in every.split(1)]
     clean = every[[not repairs for _, repairs in mended]]
     parts = []
     if len(clean):
@@ -146,19 +146,11 @@ def reconstruct(
     return join(problem, parts)
 
 
-def _mend(problem: Problem, subtracts: bool) -> tuple[Problem, tuple[str, ...]]:
-    """Return the problem of one item without faults that can be mended, and a sentence per repair.
-
-    Gains are subtracted on request alone: the cells of a small textured object differ as much.
-    """
-    # Readings of a scan that no image explains would decide its weight.
+def _mend(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
+    """Return the problem of one item without faults that can be mended, and a sentence per repair."""
     problem, repairs = repair_measurements(problem)
     is_scan = isinstance(problem.operator, Scan)
-    if (
-        subtracts
-        and is_scan
-        and any(finding.name == "gains" for finding in check_measurements(problem))
-    ):
+    if is_scan and any(finding.name == "gains" for finding in check_measurements(problem)):
         problem, gains = subtract_gains(problem)
         repairs += (
             "repaired: gains of the cells were found and subtracted, with a standard deviation of "
