@@ -67,11 +67,12 @@ def _option(line: str) -> tuple[str, Any]:
 COMMAND = FlowCommand(
     description="Estimate scene flow: the displacement of every point of every sweep to the next "
     "sweep. SEQUENCE is a folder of\n"
-    ".bin, .pcd, .ply, .npy or .npz sweeps, of KITTI, Argoverse 2, nuScenes, Waymo or Ouster; an .h5 "
-    "scene of OpenSceneFlow;\na scene file; or the name of a data set or of a scene of the "
-    "catalogue. One result file per sweep is written to the\nfolder --out; the last sweep has no "
-    "successor, and so no result. A sweep that cannot be read is reported and skipped,\nand the "
-    "exit code is then 1. The results are the same for any number of workers.",
+    ".bin, .las, .laz, .pcd, .ply, .npy or .npz sweeps, of KITTI, Argoverse 2, nuScenes, Waymo or "
+    "Ouster; a recording:\n.pcap of Ouster or a VLP-16, a bag of ROS 1 or 2, .mcap; an .h5 scene of "
+    "OpenSceneFlow;\na scene file; or the name of a data set or of a scene of the catalogue. One result "
+    "file per sweep is written to the folder\n--out; the last sweep has no successor, and so no "
+    "result. A sweep that cannot be read is reported and skipped, and the\nexit code is then 1. The "
+    "results are the same for any number of workers.",
     positional={"SEQUENCE": "sweeps.path"},
     options={
         "--reader": "sweeps.reader",
