@@ -5,6 +5,8 @@ The module also defines the meaning of the names of columns.
 
 from __future__ import annotations
 
+import io
+import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from invtoolbox.core.checks import (
     require_plausible,
 )
 from invtoolbox.core.environment import optional_package
+from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.ply import read_ply
 from invtoolbox.datasets.sweeps.columns import COLUMNS, column_names, read_rows
 from invtoolbox.datasets.sweeps.pcd import read_pcd
@@ -248,6 +251,35 @@ def read_las(path: Path) -> dict[str, np.ndarray]:
         cloud = file.read()
         names = ("x", "y", "z", *(n for n in ("intensity", "gps_time") if n in kind.names))
         return {name: np.asarray(cloud[name]) for name in names}
+
+
+def write_las(
+    path: str | os.PathLike[str],
+    points: np.ndarray,
+    scalars: Mapping[str, np.ndarray] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a cloud as LAS 1.4 or LAZ, completely or not at all, in steps of a millimetre.
+
+    Args:
+        path: path that ends in ``.las`` or ``.laz``.
+        points: positions in metres, ``(N, 3)``.
+        scalars: further numbers of each point by name, ``(N,)`` each, in their own type.
+        overwrite: replace an existing file.
+    """
+    laspy = optional_package("laspy", "LAS and LAZ need laspy and lazrs;", "lidar")
+    header = laspy.LasHeader(point_format=6, version="1.4")
+    header.scales = [0.001] * 3
+    header.offsets = np.floor(points.min(0)) if len(points) else np.zeros(3)
+    for name, column in (scalars or {}).items():
+        header.add_extra_dim(laspy.ExtraBytesParams(name, column.dtype))
+    cloud = laspy.LasData(header)
+    cloud.x, cloud.y, cloud.z = points.T.astype(np.float64)
+    for name, column in (scalars or {}).items():
+        cloud[name] = column
+    stream = io.BytesIO()
+    cloud.write(stream, do_compress=str(path).lower().endswith(".laz"))
+    return write_bytes(path, stream.getvalue(), overwrite)
 
 
 def _check_las(path: Path) -> None:
