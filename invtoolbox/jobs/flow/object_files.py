@@ -71,7 +71,7 @@ def write_boxes(folder: Path, opened: Sweeps, objects: Sequence[TrackedObject]) 
     for thing in objects:
         boxes = []
         length, width, height = thing.size
-        for one in thing.observations:
+        for one in [observation for observation in thing.observations if len(observation.rows)]:
             x, y, z = one.centre.tolist()
             box = {"sweep": opened.names[one.sweep], "centre": [x, y, z], "heading": one.heading}
             boxes.append({**box, "velocity": one.velocity.tolist(), "points": len(one.rows)})

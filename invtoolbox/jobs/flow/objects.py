@@ -45,10 +45,13 @@ class Observation:
 
     Attributes:
         sweep: number of the sweep in the sequence.
-        rows: rows of the points of its body.
+        rows: rows of the points of its body; none if it was found only before or after, and is
+            assumed to move evenly.
         centre: centre of the box, metres, float64 ``(3,)``.
         heading: angle from the x axis to the front of the box, radians.
         velocity: velocity in the world, float64 ``(3,)``, metres per second.
+        expected: number of points of its body in this sweep, or in the nearest one where it was
+            found.
     """
 
     sweep: int
@@ -56,6 +59,7 @@ class Observation:
     centre: Tensor
     heading: float
     velocity: Tensor
+    expected: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +70,8 @@ class TrackedObject:
         number: its number, from 1.
         category: guess from its size: "car", "truck", "cyclist" or "pedestrian".
         size: length, width and height, metres.
-        observations: the object in the sweeps in which it was seen, in the order of time.
+        observations: the object in the sweeps in which it was found, up to two before and after
+            them, and those in between, in the order of time.
     """
 
     number: int
@@ -89,13 +94,12 @@ class TrackedObject:
 
 @dataclass(eq=False)
 class _Seen:
-    """Body of a sweep: its points and displacements in the world, and the frame of the sensor."""
+    """Body of a sweep: its points and displacements in the world."""
 
     sweep: int
     rows: Tensor
     points: Tensor
     moves: Tensor
-    frame: Tensor
 
 
 @dataclass(eq=False)
@@ -123,12 +127,12 @@ def find_objects(
     """
     active: list[_Track] = []
     tracks: list[_Track] = []
-    world, times = torch.eye(4, dtype=torch.float64), {}
+    world, times, sensors = torch.eye(4, dtype=torch.float64), {}, {}
     for index, sweep, flow in flows:
         if index - 1 not in times:  # tracks end at a gap
             active = []
         times[index] = sweep.timestamp
-        frame = world if sweep.pose is None else sweep.pose
+        sensors[index] = frame = world if sweep.pose is None else sweep.pose
         # The frame of the next sweep, W_{k+1} = W_k E_k^-1; r is in its directions.
         world = frame @ inverse(flow.ego_motion)
         bodies = _bodies(sweep, flow)
@@ -138,7 +142,7 @@ def find_objects(
         for track in active:
             track.lost += 1
         for rows, points, linked in zip(bodies, places, taken):
-            one = _Seen(index, rows, points, residual[rows] @ world[:3, :3].T, frame)
+            one = _Seen(index, rows, points, residual[rows] @ world[:3, :3].T)
             track = active[linked] if linked is not None else _Track([], points)
             if linked is None:
                 active.append(track)
@@ -159,7 +163,7 @@ def find_objects(
         or not {track.seen[0].sweep - 1, track.seen[0].sweep + 1} & set(times)
         or len(times) == 2
     ]
-    return [_fit(k + 1, track, periods) for k, track in enumerate(whole)]
+    return [_fit(k + 1, track, periods, sensors) for k, track in enumerate(whole)]
 
 
 def label(
@@ -168,7 +172,8 @@ def label(
     """Return which points of a sweep move, boolean ``(N,)``, and the number of their object or 0.
 
     A point moves if it moves by its flow as part of an object, or lies in the box of an object whose
-    points are most of those in the box.
+    points are most of those in the box. Where an object was found only before or after, its box must
+    hold half as many points as there.
 
     Args:
         index: number of the sweep.
@@ -182,7 +187,9 @@ def label(
             if observation.sweep == index:
                 inside = thing.inside(observation, sweep.points) & flow.valid & ~flow.ground
                 # Of a box that holds mostly other points, only the body moves: its size is wrong.
-                if 2 * len(observation.rows) >= int(inside.sum()):
+                # A box without a body holds an object if it holds about as many points.
+                count, held = observation.expected, int(inside.sum())
+                if 2 * count >= held and (len(observation.rows) or 2 * held >= count):
                     number[inside & (number == 0)] = thing.number
                 number[observation.rows] = thing.number
     return number > 0, number
@@ -222,7 +229,9 @@ def _link(tracks: list[_Track], bodies: list[Tensor]) -> list[int | None]:
     return linked
 
 
-def _fit(number: int, track: _Track, periods: Mapping[int, float]) -> TrackedObject:
+def _fit(
+    number: int, track: _Track, periods: Mapping[int, float], sensors: Mapping[int, Tensor]
+) -> TrackedObject:
     seen = track.seen
     drift = torch.stack([one.moves.mean(0) for one in seen])
     headings, extents, boxes = [], [], []
@@ -231,7 +240,7 @@ def _fit(number: int, track: _Track, periods: Mapping[int, float]) -> TrackedObj
         near = slice(max(k - _HEADING, 0), k + _HEADING + 1)
         x, y = drift[near, :2].sum(0).tolist()
         headings.append(math.atan2(y, x))
-        around = _turned(one.points - one.frame[:3, 3], -headings[-1])
+        around = _turned(one.points - sensors[one.sweep][:3, 3], -headings[-1])
         low, high = around.quantile(_STRAY, 0), around.quantile(1 - _STRAY, 0)
         low[2] = around[:, 2].min()
         boxes.append((low, high))
@@ -241,22 +250,28 @@ def _fit(number: int, track: _Track, periods: Mapping[int, float]) -> TrackedObj
     usual, least = (torch.tensor(size, dtype=torch.float64) for size in _KINDS[category])
     size = torch.where(extent < least, usual, extent)
     observations = []
-    for one, heading, (low, high), move in zip(seen, headings, boxes, drift):
+    first, last = seen[0].sweep - _LOST, seen[-1].sweep + _LOST
+    for sweep in sorted(k for k in sensors if first <= k <= last):
+        near = min(range(len(seen)), key=lambda j: abs(seen[j].sweep - sweep))
+        one, heading, (low, high) = seen[near], headings[near], boxes[near]
         middle = (low + high) / 2
         # A side behind the sensor's place in that direction, at 0, ends the box; others are hidden.
         middle = torch.where(low > 0, low + size / 2, middle)
         middle = torch.where(high < 0, high - size / 2, middle)
         middle[2] = low[2] + size[2] / 2
-        centre = _turned(middle[None], heading)[0] + one.frame[:3, 3]
-        to_sensor = inverse(one.frame)
-        yaw = math.atan2(float(one.frame[1, 0]), float(one.frame[0, 0]))
+        centre = _turned(middle[None], heading)[0] + sensors[one.sweep][:3, 3]
+        # A sweep in which the body was not found: it moves evenly.
+        centre = centre + (sweep - one.sweep) * drift[near]
+        frame, is_seen = sensors[sweep], sweep == one.sweep
+        yaw, to_sensor = math.atan2(float(frame[1, 0]), float(frame[0, 0])), inverse(frame)
         observations.append(
             Observation(
-                one.sweep,
-                one.rows,
+                sweep,
+                one.rows if is_seen else one.rows[:0],
                 transform(to_sensor, centre[None])[0],
                 math.remainder(heading - yaw, math.tau),
-                to_sensor[:3, :3] @ move / periods[one.sweep],
+                to_sensor[:3, :3] @ drift[near] / periods[sweep],
+                len(one.rows),
             )
         )
     return TrackedObject(
