@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -133,7 +134,12 @@ def write_map(path: Path, opened: Sweeps, folder: Path, objects: Sequence[Tracke
     pieces = list(static_pieces(_StaticSteps(opened, folder, objects), Accumulation()))
     points = np.concatenate([piece.points.numpy() for piece in pieces])
     sweep = np.concatenate([np.full(len(p.points), p.sweep, np.int32) for p in pieces])
-    write = {".ply": write_ply, ".pcd": write_pcd, ".laz": write_las}[path.suffix]
+    writers: dict[str, Callable[..., Any]] = {
+        ".ply": write_ply,
+        ".pcd": write_pcd,
+        ".laz": write_las,
+    }
+    write = writers[path.suffix]
     write(path, points, scalars={"sweep": sweep}, overwrite=True)
 
 

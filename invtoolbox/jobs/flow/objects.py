@@ -93,7 +93,7 @@ class TrackedObject:
 
 
 @dataclass(eq=False)
-class _Seen:
+class _Body:
     """Body of a sweep: its points and displacements in the world."""
 
     sweep: int
@@ -104,7 +104,7 @@ class _Seen:
 
 @dataclass(eq=False)
 class _Track:
-    seen: list[_Seen]
+    bodies: list[_Body]
     ahead: Tensor
     lost: int = 0
 
@@ -142,15 +142,15 @@ def find_objects(
         for track in active:
             track.lost += 1
         for rows, points, linked in zip(bodies, places, taken):
-            one = _Seen(index, rows, points, residual[rows] @ world[:3, :3].T)
+            body = _Body(index, rows, points, residual[rows] @ world[:3, :3].T)
             track = active[linked] if linked is not None else _Track([], points)
             if linked is None:
                 active.append(track)
                 tracks.append(track)
-            track.seen.append(one)
+            track.bodies.append(body)
             track.lost = 0
         for track in active:
-            last = track.seen[-1]
+            last = track.bodies[-1]
             track.ahead = last.points + (1 + track.lost) * last.moves.mean(0)
             if not track.lost:
                 track.ahead = last.points + last.moves
@@ -159,8 +159,8 @@ def find_objects(
     whole = [
         track
         for track in tracks
-        if len(track.seen) > 1
-        or not {track.seen[0].sweep - 1, track.seen[0].sweep + 1} & set(times)
+        if len(track.bodies) > 1
+        or not {track.bodies[0].sweep - 1, track.bodies[0].sweep + 1} & set(times)
         or len(times) == 2
     ]
     return [_fit(k + 1, track, periods, sensors) for k, track in enumerate(whole)]
@@ -232,13 +232,13 @@ def _link(tracks: list[_Track], bodies: list[Tensor]) -> list[int | None]:
 def _fit(
     number: int, track: _Track, periods: Mapping[int, float], sensors: Mapping[int, Tensor]
 ) -> TrackedObject:
-    seen = track.seen
-    drift = torch.stack([one.moves.mean(0) for one in seen])
+    bodies = track.bodies
+    drift = torch.stack([one.moves.mean(0) for one in bodies])
     headings, extents, boxes = [], [], []
-    for k, one in enumerate(seen):
+    for k, one in enumerate(bodies):
         # The displacements of an object that turns evenly add to the direction in the middle.
-        near = slice(max(k - _HEADING, 0), k + _HEADING + 1)
-        x, y = drift[near, :2].sum(0).tolist()
+        around_it = slice(max(k - _HEADING, 0), k + _HEADING + 1)
+        x, y = drift[around_it, :2].sum(0).tolist()
         headings.append(math.atan2(y, x))
         around = _turned(one.points - sensors[one.sweep][:3, 3], -headings[-1])
         low, high = around.quantile(_STRAY, 0), around.quantile(1 - _STRAY, 0)
@@ -250,10 +250,11 @@ def _fit(
     usual, least = (torch.tensor(size, dtype=torch.float64) for size in _KINDS[category])
     size = torch.where(extent < least, usual, extent)
     observations = []
-    first, last = seen[0].sweep - _LOST, seen[-1].sweep + _LOST
+    first, last = bodies[0].sweep - _LOST, bodies[-1].sweep + _LOST
     for sweep in sorted(k for k in sensors if first <= k <= last):
-        near = min(range(len(seen)), key=lambda j: abs(seen[j].sweep - sweep))
-        one, heading, (low, high) = seen[near], headings[near], boxes[near]
+        distances = [abs(body.sweep - sweep) for body in bodies]
+        near = distances.index(min(distances))
+        one, heading, (low, high) = bodies[near], headings[near], boxes[near]
         middle = (low + high) / 2
         # A side behind the sensor's place in that direction, at 0, ends the box; others are hidden.
         middle = torch.where(low > 0, low + size / 2, middle)

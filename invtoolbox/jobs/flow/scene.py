@@ -128,10 +128,8 @@ class FlowOutput(Table):
 
     folder: str | None = Field(None, description="folder of the results")
     formats: list[
-        Literal[
-            *("av2-v1", "av2-v2", "av2-v3", "png", "ply", "html"),
-            *("labels", "boxes", "map", "map.pcd", "map.laz", "velocities", "h5"),
-        ]
+        Literal["av2-v1", "av2-v2", "av2-v3", "png", "ply", "html"]
+        | Literal["labels", "boxes", "map", "map.pcd", "map.laz", "velocities", "h5"]
     ] = Field(
         ["html"],
         description="files of the Argoverse 2 challenges, a picture of every sweep from above, one "
