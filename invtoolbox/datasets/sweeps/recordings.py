@@ -104,15 +104,15 @@ def open_packets(
 
 def _head(file: Path, datagram: Datagram) -> bytes:
     place, length = datagram.pieces[0]
-    part = Datagram(datagram.stream, min(length, 4), ((place, min(length, 4)),))
-    return read_datagrams(file, [part]).tobytes() if length else b""
+    beginning = Datagram(datagram.stream, min(length, 4), ((place, min(length, 4)),))
+    return read_datagrams(file, [beginning]).tobytes() if length else b""
 
 
 def _metadata_of(file: Path) -> Path | None:
     exact = file.with_suffix(".json")
     near = [
-        other
-        for other in sorted(file.parent.glob("*.json"))
-        if other.stem.startswith(file.stem) or file.stem.startswith(other.stem)
+        json_file
+        for json_file in sorted(file.parent.glob("*.json"))
+        if json_file.stem.startswith(file.stem) or file.stem.startswith(json_file.stem)
     ]
     return exact if exact.is_file() else near[0] if len(near) == 1 else None

@@ -69,10 +69,10 @@ def write_boxes(folder: Path, opened: Sweeps, objects: Sequence[TrackedObject]) 
     """
     make_folder(folder)
     tracks, lines = [], []
-    for thing in objects:
+    for tracked in objects:
         boxes = []
-        length, width, height = thing.size
-        for one in [observation for observation in thing.observations if len(observation.rows)]:
+        length, width, height = tracked.size
+        for one in [observation for observation in tracked.observations if len(observation.rows)]:
             x, y, z = one.centre.tolist()
             box = {"sweep": opened.names[one.sweep], "centre": [x, y, z], "heading": one.heading}
             boxes.append({**box, "velocity": one.velocity.tolist(), "points": len(one.rows)})
@@ -84,12 +84,12 @@ def write_boxes(folder: Path, opened: Sweeps, objects: Sequence[TrackedObject]) 
             lines.append(
                 (
                     one.sweep,
-                    thing.number,
-                    f"{one.sweep} {thing.number} {thing.category.capitalize()} -1 -1 {view:.4f} "
+                    tracked.number,
+                    f"{one.sweep} {tracked.number} {tracked.category.capitalize()} -1 -1 {view:.4f} "
                     f"-1 -1 -1 -1 {' '.join(f'{n:.4f}' for n in numbers)}",
                 )
             )
-        about = {"number": thing.number, "category": thing.category, "size": list(thing.size)}
+        about = {"number": tracked.number, "category": tracked.category, "size": list(tracked.size)}
         tracks.append({**about, "boxes": boxes})
     content = {
         "format": "invtoolbox tracks 1",

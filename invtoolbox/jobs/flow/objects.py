@@ -182,16 +182,16 @@ def label(
         objects: the objects of the sequence.
     """
     number = torch.zeros(len(sweep), dtype=torch.int32)
-    for thing in objects:
-        for observation in thing.observations:
+    for tracked in objects:
+        for observation in tracked.observations:
             if observation.sweep == index:
-                inside = thing.inside(observation, sweep.points) & flow.valid & ~flow.ground
+                inside = tracked.inside(observation, sweep.points) & flow.valid & ~flow.ground
                 # Of a box that holds mostly other points, only the body moves: its size is wrong.
                 # A box without a body holds an object if it holds about as many points.
                 count, held = observation.expected, int(inside.sum())
                 if 2 * count >= held and (len(observation.rows) or 2 * held >= count):
-                    number[inside & (number == 0)] = thing.number
-                number[observation.rows] = thing.number
+                    number[inside & (number == 0)] = tracked.number
+                number[observation.rows] = tracked.number
     return number > 0, number
 
 
