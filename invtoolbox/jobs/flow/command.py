@@ -46,7 +46,7 @@ class FlowCommand(FolderCommand):
         is_joined = arguments.cloud or any(name.startswith("map") for name in arguments.save)
         if is_joined and study.failed:
             print(
-                "invtoolbox: no cloud or map was written, because moving things cannot be followed over "
+                "invtoolbox: no cloud was written, and no map, because moving things cannot be followed over "
                 "the sweeps that failed; mend them and give --resume",
                 file=sys.stderr,
             )

@@ -25,7 +25,7 @@ from invtoolbox.datasets.sweeps.pcd import write_pcd
 from invtoolbox.datasets.sweeps.point_files import write_las
 from invtoolbox.geometry.sweeps import Sweep, Sweeps
 from invtoolbox.jobs.flow.accumulation import Accumulation, static_pieces
-from invtoolbox.jobs.flow.objects import TrackedObject, label
+from invtoolbox.jobs.flow.objects import TrackedObject, number_points
 from invtoolbox.jobs.flow.trajectories import FlowStep
 from invtoolbox.jobs.job import write_json
 
@@ -49,7 +49,8 @@ def write_labels(folder: Path, results: Iterator[Result], objects: Sequence[Trac
     """
     make_folder(folder)
     for index, name, sweep, flow in results:
-        moving, number = (mask.numpy() for mask in label(index, sweep, flow, objects))
+        number = number_points(index, sweep, flow, objects).numpy()
+        moving = number > 0
         classes = np.where(moving, MOVING, np.where(flow.valid.numpy(), STATIC, 0))
         codes = classes.astype("<u4") | (number.astype("<u4") << 16)
         write_bytes(folder / f"{name}.label", codes.tobytes(), overwrite=True)
@@ -115,9 +116,9 @@ class _StaticSteps:
 
     def __getitem__(self, index: int) -> FlowStep:
         sweep, flow = self.opened[index], read_flow(self.folder / f"{self.opened.names[index]}.npz")
-        moving, _ = label(index, sweep, flow, self.objects)
+        number = number_points(index, sweep, flow, self.objects)
         step = FlowStep.of(sweep.points, flow, sweep.pose)
-        return replace(step, dynamic=moving | flow.dynamic)
+        return replace(step, dynamic=(number > 0) | flow.dynamic)
 
 
 def write_map(path: Path, opened: Sweeps, folder: Path, objects: Sequence[TrackedObject]) -> None:
@@ -156,12 +157,12 @@ def write_velocities(
     """
     make_folder(folder)
     for index, name, sweep, flow in results:
-        moving, number = label(index, sweep, flow, objects)
+        number = number_points(index, sweep, flow, objects)
         # The residual flow has the directions of the next frame; R^T turns it into those of this one.
         turned = flow.residual.double() @ flow.ego_motion[:3, :3]
         speed = turned / (opened[index + 1].timestamp - sweep.timestamp or 1.0)
         scalars = {axis: speed[:, k].float().numpy() for k, axis in enumerate(("vx", "vy", "vz"))}
-        scalars |= {"moving": moving.byte().numpy(), "object": number.numpy()}
+        scalars |= {"moving": (number > 0).byte().numpy(), "object": number.numpy()}
         write_ply(folder / f"{name}.ply", sweep.points.numpy(), scalars=scalars, overwrite=True)
 
 
@@ -185,7 +186,7 @@ def write_scene(
         shutil.copyfile(scene.file, temporary)
         with decoding(scene.file, "HDF5"), h5py.File(temporary, "r+") as file:
             for index, name, sweep, flow in results:
-                number = label(index, sweep, flow, objects)[1].numpy()
+                number = number_points(index, sweep, flow, objects).numpy()
                 arrays = {"invtoolbox": flow.flow.numpy(), "label": number.astype(np.uint16)}
                 if "flow_instance_id" not in file[name]:
                     arrays["flow_instance_id"] = number

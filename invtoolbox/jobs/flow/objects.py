@@ -166,10 +166,10 @@ def find_objects(
     return [_fit(k + 1, track, periods, sensors) for k, track in enumerate(whole)]
 
 
-def label(
+def number_points(
     index: int, sweep: Sweep, flow: FlowFile, objects: Iterable[TrackedObject]
-) -> tuple[Tensor, Tensor]:
-    """Return which points of a sweep move, boolean ``(N,)``, and the number of their object or 0.
+) -> Tensor:
+    """Return the number of the object of every point of a sweep, int32 ``(N,)``; 0 for static ones.
 
     A point moves if it moves by its flow as part of an object, or lies in the box of an object whose
     points are most of those in the box. Where an object was found only before or after, its box must
@@ -192,7 +192,7 @@ def label(
                 if 2 * count >= held and (len(observation.rows) or 2 * held >= count):
                     number[inside & (number == 0)] = tracked.number
                 number[observation.rows] = tracked.number
-    return number > 0, number
+    return number
 
 
 def _bodies(sweep: Sweep, flow: FlowFile) -> list[Tensor]:
