@@ -23,6 +23,7 @@ from invtoolbox.datasets.scans.segy import read_segy
 from invtoolbox.datasets.scans.synchrotron import DataExchange, NXtomo, entries
 from invtoolbox.datasets.sweeps.flow_files import read_flow
 from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, SWEEP_TYPES, reader_of_folder
+from invtoolbox.datasets.sweeps.recordings import RECORDINGS, refuse_others
 from invtoolbox.datasets.views.opening import VIEW_READERS, reader_of_views
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.volumes.arrays import Arrays
@@ -108,7 +109,8 @@ def open(
             TIFF, `.npy` or `.npz`; the first bytes decide. Raw values need a TOML file next to
             them. A TIFF with several grey pages, and a folder of numbered TIFF files, are volumes
             with the values that are stored (reader "tiff-stack", or "pictures" for the range 0 to
-            1). A folder with a file of cameras is a set of pictures with poses.
+            1). A folder with a file of cameras is a set of pictures with poses. A recording of a lidar
+            is a sequence of sweeps.
         geometry: a `Geometry`, or the path of a geometry file, for arrays without a geometry.
         reader: name of a reader in `READERS` or of a plug-in, in place of the automatic choice.
         trusted: whether the file may name files outside of its folder, and unpack to any size; see
@@ -203,6 +205,9 @@ def _reader_of_file(path: Path) -> str:
     # Old DICOM files lack the preamble that shows the format; the other readers report the fault.
     if suffix in _READER_OF_SUFFIX or path.name.lower().endswith(".nii.gz"):
         return _READER_OF_SUFFIX.get(suffix, "nifti")
+    if suffix in RECORDINGS:
+        return RECORDINGS[suffix]
+    refuse_others([path])
     if suffix in (".sgy", ".segy"):
         raise InputError(
             f"{path}: this is a file of seismic records; read it by `it.datasets.read_segy`"

@@ -19,7 +19,7 @@ from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators import Identity
-from tests.datasets import event_files, sweep_sets, test_segy, view_sets
+from tests.datasets import event_files, recording_sets, sweep_sets, test_segy, view_sets
 from tests.datasets import test_other_writers as writers
 from tests.datasets import test_readers as plain
 
@@ -245,6 +245,7 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
         for name in ("Open3D, both", "MeshLab, one face, text", "MeshLab, textured")
     },
     **sweep_sets.SETS,
+    **recording_sets.SETS,
     **view_sets.SETS,
     **event_files.SETS,
     "street.toml": ("street", write_street),
@@ -268,6 +269,7 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
 UNDECLARED = (
     *("odometry", "raw drive", "bins", "nuscenes", "street.toml", "views rgbd"),
     *("mesh.obj", "geometry.toml", "scene.toml", "values.dmat", "line.sgy"),
+    *("vlp16.pcap", "vlp16.pcapng", "ouster pcap"),
     *("events.aedat4", "events.dat", "events.raw", "events evt2.raw", "events.txt"),
 )
 KINDS = ("truncate", "flip", "flip header", "zero", "swap header", "huge", "empty", "suffix")
@@ -314,7 +316,7 @@ def damage(
 ) -> Path:
     """A damaged copy of a seed under `place`, which is made anew; gives the path to open."""
     shutil.rmtree(place, ignore_errors=True)
-    alone = seed.is_file() and seed.parent.name not in ("raw", "pair")
+    alone = seed.is_file() and seed.parent.name not in ("raw", "pair", "ouster pcap")
     if alone:
         place.mkdir()
         copy = place / seed.name
