@@ -70,7 +70,8 @@ def argument_of(described: FieldInfo) -> dict[str, Any]:
     elif choices is not None:
         return settings | {"choices": choices}
     metavar = described.title or ("VALUE" if count and has_scalar else metavar)
-    return settings | {"type": kind, "metavar": metavar}
+    names = tuple(metavar.split())  # argparse takes a name per value
+    return settings | {"type": kind, "metavar": names if len(names) == count else metavar}
 
 
 def shape_of(described: FieldInfo) -> tuple[int | str | None, bool]:

@@ -60,9 +60,9 @@ def _adjust(content: dict[str, Any], arguments: argparse.Namespace) -> None:
 
 COMMAND = ImageCommand(
     description="Reconstruct a 2D parallel or fan-beam sinogram, or the projections of a cone or "
-    "parallel beam onto a panel.\nHTC2022 .mat files and DXchange .h5 files contain their geometry; "
-    "arrays (.npy, .npz, .h5, .tif) need a geometry\nfile. Of a 3D scan, a folder as output gets one "
-    "TIFF file per slice.",
+    "parallel beam onto a panel.\nScans of Nikon, Zeiss, SkyScan and RTK, HTC2022 .mat files and "
+    "DXchange .h5 files contain their geometry; arrays\n(.npy, .npz, .h5, .tif) need a geometry file. "
+    "Of a 3D scan, a folder as output gets one TIFF file per slice.",
     positional={"SINOGRAM": "measurements.path"},
     options={
         "--geometry": "measurements.geometry",

@@ -284,8 +284,8 @@ def _open(job: ImageJob) -> tuple[datasets.DataSet, Scan3D, Geometry3D]:
     """Open the projections, and build the geometry and the operator of the scene."""
     file = job.file
     table, operator = file.scene.measurements, file.scene.operator
-    for key in ("views", "beam_hardening", "crop"):
-        if getattr(table, key) is not None:
+    for key in ("views", "beam_hardening", "crop", "repair"):
+        if getattr(table, key):
             raise InputError(
                 f"{file.path}: measurements.{key} is not taken from disk to disk; leave it out"
             )
