@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.geometry.rigid import transform
+from invtoolbox.geometry.surface_normals import normals
 from invtoolbox.jobs.flow.clusters import clusters, height_above, links, translations
 from invtoolbox.jobs.flow.evidence import BodySettings as BodySettings
 from invtoolbox.jobs.flow.evidence import Evidence, Registration, apart_at_rest
@@ -82,7 +83,7 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     # distances (2, n) to the first and to the last near sweep are compared with it.
     range_ = (points - pair.origin)[:, :2].norm(dim=1)
     away = torch.stack(
-        [scan.tree.query(points, 1.0)[0].clamp_max(1.0) for scan in (soon[0], soon[-1])]
+        [scan.query(points, 1.0)[0].clamp_max(1.0) for scan in (soon[0], soon[-1])]
     ) / apart_at_rest(range_)
     members: list[Tensor] = []
     edges = links(points[height < settings.reach, :2].double())
@@ -109,11 +110,25 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     # Every hypothesis is refined in the sweeps that are near in time, and the likeliest one of each
     # cluster is continued to all sweeps.
     cluster, initial = _hypotheses(evidence, soon)
-    tracked = register(evidence, soon, times, cluster, initial)
+    # Both registrations take the surfaces of the source, at the points of the clusters.
+    rows = torch.cat(members).unique()
+    normal, thickness = torch.zeros_like(points), torch.ones_like(range_)
+    if settings.plane:
+        normal[rows], thickness[rows] = normals(points, times, rows)
+    surface = (normal, thickness)
+    tracked = register(evidence, soon, times, surface, cluster=cluster, initial=initial)
     tracked = tracked.take(evidence.likeliest(tracked))
     accepted = evidence.accept(soon, tracked)
     if len(scans) > len(soon):
-        longer = register(evidence, scans, times, tracked.cluster, tracked.parameters, _CLOSE)
+        longer = register(
+            evidence,
+            scans,
+            times,
+            surface,
+            cluster=tracked.cluster,
+            initial=tracked.parameters,
+            scale=_CLOSE,
+        )
         # A track that leaves the body in the near sweeps fits something else in far ones.
         near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=points.device)
         misfit = longer.misfit[:, near].mean(1)
@@ -136,9 +151,9 @@ def _scans(pair: Pair, settings: BodySettings) -> list[Neighbour]:
     target = Neighbour(pair.target, 1.0, times, torch.zeros_like(pair.origin))
     for sweep in (target, *pair.window):
         # Half a metre more than for clusters, whose points may be higher in another sweep.
-        low = height_above(sweep.points, pair.ground) < settings.reach + 0.5
-        if bool(low.any()):
-            scans.append(sweep.take(low))
+        low = sweep.below(settings.reach + 0.5, pair.ground) if len(sweep.points) else sweep
+        if len(low.points):
+            scans.append(low)
     return sorted(scans, key=lambda scan: scan.step)
 
 
@@ -212,7 +227,7 @@ def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor,
         few = body[:: max(1, len(body) // 32)]
         away = torch.stack(
             [
-                scan.tree.query((few + scan.step * moves[:, None]).flatten(0, 1), 0.5)[0]
+                scan.query((few + scan.step * moves[:, None]).flatten(0, 1), 0.5)[0]
                 for scan in scans
             ]
         )
@@ -260,13 +275,13 @@ def _with_fragments(
     near = distance.isfinite()
     loose, owner = loose[near], bodies.label[inside][index[near]]
     # A point that coincides with the target without a motion belongs to the still world.
-    distance = scan.tree.query(points[loose])[0]
+    distance = scan.query(points[loose])[0]
     apart = distance > _FRAGMENT_APART
     loose, owner, distance = loose[apart], owner[apart], distance[apart]
     # R p + t - p, with the motion (R, t) of the body of every point.
     fragments, motion = points[loose], bodies.motion[owner]
     flow = torch.einsum("nij,nj->ni", motion[:, :3, :3], fragments) + motion[:, :3, 3] - fragments
-    better = scan.tree.query(fragments + flow)[0] < 0.5 * distance
+    better = scan.query(fragments + flow)[0] < 0.5 * distance
     label, extended = bodies.label.clone(), bodies.flow.clone()
     label[loose[better]], extended[loose[better]] = owner[better], flow[better]
     return Bodies(label, bodies.motion, extended)

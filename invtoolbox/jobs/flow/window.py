@@ -12,6 +12,9 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse, part_of, transform
 from invtoolbox.geometry.sweeps import Sweep
+from invtoolbox.geometry.surface_normals import append_times
+from invtoolbox.jobs.flow.cloud import Cloud
+from invtoolbox.jobs.flow.clusters import height_above
 from invtoolbox.jobs.flow.ego_motion import deskewing, ego_motion
 from invtoolbox.jobs.flow.preparation import (
     LONGEST,
@@ -22,7 +25,6 @@ from invtoolbox.jobs.flow.preparation import (
     choose_points,
     from_sensor,
 )
-from invtoolbox.kernels.points.nearest import Tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,17 +37,45 @@ class Neighbour:
             for past sweeps.
         times: times of the points within their sweep, seconds, ``(n,)``; None if unknown.
         origin: position of the sensor, ``(3,)``.
+        cloud: the same points in the sweep's own frame, whose trees and normals windows share; None
+            to compute them in the frame of the pair.
+        placed: motion from the sweep's own frame, ``(4, 4)``.
     """
 
     points: Tensor
     step: float
     times: Tensor | None = None
     origin: Tensor = field(default_factory=lambda: torch.zeros(3))
+    cloud: Cloud | None = None
+    placed: Tensor = field(default_factory=lambda: torch.eye(4, dtype=torch.float64))
 
     @cached_property
-    def tree(self) -> Tree:
-        """Search tree of the points."""
-        return Tree(self.points)
+    def own(self) -> Cloud:
+        """The cloud in the sweep's own frame."""
+        return Cloud(self.points, self.times) if self.cloud is None else self.cloud
+
+    @cached_property
+    def _home(self) -> Tensor:
+        """Motion into the sweep's own frame."""
+        return inverse(self.placed)
+
+    def query(
+        self, points: Tensor, bound: float | None = None, times: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the distance to the nearest point and its row, see `Tree.query`.
+
+        Args:
+            points: points in the frame of the pair, ``(m, 3)``.
+            bound: largest distance to search.
+            times: times of the points, ``(m,)``, in which neighbours are then also sought.
+        """
+        queries = points if self.cloud is None else transform(self._home, points)
+        return self.own.tree(times is not None).query(append_times(queries, times), bound)
+
+    def surface(self, timed: bool) -> tuple[Tensor, Tensor]:
+        """Return the normals in the frame of the pair, ``(n, 3)``, and the thickness, ``(n,)``."""
+        normal, thickness = self.own.surface(timed)
+        return normal @ self.placed[:3, :3].to(normal).T, thickness
 
     def take(self, rows: Tensor) -> Neighbour:
         """Return the sweep restricted to some of its points.
@@ -53,11 +83,20 @@ class Neighbour:
         Args:
             rows: rows, or a mask.
         """
-        return replace(
-            self,
-            points=self.points[rows],
-            times=None if self.times is None else self.times[rows],
-        )
+        times = None if self.times is None else self.times[rows]
+        return Neighbour(self.points[rows], self.step, times, self.origin)
+
+    def below(self, height: float, ground: Tensor) -> Neighbour:
+        """Return the sweep restricted to its points below a height.
+
+        Args:
+            height: height above the ground, metres.
+            ground: ground of the pair, if the sweep does not hold its own.
+        """
+        if self.cloud is None:
+            return self.take(height_above(self.points, ground) < height)
+        rows, low = self.cloud.below(height)
+        return replace(self.take(rows), cloud=low, placed=self.placed)
 
 
 def prepare_neighbours(
