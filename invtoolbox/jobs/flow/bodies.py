@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from invtoolbox.geometry.rigid import transform
+from invtoolbox.geometry.rigid import inverse, transform
 from invtoolbox.geometry.surface_normals import normals
 from invtoolbox.jobs.flow.clusters import clusters, height_above, links, translations
 from invtoolbox.jobs.flow.evidence import BodySettings as BodySettings
@@ -22,6 +22,9 @@ from invtoolbox.jobs.flow.tracks import register
 from invtoolbox.jobs.flow.window import Neighbour
 from invtoolbox.kernels.points.nearest import Tree
 
+#: Height above that of clusters up to which the points of other sweeps count, metres, because a
+#: point may be higher in another sweep.
+_HIGHER = 0.5
 #: Height above the ground up to which points above a body may belong to it, metres: lorries, buses.
 _TALLEST = 4.5
 #: Taller clusters that are narrower than the second number are posts, trunks and slices of walls
@@ -40,8 +43,9 @@ _GAPS = ((0.45, 0.012), (0.25, 0.008))
 _SOON, _CLOSE = 2.5, 0.3
 #: Distance in the plane within which fragments of a body are searched, metres.
 _FRAGMENT_DISTANCE = 1.5
-#: Smallest distance of a fragment to the target, metres.
-_FRAGMENT_APART = 0.15
+#: Smallest distance of a fragment to the target, metres, and largest deviation of its time from one
+#: period.
+_FRAGMENT_APART, _NEXT = 0.15, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +78,8 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     )
     if not len(points):
         return nothing_moves
-    height = height_above(points, pair.ground)
+    here = None if pair.scans is None else pair.scans[0]
+    height = height_above(points, pair.ground) if here is None else here.own.height
     scans = _scans(pair, settings)
     soon = [scan for scan in scans if abs(scan.step) <= _SOON]
     if not soon:
@@ -113,7 +118,11 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     # Both registrations take the surfaces of the source, at the points of the clusters.
     rows = torch.cat(members).unique()
     normal, thickness = torch.zeros_like(points), torch.ones_like(range_)
-    if settings.plane:
+    if settings.plane and here is not None:
+        rows = here.own.below(settings.reach + _HIGHER)[0]
+        low = here.below(settings.reach + _HIGHER, pair.ground)
+        normal[rows], thickness[rows] = low.surface(times is not None)
+    elif settings.plane:
         normal[rows], thickness[rows] = normals(points, times, rows)
     surface = (normal, thickness)
     tracked = register(evidence, soon, times, surface, cluster=cluster, initial=initial)
@@ -148,10 +157,11 @@ def _scans(pair: Pair, settings: BodySettings) -> list[Neighbour]:
     scans = []
     # The pair is in the frame of the target, whose sensor is the origin.
     times = None if pair.times is None else pair.times[1]
-    target = Neighbour(pair.target, 1.0, times, torch.zeros_like(pair.origin))
+    target = None if pair.scans is None else pair.scans[1]
+    if target is None:
+        target = Neighbour(pair.target, 1.0, times, torch.zeros_like(pair.origin))
     for sweep in (target, *pair.window):
-        # Half a metre more than for clusters, whose points may be higher in another sweep.
-        low = sweep.below(settings.reach + 0.5, pair.ground) if len(sweep.points) else sweep
+        low = sweep.below(settings.reach + _HIGHER, pair.ground) if len(sweep.points) else sweep
         if len(low.points):
             scans.append(low)
     return sorted(scans, key=lambda scan: scan.step)
@@ -265,7 +275,8 @@ def _with_fragments(
     that is seen at a grazing angle.
     """
     inside = bodies.label >= 0
-    scan = next((scan for scan in scans if scan.step == 1.0), None)
+    # The target, or the last sweep before the source if there is no target.
+    scan = next((scan for scan in reversed(scans) if abs(abs(scan.step) - 1) < _NEXT), None)
     if scan is None or not bool(inside.any()):
         return bodies
     # Distances in the plane, with z = 0: a fragment may lie above its body.
@@ -279,9 +290,12 @@ def _with_fragments(
     apart = distance > _FRAGMENT_APART
     loose, owner, distance = loose[apart], owner[apart], distance[apart]
     # R p + t - p, with the motion (R, t) of the body of every point.
-    fragments, motion = points[loose], bodies.motion[owner]
+    fragments, motion = points[loose], bodies.motion
+    motion = (motion if scan.step > 0 else inverse(motion))[owner]
     flow = torch.einsum("nij,nj->ni", motion[:, :3, :3], fragments) + motion[:, :3, 3] - fragments
     better = scan.query(fragments + flow)[0] < 0.5 * distance
+    if scan.step < 0:
+        flow = transform(bodies.motion[owner], fragments[:, None]).squeeze(1) - fragments
     label, extended = bodies.label.clone(), bodies.flow.clone()
     label[loose[better]], extended[loose[better]] = owner[better], flow[better]
     return Bodies(label, bodies.motion, extended)

@@ -22,8 +22,8 @@ from invtoolbox.jobs.flow.preparation import (
     PreparedPair,
     check_overlap,
     check_sweep,
-    choose_points,
     from_sensor,
+    prepare_sweep,
 )
 
 
@@ -151,12 +151,15 @@ def prepare_neighbours(
         except InputError as error:
             notes.append(f"left out of the window: {error}")
     neighbours.sort(key=lambda neighbour: neighbour.step)
-    if neighbours:
-        notes.append(
-            f"a window of {len(neighbours) + 2} sweeps, from {min(neighbours[0].step, 0):+.3g} to "
-            f"{max(neighbours[-1].step, 1):+.3g} periods"
-        )
-    return tuple(neighbours), tuple(notes)
+    return tuple(neighbours), (*notes, *describe_window(neighbours))
+
+
+def describe_window(neighbours: Sequence[Neighbour]) -> list[str]:
+    """Return a note on the further sweeps of a window, in the order of time; none without them."""
+    if not neighbours:
+        return []
+    first, last = min(neighbours[0].step, 0), max(neighbours[-1].step, 1)
+    return [f"a window of {len(neighbours) + 2} sweeps, from {first:+.3g} to {last:+.3g} periods"]
 
 
 def _prepare(
@@ -189,11 +192,18 @@ def _prepare(
         even = inverse(part_of(inverse(placed), 1 / ahead)[0])
         deskew, _ = deskewing(sweep, even, period, preparation.deskew)
     # Notes about the ground are of interest for the pair alone, so those of further sweeps are lost.
-    points, _, rows = choose_points(sweep, deskew, preparation, [])
-    return Neighbour(
-        transform(placed, points[rows].double()).float(),
-        step,
-        None if sweep.time is None else sweep.time[rows],
-        # The sensor was at the origin of its own frame, which the motion takes to its translation.
-        placed[:3, 3].float(),
-    )
+    prepared = prepare_sweep(sweep, pair.origin, deskew, preparation, [])
+    return place(prepared.cloud, step, placed)
+
+
+def place(cloud: Cloud, step: float, placed: Tensor) -> Neighbour:
+    """Move the cloud of a sweep into the frame of a pair.
+
+    Args:
+        cloud: the cloud, in the frame of its sensor.
+        step: time of the sweep after the source, in periods.
+        placed: motion from the sweep's own frame into that of the pair, float64 ``(4, 4)``.
+    """
+    points = transform(placed, cloud.points.double()).float()
+    # The sensor was at the origin of its own frame, which the motion takes to its translation.
+    return Neighbour(points, step, cloud.times, placed[:3, 3].float(), cloud, placed)

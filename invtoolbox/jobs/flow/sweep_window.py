@@ -1,0 +1,249 @@
+"""Sweeps that follow each other, each prepared once, and the flow of any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from invtoolbox.core.pytrees import tree_map
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import inverse
+from invtoolbox.geometry.sweeps import Sweep
+from invtoolbox.jobs.flow.ego_motion import Deskew
+from invtoolbox.jobs.flow.estimation import FlowEstimate, estimate_prepared
+from invtoolbox.jobs.flow.methods import Method
+from invtoolbox.jobs.flow.preparation import (
+    Preparation,
+    PreparedPair,
+    PreparedSweep,
+    Relation,
+    check_sweep,
+    from_sensor,
+    prepare_sweep,
+    relate,
+    sensor_origin,
+)
+from invtoolbox.jobs.flow.window import Neighbour, describe_window, place
+
+#: Largest number of sweeps of a window.
+LONGEST_WINDOW = 13
+#: Distance of the sensor from the origin of the points' frame beyond which the frame is that of a
+#: map, metres.
+_MAP = 10.0
+
+
+@dataclass(eq=False)
+class _Entry:
+    """Sweep in the frame of its sensor.
+
+    Attributes:
+        given: points as they were given.
+        sweep: the sweep.
+        origin: place of the sensor in the frame that the points were given in.
+        preparation: settings.
+        relation: motion from the sweep before it; None for the first sweep, and after a gap.
+        untimed: whether the sweep and the one before it have no timestamps.
+        broken: reason of the gap.
+        deskew: deskewing by the motion from the sweep before it; after a gap, to the next one.
+        notes: notes on the relation.
+        about: notes on the preparation.
+    """
+
+    given: Tensor
+    sweep: Sweep
+    origin: Tensor
+    preparation: Preparation
+    relation: Relation | None = None
+    untimed: bool = False
+    broken: InputError | None = None
+    deskew: Deskew | None = None
+    notes: list[str] = field(default_factory=list)
+    about: list[str] = field(default_factory=list)
+
+    @cached_property
+    def prepared(self) -> PreparedSweep:
+        """The prepared sweep, with its trees, heights and normals."""
+        return prepare_sweep(self.sweep, self.origin, self.deskew, self.preparation, self.about)
+
+
+class SweepWindow:
+    """The last sweeps of a sequence by their numbers.
+
+    The preparation of a sweep depends on this sweep and the one before it, or the one after it if
+    there is none before. So a result is a function of the sweeps of its window, and of the sweep
+    before them if the sweeps are deskewed, in whatever order results are asked for.
+
+    Args:
+        method: the method.
+        preparation: settings, with the place of the sensor (`settle`).
+        seed: seed of the method's draws.
+        notes: notes that every result begins with.
+        device: device that the method computes on.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        preparation: Preparation,
+        seed: int = 0,
+        notes: Sequence[str] = (),
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.method, self.preparation, self.seed = method, preparation, seed
+        self.notes, self.device = tuple(notes), device
+        self._entries: dict[int, _Entry] = {}
+        #: Reasons why sweeps could not be added, by their numbers.
+        self.refused: dict[int, InputError] = {}
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._entries
+
+    def given(self, number: int) -> tuple[Tensor, float]:
+        """Return the points of a sweep as they were given, and the seconds to the next sweep.
+
+        They are those since the last sweep if there is no next one.
+        """
+        later = self._entries.get(number + 1) or self._entries[number]
+        assert later.relation is not None
+        return self._entries[number].given, later.relation.period
+
+    def add(self, number: int, sweep: Sweep) -> None:
+        """Add the sweep of a number, and relate it to the sweep before it, if that is present.
+
+        Raises:
+            InputError: the sweep holds no usable points.
+        """
+        sweep = tree_map(lambda tensor: tensor.cpu(), sweep)
+        origin = torch.tensor(self.preparation.sensor_origin or (0.0, 0.0, 0.0)).double()
+        entry = _Entry(sweep.points, from_sensor(sweep, origin), origin, self.preparation)
+        check_sweep(entry.sweep)
+        before = self._entries.get(number - 1)
+        if before is not None:
+            # Two sweeps that do not belong together are a gap, which no window crosses.
+            try:
+                check_order(before.sweep, sweep)
+                entry.relation = relate(before.sweep, entry.sweep, self.preparation, entry.notes)
+                entry.untimed = before.sweep.timestamp == sweep.timestamp
+                entry.deskew = entry.relation.deskews[1]
+                if before.relation is None:
+                    before.deskew = entry.relation.deskews[0]
+            except InputError as error:
+                entry.broken = error
+        self._entries[number] = entry
+
+    def check(self, number: int) -> None:
+        """Prepare a sweep that follows another one.
+
+        Raises:
+            InputError: the two do not belong together, or no point of the sweep can be used.
+        """
+        entry = self._entries[number]
+        if entry.broken is not None:
+            raise entry.broken
+        if entry.relation is not None:
+            _ = entry.prepared
+
+    def keep(self, first: int, last: int) -> None:
+        """Forget the sweeps whose numbers are outside of a range."""
+        for table in (self._entries, self.refused):
+            for k in [k for k in table if not first <= k <= last]:
+                del table[k]  # type: ignore[attr-defined]
+
+    def estimate(self, source: int, numbers: Sequence[int]) -> FlowEstimate:
+        """Estimate the flow of a sweep to the next one.
+
+        Args:
+            source: number of the sweep.
+            numbers: ascending numbers of the sweeps of the window, some of which may be missing. If
+                the next sweep is not among them, the sensor is taken to move on as it did since
+                the last sweep, and bodies are continued by their tracks.
+
+        Raises:
+            InputError: the sweep has no neighbour, or one that it does not belong to.
+        """
+        here = self._entries[source]
+        there = self._entries[source + 1] if source + 1 in numbers else None
+        later = here if there is None else there
+        if later.relation is None:
+            raise later.broken or InputError(
+                f"{later.sweep.source} has no sweep before it, from which it could be known what moves"
+            )
+        relation, E = later.relation, later.relation.ego_motion
+        # The frame is that of the next sweep, and E_k moves the frame k - 1 to the frame k.
+        placed = {source: E, source + 1: torch.eye(4, dtype=torch.float64)}
+        for k in range(source, numbers[0], -1):
+            motion = self._motion(k)
+            if motion is None:
+                break
+            placed[k - 1] = placed[k] @ motion
+        for k in range(source + 2, numbers[-1] + 1):
+            motion = self._motion(k)
+            if motion is None:
+                break
+            placed[k] = placed[k - 1] @ inverse(motion)
+        pair = PreparedPair(here.prepared, there and there.prepared, E, (), relation.period)
+        notes = [*self.notes, *later.notes, *here.about, *(there.about if there else ())]
+        further = [k for k in numbers if k not in (source, source + 1)]
+        if further and later.untimed:
+            notes.append("no window, because the sweeps have no timestamps")
+            further = []
+        neighbours = []
+        for k in further:
+            try:
+                neighbours.append(self._place(k, here, placed, relation.period))
+            except InputError as error:
+                notes.append(f"left out of the window: {error}")
+        notes += describe_window(neighbours)
+        pair = replace(pair, notes=tuple(notes))
+        return estimate_prepared(pair, neighbours, self.method, self.seed, self.device)
+
+    def _motion(self, number: int) -> Tensor | None:
+        """Return the motion from the frame of the sweep before; None after a gap."""
+        entry = self._entries.get(number)
+        relation = None if entry is None or number - 1 not in self._entries else entry.relation
+        return None if relation is None else relation.ego_motion
+
+    def _place(
+        self, number: int, here: _Entry, placed: dict[int, Tensor], period: float
+    ) -> Neighbour:
+        """Return a sweep of the window in the frame of the pair."""
+        entry = self._entries.get(number)
+        if entry is None:
+            raise self.refused.get(number) or InputError("a sweep is missing")
+        if number not in placed:
+            raise entry.broken or InputError(
+                f"{entry.sweep.source} and {here.sweep.source} are on two sides of a gap"
+            )
+        step = (entry.sweep.timestamp - here.sweep.timestamp) / period
+        return place(entry.prepared.cloud, step, placed[number])
+
+
+def check_order(source: Sweep, target: Sweep) -> None:
+    """Raise `InputError` unless the second sweep is later, or both have no time."""
+    # Two zeros mean that there are no timestamps.
+    if (source.timestamp or target.timestamp) and target.timestamp <= source.timestamp:
+        raise InputError(
+            f"{target.source}: measured at {target.timestamp:.9g} s, which is not after "
+            f"{source.timestamp:.9g} s of {source.source}; sort the sweeps by their time"
+        )
+
+
+def settle(sweep: Sweep, preparation: Preparation) -> tuple[Preparation, tuple[str, ...]] | None:
+    """Return settings for all sweeps of one sensor, with its place, and notes.
+
+    None if the points are in the frame of a map, in which the sensor moves.
+
+    Args:
+        sweep: a sweep, the first one that can be read.
+        preparation: settings.
+    """
+    notes: list[str] = []
+    origin = sensor_origin(sweep, preparation, notes)
+    if preparation.sensor_origin is None and float(origin[:2].norm()) > _MAP:
+        return None
+    x, y, z = origin.tolist()
+    return replace(preparation, sensor_origin=(x, y, z)), tuple(notes)
