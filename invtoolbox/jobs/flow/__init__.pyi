@@ -5,5 +5,5 @@ from .methods import METHODS as METHODS
 from .preparation import Preparation as Preparation
 from .results import FlowStudy as FlowStudy
 from .sequence import flow_sequence as flow_sequence
-from .stream import FlowStream as FlowStream
 from .source import SequencePath as SequencePath
+from .stream import FlowStream as FlowStream

@@ -236,10 +236,7 @@ def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor,
         # about 32 points p, with the nearest measured point q.
         few = body[:: max(1, len(body) // 32)]
         away = torch.stack(
-            [
-                scan.query((few + scan.step * moves[:, None]).flatten(0, 1), 0.5)[0]
-                for scan in scans
-            ]
+            [scan.query((few + scan.step * moves[:, None]).flatten(0, 1), 0.5)[0] for scan in scans]
         )
         cost = away.clamp_max(0.5).square().view(len(scans), len(moves), -1).mean((0, 2))
         best = int(cost.argmin())

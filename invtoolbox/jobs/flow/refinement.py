@@ -129,7 +129,9 @@ class Refinement:
         squared = self.means((self.places - centre.to(self.places)[self.body]).square().sum(1))
         unknowns = torch.cat([initial[name] for name in ("turn", "translation", "bend")], 1)
         radius, steps = squared.sqrt().clamp_min(0.1), [sweep.step for sweep in sweeps]
-        return Tracks(unknowns, centre.to(unknowns), radius.to(unknowns), unknowns.new_tensor(steps))
+        return Tracks(
+            unknowns, centre.to(unknowns), radius.to(unknowns), unknowns.new_tensor(steps)
+        )
 
     def __call__(self, tracks: Tracks, iterations: int, scale: float) -> Tracks:
         """Return the tracks after some iterations, of which each lowers the energy or is left out.
@@ -210,7 +212,8 @@ class Refinement:
         cosine = (m * n).sum(2)
         by = 1 / ((2 + a) * (2 + b) - a * b * cosine.square())
         x, y, z = (
-            factor[..., None] for factor in (a * (2 + b) * by, -a * b * cosine * by, b * (2 + a) * by)
+            factor[..., None]
+            for factor in (a * (2 + b) * by, -a * b * cosine * by, b * (2 + a) * by)
         )
         pull_m, pull_n = x * m + y * n, y * m + z * n
         outer = pull_m[..., None] * m[..., None, :] + pull_n[..., None] * n[..., None, :]
@@ -256,7 +259,11 @@ class Refinement:
         """Return the sums over the points of every body in float64, ``(P, ...) -> (h, ...)``."""
         # In the order of the points, so that no other body has an effect on the bits.
         sums = torch.segment_reduce(
-            columns.reshape(len(columns), -1).double(), "sum", lengths=self.sizes, axis=0, unsafe=True
+            columns.reshape(len(columns), -1).double(),
+            "sum",
+            lengths=self.sizes,
+            axis=0,
+            unsafe=True,
         )
         return sums.view(-1, *columns.shape[1:])
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import check_motion, transform
 from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.jobs.flow.estimation import FlowEstimate, as_sweep
-from invtoolbox.jobs.flow.methods import Method, method_named, uses_window
+from invtoolbox.jobs.flow.methods import Method, method_named
 from invtoolbox.jobs.flow.preparation import Preparation
-from invtoolbox.jobs.flow.sweep_window import LONGEST_WINDOW, SweepWindow, settle
+from invtoolbox.jobs.flow.sweep_window import SweepWindow, check_pace, in_map, settle
 from invtoolbox.kernels.points.nearest import Tree
 
 #: Seconds between sweeps without times.
@@ -173,36 +171,20 @@ class FlowStream:
         if source < 0 or number == 0:
             return None
         found = sweeps.estimate(source, range(first, number + 1))
-        return self._tracks.number(source, found, *sweeps.given(source))
+        points, period = sweeps.given(source).points, sweeps.period(source)
+        return self._tracks.number(source, found, points, period)
 
     def _start(self, sweep: Sweep) -> SweepWindow:
-        settled = settle(sweep, self._preparation)
-        if settled is None:
+        preparation, notes = settle(sweep, self._preparation)
+        if self._preparation.sensor_origin is None and in_map(preparation):
             raise InputError(
                 f"{sweep.source}: the points do not lie around the origin; a stream takes points in "
                 "the frame of the sensor, with its pose"
             )
-        return SweepWindow(self.method, settled[0], self._seed, settled[1], self._device)
+        return SweepWindow(self.method, preparation, self._seed, notes, self._device)
 
     def __repr__(self) -> str:
         return f"FlowStream of {self._count} sweeps, window {self.window}, latency {self.latency}"
-
-
-def check_pace(method: Method, window: int, latency: int) -> tuple[int, int]:
-    """Return the number of sweeps that a method uses, and the latency.
-
-    Raises:
-        InputError: one of them is out of bounds, or the method needs the next sweep.
-    """
-    check_range("FlowStream", f"[2, {LONGEST_WINDOW}]", window=window)
-    check_range("FlowStream", f"[0, {window - 1}]", latency=latency)
-    if latency == 0 and not getattr(method, "predicts", False):
-        raise InputError(
-            f"{method!r} compares a sweep with the next one; give latency=1, or more"
-        )
-    if not uses_window(method):
-        return 2, min(latency, 1)
-    return window, latency
 
 
 @dataclass(eq=False)
@@ -245,7 +227,9 @@ class _TrackList:
         # The residual flow lies along the axes of the next sweep, R those of this one.
         R = found.ego_motion[:3, :3].float()
         residual, instance = found.residual(points), torch.full_like(found.instance, -1)
-        rows = [(found.instance == k).nonzero().squeeze(1) for k in found.instance.unique() if k >= 0]
+        rows = [
+            (found.instance == k).nonzero().squeeze(1) for k in found.instance.unique() if k >= 0
+        ]
         velocities = [residual[body].mean(0) @ R / period for body in rows]
         tracks = self._match([points[body] for body in rows], velocities)
         bodies = []

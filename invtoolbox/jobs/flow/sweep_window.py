@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -9,13 +10,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from invtoolbox.core.content import digest
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import tree_map
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse
-from invtoolbox.geometry.sweeps import Sweep
-from invtoolbox.jobs.flow.ego_motion import Deskew
+from invtoolbox.geometry.sweeps import Sweep, Sweeps
+from invtoolbox.jobs.flow.ego_motion import Deskew, deskewing
 from invtoolbox.jobs.flow.estimation import FlowEstimate, estimate_prepared
-from invtoolbox.jobs.flow.methods import Method
+from invtoolbox.jobs.flow.methods import Method, uses_window
 from invtoolbox.jobs.flow.preparation import (
     Preparation,
     PreparedPair,
@@ -31,9 +34,11 @@ from invtoolbox.jobs.flow.window import Neighbour, describe_window, place
 
 #: Largest number of sweeps of a window.
 LONGEST_WINDOW = 13
-#: Distance of the sensor from the origin of the points' frame beyond which the frame is that of a
-#: map, metres.
+#: Distance of the sensor from the origin of the points' frame beyond which it is that of a map, metres.
 _MAP = 10.0
+#: In place of the digest of a sweep.
+UNREADABLE = "cannot be read"
+_STILL = torch.eye(4, dtype=torch.float64)
 
 
 @dataclass(eq=False)
@@ -41,8 +46,8 @@ class _Entry:
     """Sweep in the frame of its sensor.
 
     Attributes:
-        given: points as they were given.
-        sweep: the sweep.
+        given: the sweep as it was given.
+        sweep: the sweep in the frame of its sensor.
         origin: place of the sensor in the frame that the points were given in.
         preparation: settings.
         relation: motion from the sweep before it; None for the first sweep, and after a gap.
@@ -53,7 +58,7 @@ class _Entry:
         about: notes on the preparation.
     """
 
-    given: Tensor
+    given: Sweep
     sweep: Sweep
     origin: Tensor
     preparation: Preparation
@@ -96,20 +101,75 @@ class SweepWindow:
         self.method, self.preparation, self.seed = method, preparation, seed
         self.notes, self.device = tuple(notes), device
         self._entries: dict[int, _Entry] = {}
-        #: Reasons why sweeps could not be added, by their numbers.
+        #: Reasons why sweeps could not be added, and digests of those that were read, by number.
         self.refused: dict[int, InputError] = {}
+        self.digests: dict[int, str] = {}
 
-    def __contains__(self, number: int) -> bool:
-        return number in self._entries
+    def given(self, number: int) -> Sweep:
+        """Return a sweep as it was given.
 
-    def given(self, number: int) -> tuple[Tensor, float]:
-        """Return the points of a sweep as they were given, and the seconds to the next sweep.
-
-        They are those since the last sweep if there is no next one.
+        Raises:
+            InputError: it could not be added.
         """
-        later = self._entries.get(number + 1) or self._entries[number]
+        return self._entry(number).given
+
+    def period(self, source: int) -> float:
+        """Return the seconds to the next sweep, or those since the last one if there is none."""
+        later = self._entries.get(source + 1) or self._entries[source]
         assert later.relation is not None
-        return self._entries[number].given, later.relation.period
+        return later.relation.period
+
+    def load(self, sweeps: Sweeps, numbers: Sequence[int]) -> None:
+        """Read the sweeps of a window that are not held yet, and forget all others.
+
+        Args:
+            sweeps: the sequence.
+            numbers: ascending numbers of the sweeps.
+        """
+        first, last = numbers[0], numbers[-1]
+        if self._entries and min(self._entries) > first:
+            self._entries.clear()
+        self.keep(first, last)
+        for k in range(first, last + 1):
+            if k in self._entries or k in self.refused:
+                continue
+            sweep = self._read(sweeps, k)
+            if sweep is None:
+                continue
+            # The first sweep is deskewed by its motion from the sweep before the window.
+            if k == first > 0 and deskewing(sweep, _STILL, 1.0, self.preparation.deskew)[0]:
+                before = self._read(sweeps, k - 1)
+                if before is not None:
+                    self._try(k - 1, before)
+            self._try(k, sweep)
+        self._entries.pop(first - 1, None)
+
+    def used(self, numbers: Sequence[int]) -> list[int]:
+        """Return the numbers of a window, after that of the sweep before it if it was used."""
+        first = self._entries.get(numbers[0])
+        depends = first is not None and first.relation is not None and first.deskew is not None
+        return [*([numbers[0] - 1] if depends else []), *numbers]
+
+    def _read(self, sweeps: Sweeps, number: int) -> Sweep | None:
+        try:
+            sweep = sweeps[number]
+        except InputError as error:
+            self.refused[number], self.digests[number] = error, UNREADABLE
+            return None
+        if number not in self.digests:
+            self.digests[number] = digest(sweep)
+        return sweep
+
+    def _try(self, number: int, sweep: Sweep) -> None:
+        try:
+            self.add(number, sweep)
+        except InputError as error:
+            self.refused[number] = error
+
+    def _entry(self, number: int) -> _Entry:
+        if number not in self._entries:
+            raise self.refused.get(number) or InputError(f"sweep {number} is missing")
+        return self._entries[number]
 
     def add(self, number: int, sweep: Sweep) -> None:
         """Add the sweep of a number, and relate it to the sweep before it, if that is present.
@@ -119,7 +179,7 @@ class SweepWindow:
         """
         sweep = tree_map(lambda tensor: tensor.cpu(), sweep)
         origin = torch.tensor(self.preparation.sensor_origin or (0.0, 0.0, 0.0)).double()
-        entry = _Entry(sweep.points, from_sensor(sweep, origin), origin, self.preparation)
+        entry = _Entry(sweep, from_sensor(sweep, origin), origin, self.preparation)
         check_sweep(entry.sweep)
         before = self._entries.get(number - 1)
         if before is not None:
@@ -149,9 +209,9 @@ class SweepWindow:
 
     def keep(self, first: int, last: int) -> None:
         """Forget the sweeps whose numbers are outside of a range."""
-        for table in (self._entries, self.refused):
-            for k in [k for k in table if not first <= k <= last]:
-                del table[k]  # type: ignore[attr-defined]
+        self._entries = {k: entry for k, entry in self._entries.items() if first <= k <= last}
+        self.refused = {k: error for k, error in self.refused.items() if first <= k <= last}
+        self.digests = {k: text for k, text in self.digests.items() if first - 1 <= k <= last}
 
     def estimate(self, source: int, numbers: Sequence[int]) -> FlowEstimate:
         """Estimate the flow of a sweep to the next one.
@@ -165,8 +225,8 @@ class SweepWindow:
         Raises:
             InputError: the sweep has no neighbour, or one that it does not belong to.
         """
-        here = self._entries[source]
-        there = self._entries[source + 1] if source + 1 in numbers else None
+        here = self._entry(source)
+        there = self._entry(source + 1) if source + 1 in numbers else None
         later = here if there is None else there
         if later.relation is None:
             raise later.broken or InputError(
@@ -174,7 +234,7 @@ class SweepWindow:
             )
         relation, E = later.relation, later.relation.ego_motion
         # The frame is that of the next sweep, and E_k moves the frame k - 1 to the frame k.
-        placed = {source: E, source + 1: torch.eye(4, dtype=torch.float64)}
+        placed = {source: E, source + 1: _STILL}
         for k in range(source, numbers[0], -1):
             motion = self._motion(k)
             if motion is None:
@@ -211,9 +271,7 @@ class SweepWindow:
         self, number: int, here: _Entry, placed: dict[int, Tensor], period: float
     ) -> Neighbour:
         """Return a sweep of the window in the frame of the pair."""
-        entry = self._entries.get(number)
-        if entry is None:
-            raise self.refused.get(number) or InputError("a sweep is missing")
+        entry = self._entry(number)
         if number not in placed:
             raise entry.broken or InputError(
                 f"{entry.sweep.source} and {here.sweep.source} are on two sides of a gap"
@@ -232,18 +290,48 @@ def check_order(source: Sweep, target: Sweep) -> None:
         )
 
 
-def settle(sweep: Sweep, preparation: Preparation) -> tuple[Preparation, tuple[str, ...]] | None:
+def check_pace(method: Method, window: int, latency: int) -> tuple[int, int]:
+    """Return the number of sweeps that a method uses, and the latency.
+
+    Raises:
+        InputError: one of them is out of bounds, or the method needs the next sweep.
+    """
+    check_range("FlowStream", f"[2, {LONGEST_WINDOW}]", window=window)
+    check_range("FlowStream", f"[0, {window - 1}]", latency=latency)
+    if latency == 0 and not getattr(method, "predicts", False):
+        raise InputError(f"{method!r} compares a sweep with the next one; give latency=1, or more")
+    return (window, latency) if uses_window(method) else (2, 1)
+
+
+def settle_first(sweeps: Sweeps, preparation: Preparation) -> tuple[Preparation, tuple[str, ...]]:
+    """Return the settings of `settle` for the first sweep of a sequence that can be used.
+
+    The settings are returned unchanged if no sweep can be used, or if the points are in the frame of
+    a map, in which the sensor moves.
+    """
+    for k in range(len(sweeps)):
+        try:
+            sweep = sweeps[k]
+            check_sweep(sweep)
+        except InputError:
+            continue
+        settled, notes = settle(sweep, preparation)
+        return (preparation, ()) if in_map(settled) else (settled, notes)
+    return preparation, ()
+
+
+def settle(sweep: Sweep, preparation: Preparation) -> tuple[Preparation, tuple[str, ...]]:
     """Return settings for all sweeps of one sensor, with its place, and notes.
 
-    None if the points are in the frame of a map, in which the sensor moves.
-
     Args:
-        sweep: a sweep, the first one that can be read.
+        sweep: a sweep, the first one that can be used.
         preparation: settings.
     """
     notes: list[str] = []
-    origin = sensor_origin(sweep, preparation, notes)
-    if preparation.sensor_origin is None and float(origin[:2].norm()) > _MAP:
-        return None
-    x, y, z = origin.tolist()
+    x, y, z = sensor_origin(sweep, preparation, notes).tolist()
     return replace(preparation, sensor_origin=(x, y, z)), tuple(notes)
+
+
+def in_map(preparation: Preparation) -> bool:
+    """Return whether the place of the sensor is so far away that the points are in a map's frame."""
+    return math.hypot(*(preparation.sensor_origin or (0.0,))[:2]) > _MAP

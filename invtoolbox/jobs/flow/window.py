@@ -11,8 +11,8 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse, part_of, transform
-from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.geometry.surface_normals import append_times
+from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.jobs.flow.cloud import Cloud
 from invtoolbox.jobs.flow.clusters import height_above
 from invtoolbox.jobs.flow.ego_motion import deskewing, ego_motion
