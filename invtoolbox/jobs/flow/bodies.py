@@ -185,13 +185,15 @@ def _suspects(
         range_: their distances from the sensor in the plane.
         settings: settings of the detection.
     """
-    # Sorted by label, each cluster is a run of rows, after the run of the label -1.
-    order = labels.argsort(stable=True)
-    sizes = torch.bincount(labels[labels >= 0])
+    # Sorted by label, each cluster is a run of rows, after the run of the label -1. The first checks
+    # are made for all clusters at once, because most of them stand still.
+    order, inside = labels.argsort(stable=True), labels >= 0
+    sizes = torch.bincount(labels[inside])
+    means = [torch.bincount(labels[inside], row[inside].double()) / sizes for row in away]
+    chosen = (sizes >= settings.fewest) & (torch.stack(means).amin(0) >= settings.apart)
+    runs = order[int((~inside).sum()) :].split(sizes.tolist())
     suspects = []
-    for rows in order[int((labels < 0).sum()) :].split(sizes.tolist()):
-        if len(rows) < settings.fewest or float(away[:, rows].mean(1).min()) < settings.apart:
-            continue
+    for rows in (runs[k] for k in chosen.nonzero().squeeze(1).tolist()):
         extent = float((points[rows, :2].amax(0) - points[rows, :2].amin(0)).max())
         # A point of a wire or a branch above a person does not make it a post.
         slender = float(height[rows].quantile(_MOST)) > _TALL and extent < _NARROW
@@ -217,7 +219,7 @@ def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor,
     ]
     # Coordinates as contiguous rows, because every cluster compares all of them with its box.
     new = [arrived[:, :2].T.contiguous() for arrived in new]
-    cluster, start = [], []
+    bodies, moves = [], []
     for k, rows in enumerate(evidence.members):
         body = evidence.points[rows]
         tried = [body.new_zeros(2)]
@@ -231,19 +233,24 @@ def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor,
                 body, arrived[:, near].T, reach, evidence.settings.votes, evidence.origin
             )
             tried += list(torch.from_numpy(votes / scan.step).to(body))
-        moves = torch.nn.functional.pad(torch.stack(tried), (0, 1))
-        # The cost of a velocity v is the mean of min(|p + s v - q|, 0.5 m)^2 over all sweeps and
-        # about 32 points p, with the nearest measured point q.
-        few = body[:: max(1, len(body) // 32)]
-        away = torch.stack(
-            [scan.query((few + scan.step * moves[:, None]).flatten(0, 1), 0.5)[0] for scan in scans]
-        )
-        cost = away.clamp_max(0.5).square().view(len(scans), len(moves), -1).mean((0, 2))
-        best = int(cost.argmin())
+        moves.append(torch.nn.functional.pad(torch.stack(tried), (0, 1)))
+        bodies.append(body[:: max(1, len(body) // 32)])
+    # The cost of a velocity v is the mean of min(|p + s v - q|, 0.5 m)^2 over all sweeps and about 32
+    # points p, with the nearest measured point q; all clusters are searched at once.
+    counts = [len(body) * len(tried) for body, tried in zip(bodies, moves)]
+    costs = evidence.points.new_zeros(sum(counts))
+    for scan in scans:
+        places = [
+            (body + scan.step * tried[:, None]).flatten(0, 1) for body, tried in zip(bodies, moves)
+        ]
+        costs += scan.query(torch.cat(places), 0.5)[0].clamp_max(0.5).square()
+    cluster, start = [], []
+    for k, (tried, cost) in enumerate(zip(moves, costs.split(counts))):
+        best = int(cost.view(len(tried), -1).mean(1).argmin())
         # A start less than 0.15 m from rest is left to the registration from rest.
-        for j in (0, best) if float(moves[best].norm()) > 0.15 else (0,):
+        for j in (0, best) if float(tried[best].norm()) > 0.15 else (0,):
             cluster.append(k)
-            start.append(moves[j])
+            start.append(tried[j])
     translation = torch.stack(start)
     return torch.tensor(cluster, device=translation.device), {
         "turn": torch.zeros_like(translation),
