@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_choice
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import check_motion, transform
 from invtoolbox.geometry.sweeps import Sweep
+from invtoolbox.jobs.flow.ego_motion import How
 from invtoolbox.jobs.flow.estimation import FlowEstimate, as_sweep
 from invtoolbox.jobs.flow.methods import Method, method_named
 from invtoolbox.jobs.flow.preparation import Preparation
@@ -100,7 +103,7 @@ class FlowStream:
         *,
         window: int = 5,
         latency: int = 0,
-        ego_motion: str = "auto",
+        ego_motion: How = "auto",
         ground: str = "auto",
         max_range: float | None = None,
         sensor_origin: Sequence[float] | None = None,
@@ -109,10 +112,11 @@ class FlowStream:
         device: torch.device | str | None = None,
     ) -> None:
         self.method = method_named(method) if isinstance(method, str) else method
+        check_choice("FlowStream", get_args(How), ego_motion=ego_motion)
         self.window, self.latency = check_pace(self.method, window, latency)
         self._seed, self._device = seed, device
         self._preparation = preparation or Preparation(
-            ego_motion=ego_motion,  # type: ignore[arg-type]
+            ego_motion=ego_motion,
             ground=ground,  # type: ignore[arg-type]
             max_range=max_range,
             sensor_origin=None if sensor_origin is None else tuple(map(float, sensor_origin)),  # type: ignore[arg-type]

@@ -35,7 +35,8 @@ def scans() -> list[Neighbour]:
     moved = []
     for step in STEPS:
         clouds = [
-            points + step * torch.tensor([0.4, 0.1 * (k + 1), 0.0]) for k, points in enumerate(bodies())
+            points + step * torch.tensor([0.4, 0.1 * (k + 1), 0.0])
+            for k, points in enumerate(bodies())
         ]
         cloud = torch.cat(clouds)
         moved.append(Neighbour(cloud + 0.02 * torch.randn(cloud.shape, generator=generator), step))
@@ -128,9 +129,7 @@ def test_value_gradient_and_matrix_are_those_of_automatic_differentiation() -> N
                 return state
 
         initial = {n: t[k : k + 1] for n, t in unknowns(2).items()}
-        it.solve(
-            problem, prior, Look(max_iterations=1), initial=dict(initial), progress=False
-        )
+        it.solve(problem, prior, Look(max_iterations=1), initial=dict(initial), progress=False)
         flat = start.unknowns[0]
         order = [int((seen["x"][0] == value).nonzero()[0, 0]) for value in flat]
         assert sorted(order) == list(range(9))
