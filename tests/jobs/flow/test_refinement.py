@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -80,63 +81,62 @@ def tracks(refine: Refinement, sweeps: list[Neighbour], count: int) -> Tracks:
     return refine.start(unknowns(count), sweeps)
 
 
-def test_value_gradient_and_matrix_are_those_of_automatic_differentiation() -> None:
+@pytest.mark.parametrize("k", [0, 1])
+def test_value_gradient_and_matrix_are_those_of_automatic_differentiation(k: int) -> None:
     """`PlaneToPlane` on a `RigidTrack`, in the one sweep of each time, is the oracle."""
     sweeps = scans()
-    for k in (0, 1):
-        refine = refinement([k], sweeps)
-        start = refine.start({n: t[k : k + 1] for n, t in unknowns(2).items()}, sweeps)
-        arms, apart, metric = refine._at(start)
-        value = refine._energy(start, apart, metric, TAU)
-        H, g = refine._equations(start, arms, apart, metric, TAU)
-        # One cloud of all sweeps, kept apart in time, as `PlaneToPlane` searches it.
-        cloud, places = torch.cat([sweep.points for sweep in sweeps]), bodies()[k]
-        count = [len(sweep.points) for sweep in sweeps]
-        when = torch.arange(3.0).repeat_interleave(torch.tensor(count)) * 100
-        normal, thickness = (
-            torch.cat(columns) for columns in zip(*(sweep.surface(False) for sweep in sweeps))
-        )
+    refine = refinement([k], sweeps)
+    start = refine.start({n: t[k : k + 1] for n, t in unknowns(2).items()}, sweeps)
+    arms, apart, metric = refine._at(start)
+    value = refine._energy(start, apart, metric, TAU)
+    H, g = refine._equations(start, arms, apart, metric, TAU)
+    # One cloud of all sweeps, kept apart in time, as `PlaneToPlane` searches it.
+    cloud, places = torch.cat([sweep.points for sweep in sweeps]), bodies()[k]
+    count = [len(sweep.points) for sweep in sweeps]
+    when = torch.arange(3.0).repeat_interleave(torch.tensor(count)) * 100
+    normal, thickness = (
+        torch.cat(columns) for columns in zip(*(sweep.surface(False) for sweep in sweeps))
+    )
 
-        def spread(normal: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
-            outer = normal[:, :, None] * normal[:, None, :]
-            return torch.eye(3) + (across - 1)[:, None, None] * outer
+    def spread(normal: torch.Tensor, across: torch.Tensor) -> torch.Tensor:
+        outer = normal[:, :, None] * normal[:, None, :]
+        return torch.eye(3) + (across - 1)[:, None, None] * outer
 
-        surface = replace(
-            Surface.of(cloud, when), covariances=spread(normal, thickness.clamp_min(0.02))
-        )
-        term = it.data_terms.PlaneToPlane(
-            scale=(TAU, TAU),
-            covariances=spread(refine.normals, refine.across)[None].repeat(1, 3, 1, 1),
-            surface=surface,
-            times=(100 * torch.arange(3.0).repeat_interleave(len(places))[None], when[None]),
-        )
-        prior = it.priors.RigidTrack(STEPS)
-        at_rest = places[None].repeat(1, 3, 1)
-        problem = it.Problem(cloud[None], it.operators.PointWarp(at_rest), term)
-        seen = {}
+    surface = replace(
+        Surface.of(cloud, when), covariances=spread(normal, thickness.clamp_min(0.02))
+    )
+    term = it.data_terms.PlaneToPlane(
+        scale=(TAU, TAU),
+        covariances=spread(refine.normals, refine.across)[None].repeat(1, 3, 1, 1),
+        surface=surface,
+        times=(100 * torch.arange(3.0).repeat_interleave(len(places))[None], when[None]),
+    )
+    prior = it.priors.RigidTrack(STEPS)
+    at_rest = places[None].repeat(1, 3, 1)
+    problem = it.Problem(cloud[None], it.operators.PointWarp(at_rest), term)
+    seen: dict[str, Any] = {}
 
-        class Look(it.solvers.LevenbergMarquardt):
-            """Levenberg-Marquardt whose first evaluation is kept."""
+    class Look(it.solvers.LevenbergMarquardt):
+        """Levenberg-Marquardt whose first evaluation is kept."""
 
-            def init(self, objective, start):
-                state = super().init(objective, start)
-                columns = [
-                    Linearization(objective, start).product(torch.eye(9)[j : j + 1])
-                    for j in range(9)
-                ]
-                # The order of the unknowns is the solver's own: it is read off the parameters.
-                seen.update(state=state, H=torch.cat(columns), x=start)
-                return state
+        def init(self, objective, start):
+            state = super().init(objective, start)
+            columns = [
+                Linearization(objective, start).product(torch.eye(9)[j : j + 1]) for j in range(9)
+            ]
+            # The order of the unknowns is the solver's own: it is read off the parameters.
+            seen.update(state=state, H=torch.cat(columns), x=start)
+            return state
 
-        initial = {n: t[k : k + 1] for n, t in unknowns(2).items()}
-        it.solve(problem, prior, Look(max_iterations=1), initial=dict(initial), progress=False)
-        flat = start.unknowns[0]
-        order = [int((seen["x"][0] == value).nonzero()[0, 0]) for value in flat]
-        assert sorted(order) == list(range(9))
-        torch.testing.assert_close(value.float(), seen["state"].value, rtol=1e-4, atol=1e-6)
-        gradient, matrix = seen["state"].gradient[0][order], seen["H"][order][:, order]
-        torch.testing.assert_close(g[0].float(), gradient, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(H[0].float(), matrix, rtol=1e-3, atol=1e-3)
+    initial = {n: t[k : k + 1] for n, t in unknowns(2).items()}
+    it.solve(problem, prior, Look(max_iterations=1), initial=dict(initial), progress=False)
+    flat = start.unknowns[0]
+    order = [int((seen["x"][0] == value).nonzero()[0, 0]) for value in flat]
+    assert sorted(order) == list(range(9))
+    torch.testing.assert_close(value.float(), seen["state"].value, rtol=1e-4, atol=1e-6)
+    gradient, matrix = seen["state"].gradient[0][order], seen["H"][order][:, order]
+    torch.testing.assert_close(g[0].float(), gradient, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(H[0].float(), matrix, rtol=1e-3, atol=1e-3)
 
 
 def test_a_body_alone_gives_what_it_gives_among_others() -> None:
