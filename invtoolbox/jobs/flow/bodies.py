@@ -219,7 +219,8 @@ def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor,
     ]
     # Coordinates as contiguous rows, because every cluster compares all of them with its box.
     new = [arrived[:, :2].T.contiguous() for arrived in new]
-    bodies, moves = [], []
+    bodies: list[Tensor] = []
+    moves: list[Tensor] = []
     for k, rows in enumerate(evidence.members):
         body = evidence.points[rows]
         tried = [body.new_zeros(2)]
@@ -237,20 +238,20 @@ def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor,
         bodies.append(body[:: max(1, len(body) // 32)])
     # The cost of a velocity v is the mean of min(|p + s v - q|, 0.5 m)^2 over all sweeps and about 32
     # points p, with the nearest measured point q; all clusters are searched at once.
-    counts = [len(body) * len(tried) for body, tried in zip(bodies, moves)]
+    counts = [len(body) * len(ways) for body, ways in zip(bodies, moves)]
     costs = evidence.points.new_zeros(sum(counts))
     for scan in scans:
         places = [
-            (body + scan.step * tried[:, None]).flatten(0, 1) for body, tried in zip(bodies, moves)
+            (body + scan.step * ways[:, None]).flatten(0, 1) for body, ways in zip(bodies, moves)
         ]
         costs += scan.query(torch.cat(places), 0.5)[0].clamp_max(0.5).square()
     cluster, start = [], []
-    for k, (tried, cost) in enumerate(zip(moves, costs.split(counts))):
-        best = int(cost.view(len(tried), -1).mean(1).argmin())
+    for k, (ways, cost) in enumerate(zip(moves, costs.split(counts))):
+        best = int(cost.view(len(ways), -1).mean(1).argmin())
         # A start less than 0.15 m from rest is left to the registration from rest.
-        for j in (0, best) if float(tried[best].norm()) > 0.15 else (0,):
+        for j in (0, best) if float(ways[best].norm()) > 0.15 else (0,):
             cluster.append(k)
-            start.append(tried[j])
+            start.append(ways[j])
     translation = torch.stack(start)
     return torch.tensor(cluster, device=translation.device), {
         "turn": torch.zeros_like(translation),

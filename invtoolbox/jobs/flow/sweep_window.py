@@ -245,7 +245,9 @@ class SweepWindow:
             if motion is None:
                 break
             placed[k] = placed[k - 1] @ inverse(motion)
-        pair = PreparedPair(here.prepared, there and there.prepared, E, (), relation.period)
+        pair = PreparedPair(
+            here.prepared, None if there is None else there.prepared, E, (), relation.period
+        )
         notes = [*self.notes, *later.notes, *here.about, *(there.about if there else ())]
         further = [k for k in numbers if k not in (source, source + 1)]
         if further and later.untimed:
@@ -257,7 +259,7 @@ class SweepWindow:
                 neighbours.append(self._place(k, here, placed, relation.period))
             except InputError as error:
                 notes.append(f"left out of the window: {error}")
-        notes += describe_window(neighbours)
+        notes += describe_window(neighbours, 0 if there is None else 1)
         pair = replace(pair, notes=tuple(notes))
         return estimate_prepared(pair, neighbours, self.method, self.seed, self.device)
 

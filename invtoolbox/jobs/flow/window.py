@@ -154,12 +154,18 @@ def prepare_neighbours(
     return tuple(neighbours), (*notes, *describe_window(neighbours))
 
 
-def describe_window(neighbours: Sequence[Neighbour]) -> list[str]:
-    """Return a note on the further sweeps of a window, in the order of time; none without them."""
+def describe_window(neighbours: Sequence[Neighbour], ahead: int = 1) -> list[str]:
+    """Return a note on the further sweeps of a window; none without them.
+
+    Args:
+        neighbours: the further sweeps, in the order of time.
+        ahead: number of sweeps of the pair after its source, 1, or 0 if the target is not measured.
+    """
     if not neighbours:
         return []
-    first, last = min(neighbours[0].step, 0), max(neighbours[-1].step, 1)
-    return [f"a window of {len(neighbours) + 2} sweeps, from {first:+.3g} to {last:+.3g} periods"]
+    first, last = min(neighbours[0].step, 0), max(neighbours[-1].step, ahead)
+    count = len(neighbours) + 1 + ahead
+    return [f"a window of {count} sweeps, from {first:+.3g} to {last:+.3g} periods"]
 
 
 def _prepare(
