@@ -81,7 +81,10 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     here = None if pair.scans is None else pair.scans[0]
     height = height_above(points, pair.ground) if here is None else here.own.height
     scans = _scans(pair, settings)
-    soon = [scan for scan in scans if abs(scan.step) <= _SOON]
+    # Without later sweeps the near ones are as many, and so older by a period.
+    is_past = all(scan.step < 0 for scan in scans)
+    near_time = _SOON + 1 if is_past else _SOON
+    soon = [scan for scan in scans if abs(scan.step) <= near_time]
     if not soon:
         return nothing_moves
     # A thing at rest has points of other sweeps at about the distance of neighbouring rays, so the
@@ -127,7 +130,13 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     surface = (normal, thickness)
     tracked = register(evidence, soon, times, surface, cluster=cluster, initial=initial)
     tracked = tracked.take(evidence.likeliest(tracked))
-    accepted = evidence.accept(soon, tracked)
+
+    def accept(scans: Sequence[Neighbour], tracks: Registration) -> Tensor:
+        # A body must not end on the still world; what has only been seen in the past begins there.
+        motion = inverse(tracks.motion) if is_past else tracks.motion
+        return evidence.accept(scans, replace(tracks, motion=motion))
+
+    accepted = accept(soon, tracked)
     if len(scans) > len(soon):
         longer = register(
             evidence,
@@ -139,9 +148,9 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
             scale=_CLOSE,
         )
         # A track that leaves the body in the near sweeps fits something else in far ones.
-        near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=points.device)
+        near = torch.tensor([abs(scan.step) <= near_time for scan in scans], device=points.device)
         misfit = longer.misfit[:, near].mean(1)
-        accepted_longer = evidence.accept(scans, longer) & (
+        accepted_longer = accept(scans, longer) & (
             misfit < 1.1 * tracked.misfit.mean(1) + 0.1 * settings.noise**2
         )
         # More sweeps determine the motion better, and find bodies that few sweeps do not show.
