@@ -19,6 +19,8 @@ _MOST = 512
 #: of the variance along it, see `surface_normals.covariances`. The first one is also the share of
 #: the distance along a surface that counts, see `PlaneToPlane`.
 _ACROSS, _ACROSS_OTHERS = 0.005, 0.02
+#: Distance within which a point that moves keeps its partner, metres.
+_STAYS = 0.001
 #: Largest distance of partners whose times are compared, metres.
 _PARTNERS = 0.3
 
@@ -54,15 +56,22 @@ def register(
     places, within = points[index], None if times is None else times[index].to(points)
     surfaces = [sweep.surface(times is not None) if plane else None for sweep in sweeps]
 
+    # Row of the partner of every point in every sweep, and the places for which they were searched.
+    row = index.new_zeros(len(index), len(sweeps))
+    searched = places.new_full((*row.shape, 3), torch.inf)
+
     def search(moved: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        partners = []
+        far, partners = (moved - searched).square().sum(2) > _STAYS**2, []
         for k, (sweep, sides) in enumerate(zip(sweeps, surfaces)):
-            row = sweep.query(moved[:, k], times=within)[1]
+            new = far[:, k].nonzero().squeeze(1)
+            times_there = None if within is None else within[new]
+            row[new, k] = sweep.query(moved[new, k], times=times_there)[1]
+            searched[new, k] = moved[new, k]
             # Without surfaces the covariances are identities, whatever the normals are.
-            normal, across = sweep.points[row], moved.new_ones(len(row))
+            normal, across = sweep.points[row[:, k]], torch.ones_like(moved[:, k, 0])
             if sides is not None:
-                normal, across = sides[0][row], sides[1][row].clamp_min(_ACROSS_OTHERS)
-            partners.append((sweep.points[row], normal, across))
+                normal, across = sides[0][row[:, k]], sides[1][row[:, k]].clamp_min(_ACROSS_OTHERS)
+            partners.append((sweep.points[row[:, k]], normal, across))
         partner, normal, across = (torch.stack(columns, 1) for columns in zip(*partners))
         return partner, normal, across
 
