@@ -228,23 +228,21 @@ def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor,
     ]
     # Coordinates as contiguous rows, because every cluster compares all of them with its box.
     new = [arrived[:, :2].T.contiguous() for arrived in new]
-    bodies: list[Tensor] = []
-    moves: list[Tensor] = []
-    for k, rows in enumerate(evidence.members):
-        body = evidence.points[rows]
-        tried = [body.new_zeros(2)]
-        for scan, arrived in zip(next_, new):
-            reach = float(farthest[k]) * abs(scan.step)
-            low, high = body[:, :2].amin(0) - reach, body[:, :2].amax(0) + reach
-            near = (arrived[0] > low[0]) & (arrived[0] < high[0])
-            near &= (arrived[1] > low[1]) & (arrived[1] < high[1])
-            # Displacements over `step` periods become displacements per period.
-            votes = translations(
-                body, arrived[:, near].T, reach, evidence.settings.votes, evidence.origin
-            )
-            tried += list(torch.from_numpy(votes / scan.step).to(body))
-        moves.append(torch.nn.functional.pad(torch.stack(tried), (0, 1)))
-        bodies.append(body[:: max(1, len(body) // 32)])
+    whole = [evidence.points[rows] for rows in evidence.members]
+    tried = [[body.new_zeros(2)] for body in whole]
+    for scan, arrived in zip(next_, new):
+        reach, near = (farthest * abs(scan.step)).tolist(), []
+        for body, far in zip(whole, reach):
+            low, high = body[:, :2].amin(0) - far, body[:, :2].amax(0) + far
+            inside = (arrived[0] > low[0]) & (arrived[0] < high[0])
+            inside &= (arrived[1] > low[1]) & (arrived[1] < high[1])
+            near.append(arrived[:, inside].T)
+        votes = translations(whole, near, reach, evidence.settings.votes, evidence.origin)
+        # Displacements over `step` periods become displacements per period.
+        for ways, agreed in zip(tried, votes):
+            ways += list(torch.from_numpy(agreed / scan.step).to(arrived))
+    moves = [torch.nn.functional.pad(torch.stack(ways), (0, 1)) for ways in tried]
+    bodies = [body[:: max(1, len(body) // 32)] for body in whole]
     # The cost of a velocity v is the mean of min(|p + s v - q|, 0.5 m)^2 over all sweeps and about 32
     # points p, with the nearest measured point q; all clusters are searched at once.
     counts = [len(body) * len(ways) for body, ways in zip(bodies, moves)]
