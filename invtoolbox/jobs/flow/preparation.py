@@ -158,11 +158,6 @@ class PreparedPair:
         return self.first.sweep.finite
 
     @property
-    def deskew(self) -> Deskew | None:
-        """Deskewing of the first sweep."""
-        return self.first.deskew
-
-    @property
     def origin(self) -> Tensor:
         """Place of the sensor in the frame that the points were given in, float64 ``(3,)``."""
         return self.first.origin
@@ -191,10 +186,11 @@ class PreparedPair:
         # With the deskewing D and the residual r: flow = D^-1(E D(p) + r) - p, in float64, because
         # the flow is a small difference of large coordinates.
         points = self.first.sweep.points.double()
-        flow = transform(self.ego_motion, points if self.deskew is None else self.deskew(points))
+        deskew = self.first.deskew
+        flow = transform(self.ego_motion, points if deskew is None else deskew(points))
         flow[self.index] += residual.to(flow)
-        if self.deskew is not None:
-            flow = self.deskew.undo(flow)
+        if deskew is not None:
+            flow = deskew.undo(flow)
         flow -= points
         flow[~self.valid] = torch.nan
         return flow.float()

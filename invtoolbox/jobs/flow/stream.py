@@ -8,6 +8,7 @@ from typing import get_args
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from invtoolbox.core.guards import check_choice
@@ -243,39 +244,29 @@ class _TrackList:
             centre = points[body].mean(0)
             bodies.append(MovingBody(track.number, track.age, len(body), centre, velocity))
             track.places, track.velocity = (points + found.flow)[body], R @ velocity
-        for track in self._tracks:
-            if not any(track is one for one in tracks):
-                # A body that was not found is taken to move on evenly.
-                track.lost += 1
-                track.velocity = R @ track.velocity
-                track.places = transform(found.ego_motion, track.places) + period * track.velocity
-        self._tracks = [t for t in (*self._tracks, *tracks) if t.lost <= _LOST and t.age]
-        self._tracks = list({track.number: track for track in self._tracks}.values())
+        lost = [t for t in self._tracks if t.lost < _LOST and not any(t is one for one in tracks)]
+        for track in lost:
+            # A body that was not found is taken to move on evenly.
+            track.lost, track.velocity = track.lost + 1, R @ track.velocity
+            track.places = transform(found.ego_motion, track.places) + period * track.velocity
+        self._tracks = [*lost, *tracks]
         shared = {f.name: getattr(found, f.name) for f in fields(FlowEstimate)}
         shared["instance"] = instance
         return StreamedFlow(**shared, index=index, points=points, bodies=tuple(bodies))
 
     def _match(self, bodies: list[Tensor], velocities: list[Tensor]) -> list[_Track]:
-        """Return the track of every body: the one most of whose points it lies on, or a new one."""
-        votes: list[tuple[int, int, int]] = []
-        if bodies and self._tracks:
-            tree = Tree(torch.cat(bodies))
-            owner = torch.arange(len(bodies)).repeat_interleave(
-                torch.tensor([len(body) for body in bodies])
-            )
-            for t, track in enumerate(self._tracks):
-                distance, row = tree.query(track.places, _REACH)
-                counts = torch.bincount(owner[row[distance.isfinite()]], minlength=len(bodies))
-                for b in counts.nonzero().squeeze(1).tolist():
-                    change = float((velocities[b] - track.velocity).norm())
-                    if change <= _CHANGE + _CHANGE_SHARE * float(track.velocity.norm()):
-                        votes.append((-int(counts[b]), t, b))
-        chosen: dict[int, _Track] = {}
-        free = set(range(len(self._tracks)))
-        for _, t, b in sorted(votes):
-            if t in free and b not in chosen:
-                chosen[b] = self._tracks[t]
-                free.remove(t)
+        """Return the track of every body, most of whose points lie on it, or a new track."""
+        counts = np.zeros((len(self._tracks), len(bodies)))
+        owner = np.repeat(np.arange(len(bodies)), [len(body) for body in bodies])
+        tree = Tree(torch.cat(bodies)) if bodies else None
+        for row, track in zip(counts, self._tracks if tree else ()):
+            distance, nearest = tree.query(track.places, _REACH)  # type: ignore[union-attr]
+            change = [float((velocity - track.velocity).norm()) for velocity in velocities]
+            limit = _CHANGE + _CHANGE_SHARE * float(track.velocity.norm())
+            hits = np.bincount(owner[nearest[distance.isfinite()]], minlength=len(bodies))
+            row[:] = hits * (np.array(change) <= limit)
+        pairs = zip(*linear_sum_assignment(-counts))
+        chosen = {b: self._tracks[t] for t, b in pairs if counts[t, b]}
         for b in range(len(bodies)):
             if b not in chosen:
                 chosen[b] = _Track(self._next, 0, 0, bodies[b], velocities[b])

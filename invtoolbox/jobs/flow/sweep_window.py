@@ -51,7 +51,6 @@ class _Entry:
         origin: place of the sensor in the frame that the points were given in.
         preparation: settings.
         relation: motion from the sweep before it; None for the first sweep, and after a gap.
-        untimed: whether the sweep and the one before it have no timestamps.
         broken: reason of the gap.
         deskew: deskewing by the motion from the sweep before it; after a gap, to the next one.
         notes: notes on the relation.
@@ -63,7 +62,6 @@ class _Entry:
     origin: Tensor
     preparation: Preparation
     relation: Relation | None = None
-    untimed: bool = False
     broken: InputError | None = None
     deskew: Deskew | None = None
     notes: list[str] = field(default_factory=list)
@@ -187,7 +185,6 @@ class SweepWindow:
             try:
                 check_order(before.sweep, sweep)
                 entry.relation = relate(before.sweep, entry.sweep, self.preparation, entry.notes)
-                entry.untimed = before.sweep.timestamp == sweep.timestamp
                 entry.deskew = entry.relation.deskews[1]
                 if before.relation is None:
                     before.deskew = entry.relation.deskews[0]
@@ -249,12 +246,8 @@ class SweepWindow:
             here.prepared, None if there is None else there.prepared, E, (), relation.period
         )
         notes = [*self.notes, *later.notes, *here.about, *(there.about if there else ())]
-        further = [k for k in numbers if k not in (source, source + 1)]
-        if further and later.untimed:
-            notes.append("no window, because the sweeps have no timestamps")
-            further = []
         neighbours = []
-        for k in further:
+        for k in (k for k in numbers if k not in (source, source + 1)):
             try:
                 neighbours.append(self._place(k, here, placed, relation.period))
             except InputError as error:
@@ -279,6 +272,8 @@ class SweepWindow:
                 f"{entry.sweep.source} and {here.sweep.source} are on two sides of a gap"
             )
         step = (entry.sweep.timestamp - here.sweep.timestamp) / period
+        if step == 0:
+            raise InputError(f"{entry.sweep.source} has no timestamp")
         return place(entry.prepared.cloud, step, placed[number])
 
 

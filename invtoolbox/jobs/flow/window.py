@@ -54,11 +54,6 @@ class Neighbour:
         """The cloud in the sweep's own frame."""
         return Cloud(self.points, self.times) if self.cloud is None else self.cloud
 
-    @cached_property
-    def _home(self) -> Tensor:
-        """Motion into the sweep's own frame."""
-        return inverse(self.placed)
-
     def query(
         self, points: Tensor, bound: float | None = None, times: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -69,7 +64,7 @@ class Neighbour:
             bound: largest distance to search.
             times: times of the points, ``(m,)``, in which neighbours are then also sought.
         """
-        queries = points if self.cloud is None else transform(self._home, points)
+        queries = points if self.cloud is None else transform(inverse(self.placed), points)
         return self.own.tree(times is not None).query(append_times(queries, times), bound)
 
     def surface(self, timed: bool) -> tuple[Tensor, Tensor]:
