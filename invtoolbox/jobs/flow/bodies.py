@@ -239,17 +239,17 @@ def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor,
             near.append(arrived[:, inside].T)
         votes = translations(whole, near, reach, evidence.settings.votes, evidence.origin)
         # Displacements over `step` periods become displacements per period.
-        for ways, agreed in zip(tried, votes):
-            ways += list(torch.from_numpy(agreed / scan.step).to(arrived))
+        for starts, agreed in zip(tried, votes):
+            starts += list(torch.from_numpy(agreed / scan.step).to(arrived))
     moves = [torch.nn.functional.pad(torch.stack(ways), (0, 1)) for ways in tried]
-    bodies = [body[:: max(1, len(body) // 32)] for body in whole]
+    few = [body[:: max(1, len(body) // 32)] for body in whole]
     # The cost of a velocity v is the mean of min(|p + s v - q|, 0.5 m)^2 over all sweeps and about 32
     # points p, with the nearest measured point q; all clusters are searched at once.
-    counts = [len(body) * len(ways) for body, ways in zip(bodies, moves)]
+    counts = [len(body) * len(ways) for body, ways in zip(few, moves)]
     costs = evidence.points.new_zeros(sum(counts))
     for scan in scans:
         places = [
-            (body + scan.step * ways[:, None]).flatten(0, 1) for body, ways in zip(bodies, moves)
+            (body + scan.step * ways[:, None]).flatten(0, 1) for body, ways in zip(few, moves)
         ]
         costs += scan.query(torch.cat(places), 0.5)[0].clamp_max(0.5).square()
     cluster, start = [], []
