@@ -1,6 +1,6 @@
 """`it.FlowStream` on simulated streets: errors per class, seconds per sweep, memory, stream and batch.
 
-    python benchmarks/flow_stream.py [--seeds 900-909] [--latencies 0,1] [--sources 8,20,32]
+    python benchmarks/flow_stream.py [--seeds 900-909] [--latencies 0,1] [--sources 8,20]
         [--points 60000,106000] [--timed 6] [--pushes 500] [--small 20000] [--no-errors] [--cache FOLDER]
 
 Streets of 42 sweeps with true poses; windows of five sweeps, of which none is later than the sweep
@@ -118,7 +118,7 @@ def equal_to_batch(seed: int, points: int, latency: int, cache: Path | None) -> 
 def main(
     seeds: Annotated[list[int], numbers] = numbers("900-909"),
     latencies: Annotated[list[int], numbers] = numbers("0,1"),
-    sources: Annotated[list[int], numbers] = numbers("8,20,32"),
+    sources: Annotated[list[int], numbers] = numbers("8,20"),
     points: Annotated[list[int], numbers] = numbers("60000,106000"),
     timed: int = 6,
     pushes: int = 500,

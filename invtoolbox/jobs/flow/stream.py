@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from invtoolbox.core.guards import check_choice
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import check_motion, transform
 from invtoolbox.geometry.sweeps import Sweep
@@ -147,9 +147,11 @@ class FlowStream:
             if only one sweep has come.
 
         Raises:
-            InputError: the sweep is empty, not later than the last one, or does not overlap it. The
-                stream is then as it was before, and takes the next sweep.
+            InputError: the sweep is empty, not later than the last one, more than 10 s later, or
+                does not overlap it. The stream is then as it was before, and takes the next sweep;
+                after a pause, or at another place, begin a new stream.
         """
+        check_range("push", "(-inf, inf)", time=time)
         number, sweep = self._count, as_sweep(points, f"sweep {self._count}")
         if time is None and not (isinstance(points, Sweep) and sweep.timestamp):
             time = self._last + _PERIOD if number else 0.0

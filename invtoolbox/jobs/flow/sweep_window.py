@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.content import digest
-from invtoolbox.core.guards import check_range
+from invtoolbox.core.guards import check_choice
 from invtoolbox.core.pytrees import tree_map
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse
@@ -293,8 +293,8 @@ def check_pace(method: Method, window: int, latency: int) -> tuple[int, int]:
     Raises:
         InputError: one of them is out of bounds, or the method needs the next sweep.
     """
-    check_range("FlowStream", f"[2, {LONGEST_WINDOW}]", window=window)
-    check_range("FlowStream", f"[0, {window - 1}]", latency=latency)
+    check_choice("FlowStream", range(2, LONGEST_WINDOW + 1), window=window)
+    check_choice("FlowStream", range(int(window)), latency=latency)
     if latency == 0 and not getattr(method, "predicts", False):
         raise InputError(f"{method!r} compares a sweep with the next one; give latency=1, or more")
     return (window, latency) if uses_window(method) else (2, 1)

@@ -232,7 +232,9 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
     "wrong shape": (torch.zeros(50, 4), {}, r"expected points \(N, 3\)"),
     "words": (np.array([["a", "b", "c"]]), {}, "expected points"),
     "too early": (None, {"time": 0.1}, "in the order of time"),
-    "no time": (None, {"time": float("nan")}, "in the order of time"),
+    "no time": (None, {"time": float("nan")}, "time of push"),
+    "words for a time": (None, {"time": "now"}, "time of push"),
+    "after a pause": (None, {"time": 60.0}, "10 s apart"),
     "no motion": (None, {"pose": torch.ones(4, 4)}, "the pose"),
     "elsewhere": (
         None,
@@ -278,6 +280,7 @@ def test_sweeps_of_other_places_are_refused(street: list[Sweep]) -> None:
         ({"window": 14}, "window"),
         ({"window": 3, "latency": 3}, "latency"),
         ({"latency": -1}, "latency"),
+        ({"latency": 0.5}, "latency"),
         ({"method": "nsfp"}, "latency=1"),
         ({"method": "nspf"}, "nsfp"),
         ({"ego_motion": "gps"}, "ego_motion"),
