@@ -38,29 +38,19 @@ def street(seed: int, points: int, cache: Path | None) -> Sweeps:
 def accuracy(
     seeds: list[int], sources: list[int], points: int, latency: int, cache: Path | None
 ) -> Score:
-    """Pool the errors of the flow of some sweeps, each of a stream of its own."""
+    """Pool the errors of the flow of some sweeps, which `flow_sequence` estimates alone."""
     total = Score()
     for seed in seeds:
         sweeps = street(seed, points, cache)
-        for source in sources:
-            stream = it.FlowStream(window=WINDOW, latency=latency)
-            last = source + latency
-            for k in range(last - WINDOW, last + 1):
-                sweep = sweeps[k]
-                began = time.process_time()
-                found = stream.push(sweep)
-                seconds = time.process_time() - began
-            sweep, later = sweeps[source], sweeps[source + 1]
-            assert found is not None and sweep.pose is not None and later.pose is not None
-            total.add(
-                score(
-                    found.residual(sweep.points).double(),
-                    found.instance,
-                    sweep,
-                    relative_motion(sweep.pose, later.pose),
-                    seconds,
-                )
+        with tempfile.TemporaryDirectory() as folder:
+            study = it.flow_sequence(
+                sweeps, folder, window=WINDOW, latency=latency, items=sources, progress=False
             )
+            for k, source in enumerate(sources):
+                sweep, later, file = sweeps[source], sweeps[source + 1], study[k]
+                assert sweep.pose is not None and later.pose is not None
+                ego = relative_motion(sweep.pose, later.pose)
+                total.add(score(file.residual.double(), file.instance, sweep, ego, 0.0))
     return total
 
 
