@@ -24,6 +24,7 @@ OURS = {"test", "docs", "peers"}
 MODULES = {
     "astra-toolbox": {"astra"},
     "dask[distributed]": {"dask", "distributed"},
+    "laspy[lazrs]": {"laspy", "lazrs"},
     "libigl": {"igl"},
     "pillow": {"PIL"},
     "rerun-sdk": {"rerun"},
@@ -47,6 +48,7 @@ UNDECLARED = {
     "cil": "only conda has it",
     "tigre": "only conda and its sources have it",
     "bucketed_scene_flow_eval": "its pins contradict ours; golden figures stand for it",
+    "ouster": "its pins contradict those of others; the test skips without it",
     "lazy_other": "a test writes it",
     "lazy_package": "a test writes it",
     "missing_module_of_nobody": "a test misses it",

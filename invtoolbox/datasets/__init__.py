@@ -74,6 +74,7 @@ from invtoolbox.datasets.volumes.dicom import (
     DicomSeries,
     hounsfield_to_attenuation,
 )
+from invtoolbox.datasets.volumes.dicom_writer import write_dicom_series
 from invtoolbox.datasets.volumes.hdf5 import BlurKernels, Hdf5
 from invtoolbox.datasets.volumes.metaimage import MetaImage, write_metaimage
 from invtoolbox.datasets.volumes.nifti import Nifti, write_nifti
@@ -83,6 +84,7 @@ from invtoolbox.datasets.volumes.normal_maps import (
     read_mask,
     read_normal_map,
 )
+from invtoolbox.datasets.volumes.ome_zarr import write_ome_zarr
 from invtoolbox.datasets.volumes.pictures import Pictures
 from invtoolbox.datasets.volumes.raw import Raw, write_raw
 from invtoolbox.datasets.volumes.tiff import TiffStack, write_tiff_stack
@@ -183,6 +185,7 @@ __all__ = [
     "write_argoverse",
     "write_bytes",
     "write_colmap",
+    "write_dicom_series",
     "write_events",
     "write_flow",
     "write_hdf5",
@@ -190,6 +193,7 @@ __all__ = [
     "write_metaimage",
     "write_nifti",
     "write_npy",
+    "write_ome_zarr",
     "write_ply",
     "write_png",
     "write_raw",

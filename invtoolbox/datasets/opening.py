@@ -18,11 +18,16 @@ from invtoolbox.datasets.models.meshes import read_dmat, read_mesh
 from invtoolbox.datasets.models.voxels import read_voxels
 from invtoolbox.datasets.scans.geometry_file import read_geometry
 from invtoolbox.datasets.scans.htc2022 import HTC2022
+from invtoolbox.datasets.scans.nikon import XTek
+from invtoolbox.datasets.scans.pose_tables import Rtk, ViewTable
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.scans.segy import read_segy
+from invtoolbox.datasets.scans.skyscan import SkyScan
 from invtoolbox.datasets.scans.synchrotron import DataExchange, NXtomo, entries
+from invtoolbox.datasets.scans.zeiss import Txm, Txrm
 from invtoolbox.datasets.sweeps.flow_files import read_flow
 from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, SWEEP_TYPES, reader_of_folder
+from invtoolbox.datasets.sweeps.recordings import RECORDINGS, refuse_others
 from invtoolbox.datasets.views.opening import VIEW_READERS, reader_of_views
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.volumes.arrays import Arrays
@@ -56,6 +61,12 @@ READERS: dict[str, Callable[..., Any]] = {
     "hdf5": Hdf5,
     "metaimage": MetaImage,
     "raw": Raw,
+    "xtekct": XTek,
+    "skyscan": SkyScan,
+    "txrm": Txrm,
+    "txm": Txm,
+    "rtk": Rtk,
+    "view-table": ViewTable,
     **SWEEP_READERS,
     **VIEW_READERS,
 }
@@ -92,6 +103,20 @@ _READER_OF_SUFFIX = {
     ".mha": "metaimage",
     ".mhd": "metaimage",
     ".raw": "raw",
+    ".xtekct": "xtekct",
+    ".log": "skyscan",
+    ".txrm": "txrm",
+    ".txm": "txm",
+    ".xml": "rtk",
+    ".csv": "view-table",
+}
+# Beginning of the files that describe a scan, by suffix; a file of another program has another one.
+_SCAN_FILES = {
+    ".xtekct": b"[XTekCT]",
+    ".log": b"[System]",
+    ".txrm": b"\xd0\xcf\x11\xe0",
+    ".xml": b"RTKThreeDCircularGeometry",
+    ".csv": b"",
 }
 
 
@@ -105,10 +130,13 @@ def open(
 
     Args:
         path: `.mat` of HTC2022 or of plain arrays, DXchange, NXtomo or plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG,
-            TIFF, `.npy` or `.npz`; the first bytes decide. Raw values need a TOML file next to
+            TIFF, `.npy` or `.npz`; the first bytes decide. A scanner's file, or the folder with it:
+            Nikon `.xtekct`, Zeiss `.txrm` and `.txm`, Bruker `.log`, RTK `geometry.xml`, or a
+            `.csv` of twelve numbers per picture. Raw values need a TOML file next to
             them. A TIFF with several grey pages, and a folder of numbered TIFF files, are volumes
             with the values that are stored (reader "tiff-stack", or "pictures" for the range 0 to
-            1). A folder with a file of cameras is a set of pictures with poses.
+            1). A folder with a file of cameras is a set of pictures with poses. A recording of a lidar
+            is a sequence of sweeps.
         geometry: a `Geometry`, or the path of a geometry file, for arrays without a geometry.
         reader: name of a reader in `READERS` or of a plug-in, in place of the automatic choice.
         trusted: whether the file may name files outside of its folder, and unpack to any size; see
@@ -133,6 +161,7 @@ def open(
             geometry = read_geometry(geometry)
         if reader is None:
             path = Path(path).expanduser()
+            path = (scan_file(path) if path.is_dir() else None) or path
             reader = _reader_of_folder(path) if path.is_dir() else _reader_of_file(path)
         reader = match_name(reader, READERS) or reader
         if reader in SWEEP_READERS or reader in VIEW_READERS:
@@ -203,15 +232,44 @@ def _reader_of_file(path: Path) -> str:
     # Old DICOM files lack the preamble that shows the format; the other readers report the fault.
     if suffix in _READER_OF_SUFFIX or path.name.lower().endswith(".nii.gz"):
         return _READER_OF_SUFFIX.get(suffix, "nifti")
+    if suffix in RECORDINGS:
+        return RECORDINGS[suffix]
+    refuse_others([path])
     if suffix in (".sgy", ".segy"):
         raise InputError(
             f"{path}: this is a file of seismic records; read it by `it.datasets.read_segy`"
         )
     raise InputError(
         f"{path}: the first bytes show no known format; readable are MATLAB .mat, DXchange, "
-        "NXtomo and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, BMP, TIFF, .npy, .npz, and "
-        "raw values with a TOML file next to them"
+        "NXtomo and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, BMP, TIFF, .npy, .npz, the scans "
+        ".xtekct, .txrm, .log, .xml and .csv, and raw values with a TOML file next to them"
     )
+
+
+def scan_file(path: Path) -> Path | None:
+    """Return the file of a scanner that a path is, or that its folder holds; None for other paths.
+
+    Args:
+        path: path of a file or a folder.
+
+    Raises:
+        InputError: a folder with several scans.
+    """
+    files = []
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        suffix = file.suffix.lower()
+        if suffix in _SCAN_FILES and file.is_file():
+            with file.open("rb") as stream:
+                head = stream.read(4096)
+            is_table = suffix != ".csv" or head.rstrip().rsplit(b"\n")[0].count(b",") == 11
+            if is_table and _SCAN_FILES[suffix] in head:
+                files.append(file)
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:4])
+        raise InputError(
+            f"{path}: the folder holds several scans ({names}); give one of these files"
+        )
+    return files[0] if files else None
 
 
 def _reader_of_folder(path: Path) -> str:

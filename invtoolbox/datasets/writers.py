@@ -18,8 +18,10 @@ from invtoolbox.datasets.output import (
     write_png,
     writing,
 )
+from invtoolbox.datasets.volumes.dicom_writer import write_dicom_series
 from invtoolbox.datasets.volumes.metaimage import write_metaimage
 from invtoolbox.datasets.volumes.nifti import write_nifti
+from invtoolbox.datasets.volumes.ome_zarr import write_ome_zarr
 from invtoolbox.datasets.volumes.raw import write_raw
 from invtoolbox.datasets.volumes.volume import Volume, slices_of
 from invtoolbox.errors import InputError
@@ -33,8 +35,8 @@ def write(path: str | os.PathLike[str], x: Any, overwrite: bool = False) -> Writ
     """Write an array or a `Volume` in the format of the path's suffix (`SUFFIXES`).
 
     PNG scales the values to its range (see `write_png`, which also has other settings); the other
-    formats keep them. Volumes (.tif, .nii, .mha, .mhd, .raw) are written slice by slice, with the
-    voxel sizes of a `Volume`.
+    formats keep them. Volumes (.tif, .nii, .mha, .mhd, .raw, .zarr) are written slice by slice, with
+    the voxel sizes of a `Volume`. The suffix .dcm is a folder of DICOM images in Hounsfield units.
 
     Args:
         path: the file.
@@ -75,9 +77,11 @@ def write_tiff(path: str | os.PathLike[str], image: Any, overwrite: bool = False
     import tifffile
 
     options: dict[str, Any] = {"dtype": np.float32, "photometric": "minisblack"}
+    scale = getattr(image, "scale", None)
     if isinstance(image, Volume):
-        shape, _, pages = slices_of(path, image)
-        data: Any = (page.astype(np.float32) for page in pages)
+        shape, stored, pages = slices_of(path, image)
+        options["dtype"] = np.dtype(stored if scale else np.float32)
+        data: Any = (page.astype(options["dtype"]) for page in pages)
         options |= {"shape": shape, "metadata": {"axes": "ZYX"}}
         if image.grid.unit not in ("voxel", "pixel") and 4 * math.prod(shape) < _LARGEST:
             # Only the metadata of ImageJ can hold the distance of slices.
@@ -85,7 +89,12 @@ def write_tiff(path: str | os.PathLike[str], image: Any, overwrite: bool = False
             options |= {
                 "imagej": True,
                 "resolution": (1 / size[2], 1 / size[1]),
-                "metadata": {"axes": "ZYX", "spacing": size[0], "unit": image.grid.unit},
+                "metadata": {
+                    "axes": "ZYX",
+                    "spacing": size[0],
+                    "unit": image.grid.unit,
+                    **(dict(zip(("slope", "intercept"), scale)) if scale else {}),
+                },
             }
             del options["photometric"]
     else:
@@ -121,6 +130,8 @@ _WRITERS: dict[str, Callable[..., Written]] = {
     ".mha": write_metaimage,
     ".mhd": write_metaimage,
     ".raw": write_raw,
+    ".zarr": write_ome_zarr,
+    ".dcm": write_dicom_series,
 }
 #: Suffixes of the formats that `write` knows.
 SUFFIXES = tuple(_WRITERS)

@@ -7,10 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from invtoolbox.data_terms.poisson import Poisson
+from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
 from invtoolbox.measurements.findings import Finding, Subject, register
 from invtoolbox.measurements.sinogram import Sinogram
 from invtoolbox.operators.tomography.arcs import arc_of
+from invtoolbox.operators.tomography.filtered_backprojection import arc_weights
 from invtoolbox.operators.tomography.scan_2d import Scan, Scan2D
 
 #: Largest brightness of a shadow relative to the unweakened beam, and the median change of the beam
@@ -42,6 +43,9 @@ _DOUBT = 4.0
 #: Least part of the data, relative to the data of rays through the image, that rays next to the
 #: image must not measure.
 _OUTSIDE = 0.15
+#: Least brightness of the outermost cells in one view of ten, relative to the brightest cell, that
+#: shows an object beyond the detector; an offset and scattered rays leave less.
+_CUT = 0.1
 
 
 @register(Scan)
@@ -311,6 +315,37 @@ def check_rays_outside_image(subject: Subject) -> Finding | None:
         f"rays that miss the image measure up to {outside / through:.0%} of what the others measure "
         "on average; the object reaches beyond the image (give a larger image_shape or "
         "pixel_size), detector_spacing is too large, or an offset was not subtracted",
+    )
+
+
+@register(Scan)
+def check_truncation(subject: Subject) -> Finding | None:
+    """Find a detector that is narrower than the object: the outermost cells are not dark."""
+    y = subject.filled
+    is_counts = isinstance(subject.problem.data_term, PoissonTransmission)
+    if is_counts or y.is_complex() or y.shape[-1] < 16 or check_counts(subject) is not None:
+        return None
+    # Views of every item, means over channels and rows: (batch, view, cell).
+    views = y.detach().mean(1).flatten(2, -2).mean(2) if y.ndim > 4 else y.detach().mean(1)
+    outer = max(1, y.shape[-1] // 50)
+    edges = torch.stack([views[..., :outer].mean(2), views[..., -outer:].mean(2)], 1)
+    # One view in ten may be brighter, by chance.
+    brightest = views.amax(2).median(1, keepdim=True).values.clamp_min(1e-30)
+    shares = edges.quantile(0.9, dim=2) / brightest
+    if (S := subject.plane) is not None and arc_weights(S.angles, 2 * math.pi).closed:
+        # In a full turn, the side that reaches farther from the axis sees all of the object.
+        offset = S.axis - (y.shape[-1] - 1) / 2
+        shares = shares[:, 1:] if offset < -1 else shares[:, :1] if offset > 1 else shares
+    share = float(shares.max())
+    if share <= _CUT:
+        return None
+    return Finding(
+        "truncated",
+        f"the outermost cells of the detector measure up to {share:.0%} of the brightest ones, so "
+        "the object is wider than the detector; for a filtered back-projection, continue the views by "
+        "it.processing.extend_truncated(y, operator=A); for a solver, give an image that covers the "
+        "object (or an offset was not subtracted)",
+        is_remark=True,
     )
 
 

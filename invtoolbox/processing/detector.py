@@ -9,18 +9,28 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.datasets.measurement import Measurement
+from invtoolbox.datasets.scans.geometry_3d import Geometry3D
 from invtoolbox.datasets.scans.geometry_file import check_is_2d
 from invtoolbox.errors import InputError
+from invtoolbox.operators.tomography.scan_2d import Scan
 
 
-def extend_truncated(measurement: Measurement, cells: int | None = None) -> Measurement:
+@overload
+def extend_truncated(measurement: Measurement, cells: int | None = None) -> Measurement: ...
+@overload
+def extend_truncated(
+    measurement: Tensor, cells: int | None = None, *, operator: Scan
+) -> tuple[Tensor, Scan]: ...
+def extend_truncated(
+    measurement: Measurement | Tensor, cells: int | None = None, *, operator: Scan | None = None
+) -> Measurement | tuple[Tensor, Scan]:
     r"""Extend truncated projections smoothly on both sides of the detector.
 
     Filtered back-projection treats line integrals beyond the detector as 0. Its filter turns the
@@ -35,8 +45,13 @@ def extend_truncated(measurement: Measurement, cells: int | None = None) -> Meas
     need an image that extends beyond the field of view.
 
     Args:
-        measurement: line integrals ``(1, 1, view, cell)`` and their geometry.
+        measurement: line integrals ``(1, 1, view, *detector)`` and their geometry, of a 2D or a 3D
+            scan; or the tensor alone, ``(batch, channel, view, *detector)``, with its operator.
         cells: number ``n`` of cells added on each side; half the detector by default.
+        operator: operator of a tensor, any 2D or 3D scan.
+
+    Returns:
+        The longer measurement; of a tensor, the longer tensor and the operator of its detector.
 
     Source: Ohnesorge, Flohr, Schwarz, Heiken and Bae, Medical Physics 27, 2000.
 
@@ -45,7 +60,11 @@ def extend_truncated(measurement: Measurement, cells: int | None = None) -> Meas
     >>> extend_truncated(Measurement(torch.ones(1, 1, 1, 5), g), 2).y.round(decimals=2)
     tensor([[[[0.2500, 0.7500, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 0.7500, 0.2500]]]])
     """
-    geometry, y = check_is_2d(measurement.geometry, "extend_truncated"), measurement.y
+    y = measurement if isinstance(measurement, Tensor) else measurement.y
+    if isinstance(measurement, Tensor) and not isinstance(operator, Scan):
+        raise InputError(
+            f"extend_truncated needs the operator of a tensor, a scan, got {operator!r}; pass operator="
+        )
     count = y.shape[-1]
     n = count // 2 if cells is None else int(cells)
     check_range("extend_truncated", f"[1, {count - 1}]", cells=n)
@@ -54,8 +73,17 @@ def extend_truncated(measurement: Measurement, cells: int | None = None) -> Meas
     ).square()
     right = (2 * y[..., -1:] - y[..., count - 1 - n : count - 1].flip(-1)).clamp_min(0) * fade
     left = ((2 * y[..., :1] - y[..., 1 : n + 1]).clamp_min(0) * fade).flip(-1)
-    changed = dataclasses.replace(geometry, num_detectors=count + 2 * n)
     y = torch.cat([left, y, right], -1)
+    if isinstance(measurement, Tensor):
+        assert operator is not None
+        return y, operator.widen(n)
+    geometry: Any = measurement.geometry
+    if isinstance(geometry, Geometry3D):
+        panel = (geometry.detector_shape[0], count + 2 * n)
+        changed: Any = dataclasses.replace(geometry, detector_shape=panel)
+    else:
+        geometry = check_is_2d(geometry, "extend_truncated")
+        changed = dataclasses.replace(geometry, num_detectors=count + 2 * n)
     return _replace(measurement, y, changed, measurement.noise_std, detector_extended=n)
 
 

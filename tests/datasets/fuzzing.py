@@ -19,7 +19,14 @@ from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators import Identity
-from tests.datasets import event_files, sweep_sets, test_segy, view_sets
+from tests.datasets import (
+    event_files,
+    recording_sets,
+    scanner_sets,
+    sweep_sets,
+    test_segy,
+    view_sets,
+)
 from tests.datasets import test_other_writers as writers
 from tests.datasets import test_readers as plain
 
@@ -115,6 +122,22 @@ def write_street(path: Path) -> Path:
         "# A street.\n[simulated]\nsweeps = 3\nseed = 12\npoints = 800\ntraffic = 0.5\ndeskew = "
         "false\n"
     )
+    return path
+
+
+def write_rtk(path: Path) -> Path:
+    """A geometry as itk-rtk writes it, without the matrices, and its stack."""
+    path.mkdir()
+    views = "".join(
+        f"  <Projection>\n    <GantryAngle>{20 * k}</GantryAngle>\n  </Projection>\n"
+        for k in range(6)
+    )
+    (path / "geometry.xml").write_text(
+        '<?xml version="1.0"?>\n<!DOCTYPE RTKGEOMETRY>\n<RTKThreeDCircularGeometry version="3">\n'
+        "    <SourceToIsocenterDistance>60</SourceToIsocenterDistance>\n"
+        f"    <SourceToDetectorDistance>150</SourceToDetectorDistance>\n{views}</RTKThreeDCircularGeometry>\n"
+    )
+    datasets.write_metaimage(path / "projections.mha", STORED / np.float32(4000), (1, 1, 1))
     return path
 
 
@@ -244,7 +267,10 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
         )
         for name in ("Open3D, both", "MeshLab, one face, text", "MeshLab, textured")
     },
+    **scanner_sets.SETS,
+    "rtk": ("rtk", write_rtk),
     **sweep_sets.SETS,
+    **recording_sets.SETS,
     **view_sets.SETS,
     **event_files.SETS,
     "street.toml": ("street", write_street),
@@ -268,6 +294,7 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
 UNDECLARED = (
     *("odometry", "raw drive", "bins", "nuscenes", "street.toml", "views rgbd"),
     *("mesh.obj", "geometry.toml", "scene.toml", "values.dmat", "line.sgy"),
+    *("vlp16.pcap", "vlp16.pcapng", "ouster pcap"),
     *("events.aedat4", "events.dat", "events.raw", "events evt2.raw", "events.txt"),
 )
 KINDS = ("truncate", "flip", "flip header", "zero", "swap header", "huge", "empty", "suffix")
@@ -314,7 +341,7 @@ def damage(
 ) -> Path:
     """A damaged copy of a seed under `place`, which is made anew; gives the path to open."""
     shutil.rmtree(place, ignore_errors=True)
-    alone = seed.is_file() and seed.parent.name not in ("raw", "pair")
+    alone = seed.is_file() and seed.parent.name not in ("raw", "pair", "ouster pcap")
     if alone:
         place.mkdir()
         copy = place / seed.name

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from invtoolbox.datasets import read_pcd, read_ply, write_ply
-from invtoolbox.datasets.sweeps.pcd import unpack_lzf
+from invtoolbox.datasets.sweeps.pcd import unpack_lzf, write_pcd
 from invtoolbox.errors import InputError
 from tests.datasets import sweep_sets as sets
 
@@ -143,3 +143,52 @@ def test_damaged_pcd_is_refused(old: bytes, new: bytes, message: str, tmp_path: 
     (tmp_path / "cloud.pcd").write_bytes(content.replace(old, new, 1))
     with pytest.raises(InputError, match=rf"cloud.pcd.*{message}"):
         read_pcd(tmp_path / "cloud.pcd")
+
+
+@pytest.mark.parametrize(
+    ("counts", "encoding"),
+    [((4, 10), "binary"), ((0, 0), "binary"), ((4, 10), "binary_compressed")],
+)
+def test_pcd_of_pcl_with_padding(tmp_path: Path, counts: tuple[int, int], encoding: str) -> None:
+    """PointXYZIR in the memory of PCL: x, y, z, 4 bytes, intensity, ring, 10 bytes; COUNT may say 0."""
+    kind = np.dtype(
+        {
+            "names": ["x", "y", "z", "intensity", "ring"],
+            "formats": ["<f4", "<f4", "<f4", "<f4", "<u2"],
+            "offsets": [0, 4, 8, 16, 20],
+            "itemsize": 32,
+        }
+    )
+    cloud = np.zeros(7, kind)
+    for k, name in enumerate(kind.names):
+        cloud[name] = 10 * k + np.arange(7)
+    content = cloud.tobytes()
+    if encoding == "binary_compressed":  # column after column
+        raw = np.frombuffer(content, np.uint8).reshape(7, 32)
+        ends = (4, 8, 12, 16, 20, 22, 32)
+        columns = b"".join(raw[:, s:e].tobytes() for s, e in zip((0, *ends), ends))
+        packed = sets.pack_lzf(columns)
+        content = np.array([len(packed), len(columns)], "<u4").tobytes() + packed
+    header = (
+        "# .PCD v0.7 - Point Cloud Data file format\nVERSION 0.7\nFIELDS x y z _ intensity ring _\n"
+        "SIZE 4 4 4 1 4 2 1\nTYPE F F F U F U U\n"
+        f"COUNT 1 1 1 {counts[0]} 1 1 {counts[1]}\nWIDTH 7\nHEIGHT 1\nVIEWPOINT 0 0 0 1 0 0 0\n"
+        f"POINTS 7\nDATA {encoding}\n"
+    )
+    (tmp_path / "a.pcd").write_bytes(header.encode() + content)
+    columns_read = read_pcd(tmp_path / "a.pcd")
+    assert set(columns_read) == set(kind.names)
+    for name in kind.names:
+        assert np.array_equal(columns_read[name], cloud[name]), name
+
+
+def test_a_written_pcd_is_what_the_header_says(tmp_path: Path) -> None:
+    points = np.arange(12, dtype=np.float32).reshape(4, 3)
+    path = write_pcd(tmp_path / "a.pcd", points, {"sweep": np.arange(4, dtype=np.int32)})
+    head, _, content = path.read_bytes().partition(b"DATA binary\n")
+    assert b"FIELDS x y z sweep\nSIZE 4 4 4 4\nTYPE F F F I\n" in head and len(content) == 64
+    table = np.frombuffer(content, [(axis, "<f4") for axis in "xyz"] + [("sweep", "<i4")])
+    assert np.array_equal(np.stack([table[axis] for axis in "xyz"], 1), points)
+    assert table["sweep"].tolist() == [0, 1, 2, 3]
+    with pytest.raises(InputError, match="already"):
+        write_pcd(path, points)

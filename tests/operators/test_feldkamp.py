@@ -231,3 +231,47 @@ def test_back_projection_has_a_transpose(curved: bool) -> None:
         )
     with pytest.raises(InputError, match="projections of shape"):
         voxel_backproject(y[:, :2], views)
+
+
+@pytest.mark.filterwarnings("ignore:the field of view")
+@pytest.mark.parametrize(
+    "A",
+    [
+        ConeBeam((10, 14, 14), turn(40), (14, 20), 60.0, 150.0, 0.4, 1.0),
+        ConeBeam(
+            *((10, 14, 14), turn(40), (14, 20), 60.0, 150.0, 0.4, 1.0),
+            detector_shift=(3.0, 1.0),
+            axis_shift=0.3,
+            source_shift=(0.0, 0.4, 0.0),
+        ),
+        ConeBeam(
+            *((10, 14, 14), turn(40), (14, 20), 60.0, 150.0, 0.4, 1.0),
+            detector_rotation=(0.05, 0.0, 0.03),
+        ),
+        ParallelBeam3D((10, 14, 14), turn(40), (10, 20), tilt=0.2),
+    ],
+)
+def test_slabs_are_the_slices_of_the_whole(A: Any) -> None:
+    y = torch.rand(1, *A.range_shape, generator=torch.Generator().manual_seed(0))
+    whole = A.pseudo_inverse(y)
+    for count in (1, 3, 10):
+        parts = []
+        for start in range(0, 10, count):
+            slab, rows = A.slab(start, min(start + count, 10))
+            parts.append(slab.pseudo_inverse(y[:, :, :, rows].contiguous()))
+        assert torch.allclose(torch.cat(parts, 2), whole, atol=3e-5 * float(whole.abs().max()))
+    assert bool((A.detector_rotation != 0).any()) or slab_rows(A) < A.detector_shape[0]
+
+
+def slab_rows(A: Any) -> int:
+    rows = A.slab(0, 1)[1]
+    return int(rows.stop - rows.start)
+
+
+def test_scans_without_slabs_are_refused() -> None:
+    A = ConeBeam((4, 6, 6), turn(40), (12, 18), 60.0, 150.0, pitch=0.2)
+    with pytest.raises(InputError, match="not divided into slabs"):
+        A.slab(0, 2)
+    vectors = ConeBeam((4, 6, 6), turn(40), (12, 18), 60.0, 150.0).vectors
+    with pytest.raises(InputError, match="not divided into slabs"):
+        ConeBeam.from_vectors((4, 6, 6), vectors, (12, 18)).slab(0, 2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
 import invtoolbox as it
 from invtoolbox.datasets import Geometry, Measurement
+from invtoolbox.measurements import check_measurements
 from invtoolbox.processing import crop_detector, extend_truncated
 
 
@@ -52,3 +54,46 @@ def test_what_was_measured_stays_where_it_was() -> None:
     assert longer.geometry is not None and longer.geometry.axis_column == g.axis_column + 3
     with pytest.raises(it.InputError, match=r"cells of extend_truncated must lie in \[1, 8\]"):
         extend_truncated(Measurement(y, g), 9)
+
+
+@pytest.mark.filterwarnings("ignore:the field of view")
+def test_every_scan_is_extended_by_its_operator() -> None:
+    """A wide object in front of a narrow panel: less than half the error of the views as they are."""
+    angles = torch.arange(90) * (2 * math.pi / 90)
+    ball = torch.zeros(1, 1, 12, 48, 48)
+    line = torch.arange(48) - 23.5
+    ball[..., torch.hypot(line[:, None], line[None, :]) < 19] = 1.0
+    inside = torch.hypot(line[:, None], line[None, :]) < 8
+    wide: list[tuple[torch.Tensor, Any]] = [
+        (ball, it.operators.ConeBeam((12, 48, 48), angles, (14, 64), 200.0, 240.0)),
+        (ball[:, :, 0], it.operators.FanBeam((48, 48), angles, 64, 200.0, 240.0)),
+        (ball, it.operators.ParallelBeam3D((12, 48, 48), angles[:45], (14, 64))),
+    ]
+    for x, A in wide:
+        y, n = A(x), 20
+        narrow = A.widen(-n)
+        cut = y[..., n:-n]
+        assert narrow.range_shape == cut.shape[1:]
+        longer, extended = extend_truncated(cut, n, operator=narrow)
+        assert longer.shape == y.shape and extended.range_shape == A.range_shape
+        errors = [
+            float((B.pseudo_inverse(values) - x)[..., inside].abs().mean())
+            for B, values in ((narrow, cut), (extended, longer))
+        ]
+        assert errors[1] < 0.5 * errors[0], (A, errors)
+        findings = check_measurements(it.Problem(cut, narrow))
+        assert "truncated" in {finding.name for finding in findings}
+        assert "truncated" not in {finding.name for finding in check_measurements(it.Problem(y, A))}
+    vectors = it.operators.ConeBeam.from_vectors((12, 48, 48), wide[0][1].vectors, (14, 64))
+    y = vectors(ball)[..., 20:-20]
+    longer, extended = extend_truncated(y, operator=vectors.widen(-20))
+    assert longer.shape[-1] == 48 and torch.allclose(extended.vectors, vectors.vectors)
+    with pytest.raises(it.InputError, match="needs the operator of a tensor"):
+        extend_truncated(y)  # type: ignore[call-overload]
+
+
+def test_a_measurement_of_a_panel_is_extended() -> None:
+    g = it.datasets.Geometry3D("parallel3d", (3, 9), (3, 4, 4), angles=(0.0, 1.0))
+    y = torch.rand(1, 1, 2, 3, 9)
+    longer: Any = extend_truncated(Measurement(y, g), 3)
+    assert longer.geometry.detector_shape == (3, 15) and torch.equal(longer.y[..., 3:-3], y)

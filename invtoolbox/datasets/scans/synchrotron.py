@@ -38,7 +38,11 @@ _MILLIMETRES = {"m": 1e3, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "micron": 1e-3, "n
 
 
 def line_integrals(
-    counts: np.ndarray, white: np.ndarray, dark: np.ndarray, source: str = "counts"
+    counts: np.ndarray,
+    white: np.ndarray,
+    dark: np.ndarray,
+    source: str = "counts",
+    starved_counts: float | None = None,
 ) -> tuple[np.ndarray, tuple[int, ...], int]:
     """Compute the line integrals ``-log((counts - dark) / (white - dark))``, all of them finite.
 
@@ -47,6 +51,8 @@ def line_integrals(
         white: mean flat field, ``(columns,)``.
         dark: mean dark field, ``(columns,)``.
         source: name of the data for error messages.
+        starved_counts: counts above the dark field that a starved ray gets; by default those of the
+            smallest positive transmission.
 
     Returns:
         the line integrals, the dead columns (interpolated from their neighbours), and the number of
@@ -81,7 +87,10 @@ def line_integrals(
             "check the dark field"
         )
     if starved.any():
-        transmission = np.where(starved, transmission[~starved].min(), transmission)
+        least: Any = transmission[~starved].min()
+        if starved_counts is not None:
+            least = starved_counts / np.where(alive, white - dark, 1.0)
+        transmission = np.where(starved, least, transmission)
     return -np.log(transmission), tuple(np.flatnonzero(~alive).tolist()), int(starved.sum())
 
 

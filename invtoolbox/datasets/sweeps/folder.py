@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from invtoolbox.core.checks import decoding, reading
 from invtoolbox.datasets.pose_files import read_poses, read_times
@@ -36,18 +37,21 @@ from invtoolbox.geometry.sweeps import Sweep
 # Names of the files of poses and of times in the folder of the sweeps.
 _POSES = ("poses.txt", "poses.npy")
 _TIMES = ("times.txt", "timestamps.txt")
+# Names of the folder of the sweeps of one of several sensors.
+_LIDAR = ("lidar", "velodyne", "points", "sweeps", "pointcloud", "scans")
 
 
 class LidarFolder(SweepFiles):
-    """Sweeps from a folder of `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` files.
+    """Sweeps from a folder of `.bin`, `.las`, `.laz`, `.pcd`, `.ply`, `.npy` or `.npz` files.
 
-    The numbers in the names of the files give the order.
+    The numbers in the names of the files give the order. Coordinates of a map (beyond 4 km) become
+    relative to a place of each sweep, which its pose holds.
 
     Args:
-        path: path of the folder; all point files in it have one format.
+        path: path of the folder, or of the folder around it; all point files in it have one format.
         poses: file of the sensor's poses in the world, one pose per sweep (see `read_poses`). The
-            default is ``poses.txt`` or ``poses.npy`` in the folder, if it exists; "none" reads no
-            poses.
+            default is ``poses.txt`` or ``poses.npy`` in one of these folders, if it exists; "none"
+            reads no poses.
         calibration: file of the calibration ``Tr`` that maps points of the lidar to a camera's
             frame, if the poses are the camera's.
         times: file of seconds or dates, one per sweep. The default is ``times.txt`` or
@@ -73,20 +77,22 @@ class LidarFolder(SweepFiles):
         columns: int | Sequence[str] | None = None,
         deskewed: bool | None = None,
     ) -> None:
-        folder = require_folder(path, "sweeps")
+        around = require_folder(path, "sweeps")
+        folder = folder_of_sweeps(around) or around
+        self.folders = (folder, around)
         super().__init__(list_sweeps(folder))
         self.suffix = _most_common_suffix(self.files)
         self.columns, self.deskewed = columns, deskewed
         if columns is not None:
             column_names(columns, 4)
-        self.pose_file = poses if poses is not None else _find(folder, _POSES)
+        self.pose_file = poses if poses is not None else self._find(_POSES)
         self.poses = number_poses(self.pose_file, calibration, self.files, by_name=False)
         self.times, self.time_file = self._times(folder, times, rate)
 
     def _times(
         self, folder: Path, times: str | os.PathLike[str] | None, rate: float
     ) -> tuple[np.ndarray, str | os.PathLike[str] | None]:
-        file = times if times is not None else _find(folder, _TIMES)
+        file = times if times is not None else self._find(_TIMES)
         if file is not None:
             listed = read_times(file)
             if len(listed) != len(self):
@@ -102,6 +108,10 @@ class LidarFolder(SweepFiles):
                 return stored, self.pose_file
         return times_at_rate(len(self), rate), None
 
+    def _find(self, names: Sequence[str]) -> Path | None:
+        places = (folder / name for folder in self.folders for name in names)
+        return next((place for place in places if place.is_file()), None)
+
     def _read(self, index: int) -> Sweep:
         file = self.files[index]
         if file.suffix.lower() != self.suffix:
@@ -111,13 +121,19 @@ class LidarFolder(SweepFiles):
             )
         time = time_at(self.times, index, file, self.time_file)
         read = read_points(file, self.columns)
+        pose = pose_at(self.poses, index, file, self.pose_file)
+        if read.origin is not None:
+            # The sweep has its own origin in the map, of which float32 holds the rest exactly.
+            shift = torch.eye(4, dtype=torch.float64)
+            shift[:3, 3] = read.origin
+            pose = shift if pose is None else pose @ shift
         return Sweep(
             read.points,
             time,
             time=read.time,
             intensity=read.intensity,
             ring=read.ring,
-            pose=pose_at(self.poses, index, file, self.pose_file),
+            pose=pose,
             deskewed=self.deskewed,
             source=str(file),
             meta={"reader": "lidar-folder"},
@@ -174,6 +190,43 @@ class OusterFrames(SweepFiles):
             source=str(file),
             meta={"reader": "ouster"},
         )
+
+
+def folder_of_sweeps(folder: Path) -> Path | None:
+    """Return the folder of the point files: a folder, or the folder within it, or within that.
+
+    None if there is none.
+
+    Raises:
+        InputError: several folders hold point files, and none has the name of a lidar.
+    """
+    level = [folder]
+    for _ in range(3):
+        holding = [place for place in level if _holds_points(place)]
+        named = [place for place in holding if place.name.lower() in _LIDAR]
+        if len(holding) > 1 and len(named) != 1:
+            raise InputError(
+                f"{folder}: {len(holding)} folders hold point files "
+                f"({', '.join(str(place.relative_to(folder)) for place in holding[:4])}); give one of "
+                "them"
+            )
+        if holding:
+            return (named or holding)[0]
+        level = [
+            inner
+            for place in level
+            for inner in sorted(place.iterdir())
+            if inner.is_dir() and not inner.name.startswith(".")
+        ]
+    return None
+
+
+def _holds_points(folder: Path) -> bool:
+    return any(
+        file.suffix.lower() in SUFFIXES and file.name not in (*_POSES, *_TIMES) and file.is_file()
+        for file in folder.iterdir()
+        if not file.name.startswith(".")
+    )
 
 
 def list_sweeps(folder: Path) -> list[Path]:
@@ -240,7 +293,3 @@ def _most_common_suffix(files: Sequence[Path]) -> str:
 def _mask_numbers(file: Path) -> str:
     """Replace the numbers in a name by 0; the rest is common to the sweeps of a sequence."""
     return re.sub(r"\d+", "0", file.stem)
-
-
-def _find(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_file()), None)

@@ -17,11 +17,12 @@ from invtoolbox.catalogue.registry import reader_named, require_settings
 from invtoolbox.catalogue.shelves import read_toml
 from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.sweeps.argoverse import Argoverse2
-from invtoolbox.datasets.sweeps.folder import LidarFolder, OusterFrames
+from invtoolbox.datasets.sweeps.bags import Bag
+from invtoolbox.datasets.sweeps.folder import LidarFolder, OusterFrames, folder_of_sweeps
 from invtoolbox.datasets.sweeps.kitti import FIRST, KittiOdometry, KittiRaw, KittiSceneFlow
 from invtoolbox.datasets.sweeps.nuscenes import NuScenes
 from invtoolbox.datasets.sweeps.opensceneflow import OpenSceneFlow, holds_scenes
-from invtoolbox.datasets.sweeps.point_files import SUFFIXES
+from invtoolbox.datasets.sweeps.recordings import RECORDINGS, open_packets, refuse_others
 from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, require_folder
 from invtoolbox.datasets.sweeps.waymo import Waymo
 from invtoolbox.errors import InputError
@@ -91,6 +92,8 @@ SWEEP_READERS: dict[str, Callable[..., Any]] = {
     "waymo": Waymo,
     "opensceneflow": OpenSceneFlow,
     "ouster": OusterFrames,
+    "pcap": open_packets,
+    "bag": Bag,
     "lidar-folder": LidarFolder,
     "street": street_of_file,
 }
@@ -111,14 +114,16 @@ def open_sweeps(
     labels: str | None = None,
     scene: str | None = None,
     trusted: bool = False,
+    topic: str | None = None,
 ) -> Sweeps:
     """Open a sequence of lidar sweeps, each of which is read when it is indexed.
 
     Args:
         path: folder of an Argoverse 2 log, a KITTI odometry sequence or raw drive, a nuScenes set,
-            a Waymo segment, Ouster frames, or `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` files; its
-            content decides. Or an `.h5` scene of OpenSceneFlow, or a folder of them. Or a TOML file
-            that describes a simulated street.
+            a Waymo segment, Ouster frames, a ROS 2 bag, or `.bin`, `.las`, `.laz`, `.pcd`, `.ply`,
+            `.npy` or `.npz` files, which may be one folder down; its content decides. Or an `.h5`
+            scene of OpenSceneFlow, or a folder of them. Or a recording: `.pcap` of Ouster or of a
+            VLP-16, `.bag` of ROS 1, `.mcap`. Or a TOML file that describes a simulated street.
         reader: name of a reader in `SWEEP_READERS` or of a plug-in, in place of the automatic
             choice.
         poses: file of the poses, for readers that take one; ``"none"`` reads no poses.
@@ -130,6 +135,7 @@ def open_sweeps(
         scene: name of the scene, for readers that take it. None leaves each of these settings to
             the reader.
         trusted: whether the tables of the sequence may name files outside of its folder.
+        topic: name of the topic of the clouds, for recordings of ROS and MCAP.
 
     Raises:
         InputError: the path is no sequence of sweeps, or the reader does not have a setting.
@@ -142,12 +148,8 @@ def open_sweeps(
     ...     len(sweeps), sweeps.names, len(sweeps[1])
     (2, ['0', '1'], 5)
     """
-    if reader is None and Path(path).suffix.lower() == ".toml":
-        reader = "street"
-    if reader is None and Path(path).suffix.lower() == ".h5":
-        reader = "opensceneflow"
     if reader is None:
-        reader = require_reader(path)
+        path, reader = locate(path)
     make = reader_named("reader of lidar sweeps", reader, SWEEP_READERS)
     settings = {
         "poses": poses,
@@ -157,6 +159,7 @@ def open_sweeps(
         "columns": columns,
         "labels": labels,
         "scene": scene,
+        "topic": topic,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     taken = list(inspect.signature(make).parameters)[1:]
@@ -176,19 +179,40 @@ def open_sweeps(
     return opened
 
 
-def require_reader(path: str | os.PathLike[str]) -> str:
-    """Return the name of the reader that fits a folder, or raise an `InputError`.
+def locate(path: str | os.PathLike[str]) -> tuple[Path, str]:
+    """Return the path of a sequence and the name of its reader, or raise an `InputError`.
+
+    The path differs from the argument if the folder holds one recording.
 
     Args:
-        path: the folder, in the user's words.
+        path: a file or a folder, in the user's words.
     """
-    reader = reader_of_folder(require_folder(path, "a lidar sequence"))
-    if reader is None:
-        raise InputError(
-            f"{path}: the folder is no lidar sequence that is known ({', '.join(SWEEP_READERS)}); "
-            "give the folder of the sweeps, or the name of a reader"
-        )
-    return reader
+    place = Path(path).expanduser()
+    if not place.is_dir():
+        reader = reader_of_file(place)
+    else:
+        reader = reader_of_folder(place)
+    if reader is not None:
+        return place, reader
+    place = require_folder(path, "a lidar sequence")
+    inside = [file for file in sorted(place.iterdir()) if file.suffix.lower() in RECORDINGS]
+    if len(inside) == 1:
+        return inside[0], RECORDINGS[inside[0].suffix.lower()]
+    refuse_others(file for file in sorted((*place.glob("*"), *place.glob("*/*"))))
+    fault = f"the folder is no lidar sequence that is known ({', '.join(SWEEP_READERS)})"
+    if inside:
+        fault = f"the folder holds {len(inside)} recordings ({inside[0].name}, ...)"
+    raise InputError(f"{path}: {fault}; give the folder of the sweeps, or one recording")
+
+
+def reader_of_file(file: Path) -> str | None:
+    """Return the name of the reader of a file of sweeps by its suffix; None for other files.
+
+    Raises:
+        InputError: a format of sweeps that is known but not read.
+    """
+    refuse_others([file])
+    return {".toml": "street", ".h5": "opensceneflow", **RECORDINGS}.get(file.suffix.lower())
 
 
 def reader_of_folder(folder: Path) -> str | None:
@@ -219,7 +243,9 @@ def reader_of_folder(folder: Path) -> str | None:
     }
     if ".npz" in suffixes and not suffixes & {".bin", ".pcd", ".ply"}:
         return _reader_of_archives(folder)
-    return "lidar-folder" if suffixes & set(SUFFIXES) else None
+    if (folder / "metadata.yaml").is_file() and suffixes & {".db3", ".mcap", ".zstd"}:
+        return "bag"
+    return "lidar-folder" if folder_of_sweeps(folder) is not None else None
 
 
 def _reader_of_archives(folder: Path) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from invtoolbox.core.checks import reading, require_keys
+from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.ply import read_ascii_table
 from invtoolbox.errors import InputError
 
@@ -48,6 +50,50 @@ def read_pcd(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             for (name, _, count), array in zip(header.columns, columns, strict=True)
             if count == 1 and name != "_"
         }
+
+
+def write_pcd(
+    path: str | os.PathLike[str],
+    points: np.ndarray,
+    scalars: Mapping[str, np.ndarray] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a cloud as binary PCD 0.7, completely or not at all.
+
+    Args:
+        path: path of the file.
+        points: positions in metres, ``(N, 3)``, written as float32.
+        scalars: further numbers of each point by name, ``(N,)`` each, in their own type.
+        overwrite: replace an existing file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_pcd(folder + "/a.pcd", np.ones((2, 3)), {"sweep": np.arange(2)})
+    ...     read_pcd(path)["sweep"]
+    array([0, 1])
+    """
+    columns = {axis: np.asarray(points[:, k], "<f4") for k, axis in enumerate("xyz")}
+    columns |= {name: np.asarray(column) for name, column in (scalars or {}).items()}
+    table = np.empty(
+        len(points), [(name, c.dtype.newbyteorder("<")) for name, c in columns.items()]
+    )
+    for name, column in columns.items():
+        table[name] = column
+    kinds = [column.dtype for column in columns.values()]
+    rows = {
+        "VERSION": ["0.7"],
+        "FIELDS": columns,
+        "SIZE": [kind.itemsize for kind in kinds],
+        "TYPE": [kind.kind.upper() for kind in kinds],
+        "COUNT": [1] * len(kinds),
+        "WIDTH": [len(points)],
+        "HEIGHT": [1],
+        "VIEWPOINT": [0, 0, 0, 1, 0, 0, 0],
+        "POINTS": [len(points)],
+        "DATA": ["binary"],
+    }
+    head = "".join(f"{key} {' '.join(map(str, words))}\n" for key, words in rows.items())
+    return write_bytes(path, head.encode() + table.tobytes(), overwrite)
 
 
 def unpack_lzf(packed: bytes, size: int) -> bytes:

@@ -1,10 +1,13 @@
-"""Reader of one cloud of points: raw rows of float32 or float64, PCD, PLY or NumPy arrays.
+"""Reader of one cloud of points: raw rows of float32 or float64, LAS, LAZ, PCD, PLY or NumPy arrays.
 
 The module also defines the meaning of the names of columns.
 """
 
 from __future__ import annotations
 
+import io
+import os
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +18,15 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import (
+    Bounded,
     decoding,
     open_arrays,
     require_bytes,
     require_file,
     require_plausible,
 )
+from invtoolbox.core.environment import optional_package
+from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.ply import read_ply
 from invtoolbox.datasets.sweeps.columns import COLUMNS, column_names, read_rows
 from invtoolbox.datasets.sweeps.pcd import read_pcd
@@ -35,8 +41,15 @@ _INTENSITY = (
     "i",
     "remission",
 )
-_RING = ("ring", "laser_number", "laser_id", "channel", "scalar_ring")
-_TIME = ("time", "t", "t_ns", "offset_ns", "timestamp", "time_offset", "scalar_time")
+_RING = ("ring", "laser_number", "laser_id", "channel", "line", "scalar_ring")
+_TIME = (
+    *("time", "t", "t_ns", "offset_ns", "offset_time", "timestamp", "time_offset", "time_stamp"),
+    *("gps_time", "scalar_time"),
+)
+#: Times of a clock that count nanoseconds and microseconds since 1970 begin at these numbers.
+_NANOSECONDS, _MICROSECONDS = 10**17, 10**14
+#: Metres from which float32 is coarser than half a millimetre.
+_FAR = 4096.0
 _POINTS = ("xyz", "points", "pos", "positions", "pc", "lidar")
 
 
@@ -51,6 +64,8 @@ class Points:
         intensity: intensity of each point, ``(N,)``, or None.
         ring: ring of each point, int64 ``(N,)``, or None.
         start: first time of the file in seconds, if its times come from a clock.
+        origin: place that the points are relative to, float64 ``(3,)``, if the coordinates of the
+            file are those of a map, which float32 cannot hold.
     """
 
     points: Tensor
@@ -58,10 +73,11 @@ class Points:
     intensity: Tensor | None = None
     ring: Tensor | None = None
     start: float | None = None
+    origin: Tensor | None = None
 
 
 def read_points(path: Path, columns: int | Sequence[str] | None = None) -> Points:
-    """Read the points of a `.bin`, `.pcd`, `.ply`, `.npy` or `.npz` file.
+    """Read the points of a `.bin`, `.las`, `.laz`, `.pcd`, `.ply`, `.npy` or `.npz` file.
 
     Args:
         path: path of the file.
@@ -88,17 +104,25 @@ def read_points(path: Path, columns: int | Sequence[str] | None = None) -> Point
 def points_of_columns(path: Path, columns: Mapping[str, np.ndarray]) -> Points:
     """Build points from columns with known names.
 
-    Times in whole numbers are nanoseconds, other times are seconds. Times further from zero than a
-    second come from a clock; the least time becomes the start.
+    Times in whole numbers are nanoseconds, other times are seconds, unless they are so large that
+    they must be nanoseconds or microseconds since 1970. Times further from zero than a second come
+    from a clock; the least time becomes the start.
     """
     if any(axis not in columns for axis in "xyz"):
         raise InputError(
             f"{path}: no columns x, y and z among {', '.join(columns) or 'none'}; rename them or "
             "give columns="
         )
-    points = torch.from_numpy(
-        np.stack([np.asarray(columns[axis], dtype=np.float32) for axis in "xyz"], axis=1)
-    )
+    places = np.stack([np.asarray(columns[axis]) for axis in "xyz"], axis=1)
+    origin = None
+    if (
+        places.dtype == np.float64
+        and np.isfinite(places).all()
+        and np.abs(places).max(initial=0) > _FAR
+    ):
+        origin = places.min(0).round()
+        places = places - origin
+    points = torch.from_numpy(places.astype(np.float32))
     require_measurements(path, points)
     intensity, ring = _first(columns, _INTENSITY), _first(columns, _RING)
     time, start = _times(path, _first(columns, _TIME))
@@ -113,6 +137,7 @@ def points_of_columns(path: Path, columns: Mapping[str, np.ndarray]) -> Points:
         None if intensity is None else torch.from_numpy(intensity.astype(np.float32)),
         None if ring is None else torch.from_numpy(ring.astype(np.int64)),
         start,
+        None if origin is None else torch.from_numpy(origin),
     )
 
 
@@ -186,8 +211,10 @@ def read_npy_header(stream: Any) -> tuple[tuple[int, ...], np.dtype]:
 def _times(path: Path, values: np.ndarray | None) -> tuple[Tensor | None, float | None]:
     if values is None:
         return None, None
-    scale = 1e9 if values.dtype.kind in "iu" else 1.0
     least = values.min()
+    scale = 1e9 if values.dtype.kind in "iu" or least >= _NANOSECONDS else 1.0
+    if _MICROSECONDS <= least < _NANOSECONDS:
+        scale = 1e6
     if not np.isfinite(values).all():
         raise InputError(
             f"{path}: the time of a point is not finite; remove such points, or the column of times"
@@ -201,6 +228,91 @@ def _times(path: Path, values: np.ndarray | None) -> tuple[Tensor | None, float 
 
 def _first(columns: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray | None:
     return next((np.asarray(columns[name]) for name in names if name in columns), None)
+
+
+#: Number of layers of a chunk of LAZ, and bytes of a point, by the format of points. Every further
+#: byte of a point has a layer.
+_LAYERS = {6: (9, 30), 7: (10, 36), 8: (11, 38), 9: (10, 59), 10: (12, 67)}
+
+
+def read_las(path: Path) -> dict[str, np.ndarray]:
+    """Read the places, intensities and times of LAS or LAZ (ASPRS LAS 1.4), by laspy (extra [lidar]).
+
+    Args:
+        path: path of the file.
+    """
+    laspy = optional_package("laspy", "LAS and LAZ need laspy and lazrs;", "lidar")
+    _check_las(path)
+    stream = Bounded(path)
+    with stream, laspy.open(stream, laz_backend=laspy.LazBackend.Lazrs, closefd=False) as file:
+        header = file.header
+        kind = header.point_format.dtype()
+        require_plausible(path, (header.point_count,), kind)
+        cloud = file.read()
+        names = ("x", "y", "z", *(n for n in ("intensity", "gps_time") if n in kind.names))
+        return {name: np.asarray(cloud[name]) for name in names}
+
+
+def write_las(
+    path: str | os.PathLike[str],
+    points: np.ndarray,
+    scalars: Mapping[str, np.ndarray] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write a cloud as LAS 1.4 or LAZ, completely or not at all, in steps of a millimetre.
+
+    Args:
+        path: path that ends in ``.las`` or ``.laz``.
+        points: positions in metres, ``(N, 3)``.
+        scalars: further numbers of each point by name, ``(N,)`` each, in their own type.
+        overwrite: replace an existing file.
+    """
+    laspy = optional_package("laspy", "LAS and LAZ need laspy and lazrs;", "lidar")
+    header = laspy.LasHeader(point_format=6, version="1.4")
+    header.scales = [0.001] * 3
+    header.offsets = np.floor(points.min(0)) if len(points) else np.zeros(3)
+    for name, column in (scalars or {}).items():
+        header.add_extra_dim(laspy.ExtraBytesParams(name, column.dtype))
+    cloud = laspy.LasData(header)
+    cloud.x, cloud.y, cloud.z = points.T.astype(np.float64)
+    for name, column in (scalars or {}).items():
+        cloud[name] = column
+    stream = io.BytesIO()
+    cloud.write(stream, do_compress=str(path).lower().endswith(".laz"))
+    return write_bytes(path, stream.getvalue(), overwrite)
+
+
+def _check_las(path: Path) -> None:
+    """Refuse a LAS or LAZ file that declares more than it holds; laspy would allocate it."""
+    size = path.stat().st_size
+    with Bounded(path) as file:
+        head = file.read(375)
+        start, records, kind, length, points = struct.unpack_from("<IIBHI", head, 96)
+        later = 0
+        if head[25] >= 4:
+            later, points = struct.unpack_from("<IQ", head, 243)
+        # Records of variable length have at least 54 bytes, and 60 behind the points.
+        is_whole = 54 * records <= start <= size and 60 * later <= size
+        if kind < 128:
+            is_whole &= start + points * length <= size
+        elif is_whole:  # LAZ: the table of the chunks of points
+            file.seek(start)
+            (table,) = struct.unpack("<q", file.read(8))
+            file.seek(table if table > 0 else size - 8)
+            chunks = struct.unpack("<II", file.read(8))[1] if table != -1 else 0
+            is_whole = chunks <= points + 1
+            place, layers = start + 8, _LAYERS.get(kind & 63, (0, length))
+            for _ in range(chunks if is_whole and layers[0] else 0):
+                # A chunk is its first point, the number of points, and the sizes of the layers.
+                file.seek(place + length)
+                sizes = file.read(4 + 4 * (layers[0] + length - layers[1]))
+                place += length + len(sizes) + int(np.frombuffer(sizes, "<u4")[1:].sum(dtype=int))
+                is_whole &= place <= size
+    if not is_whole:
+        raise InputError(
+            f"{path}: truncated or damaged, the header declares more than the {size:,} bytes of the "
+            "file; fetch or export it again"
+        )
 
 
 def _read_bin(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
@@ -249,6 +361,8 @@ _READERS: dict[str, Callable[[Path, int | Sequence[str] | None], dict[str, np.nd
     ".ply": lambda path, columns: read_ply(path),
     ".npy": _read_npy,
     ".npz": _read_npz,
+    ".las": lambda path, columns: read_las(path),
+    ".laz": lambda path, columns: read_las(path),
 }
 
 

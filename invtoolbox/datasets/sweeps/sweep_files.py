@@ -7,7 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -52,6 +52,44 @@ class SweepFiles(ABC):
     def __repr__(self) -> str:
         where = f" in {self.files[0].parent}" if self.files else ""
         return f"{type(self).__name__}: {len(self)} sweeps{where}"
+
+
+class Recording(SweepFiles):
+    """Sweeps of one file, which have their numbers as names.
+
+    Args:
+        file: the file, or a folder that one program wrote.
+        count: number of sweeps.
+        poses: file of the sensor's poses, one per sweep (see `read_poses`), or None.
+
+    Raises:
+        InputError: no sweep, or a number of poses that differs from the number of sweeps.
+    """
+
+    def __init__(self, file: Path, count: int, poses: str | os.PathLike[str] | None = None) -> None:
+        if not count:
+            raise InputError(f"{file}: the recording holds no sweep of the lidar; record it again")
+        super().__init__([file] * count)
+        self.names = [f"{k:06d}" for k in range(count)]
+        self.file, self.pose_file = file, poses
+        self.poses = number_poses(poses, None, self.files, by_name=False)
+
+    def sweep(self, index: int, points: Tensor, timestamp: float, **columns: Any) -> Sweep:
+        """Return a sweep as it was measured, with its pose.
+
+        Args:
+            index: its number.
+            points: points ``(N, 3)``.
+            timestamp: time in seconds.
+            columns: further fields of `Sweep`.
+        """
+        return Sweep(
+            points,
+            timestamp,
+            pose=pose_at(self.poses, index, self.file, self.pose_file),
+            source=f"{self.file}, sweep {self.names[index]}",
+            **{"deskewed": False, **columns},
+        )
 
 
 def require_folder(path: str | os.PathLike[str], what: str) -> Path:

@@ -41,6 +41,8 @@ _TYPES = {
     "MET_DOUBLE": "f8",
 }
 _NAMES = {code: name for name, code in _TYPES.items() if name not in ("MET_LONG", "MET_ULONG")}
+#: Fields of the slope and the intercept, in the words of DICOM; ITK keeps unknown fields.
+_RESCALE = ("RescaleSlope", "RescaleIntercept")
 _LONGEST_HEADER = 2**16
 _CHUNK = 2**20
 
@@ -142,6 +144,7 @@ def write_metaimage(
     path = Path(path).expanduser()
     shape, dtype, pages = slices_of(path, volume)
     dtype, grid = type_to_write(dtype), grid_to_write(path, volume, voxel_size)
+    scale: tuple[float, ...] = getattr(volume, "scale", None) or ()
     local = path.suffix.lower() != ".mhd"
     data = path.with_suffix(".zraw" if compress else ".raw")
 
@@ -160,6 +163,7 @@ def write_metaimage(
             "ElementSpacing = " + _join(grid.voxel_size[::-1]),
             f"DimSize = {shape[2]} {shape[1]} {shape[0]}",
             f"ElementType = {_NAMES[dtype.str[1:]]}",
+            *(f"{key} = {number!r}" for key, number in zip(_RESCALE, scale)),
             f"ElementDataFile = {'LOCAL' if local else data.name}",
         ]
         return ("\n".join(lines) + "\n").encode()

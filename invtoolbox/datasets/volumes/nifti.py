@@ -169,7 +169,7 @@ def write_nifti(
     header.set_sform(matrix, code="scanner")
     header.set_qform(matrix, code="scanner")
     header.set_xyzt_units(_NAMES.get(grid.unit, "unknown"))
-    header.set_slope_inter(1, 0)
+    header.set_slope_inter(*(getattr(volume, "scale", None) or (1, 0)))
     offset = 544 if large else 352
     header.set_data_offset(offset)
     start = io.BytesIO()

@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,14 @@ from invtoolbox.core.checks import (
 )
 from invtoolbox.datasets.output import writing_folder
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.datasets.volumes.volume import Grid, Volume, check_voxel_size, join_first, slices_of
+from invtoolbox.datasets.volumes.volume import (
+    Grid,
+    Volume,
+    VolumeInMemory,
+    check_voxel_size,
+    join_first,
+    slices_of,
+)
 from invtoolbox.datasets.writers import write_tiff
 from invtoolbox.errors import InputError
 
@@ -43,6 +51,7 @@ class TiffStack(Volume):
         items: "slices" or "volume".
         voxel_size: sizes of a voxel in mm along slices, rows and columns; by default from the
             metadata of ImageJ.
+        files: files of the folder that are the slices; all TIFF files by default.
 
     Raises:
         InputError: for colors, pages of different shapes or types, missing numbers in a folder (it
@@ -57,10 +66,12 @@ class TiffStack(Volume):
         geometry: ScanGeometry | None = None,
         items: str = "slices",
         voxel_size: Any = None,
+        files: Sequence[Path] | None = None,
     ) -> None:
         path = Path(path).expanduser()
         self._files = [
-            _scan(name) for name in (_list_slices(path) if path.is_dir() else [require_file(path)])
+            _scan(name)
+            for name in (_list_slices(path, files) if path.is_dir() else [require_file(path)])
         ]
         first = self._files[0]
         for file in self._files[1:]:
@@ -100,6 +111,8 @@ def write_tiff_stack(
 ) -> Path:
     """Write a volume as a folder with one file per slice, ``slice_0000.tif`` etc., in float32.
 
+    The slices of a `Volume` keep its voxel size, and whole numbers with a `scale` their type.
+
     The folder is filled under a hidden name next to its place and then renamed, so that it exists
     completely or not at all.
 
@@ -135,7 +148,11 @@ def write_tiff_stack(
     digits = max(4, len(str(shape[0] - 1)))
     with writing_folder(folder) as hidden:
         for number, page in enumerate(pages):
-            write_tiff(hidden / f"{name}_{number:0{digits}}.tif", page)
+            image: Any = page
+            if isinstance(volume, Volume):
+                image = VolumeInMemory(page, volume.grid)
+                image.scale = volume.scale
+            write_tiff(hidden / f"{name}_{number:0{digits}}.tif", image)
     return folder
 
 
@@ -272,11 +289,16 @@ class _File:
         return math.prod(self.lead)
 
 
-def _list_slices(folder: Path) -> list[Path]:
-    """List the slices of a folder by number, or raise an error that lists missing numbers."""
-    files = sorted(
+def tiff_files(folder: Path) -> list[Path]:
+    """Return the TIFF files of a folder that are not hidden, by name."""
+    return sorted(
         f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")
     )
+
+
+def _list_slices(folder: Path, chosen: Sequence[Path] | None = None) -> list[Path]:
+    """List the slices of a folder by number, or raise an error that lists missing numbers."""
+    files = tiff_files(folder) if chosen is None else sorted(chosen)
     if not files:
         raise InputError(f"{folder}: no TIFF files in this folder; give the folder of the slices")
     stems = {_NUMBER.sub("#", f.name, count=1) for f in files}

@@ -105,9 +105,12 @@ class Volume(ABC):
         frames: number of frames.
         grid: positions of the voxels.
         units: unit of the values.
+        scale: slope and intercept that a writer states for stored whole numbers; None for values
+            that are written as they are.
     """
 
     format_name: str
+    scale: tuple[float, float] | None = None
 
     def __init__(
         self,
@@ -159,6 +162,15 @@ class Volume(ABC):
                 "declared; export it again"
             )
         return array
+
+    def part(self, views: slice, rows: slice) -> np.ndarray:
+        """Read some rows of some slices of the first frame, ``(slices, rows, columns)``.
+
+        Args:
+            views: the slices, from start to stop.
+            rows: the rows.
+        """
+        return self.slices(views.start, views.stop)[:, rows]
 
     def volume(self, frame: int = 0) -> Measurement:
         """Read all slices of a frame as one item, ``(1, 1, slices, rows, columns)``."""

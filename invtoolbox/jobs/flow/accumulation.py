@@ -198,7 +198,7 @@ def accumulate(steps: FlowSteps, settings: Accumulation | None = None) -> Iterat
             f"the reference is sweep {settings.reference}; there are flows of {len(steps)}, so "
             f"give 0 to {len(steps) - 1}"
         )
-    yield from _static(steps, settings)
+    yield from static_pieces(steps, settings)
     yield from _moving(steps, settings)
 
 
@@ -248,10 +248,14 @@ def write_accumulated(
     return Accumulated(Path(path).expanduser(), written[False], written[True])
 
 
-def _static(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
+def static_pieces(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
     """Yield the static points, from the reference outwards.
 
     In this order every sweep is read once to join the frames.
+
+    Args:
+        steps: sweeps with their flows.
+        settings: settings of the cloud.
     """
     start = steps[settings.reference]
     cells = Cells(settings.cell)

@@ -10,7 +10,7 @@ from typing import Any
 
 from invtoolbox.catalogue.documents import parse_override
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.flow.exports import CHALLENGES, view
+from invtoolbox.jobs.flow.exports import CHALLENGES, OBJECTS, view
 from invtoolbox.jobs.folder_command import FolderCommand
 
 
@@ -27,7 +27,10 @@ class FlowCommand(FolderCommand):
         }
         return {
             **({"flow.latency": 0} if arguments.online else {}),
-            "output.formats": [name for name, is_wanted in formats.items() if is_wanted],
+            "output.formats": [
+                *(name for name, is_wanted in formats.items() if is_wanted),
+                *arguments.save,
+            ],
             **{f"sweeps.options.{key}": value for key, value in reader_options.items()},
             **super().changes(arguments, kind),
         }
@@ -41,14 +44,17 @@ class FlowCommand(FolderCommand):
             job = replace(job, report=Path(arguments.report))
         study = job.run(not arguments.quiet)
         code: int = job.print_outcome(study, arguments.quiet)
-        if arguments.cloud and study.failed:
+        is_joined = arguments.cloud or any(name.startswith("map") for name in arguments.save)
+        if is_joined and study.failed:
             print(
-                "invtoolbox: no cloud was written, because moving things cannot be followed over "
+                "invtoolbox: no cloud was written, and no map, because moving things cannot be followed over "
                 "the sweeps that failed; mend them and give --resume",
                 file=sys.stderr,
             )
         elif arguments.cloud and not arguments.quiet:
             print(f"cloud: {study.folder / 'cloud.ply'}")
+        if arguments.save and not arguments.quiet:
+            print(f"saved in {study.folder}: {', '.join(arguments.save)}")
         if job.report is not None and not arguments.quiet:
             print(f"report: {job.report}")
         if arguments.view:
@@ -68,11 +74,12 @@ def _option(line: str) -> tuple[str, Any]:
 COMMAND = FlowCommand(
     description="Estimate scene flow: the displacement of every point of every sweep to the next "
     "sweep. SEQUENCE is a folder of\n"
-    ".bin, .pcd, .ply, .npy or .npz sweeps, of KITTI, Argoverse 2, nuScenes, Waymo or Ouster; an .h5 "
-    "scene of OpenSceneFlow;\na scene file; or the name of a data set or of a scene of the "
-    "catalogue. One result file per sweep is written to the\nfolder --out; the last sweep has no "
-    "successor, and so no result. A sweep that cannot be read is reported and skipped,\nand the "
-    "exit code is then 1. The results are the same for any number of workers.",
+    ".bin, .las, .laz, .pcd, .ply, .npy or .npz sweeps, of KITTI, Argoverse 2, nuScenes, Waymo or "
+    "Ouster; a recording:\n.pcap of Ouster or a VLP-16, a bag of ROS 1 or 2, .mcap; an .h5 scene of "
+    "OpenSceneFlow;\na scene file; or the name of a data set or of a scene of the catalogue. One result "
+    "file per sweep is written to the folder\n--out; the last sweep has no successor, and so no "
+    "result. A sweep that cannot be read is reported and skipped, and the\nexit code is then 1. The "
+    "results are the same for any number of workers.",
     positional={"SEQUENCE": "sweeps.path"},
     options={
         "--reader": "sweeps.reader",
@@ -90,6 +97,7 @@ COMMAND = FlowCommand(
         "flow street --out results/street --report results/street.html",
         "flow ~/kitti/sequences/07 --workers 2 --out results/kitti",
         "flow ~/kitti/sequences/07 --workers 2 --out results/kitti --resume",
+        "flow drive.pcap --out results/drive --save labels boxes map",
         "flow av2-pair --method nsfp --out results/nsfp --pictures\n\n"
         "read a result with NumPy alone:\n"
         '  flow = numpy.load("results/street/000000.npz")["flow"]     # (points, 3), metres to the '
@@ -130,6 +138,18 @@ COMMAND = FlowCommand(
                 "action": "store_true",
                 "help": "take past sweeps alone, as they arrive from a sensor (flow.latency of 0): "
                 "the flow of a sweep is a prediction",
+            },
+        ),
+        "--save": (
+            "save",
+            {
+                "nargs": "+",
+                "choices": OBJECTS,
+                "metavar": "WHAT",
+                "default": [],
+                "help": "also write moving objects: labels (SemanticKITTI .label, .npy), boxes "
+                "(tracks.json, KITTI), map, map.pcd or map.laz (what stands still), velocities (.ply), "
+                "h5 (a copy of the scene of OpenSceneFlow)",
             },
         ),
         "--report": (

@@ -18,6 +18,7 @@ from invtoolbox.datasets.sweeps.argoverse_flow import (
     write_argoverse,
 )
 from invtoolbox.datasets.sweeps.flow_files import FlowFile, residual_flow
+from invtoolbox.datasets.sweeps.opensceneflow import OpenSceneFlow
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import relative_motion
 from invtoolbox.geometry.sweeps import Sweep, Sweeps
@@ -26,8 +27,11 @@ from invtoolbox.jobs.flow.source import STREET, SequencePath
 
 #: Challenge formats by name, and their versions.
 CHALLENGES: dict[str, Any] = {"av2-v1": 1, "av2-v2": 2, "av2-v3": 3}
-#: Names of all exports: challenges, pictures, one dense cloud.
-FORMATS = (*CHALLENGES, "png", "ply")
+#: Names of the exports of moving objects: labels and boxes, a static map as PLY, PCD and LAZ, clouds
+#: with velocities, a copy of the scene of OpenSceneFlow.
+OBJECTS = ("labels", "boxes", "map", "map.pcd", "map.laz", "velocities", "h5")
+#: Names of all exports: challenges, pictures, one dense cloud, moving objects.
+FORMATS = (*CHALLENGES, "png", "ply", *OBJECTS)
 #: Number of sweeps that a report shows from above.
 SHOWN = 4
 
@@ -45,10 +49,15 @@ def check_exports(
     """
     for name in formats:
         check_choice("the results", FORMATS, format=name)
-    if "ply" in formats and not whole:
+    if {"ply", "map", "map.pcd", "map.laz"} & set(formats) and not whole:
         raise InputError(
-            "a cloud is made of a whole sequence, whose sweeps follow each other; leave out the "
+            "a cloud or a map is made of a whole sequence, whose sweeps follow each other; leave out the "
             "choice of items, or the cloud"
+        )
+    if "h5" in formats and not isinstance(sequence.open(), OpenSceneFlow):
+        raise InputError(
+            f"{sequence.path}: a copy with labels is made of a scene of OpenSceneFlow (.h5), and this "
+            "is none; save labels and boxes instead"
         )
     if "av2-v1" in formats and masks is None:
         raise InputError(
@@ -88,13 +97,39 @@ def write_exports(
     opened = sequence.open()
     if report is not None:
         _write_report(study, opened, report, title)
+    chosen = [name for name in formats if name in OBJECTS]
+    if chosen:
+        _write_objects(study, opened, chosen)
     for name in formats:
         if name in CHALLENGES:
             _write_challenge(study, opened, sequence, name, masks)
         elif name == "ply":
             _write_cloud(study, opened)
-        else:
+        elif name == "png":
             _write_pictures(study, opened)
+
+
+def _write_objects(study: FlowStudy, opened: Sweeps, formats: Sequence[str]) -> None:
+    from invtoolbox.jobs.flow import object_files
+    from invtoolbox.jobs.flow.objects import find_objects
+
+    period = opened[1].timestamp - opened[0].timestamp or 1.0
+    flows = ((index, sweep, flow) for index, _, sweep, flow in results(study, opened))
+    objects, folder = find_objects(flows, period), study.folder
+    for name in formats:
+        files = results(study, opened)
+        if name == "labels":
+            object_files.write_labels(folder / name, files, objects)
+        elif name == "boxes":
+            object_files.write_boxes(folder / name, opened, objects)
+        elif name == "velocities":
+            object_files.write_velocities(folder / name, opened, files, objects)
+        elif name == "h5" and isinstance(opened, OpenSceneFlow):
+            object_files.write_scene(folder, opened, files, objects)
+        # As with the cloud, a gap of the sweeps breaks the frame of a map.
+        elif not study.failed:
+            path = folder / f"map{Path(name).suffix or '.ply'}"
+            object_files.write_map(path, opened, folder, objects)
 
 
 def results(

@@ -135,10 +135,15 @@ class FlowOutput(Table):
     """Folder of the results, and exports of the result files, which are always written."""
 
     folder: str | None = Field(None, description="folder of the results")
-    formats: list[Literal["av2-v1", "av2-v2", "av2-v3", "png", "ply", "html"]] = Field(
+    formats: list[
+        Literal["av2-v1", "av2-v2", "av2-v3", "png", "ply", "html"]
+        | Literal["labels", "boxes", "map", "map.pcd", "map.laz", "velocities", "h5"]
+    ] = Field(
         ["html"],
         description="files of the Argoverse 2 challenges, a picture of every sweep from above, one "
-        "dense cloud, and a report",
+        "dense cloud, and a report; of moving objects, labels (SemanticKITTI), boxes (JSON, KITTI), "
+        "the map without them (.ply, .pcd, .laz), clouds with velocities, and a copy of the scene of "
+        "OpenSceneFlow",
     )
     masks: FilePath | None = Field(
         None, description="archive of the masks of the challenge of 2023, for av2-v1"

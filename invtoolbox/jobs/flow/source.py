@@ -19,7 +19,7 @@ from invtoolbox.datasets.shelf import sweep_options
 from invtoolbox.datasets.sweeps.flow_files import refuse_source
 from invtoolbox.datasets.sweeps.opening import (
     SWEEP_PATHS,
-    require_reader,
+    locate,
     street_of_file,
     street_settings,
 )
@@ -73,10 +73,10 @@ class SequencePath:
             path = datasets.find_file(str(name))
             # Options of the caller take precedence over those of the catalogue.
             settings = {**sweep_options(str(name)), **settings}
-        elif path.suffix == ".toml" and reader is None:
-            reader = STREET
-        elif path.is_dir() and reader is None:
-            require_reader(name)  # before the path is resolved: errors use the user's word
+        elif reader is None:
+            # Before the path is resolved: errors use the user's word.
+            path, name_of_reader = locate(name)
+            reader = STREET if name_of_reader == STREET else None
         for key in SWEEP_PATHS:  # the current directory of a worker may differ
             place = Path(str(settings.get(key, ""))).expanduser()
             if key in settings and place.exists():

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from invtoolbox.datasets.opening import scan_file
 from invtoolbox.errors import InputError
 from invtoolbox.jobs import options
 from invtoolbox.jobs.command import SceneCommand
@@ -112,4 +113,9 @@ class ImageCommand(SceneCommand):
 
     def _outputs(self, arguments: argparse.Namespace, source: Path) -> list[Path]:
         report = [Path(arguments.report)] if arguments.report else []
-        return [*super()._outputs(arguments, source), *report]
+        outputs = super()._outputs(arguments, source)
+        # A scanner's file with nothing else also gives a report.
+        is_alone = not (arguments.output or report or vars(arguments).get("solver.memory"))
+        if is_alone and scan_file(source.expanduser()) is not None:
+            report = [outputs[0].with_suffix(".html")]
+        return [*outputs, *report]

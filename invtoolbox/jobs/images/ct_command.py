@@ -46,7 +46,7 @@ a geometry file of a 3D scan (projections: view, panel row, panel column):
 def _adjust(content: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Make the filtered back-projection alone of ``--fbp``: the initial guess and no iterations."""
     solver = content.setdefault("solver", {})
-    if not solver.pop("fbp", False):
+    if not solver.pop("fbp", False) and "memory" not in solver:
         return
     for key, option in {**METHOD, "--initial": "solver.initial"}.items():
         name = option.removeprefix("solver.")
@@ -71,6 +71,9 @@ COMMAND = ImageCommand(
         "--views": "measurements.views",
         "--initial": "solver.initial",
         **METHOD,
+        "--memory": "solver.memory",
+        "--dtype": "output.dtype",
+        "--range": "output.range",
     },
     examples=(
         "ct sinogram.npy --geometry geometry.toml --output slice.tif",

@@ -36,6 +36,7 @@ from invtoolbox.parameter_choice.validation import (
     quadratic_model,
     separate_generator,
 )
+from invtoolbox.posteriors.exact import GaussianPosterior
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -88,7 +89,7 @@ def keep_floor(
     """Return the solution, with the simple answer in the items in which the prior is no better.
 
     The solution is returned as it is if no comparison is known, if the user wrote a weight, or if
-    there is a posterior, which belongs to the answer of the prior.
+    the answer was drawn by a sampler. A simple answer has no posterior.
 
     Args:
         problem: measurements, operator and data term.
@@ -97,7 +98,8 @@ def keep_floor(
         solver: the solver of the solution.
         max_iterations: largest number of iterations of the solution.
     """
-    if prior is None or solution.parameters or solution.posterior is not None:
+    is_drawn = not isinstance(solution.posterior, GaussianPosterior | None)
+    if prior is None or solution.parameters or is_drawn:
         return solution
     terms = prior.as_sum().terms
     kind = _kind(problem)
@@ -147,7 +149,11 @@ def keep_floor(
         # A remark on the residual of an answer that is not returned.
         notes = tuple(note for note in notes if f"the residual{where}," not in note)
         notes += (f"{verdict.reason(k)}{where}; regularization= a number keeps the prior's answer",)
-    return dataclasses.replace(solution, x=torch.cat(images), notes=notes)
+    posterior = solution.posterior
+    if replaced and posterior is not None:
+        posterior = None
+        notes += ("the simple answer has no posterior",)
+    return dataclasses.replace(solution, x=torch.cat(images), notes=notes, posterior=posterior)
 
 
 def compare_with_measurements(problem: Problem, solution: Solution, again: Again) -> Verdict:

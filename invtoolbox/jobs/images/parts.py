@@ -152,7 +152,7 @@ def measure(file: SceneFile) -> Measured:
     scan = geometry_of(file) or _scan_of_operator(file)
     item = read(file, table, "measurements", scan, is_volume=name == "blur-3d")
     y, geometry = item.y, item.geometry
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = tuple(item.meta.get("notes", ()))
     if is_scan and item.meta.get("units") == "HU":
         raise InputError(
             f"{table.path or table.dataset} holds an image, not a sinogram, so there is nothing to "
@@ -166,7 +166,7 @@ def measure(file: SceneFile) -> Measured:
         y = _crop(y, table.crop, f"{file.path}: [measurements.crop]")
     if geometry is not None and is_scan:
         if operator is not None and name is None:
-            geometry = _change(geometry, operator.settings, file.path)
+            geometry = change(geometry, operator.settings, file.path)
         if table.views is not None:
             chosen = slice(table.views.start, table.views.stop, table.views.step)
             if not range(geometry.view_count)[chosen]:
@@ -182,7 +182,7 @@ def measure(file: SceneFile) -> Measured:
             column = _axis_column(file, geometry, y)
             geometry = geometry.with_axis_column(column)
             if table.center == "auto":
-                notes = (f"the axis of rotation is at column {column:.2f}",)
+                notes += (f"the axis of rotation is at column {column:.2f}",)
         built: Operator = geometry.operator()
     else:
         for key in ("beam_hardening", "views", "center"):
@@ -486,7 +486,14 @@ def geometry_of(file: SceneFile) -> ScanGeometry | None:
     return _in_table(where, geometry_from_mapping, _located(file, table))
 
 
-def _change(geometry: ScanGeometry, settings: Mapping[str, Any], path: Path) -> ScanGeometry:
+def change(geometry: ScanGeometry, settings: Mapping[str, Any], path: Path) -> ScanGeometry:
+    """Return the geometry in the data with the fields of ``[operator]`` in place of its own.
+
+    Args:
+        geometry: the geometry.
+        settings: fields and their values.
+        path: path of the scene, for error messages.
+    """
     fields = dataclasses.fields(geometry)  # type: ignore[arg-type]
     names = [field.name for field in fields if field.name not in ("angles", "vectors")]
     for key in settings:

@@ -24,6 +24,7 @@ from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.automatic import bound_short_arc, solve_automatically
 from invtoolbox.jobs.images.floor import keep_floor
+from invtoolbox.jobs.images.on_disk import invert_on_disk
 from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.jobs.images.tables import Scene, SceneFile
@@ -44,7 +45,7 @@ CHECKPOINT = "checkpoint.safetensors"
 _ARRAYS = ("h5", "hdf5", "npy")
 #: Suffixes of files of a picture, and of a volume.
 FORMATS = ("tif", "tiff", "png", *_ARRAYS)
-VOLUME_FORMATS = ("tif", "tiff", "nii", "nii.gz", "mha", "mhd", "raw", *_ARRAYS)
+VOLUME_FORMATS = ("tif", "tiff", "nii", "nii.gz", "mha", "mhd", "raw", "zarr", "dcm", *_ARRAYS)
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,19 @@ class ImageJob(SceneJob[Scene]):
         return list(self.outputs) or [self.folder]
 
     @alone
-    def run(self, progress: bool = True) -> SceneOutcome[Measured]:
+    def run(self, progress: bool = True) -> SceneOutcome[Any]:
         """Solve the problem of the scene and write the results, or read those of a finished run."""
         table = self.file.scene.solver
         with limit(table.time_limit, table.max_iterations):
             return self._run(progress)
 
-    def _run(self, progress: bool) -> SceneOutcome[Measured]:
+    def _run(self, progress: bool) -> SceneOutcome[Any]:
+        if self.file.scene.solver.memory is not None:
+            return invert_on_disk(self, progress)
+        if self.file.scene.output.dtype != "float32":
+            raise InputError(
+                f"{self.file.path}: output.dtype uint16 is for runs from disk to disk; give solver.memory"
+            )
         measured = parts.measure(self.file)
         if "" not in self.outputs.values() or len(measured.operator.domain_shape) == 4:
             return self.solve(measured, progress)
@@ -201,7 +208,11 @@ class ImageJob(SceneJob[Scene]):
         return SceneOutcome(measured, folder, metrics, files, solution)
 
     def print_outcome(self, outcome: SceneOutcome[Measured], quiet: bool) -> int:
-        assert outcome.solution is not None
+        if outcome.solution is None:
+            if not quiet:
+                print_notes(outcome.notes)
+                print_files(outcome.files, outcome.folder)
+            return 0
         if not quiet:
             scene, shape = self.file.scene, tuple(outcome.solution.x.shape)
             if scene.solver.initial and scene.solver.max_iterations == 0 and not scene.prior:

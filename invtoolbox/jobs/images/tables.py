@@ -259,6 +259,20 @@ class ImageSolver(Solver):
         "time limit",
     )
 
+    memory: str | None = Field(
+        None,
+        title="SIZE",
+        description="memory of the whole run, such as 1GB: the filtered back-projection goes by slabs "
+        "from disk to disk, without priors and iterations",
+    )
+
+    @field_validator("memory")
+    @classmethod
+    def _size(cls, size: str | None) -> str | None:
+        if size is not None and not re.fullmatch(r"\d+(\.\d+)? ?[MGT]B", size):
+            raise ValueError(f"takes a number and MB, GB or TB, for example 1GB, got {size!r}")
+        return size
+
     @model_validator(mode="after")
     def _no_time_limit_per_tile(self) -> ImageSolver:
         if self.tile not in (None, 0, "auto") and self.time_limit is not None:
@@ -294,9 +308,27 @@ class Output(Table):
     formats: list[Literal["h5", "png", "tif", "nii", "npy", "html"]] = Field(
         ["h5", "png", "html"], description="formats of the results"
     )
+    dtype: Literal["float32", "uint16"] = Field(
+        "float32",
+        description="type of the values of a volume; uint16 needs range, and the file states slope and "
+        "intercept (with solver.memory)",
+    )
+    range: tuple[float, float] | None = Field(
+        None,
+        title="LOW HIGH",
+        description="values that become 0 and 65535 in uint16; values outside are clipped",
+    )
     window: tuple[float, float] | None = Field(
         None, description="values that become black and white in a PNG"
     )
+
+    @model_validator(mode="after")
+    def _range_of_whole_numbers(self) -> Output:
+        if (self.dtype == "uint16") != (self.range is not None):
+            raise ValueError("uint16 and range belong together; give both of them, or none")
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ValueError(f"range must rise from LOW to HIGH, got {self.range}")
+        return self
 
 
 class Evaluation(Table):

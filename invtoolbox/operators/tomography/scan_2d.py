@@ -7,7 +7,7 @@ import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor
@@ -55,6 +55,24 @@ class Scan(LinearOperator):
             )
         )
         return scan
+
+    def widen(self, cells: int) -> Self:
+        """Return the scan of a detector with some more cells at either end of its rows.
+
+        Args:
+            cells: number of cells at the first end, and at the last one.
+
+        >>> import invtoolbox as it
+        >>> it.operators.ParallelBeam((4, 4), [0.0], 7).widen(2).range_shape
+        (1, 1, 11)
+        """
+        scan, shape = copy.copy(self), cast(tuple[int, ...], self.range_shape)
+        scan._set_cells(shape[-1] + 2 * cells)
+        return scan
+
+    def _set_cells(self, count: int) -> None:
+        """Set the number of cells in a row of the detector, whose centre stays where it is."""
+        raise InputError(f"{self} has no detector that can be widened")
 
     def _set_image(self, shape: tuple[int, ...]) -> None:
         """Set the shape of the image."""
@@ -108,6 +126,10 @@ class Scan2D(Scan):
         self.domain_shape = (channels, *self.image_shape)
         self.range_shape = (channels, self.angles.shape[-1], self.num_detectors)
         self.items = _items(self.angles, self.detector_shift)
+
+    def _set_cells(self, count: int) -> None:
+        self.num_detectors, self.range_shape = count, (*self.range_shape[:-1], count)
+        self.__dict__.pop("_rays", None)
 
     # -- for subclasses to implement ---------------------------------------------------------------
 

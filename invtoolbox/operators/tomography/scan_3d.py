@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Self
@@ -15,7 +17,14 @@ from invtoolbox.kernels.tomography.rays import Views
 from invtoolbox.kernels.tomography.volume import backproject_volume, project_volume
 from invtoolbox.operators.base import check_shape
 from invtoolbox.operators.tomography.scan_2d import Scan
-from invtoolbox.operators.tomography.scan_checks import check_view, lengths, shape_of, whole
+from invtoolbox.operators.tomography.scan_checks import (
+    check_view,
+    half_size,
+    lengths,
+    seen_cells,
+    shape_of,
+    whole,
+)
 
 #: Number of values in a chunk of projections if the volume has fewer values: 64 MB in float32.
 _CHUNK = 1 << 24
@@ -48,6 +57,7 @@ class Scan3D(Scan):
 
     parallel: bool = False
     curved: bool = False
+    detector_spacing: tuple[float, float]
 
     def __init__(
         self,
@@ -211,6 +221,10 @@ class Scan3D(Scan):
         self.items = max(items) if items else None
         self.range_shape = (self.domain_shape[0], views, *self.detector_shape)
 
+    def _set_cells(self, count: int) -> None:
+        self.detector_shape = (self.detector_shape[0], count)
+        self._settle()
+
     def _set_image(self, shape: tuple[int, ...]) -> None:
         self.domain_shape, self.volume_shape = shape, shape[1:]
 
@@ -313,6 +327,64 @@ class Scan3D(Scan):
         True
         """
         return _sum(scan.adjoint(load(views)) for views, scan in self.chunks(views_per_chunk))
+
+    # -- slabs of the volume -----------------------------------------------------------------------
+
+    def slab(self, start: int, stop: int) -> tuple[Self, slice]:
+        """Return the scan of the slices ``start`` to ``stop - 1``, and the panel rows that see them.
+
+        Slabs serve volumes that do not fit in memory: the `pseudo_inverse` of a slab's rows is the
+        slab of the `pseudo_inverse`, to rounding.
+
+        Args:
+            start: first slice.
+            stop: slice after the last one.
+
+        Raises:
+            InputError: no such slices; or a helix, a curved panel, poses per view or per item.
+
+        >>> import invtoolbox as it
+        >>> A = it.operators.ParallelBeam3D((6, 4, 4), torch.linspace(0, 3, 6), (6, 7))
+        >>> A.slab(0, 2)
+        (ParallelBeam3D(2x4x4, 6 views, panel 4x7), slice(0, 4, None))
+        """
+        p, depth = self.parameters(), self.volume_shape[0]
+        if not 0 <= start < stop <= depth:
+            raise InputError(f"slices {start} to {stop} of {self}, which has {depth} slices")
+        if (
+            self.items is not None
+            or self.curved
+            or "tilt" not in p
+            or bool((p.get("pitch", p["tilt"] * 0) != 0).any())
+        ):
+            raise InputError(
+                f"{self} is not divided into slabs: that takes a circle with a flat panel, one for all items"
+            )
+        # The slab's centre becomes the origin: source and panel move by -height along z, which is
+        # (0, cos a, -sin a) in the frame (u, v, n) of a view.
+        height = (start + stop - depth) / 2 * self.voxel_size[0]
+        zero, up, ahead = p["tilt"] * 0, height * p["tilt"].cos(), -height * p["tilt"].sin()
+        changes = {"detector_shift": p["detector_shift"] - torch.stack([zero, up], -1)}
+        if not self.parallel:
+            changes["source_shift"] = p["source_shift"] - torch.stack([zero, up, ahead], -1)
+            changes["source_detector"] = p["source_detector"] - ahead
+        scan = self._replace(changes)
+        scan._set_image((self.domain_shape[0], stop - start, *self.volume_shape[1:]))
+        count = self.detector_shape[0]
+        first, last = 0, count
+        if not bool((p["detector_rotation"] != 0).any()):
+            views = scan._views(scan.vectors.detach(), p["tilt"])
+            corners = views.source.new_tensor(list(itertools.product((-1.0, 1.0), repeat=3)))
+            row, _, depths = seen_cells(views, corners * half_size(views))
+            if bool((depths > 0).all()):
+                first = min(max(math.floor(float(row.min())) - 1, 0), count - 1)
+                last = max(min(math.ceil(float(row.max())) + 2, count), first + 1)
+        shift = ((first + last - count) / 2) * self.detector_spacing[0]
+        offset = changes["detector_shift"].new_tensor([0.0, shift])
+        scan = scan._replace({"detector_shift": changes["detector_shift"] + offset})
+        scan.detector_shape = (last - first, self.detector_shape[1])
+        scan._settle()
+        return scan, slice(first, last)
 
     # -- analytic inversion ------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.tomography.rays import Views
+from invtoolbox.operators.tomography.filtered_backprojection import arc_weights
 
 #: In angles of more than two turns, larger steps between views than this are taken for degrees.
 _LARGE_STEP = 0.2
@@ -227,7 +228,10 @@ def _warn_of_cut(name: str, views: Views, half: Tensor) -> None:
     rim = torch.stack([inner * around.cos(), inner * around.sin(), torch.zeros_like(around)], 1)
     _, column, _ = seen_cells(views, rim)
     # The slack is the width of a cell: a volume as wide as its panel is the common case.
-    if float(column.min()) < -1.5 or float(column.max()) > columns + 0.5:
+    sides = (float(column.min()) < -1.5) + (float(column.max()) > columns + 0.5)
+    # In a full turn, each side sees the object that the other one cuts off.
+    turned = torch.atan2(views.u[:, 1], views.u[:, 0])
+    if sides == 2 or (sides and not arc_weights(turned, 2 * math.pi).closed):
         warnings.warn(
             f"the field of view of {name} cuts the object off at the sides: the cylinder inside "
             f"the volume projects to columns {_span(column)} of {columns}",

@@ -45,6 +45,20 @@ def test_the_interpolation_says_that_it_was_taken_and_how_to_keep_the_prior() ->
     assert not any("interpolation" in note for note in kept.notes)
 
 
+def test_a_quadratic_prior_with_a_known_noise_level_is_compared_too() -> None:
+    """Its posterior belongs to its own answer; least energy leaves gaps empty."""
+    truth = picture()
+    mask = torch.rand(48, 48, generator=torch.Generator().manual_seed(1)) > 0.5
+    A = it.operators.Inpainting(mask, (1, 48, 48))
+    y = A.simulate(truth, 0.02, seed=0)
+    solution = it.reconstruct(y, A, "tikhonov", noise_std=0.02, progress=False)
+    known = mask.expand(1, 1, 48, 48)
+    assert torch.equal(solution.x, interpolate_smoothly(y, known))
+    assert solution.posterior is None and "no posterior" in solution.notes[-1]
+    kept = it.reconstruct(y, A, "tikhonov", 0.02, regularization=1.0, progress=False)
+    assert kept.posterior is not None and rmse(kept.x, truth) > 0.2
+
+
 @pytest.mark.parametrize("prior", ["tv", "tgv", "denoiser-natural"])
 @pytest.mark.parametrize("noise", [0.002, 0.05])
 def test_denoising_is_no_worse_than_the_picture(prior: str, noise: float) -> None:

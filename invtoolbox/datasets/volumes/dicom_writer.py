@@ -1,0 +1,114 @@
+"""Writer of DICOM series: one CT image per slice, in Hounsfield units."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from invtoolbox.datasets.output import Written, writing_folder
+from invtoolbox.datasets.volumes.dicom import WATER_ATTENUATION
+from invtoolbox.datasets.volumes.volume import grid_to_write, slices_of
+from invtoolbox.errors import InputError
+
+_NAME = re.compile(r"slice_\d+\.dcm")
+
+
+def write_dicom_series(
+    folder: str | os.PathLike[str],
+    volume: Any,
+    water: float = WATER_ATTENUATION,
+    overwrite: bool = False,
+) -> Written:
+    """Write attenuations in 1/mm as a folder of DICOM images of 16 bits in Hounsfield units.
+
+    ``HU = 1000 (mu - water) / water``. Slope and intercept cover the range of the volume, or are
+    those of a `Volume` with a `scale`. Position, orientation and spacing are those of the grid.
+
+    Args:
+        folder: path of the new folder.
+        volume: tensor, array or `Volume`, ``(slices, rows, columns)``.
+        water: attenuation of water in 1/mm.
+        overwrite: replace the images in an existing folder.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     folder = write_dicom_series(place + "/ct", np.full((2, 3, 4), 0.0193)).path
+    ...     sorted(file.name for file in folder.iterdir())
+    ['slice_0000.dcm', 'slice_0001.dcm']
+    """
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+
+    folder = Path(folder).expanduser()
+    if not folder.parent.is_dir():
+        raise InputError(f"{folder}: the folder {folder.parent} does not exist; make it first")
+    if folder.exists() and not (folder.is_dir() and overwrite):
+        raise InputError(f"{folder}: it exists already; choose another, or pass overwrite=True")
+    if folder.exists() and any(not _NAME.fullmatch(file.name) for file in folder.iterdir()):
+        raise InputError(f"{folder}: the folder holds other files; choose another")
+    shape, _, pages = slices_of(folder, volume)
+    grid = grid_to_write(folder, volume, None)
+    if grid.unit != "mm":
+        raise InputError(
+            f"{folder}: lengths in {grid.unit}; DICOM has millimetres, write another format"
+        )
+    scale = getattr(volume, "scale", None)
+    if scale is None:
+        limits = [(float(page.min()), float(page.max())) for page in slices_of(folder, volume)[2]]
+        low, high = min(a for a, _ in limits), max(b for _, b in limits)
+        scale = ((high - low) / 65535 or 1e-9, low)
+        slope, intercept = scale
+        pages = (np.clip(np.rint((page - intercept) / slope), 0, 65535) for page in pages)
+    # A decimal string of DICOM has at most 16 characters.
+    factor = 1000 / water
+    words = {"RescaleSlope": scale[0] * factor, "RescaleIntercept": scale[1] * factor - 1000}
+    along, rows, columns = (np.array(direction) for direction in grid.directions)
+    series, study, frame = generate_uid(), generate_uid(), generate_uid()
+    digits = max(4, len(str(shape[0] - 1)))
+    with writing_folder(folder) as hidden:
+        for number, page in enumerate(pages):
+            meta = FileMetaDataset()
+            meta.MediaStorageSOPClassUID = CTImageStorage
+            meta.MediaStorageSOPInstanceUID = generate_uid()
+            meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            image = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+            place = np.array(grid.origin) + number * grid.voxel_size[0] * along
+            fields: dict[str, Any] = {
+                "SOPClassUID": CTImageStorage,
+                "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
+                "StudyInstanceUID": study,
+                "SeriesInstanceUID": series,
+                "FrameOfReferenceUID": frame,
+                "Modality": "CT",
+                "PatientName": "",
+                "PatientID": "",
+                "ImageType": ["DERIVED", "PRIMARY", "AXIAL"],
+                "InstanceNumber": number + 1,
+                "ImagePositionPatient": [_decimal(x) for x in place],
+                "ImageOrientationPatient": [_decimal(x) for x in (*columns, *rows)],
+                "PixelSpacing": [_decimal(x) for x in grid.voxel_size[1:]],
+                "SliceThickness": _decimal(grid.voxel_size[0]),
+                "Rows": shape[1],
+                "Columns": shape[2],
+                "SamplesPerPixel": 1,
+                "PhotometricInterpretation": "MONOCHROME2",
+                "BitsAllocated": 16,
+                "BitsStored": 16,
+                "HighBit": 15,
+                "PixelRepresentation": 0,
+                "RescaleType": "HU",
+                **{name: _decimal(x) for name, x in words.items()},
+                "PixelData": np.ascontiguousarray(page, "<u2").tobytes(),
+            }
+            for name, content in fields.items():
+                setattr(image, name, content)
+            image.save_as(hidden / f"slice_{number:0{digits}}.dcm", enforce_file_format=True)
+    return Written(folder)
+
+
+def _decimal(number: Any) -> str:
+    return f"{float(number) + 0.0:.9g}"
