@@ -23,6 +23,7 @@ from .geometry.open3d_export import to_open3d as to_open3d
 from .jobs.events.event_flow import event_flow as event_flow
 from .jobs.flow.estimation import scene_flow as scene_flow
 from .jobs.flow.sequence import flow_sequence as flow_sequence
+from .jobs.flow.stream import FlowStream as FlowStream
 from .jobs.images.reconstruct import reconstruct as reconstruct
 from .jobs.normals.integrate import integrate_normals as integrate_normals
 from .jobs.normals.integrate import surface_from_normals as surface_from_normals

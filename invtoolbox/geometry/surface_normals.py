@@ -49,16 +49,6 @@ class Surface:
             covariances(points, times, along),
         )
 
-    @classmethod
-    def of_points(cls, points: Tensor, times: Tensor | None = None) -> Surface:
-        """Build a surface of isolated points, with the identity as covariance.
-
-        With it, `data_terms.PlaneToPlane` with ``along=1`` is the distance between points.
-        """
-        eye = torch.eye(3, dtype=points.dtype, device=points.device)
-        tree = Tree(append_times(points, times))
-        return cls(points, tree, eye.expand(len(points), 3, 3))
-
 
 def covariances(
     points: Tensor,

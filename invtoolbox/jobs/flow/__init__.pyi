@@ -6,3 +6,4 @@ from .preparation import Preparation as Preparation
 from .results import FlowStudy as FlowStudy
 from .sequence import flow_sequence as flow_sequence
 from .source import SequencePath as SequencePath
+from .stream import FlowStream as FlowStream

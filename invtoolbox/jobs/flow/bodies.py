@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from invtoolbox.geometry.rigid import transform
+from invtoolbox.geometry.rigid import inverse, transform
+from invtoolbox.geometry.surface_normals import normals
 from invtoolbox.jobs.flow.clusters import clusters, height_above, links, translations
 from invtoolbox.jobs.flow.evidence import BodySettings as BodySettings
 from invtoolbox.jobs.flow.evidence import Evidence, Registration, apart_at_rest
@@ -21,6 +22,9 @@ from invtoolbox.jobs.flow.tracks import register
 from invtoolbox.jobs.flow.window import Neighbour
 from invtoolbox.kernels.points.nearest import Tree
 
+#: Height above that of clusters up to which the points of other sweeps count, metres, because a
+#: point may be higher in another sweep.
+_HIGHER = 0.5
 #: Height above the ground up to which points above a body may belong to it, metres: lorries, buses.
 _TALLEST = 4.5
 #: Taller clusters that are narrower than the second number are posts, trunks and slices of walls
@@ -39,8 +43,9 @@ _GAPS = ((0.45, 0.012), (0.25, 0.008))
 _SOON, _CLOSE = 2.5, 0.3
 #: Distance in the plane within which fragments of a body are searched, metres.
 _FRAGMENT_DISTANCE = 1.5
-#: Smallest distance of a fragment to the target, metres.
-_FRAGMENT_APART = 0.15
+#: Smallest distance of a fragment to the target, metres, and largest deviation of its time from one
+#: period.
+_FRAGMENT_APART, _NEXT = 0.15, 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,16 +78,20 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     )
     if not len(points):
         return nothing_moves
-    height = height_above(points, pair.ground)
+    here = None if pair.scans is None else pair.scans[0]
+    height = height_above(points, pair.ground) if here is None else here.own.height
     scans = _scans(pair, settings)
-    soon = [scan for scan in scans if abs(scan.step) <= _SOON]
+    # Without later sweeps the near ones are as many, and so older by a period.
+    is_past = all(scan.step < 0 for scan in scans)
+    near_time = _SOON + 1 if is_past else _SOON
+    soon = [scan for scan in scans if abs(scan.step) <= near_time]
     if not soon:
         return nothing_moves
     # A thing at rest has points of other sweeps at about the distance of neighbouring rays, so the
     # distances (2, n) to the first and to the last near sweep are compared with it.
     range_ = (points - pair.origin)[:, :2].norm(dim=1)
     away = torch.stack(
-        [scan.tree.query(points, 1.0)[0].clamp_max(1.0) for scan in (soon[0], soon[-1])]
+        [scan.query(points, 1.0)[0].clamp_max(1.0) for scan in (soon[0], soon[-1])]
     ) / apart_at_rest(range_)
     members: list[Tensor] = []
     edges = links(points[height < settings.reach, :2].double())
@@ -109,15 +118,39 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     # Every hypothesis is refined in the sweeps that are near in time, and the likeliest one of each
     # cluster is continued to all sweeps.
     cluster, initial = _hypotheses(evidence, soon)
-    tracked = register(evidence, soon, times, cluster, initial)
+    # Both registrations take the surfaces of the source, at the points of the clusters.
+    rows = torch.cat(members).unique()
+    normal, thickness = torch.zeros_like(points), torch.ones_like(range_)
+    if settings.plane and here is not None:
+        rows = here.own.below(settings.reach + _HIGHER)[0]
+        low = here.below(settings.reach + _HIGHER, pair.ground)
+        normal[rows], thickness[rows] = low.surface(times is not None)
+    elif settings.plane:
+        normal[rows], thickness[rows] = normals(points, times, rows)
+    surface = (normal, thickness)
+    tracked = register(evidence, soon, times, surface, cluster=cluster, initial=initial)
     tracked = tracked.take(evidence.likeliest(tracked))
-    accepted = evidence.accept(soon, tracked)
+
+    def accept(scans: Sequence[Neighbour], tracks: Registration) -> Tensor:
+        # A body must not end on the still world; what has only been seen in the past begins there.
+        motion = inverse(tracks.motion) if is_past else tracks.motion
+        return evidence.accept(scans, replace(tracks, motion=motion))
+
+    accepted = accept(soon, tracked)
     if len(scans) > len(soon):
-        longer = register(evidence, scans, times, tracked.cluster, tracked.parameters, _CLOSE)
+        longer = register(
+            evidence,
+            scans,
+            times,
+            surface,
+            cluster=tracked.cluster,
+            initial=tracked.parameters,
+            scale=_CLOSE,
+        )
         # A track that leaves the body in the near sweeps fits something else in far ones.
-        near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=points.device)
+        near = torch.tensor([abs(scan.step) <= near_time for scan in scans], device=points.device)
         misfit = longer.misfit[:, near].mean(1)
-        accepted_longer = evidence.accept(scans, longer) & (
+        accepted_longer = accept(scans, longer) & (
             misfit < 1.1 * tracked.misfit.mean(1) + 0.1 * settings.noise**2
         )
         # More sweeps determine the motion better, and find bodies that few sweeps do not show.
@@ -133,12 +166,13 @@ def _scans(pair: Pair, settings: BodySettings) -> list[Neighbour]:
     scans = []
     # The pair is in the frame of the target, whose sensor is the origin.
     times = None if pair.times is None else pair.times[1]
-    target = Neighbour(pair.target, 1.0, times, torch.zeros_like(pair.origin))
+    target = None if pair.scans is None else pair.scans[1]
+    if target is None:
+        target = Neighbour(pair.target, 1.0, times, torch.zeros_like(pair.origin))
     for sweep in (target, *pair.window):
-        # Half a metre more than for clusters, whose points may be higher in another sweep.
-        low = height_above(sweep.points, pair.ground) < settings.reach + 0.5
-        if bool(low.any()):
-            scans.append(sweep.take(low))
+        low = sweep.below(settings.reach + _HIGHER, pair.ground) if len(sweep.points) else sweep
+        if len(low.points):
+            scans.append(low)
     return sorted(scans, key=lambda scan: scan.step)
 
 
@@ -160,13 +194,15 @@ def _suspects(
         range_: their distances from the sensor in the plane.
         settings: settings of the detection.
     """
-    # Sorted by label, each cluster is a run of rows, after the run of the label -1.
-    order = labels.argsort(stable=True)
-    sizes = torch.bincount(labels[labels >= 0])
+    # Sorted by label, each cluster is a run of rows, after the run of the label -1. The first checks
+    # are made for all clusters at once, because most of them stand still.
+    order, inside = labels.argsort(stable=True), labels >= 0
+    sizes = torch.bincount(labels[inside])
+    means = [torch.bincount(labels[inside], row[inside].double()) / sizes for row in away]
+    chosen = (sizes >= settings.fewest) & (torch.stack(means).amin(0) >= settings.apart)
+    runs = order[int((~inside).sum()) :].split(sizes.tolist())
     suspects = []
-    for rows in order[int((labels < 0).sum()) :].split(sizes.tolist()):
-        if len(rows) < settings.fewest or float(away[:, rows].mean(1).min()) < settings.apart:
-            continue
+    for rows in (runs[k] for k in chosen.nonzero().squeeze(1).tolist()):
         extent = float((points[rows, :2].amax(0) - points[rows, :2].amin(0)).max())
         # A point of a wire or a branch above a person does not make it a post.
         slender = float(height[rows].quantile(_MOST)) > _TALL and extent < _NARROW
@@ -192,36 +228,37 @@ def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor,
     ]
     # Coordinates as contiguous rows, because every cluster compares all of them with its box.
     new = [arrived[:, :2].T.contiguous() for arrived in new]
+    whole = [evidence.points[rows] for rows in evidence.members]
+    tried = [[body.new_zeros(2)] for body in whole]
+    for scan, arrived in zip(next_, new):
+        reach, near = (farthest * abs(scan.step)).tolist(), []
+        for body, far in zip(whole, reach):
+            low, high = body[:, :2].amin(0) - far, body[:, :2].amax(0) + far
+            inside = (arrived[0] > low[0]) & (arrived[0] < high[0])
+            inside &= (arrived[1] > low[1]) & (arrived[1] < high[1])
+            near.append(arrived[:, inside].T)
+        votes = translations(whole, near, reach, evidence.settings.votes, evidence.origin)
+        # Displacements over `step` periods become displacements per period.
+        for starts, agreed in zip(tried, votes):
+            starts += list(torch.from_numpy(agreed / scan.step).to(arrived))
+    moves = [torch.nn.functional.pad(torch.stack(ways), (0, 1)) for ways in tried]
+    few = [body[:: max(1, len(body) // 32)] for body in whole]
+    # The cost of a velocity v is the mean of min(|p + s v - q|, 0.5 m)^2 over all sweeps and about 32
+    # points p, with the nearest measured point q; all clusters are searched at once.
+    counts = [len(body) * len(ways) for body, ways in zip(few, moves)]
+    costs = evidence.points.new_zeros(sum(counts))
+    for scan in scans:
+        places = [
+            (body + scan.step * ways[:, None]).flatten(0, 1) for body, ways in zip(few, moves)
+        ]
+        costs += scan.query(torch.cat(places), 0.5)[0].clamp_max(0.5).square()
     cluster, start = [], []
-    for k, rows in enumerate(evidence.members):
-        body = evidence.points[rows]
-        tried = [body.new_zeros(2)]
-        for scan, arrived in zip(next_, new):
-            reach = float(farthest[k]) * abs(scan.step)
-            low, high = body[:, :2].amin(0) - reach, body[:, :2].amax(0) + reach
-            near = (arrived[0] > low[0]) & (arrived[0] < high[0])
-            near &= (arrived[1] > low[1]) & (arrived[1] < high[1])
-            # Displacements over `step` periods become displacements per period.
-            votes = translations(
-                body, arrived[:, near].T, reach, evidence.settings.votes, evidence.origin
-            )
-            tried += list(torch.from_numpy(votes / scan.step).to(body))
-        moves = torch.nn.functional.pad(torch.stack(tried), (0, 1))
-        # The cost of a velocity v is the mean of min(|p + s v - q|, 0.5 m)^2 over all sweeps and
-        # about 32 points p, with the nearest measured point q.
-        few = body[:: max(1, len(body) // 32)]
-        away = torch.stack(
-            [
-                scan.tree.query((few + scan.step * moves[:, None]).flatten(0, 1), 0.5)[0]
-                for scan in scans
-            ]
-        )
-        cost = away.clamp_max(0.5).square().view(len(scans), len(moves), -1).mean((0, 2))
-        best = int(cost.argmin())
+    for k, (ways, cost) in enumerate(zip(moves, costs.split(counts))):
+        best = int(cost.view(len(ways), -1).mean(1).argmin())
         # A start less than 0.15 m from rest is left to the registration from rest.
-        for j in (0, best) if float(moves[best].norm()) > 0.15 else (0,):
+        for j in (0, best) if float(ways[best].norm()) > 0.15 else (0,):
             cluster.append(k)
-            start.append(moves[j])
+            start.append(ways[j])
     translation = torch.stack(start)
     return torch.tensor(cluster, device=translation.device), {
         "turn": torch.zeros_like(translation),
@@ -250,7 +287,8 @@ def _with_fragments(
     that is seen at a grazing angle.
     """
     inside = bodies.label >= 0
-    scan = next((scan for scan in scans if scan.step == 1.0), None)
+    # The target, or the last sweep before the source if there is no target.
+    scan = next((scan for scan in reversed(scans) if abs(abs(scan.step) - 1) < _NEXT), None)
     if scan is None or not bool(inside.any()):
         return bodies
     # Distances in the plane, with z = 0: a fragment may lie above its body.
@@ -260,13 +298,16 @@ def _with_fragments(
     near = distance.isfinite()
     loose, owner = loose[near], bodies.label[inside][index[near]]
     # A point that coincides with the target without a motion belongs to the still world.
-    distance = scan.tree.query(points[loose])[0]
+    distance = scan.query(points[loose])[0]
     apart = distance > _FRAGMENT_APART
     loose, owner, distance = loose[apart], owner[apart], distance[apart]
     # R p + t - p, with the motion (R, t) of the body of every point.
-    fragments, motion = points[loose], bodies.motion[owner]
+    fragments, motion = points[loose], bodies.motion
+    motion = (motion if scan.step > 0 else inverse(motion))[owner]
     flow = torch.einsum("nij,nj->ni", motion[:, :3, :3], fragments) + motion[:, :3, 3] - fragments
-    better = scan.tree.query(fragments + flow)[0] < 0.5 * distance
+    better = scan.query(fragments + flow)[0] < 0.5 * distance
+    if scan.step < 0:
+        flow = transform(bodies.motion[owner], fragments[:, None]).squeeze(1) - fragments
     label, extended = bodies.label.clone(), bodies.flow.clone()
     label[loose[better]], extended[loose[better]] = owner[better], flow[better]
     return Bodies(label, bodies.motion, extended)

@@ -6,6 +6,8 @@ many pairs of points agree on.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from scipy import ndimage
@@ -119,67 +121,102 @@ def clusters(
 _CELL, _CELL_SHARE = 0.1, 0.01
 #: Largest number of votes that are counted at once.
 _VOTES = 4_000_000
+#: Standard deviation of the smoothing of votes, bins, and its reach.
+_SMOOTH, _TAPS = 1.0, 4
 
 
 def translations(
-    points: Tensor,
-    target: Tensor,
-    farthest: float = 3.0,
+    bodies: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    farthest: Sequence[float],
     most: int = 4,
     origin: Tensor | None = None,
-) -> np.ndarray:
-    """Return translations in the plane that many pairs of points agree on, ``(k, 2)``, best first.
+) -> list[np.ndarray]:
+    """Return translations in the plane that many pairs of points agree on, per body, best first.
 
     Every pair of occupied squares votes for its difference (Lin et al., ICP-Flow, CVPR 2024), so
     that the histogram is the correlation of the two occupancies. The squares have sides of 0.1 m,
     or a hundredth of `farthest` if that is larger, and face the sensor, so that the frame of the
     points has no effect. Peaks of the smoothed histogram with at least half the votes of the
-    highest peak are kept.
+    highest peak are kept. All bodies vote at once, into histograms that lie one behind the other.
 
     Args:
-        points: points, ``(n, 3)``.
-        target: points of the other sweep, ``(m, 3)``.
-        farthest: length of the largest translation, metres.
-        most: largest number of translations.
+        bodies: points of every body, ``(n, 3)`` each, at least one point.
+        targets: points of the other sweep near every body, ``(m, 3)`` each.
+        farthest: length of the largest translation of every body, metres.
+        most: largest number of translations per body.
         origin: position of the sensor, ``(3,)``; by default the origin.
+
+    Returns:
+        Translations, ``(k, 2)`` each; none without points.
     """
-    if len(points) == 0 or len(target) == 0:
-        return np.zeros((0, 2))
-    cell = max(_CELL, _CELL_SHARE * farthest)
-    middle = points[:, :2].double().mean(0).cpu().numpy()
-    ahead = middle if origin is None else middle - origin[:2].double().cpu().numpy()
+    sensor = np.zeros(2) if origin is None else origin[:2].double().cpu().numpy()
+    length = np.array(farthest, dtype=np.float64)
+    cell = np.maximum(_CELL, _CELL_SHARE * length)
+    middle = np.array([body[:, :2].double().mean(0).tolist() for body in bodies])
     # Axes that face the sensor: the first one points from the sensor to the middle of the points.
-    ahead = ahead / max(float(np.hypot(*ahead)), 1e-9) if ahead.any() else np.array([1.0, 0.0])
-    turn = np.array([[ahead[0], -ahead[1]], [ahead[1], ahead[0]]])
-    # Rows are places, so `@ turn` expresses them in these axes, and `@ turn.T` goes back.
-    squares, target_squares = (
-        _occupied((p[:, :2].double().cpu().numpy() - middle) @ turn / cell)
-        for p in (points, target)
+    ahead = middle - sensor
+    ahead[~ahead.any(1)] = [1.0, 0.0]
+    ahead /= np.linalg.norm(ahead, axis=1, keepdims=True)
+    turn = np.stack([ahead, ahead[:, ::-1] * [-1.0, 1.0]], axis=2)
+    (first, squares), (second, target_squares) = (
+        _occupied(clouds, middle, turn, cell) for clouds in (bodies, targets)
     )
     # The histogram of all differences q - p, h(d) = sum_p occupied(p) occupied'(p + d), has
-    # (2 reach + 1)^2 bins; differences outside of the circle of the radius `reach` do not vote.
-    reach = round(farthest / cell)
-    side = 2 * reach + 1
-    votes = np.zeros(side * side, dtype=np.int64)
-    for block in np.array_split(squares, 1 + len(squares) * len(target_squares) // _VOTES):
-        difference = (target_squares[None] - block[:, None]).reshape(-1, 2)
-        difference = difference[(difference**2).sum(1) <= reach**2] + reach
-        votes += np.bincount(difference[:, 0] * side + difference[:, 1], minlength=side * side)
-    smooth = ndimage.gaussian_filter(votes.reshape(side, side).astype(np.float64), 1.0)
-    # A peak is the largest of its 5 by 5 bins and above half of the global maximum.
-    peaks = np.argwhere(
-        (smooth == ndimage.maximum_filter(smooth, 5)) & (smooth > 0.5 * smooth.max())
+    # (2 reach + 1)^2 bins and a margin; differences outside of the circle of the radius `reach` do
+    # not vote.
+    reach = np.rint(length / cell).astype(np.int64)
+    side = 2 * (reach + _TAPS) + 1
+    start = np.concatenate([[0], np.cumsum(side**2)])
+    votes = np.zeros(start[-1])
+    number = np.bincount(second, minlength=len(bodies))
+    before = np.cumsum(number) - number
+    partners = number[first]
+    blocks = np.cumsum(partners) // _VOTES
+    for rows in np.split(np.arange(len(first)), np.flatnonzero(np.diff(blocks)) + 1):
+        one = np.repeat(rows, partners[rows])
+        ends = np.cumsum(partners[rows])
+        within = np.arange(len(one)) - np.repeat(ends - partners[rows], partners[rows])
+        body = first[one]
+        difference = target_squares[before[body] + within] - squares[one]
+        near = (difference**2).sum(1) <= reach[body] ** 2
+        row, column = (difference[near] + (reach + _TAPS)[body[near], None]).T
+        bins = start[body[near]] + row * side[body[near]] + column
+        votes += np.bincount(bins, minlength=len(votes))
+    # A Gaussian along the rows, which margins keep apart, and then along the columns.
+    owner = np.repeat(np.arange(len(bodies)), side**2)
+    index, stride = np.arange(len(votes)), side[owner]
+    smooth = ndimage.gaussian_filter1d(votes, _SMOOTH, mode="constant", radius=_TAPS)
+    weights = np.exp(-0.5 * (np.arange(-_TAPS, _TAPS + 1) / _SMOOTH) ** 2)
+    smooth = sum(
+        weight * np.take(smooth, index + k * stride, mode="clip")
+        for k, weight in zip(range(-_TAPS, _TAPS + 1), weights / weights.sum())
     )
-    # Stable, so that equal peaks keep the order of the bins and the result its bits.
-    order = np.argsort(-smooth[peaks[:, 0], peaks[:, 1]], kind="stable")[:most]
-    return (peaks[order] - reach) * cell @ turn.T
+    # A peak is the largest of its 5 by 5 bins and above half of the global maximum.
+    row, column = np.divmod(index - start[owner], stride)
+    smooth[(np.minimum(row, column) < _TAPS) | (np.maximum(row, column) >= stride - _TAPS)] = 0
+    highest = np.maximum.reduceat(smooth, start[:-1])
+    peaks = np.flatnonzero(smooth > 0.5 * highest[owner])
+    around = [peaks + i * stride[peaks] + j for i in range(-2, 3) for j in range(-2, 3)]
+    peaks = peaks[smooth[peaks] >= smooth[np.stack(around)].max(0)]
+    # Equal peaks keep the order of the bins, and the result its bits.
+    peaks = peaks[np.lexsort((peaks, -smooth[peaks], owner[peaks]))]
+    offsets = np.stack([row[peaks], column[peaks]], 1) - (reach + _TAPS)[owner[peaks], None]
+    ends = np.searchsorted(owner[peaks], np.arange(1, len(bodies)))
+    return [(best[:most] * cell[k]) @ turn[k].T for k, best in enumerate(np.split(offsets, ends))]
 
 
-def _occupied(places: np.ndarray) -> np.ndarray:
-    """Return the squares of unit side that hold places, each once, int64 ``(k, 2)``."""
-    # The pair (row, column) is encoded as one number, because unique numbers cost less than rows.
-    squares = np.rint(places).astype(np.int64)
-    low = squares.min(0)
-    row, column = (squares - low).T
-    width = int(column.max()) + 1
-    return np.stack(np.divmod(np.unique(row * width + column), width), axis=1) + low
+def _occupied(
+    clouds: Sequence[Tensor], middle: np.ndarray, turn: np.ndarray, cell: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the body and the row and column of the squares that hold points, each once."""
+    owner = np.repeat(np.arange(len(clouds)), [len(cloud) for cloud in clouds])
+    places = torch.cat([cloud[:, :2] for cloud in clouds]).double().cpu().numpy() - middle[owner]
+    squares = np.rint(np.einsum("ni,nij->nj", places, turn[owner]) / cell[owner, None])
+    # Body, row and column are one number, because unique numbers cost less than rows.
+    low = squares.min(0, initial=0).astype(np.int64)
+    rows, columns = (squares.astype(np.int64) - low).T
+    width, height = int(columns.max(initial=0)) + 1, int(rows.max(initial=0)) + 1
+    keys, columns = np.divmod(np.unique((owner * height + rows) * width + columns), width)
+    owner, rows = np.divmod(keys, height)
+    return owner, np.stack([rows, columns], axis=1) + low

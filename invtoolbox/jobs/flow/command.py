@@ -26,6 +26,7 @@ class FlowCommand(FolderCommand):
             "ply": arguments.cloud,
         }
         return {
+            **({"flow.latency": 0} if arguments.online else {}),
             "output.formats": [
                 *(name for name, is_wanted in formats.items() if is_wanted),
                 *arguments.save,
@@ -129,6 +130,14 @@ COMMAND = FlowCommand(
                 "choices": ("npz", *CHALLENGES),
                 "help": "av2-v1, av2-v2 and av2-v3 also write the files of the Argoverse 2 "
                 "challenges (default: npz alone)",
+            },
+        ),
+        "--online": (
+            "online",
+            {
+                "action": "store_true",
+                "help": "take past sweeps alone, as they arrive from a sensor (flow.latency of 0): "
+                "the flow of a sweep is a prediction",
             },
         ),
         "--save": (

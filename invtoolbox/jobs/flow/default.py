@@ -28,6 +28,7 @@ class Default:
     """
 
     window: ClassVar[bool] = True
+    predicts: ClassVar[bool] = True
     bodies: BodySettings = field(default_factory=BodySettings)
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
@@ -52,6 +53,7 @@ class Default:
             target=pair.target[target_high],
             ground=pair.source[low],
             times=times,
+            scans=None,
             window=tuple(scan.take(~ground(scan.points - scan.origin)) for scan in pair.window),
         )
         motion = self(above_ground, seed)

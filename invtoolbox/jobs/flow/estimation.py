@@ -19,7 +19,7 @@ from invtoolbox.geometry.rigid import check_motion, inverse, transform
 from invtoolbox.geometry.sweeps import MOVES, Sweep
 from invtoolbox.jobs.flow.methods import Method, Pair, method_named, uses_window
 from invtoolbox.jobs.flow.preparation import Preparation, PreparedPair, prepare_pair
-from invtoolbox.jobs.flow.window import Neighbour, prepare_neighbours
+from invtoolbox.jobs.flow.window import Neighbour, place, prepare_neighbours
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,15 +97,38 @@ def estimate(
     )
     pair = prepare_pair(source, target, preparation, guess)
     neighbours, notes = prepare_neighbours(pair, source, target, further, preparation)
+    pair = replace(pair, notes=pair.notes + notes)
+    found = estimate_prepared(pair, neighbours, estimator, seed, device)
+    name = method if isinstance(method, str) else found.method
+    return replace(found, method=name, seconds=time.monotonic() - start)
+
+
+def estimate_prepared(
+    pair: PreparedPair,
+    neighbours: Sequence[Neighbour],
+    estimator: Method,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> FlowEstimate:
+    """Estimate the flow of every point of the first sweep of a prepared pair.
+
+    Args:
+        pair: the pair.
+        neighbours: further sweeps in the frame of the pair, in the order of time.
+        estimator: the method.
+        seed: see `estimate`.
+        device: see `estimate`.
+    """
+    start = time.monotonic()
     # The caller's graph is not extended: fits inside a method enable derivatives themselves.
     with torch.no_grad():
-        motion = estimator(_pair(pair, source, target, neighbours, device), seed)
+        motion = estimator(_pair(pair, neighbours, device), seed)
     # The n prepared points are rows of the N points of the sweep: ground and far points are static
     # and belong to no body.
-    residual, instance = motion.flow.cpu(), torch.full((len(source),), -1, dtype=torch.long)
+    residual, instance = motion.flow.cpu(), torch.full((len(pair.valid),), -1, dtype=torch.long)
     instance[pair.index] = motion.instance.cpu()
     # The residual decides, because the flow of points at rest is the motion of the sensor.
-    dynamic = torch.zeros(len(source), dtype=torch.bool)
+    dynamic = torch.zeros(len(pair.valid), dtype=torch.bool)
     dynamic[pair.index] = residual.norm(dim=1) >= MOVES
     return FlowEstimate(
         flow=pair.flow(residual),
@@ -114,9 +137,9 @@ def estimate(
         ground=pair.ground,
         instance=instance,
         valid=pair.valid,
-        method=method if isinstance(method, str) else repr(method),
+        method=repr(estimator),
         seconds=time.monotonic() - start,
-        notes=pair.notes + notes,
+        notes=pair.notes,
     )
 
 
@@ -201,7 +224,7 @@ def scene_flow(
     >>> bool(it.metrics.end_point_error(flow, street[0].labels.flow) < 0.1)
     True
     """
-    first, second = _as_sweep(source, "source"), _as_sweep(target, "target")
+    first, second = as_sweep(source, "source"), as_sweep(target, "target")
     if not isinstance(ego_motion, str):
         # A motion E that the caller gives is passed on as two poses, 1 and E^-1, because E =
         # pose1^-1 pose0.
@@ -220,34 +243,32 @@ def scene_flow(
 
 
 def _pair(
-    pair: PreparedPair,
-    source: Sweep,
-    target: Sweep,
-    neighbours: Sequence[Neighbour],
-    device: torch.device | str | None,
+    pair: PreparedPair, neighbours: Sequence[Neighbour], device: torch.device | str | None
 ) -> Pair:
-    # Times are used if all points have one: they are coordinates of search trees, which take no NaN.
+    here = place(pair.first.cloud, 0.0, pair.ego_motion)
+    still = torch.eye(4, dtype=torch.float64)
+    there = None if pair.second is None else place(pair.second.cloud, 1.0, still)
     times = None
-    if (
-        source.time is not None
-        and target.time is not None
-        and bool(torch.cat([source.time, target.time]).isfinite().all())
-    ):
-        times = (source.time[pair.index].to(device), target.time[pair.target_index].to(device))
-    points = pair.points.double()
-    # The ground in the frame of the target, like the source: E D(p), with the deskewing D.
-    low = (points if pair.deskew is None else pair.deskew(points))[pair.ground]
-    return Pair(
-        source=pair.source.to(device),
-        target=pair.target.to(device),
-        ground=transform(pair.ego_motion, low).float().to(device),
-        times=times,
+    if here.times is not None and (there is None or there.times is not None):
+        times = (here.times, here.times[:0] if there is None else there.times)
+    whole = Pair(
+        source=here.points,
+        target=pair.target,
+        ground=transform(pair.ego_motion, pair.first.cloud.ground.double()).float(),
+        times=times,  # type: ignore[arg-type]
         period=pair.period,
-        ego_motion=pair.ego_motion.to(device),
-        window=tuple(tree_map(lambda tensor: tensor.to(device), scan) for scan in neighbours),
+        ego_motion=pair.ego_motion,
+        window=tuple(neighbours),
         # E moves the origin, where the sensor was at the first sweep, to its translation.
-        origin=pair.ego_motion[:3, 3].float().to(device),
+        origin=here.origin,
+        scans=(here, there),
     )
+    if device is None or torch.device(device).type == "cpu":
+        return whole
+    # Trees stay on their device, so those of clouds are built anew.
+    bare = replace(whole, scans=None, window=tuple(replace(n, cloud=None) for n in neighbours))
+    moved: Pair = tree_map(lambda tensor: tensor.to(device), bare)
+    return moved
 
 
 def _holds_arrays(source: Any) -> bool:
@@ -258,7 +279,8 @@ def _holds_arrays(source: Any) -> bool:
     return is_cloud(source) and not any(hasattr(source, f"{n}_list") for n in ("points", "verts"))
 
 
-def _as_sweep(points: Any, what: str) -> Sweep:
+def as_sweep(points: Any, what: str) -> Sweep:
+    """Return points of any type as a sweep; a sweep is returned unchanged."""
     if isinstance(points, Sweep):
         return points
     if is_cloud(points):

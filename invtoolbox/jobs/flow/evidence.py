@@ -91,7 +91,7 @@ class BodySettings:
         check_range(self, "[1, inf]", "fewest", "iterations")
 
 
-def hides(scan: Neighbour, points: Tensor, body: Tensor) -> Tensor:
+def hides(scan: Neighbour, places: Tensor, moved: Tensor, body: Tensor) -> Tensor:
     """Return which places the sensor could not see in a sweep, bool ``(n,)``.
 
     Something nearer was measured in their direction, and it is not the body itself, which has
@@ -99,30 +99,52 @@ def hides(scan: Neighbour, points: Tensor, body: Tensor) -> Tensor:
 
     Args:
         scan: low points of the sweep.
-        points: places of the points of a body, ``(n, 3)``.
-        body: places of the body in this sweep, ``(n, 3)``.
+        places: places of the points of all bodies, ``(n, 3)``.
+        moved: places of the same points in this sweep, ``(n, 3)``.
+        body: number of the body of every place, from 0, ascending, ``(n,)``.
     """
-    # Only points in a cylinder around the line of sight, nearer than the farthest place, can
-    # hide something: this choice bounds the search, the angle below decides.
-    place = points - scan.origin
-    reach, middle = place.norm(dim=1), place.mean(0)
-    ahead = middle / middle.norm()
-    wide = float((place - middle).norm(dim=1).max()) + 0.1 * float(middle.norm())
-    sight = scan.points - scan.origin
-    along = sight @ ahead
-    rows = ((along > 0) & (along < float(reach.max()))).nonzero().squeeze(1)
-    aside = (sight[rows] - along[rows, None] * ahead).norm(dim=1)
-    screen = scan.points[rows[aside < wide]]
-    screen = screen[Tree(body).query(screen, 0.5)[0].isinf()] - scan.origin
+    place, sight = places - scan.origin, scan.points - scan.origin
+    reach, count, sizes = place.norm(dim=1), int(body[-1]) + 1, torch.bincount(body)
+    middle = torch.segment_reduce(place, "mean", lengths=sizes, axis=0, unsafe=True)
+    # Only points in the wedge of a body can hide it: this choice bounds the search, the angle below
+    # decides. Azimuths count from the middle of the body, so that none of them jumps.
+    ahead = torch.atan2(middle[:, 1], middle[:, 0])
+    aside = torch.atan2(place[:, 1], place[:, 0]) - ahead[body]
+    aside = aside - 2 * torch.pi * (aside / (2 * torch.pi)).round()
+    wide = 1.5 * _ANGLE * reach / place[:, :2].norm(dim=1).clamp_min(1e-6)
+    edges = torch.stack([wide - aside, wide + aside], 1).clamp_max(3.1)
+    edges = torch.segment_reduce(edges, "max", lengths=sizes, axis=0, unsafe=True)
+    azimuth, order = torch.atan2(sight[:, 1], sight[:, 0]).sort(stable=True)
+    # Two turns more, because a wedge may reach beyond half a turn.
+    turns = torch.cat([azimuth - 2 * torch.pi, azimuth, azimuth + 2 * torch.pi])
+    first = torch.searchsorted(turns, ahead - edges[:, 0])
+    number = torch.searchsorted(turns, ahead + edges[:, 1]) - first
+    owner = torch.arange(count, device=body.device).repeat_interleave(number)
+    within = torch.arange(len(owner), device=body.device) - (number.cumsum(0) - number)[owner]
+    screen = sight[order[(first[owner] + within) % len(order)]]
+    # In front of the farthest place, and farther than 0.5 m from the body. Bodies are apart in a
+    # fourth coordinate, so that one tree serves all.
+    farthest = torch.segment_reduce(reach, "max", lengths=sizes, axis=0, unsafe=True)
+    along = (screen * torch.nn.functional.normalize(middle, dim=1)[owner]).sum(1)
+    front = (along > 0) & (along < farthest[owner])
+    screen, owner = screen[front], owner[front]
+    other = Tree(_apart(moved - scan.origin, body)).query(_apart(screen, owner), 0.5)[0].isinf()
+    screen, owner = screen[other], owner[other]
     if not len(screen):
-        return torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        return torch.zeros_like(body, dtype=torch.bool)
     # On the unit sphere the chord |u - v| is the angle between two directions, up to angle^3 /
     # 24, so nearest directions are nearest neighbours of unit vectors.
     distance = screen.norm(dim=1)
     sight, direction = screen / distance[:, None], place / reach[:, None]
-    near = Tree(sight).neighbours(direction, 4)
+    near = Tree(_apart(sight, owner)).neighbours(_apart(direction, body), 4)
     angle = (sight[near] - direction[:, None]).norm(dim=2)
-    return ((angle < _ANGLE) & (distance[near] < reach[:, None] - _BEFORE)).any(1)
+    before = (distance[near] < reach[:, None] - _BEFORE) & (owner[near] == body[:, None])
+    return ((angle < _ANGLE) & before).any(1)
+
+
+def _apart(points: Tensor, body: Tensor) -> Tensor:
+    """Append a coordinate that keeps the points of different bodies ten metres apart."""
+    return torch.cat([points, 10 * body[:, None].to(points)], 1)
 
 
 def apart_at_rest(range_: Tensor) -> Tensor:
@@ -254,33 +276,46 @@ class Evidence:
 
         likely = are_likely(tracked.misfit.sum(1), tracked.still.sum(1), least)
         likely &= (tracked.move >= settings.least) & (speed <= self.fastest[tracked.cluster])
-        # The visible share needs a search per body, so it is computed for likely ones alone.
-        for j in likely.nonzero().squeeze(1).tolist():
-            body = self.points[self.members[int(tracked.cluster[j])]]
-            visible = torch.stack(
-                [
-                    1 - hides(scan, body, transform(track, body)).to(body).mean()
-                    for scan, track in zip(scans, tracked.tracks[j])
-                ]
-            )
-            misfit, still = (
-                (visible * energy[j]).sum() for energy in (tracked.misfit, tracked.still)
-            )
-            accepted[j] = are_likely(misfit, still, least[j]) & (
-                self._arrived(transform(tracked.motion[j], body)) <= _ARRIVED
-            )
+        # The visible share needs searches, so it is computed for likely ones alone, all at once.
+        likely_rows = likely.nonzero().squeeze(1)
+        if not len(likely_rows):
+            return accepted
+        members = [self.members[k] for k in tracked.cluster[likely_rows].tolist()]
+        sizes = torch.tensor([len(rows) for rows in members], device=accepted.device)
+        body = torch.arange(len(members), device=accepted.device).repeat_interleave(sizes)
+        points = self.points[torch.cat(members)]
+
+        def share(mask: Tensor) -> Tensor:
+            counts = torch.segment_reduce(mask.to(points), "sum", lengths=sizes, unsafe=True)
+            return counts / sizes
+
+        def moved(motions: Tensor) -> Tensor:
+            return transform(motions[likely_rows][body], points[:, None]).squeeze(1)
+
+        visible = torch.stack(
+            [
+                1 - share(hides(scan, points, moved(tracked.tracks[:, k]), body))
+                for k, scan in enumerate(scans)
+            ],
+            1,
+        )
+        misfit, still = (
+            (visible * energy[likely_rows]).sum(1) for energy in (tracked.misfit, tracked.still)
+        )
+        accepted[likely_rows] = are_likely(misfit, still, least[likely_rows]) & (
+            share(self._arrived(moved(tracked.motion))) <= _ARRIVED
+        )
         return accepted
 
-    def _arrived(self, body: Tensor) -> float:
-        """Compute the share of the points of a body that have arrived on the still world.
+    def _arrived(self, points: Tensor) -> Tensor:
+        """Return which points of bodies have arrived on the still world, bool ``(n,)``.
 
         A piece of wall that is hidden in the other sweeps fits the next piece.
         """
         if self.still is None:
-            return 0.0
-        distance = self.still.query(body, 1.0)[0]
-        range_ = (body - self.origin)[:, :2].norm(dim=1)
-        return float((distance < apart_at_rest(range_)).double().mean())
+            return torch.zeros_like(points[:, 0], dtype=torch.bool)
+        distance = self.still.query(points, 1.0)[0]
+        return distance < apart_at_rest((points - self.origin)[:, :2].norm(dim=1))
 
     def sizes(self, cluster: Tensor) -> Tensor:
         """Return the number of points of the cluster of every hypothesis, ``(h,)``.

@@ -27,6 +27,8 @@ class Pair:
         ego_motion: E, by which the source was moved, float64 ``(4, 4)``; None if it was not moved.
         window: further sweeps in the same frame, in the order of time.
         origin: position of the sensor at the first sweep, ``(3,)``.
+        scans: source and target with their clouds, whose trees and normals windows share; None to
+            compute them anew. The target is None if it is not measured yet.
     """
 
     source: Tensor
@@ -37,6 +39,7 @@ class Pair:
     ego_motion: Tensor | None = None
     window: tuple[Neighbour, ...] = ()
     origin: Tensor = field(default_factory=lambda: torch.zeros(3))
+    scans: tuple[Neighbour, Neighbour | None] | None = None
 
 
 @dataclass(frozen=True, eq=False)

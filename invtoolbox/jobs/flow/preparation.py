@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import transform
 from invtoolbox.geometry.sweeps import Sweep
+from invtoolbox.jobs.flow.cloud import Cloud
 from invtoolbox.jobs.flow.ego_motion import Deskew, How, When, deskewing, ego_motion
 from invtoolbox.jobs.flow.ground import Ground, ground
 from invtoolbox.jobs.flow.sensor import find_sensor
@@ -88,39 +90,77 @@ class Preparation:
 
 
 @dataclass(frozen=True, eq=False)
+class PreparedSweep:
+    """Sweep in the frame of its sensor, deskewed, with the points that a method gets.
+
+    Attributes:
+        sweep: the sweep, with N points relative to the sensor.
+        origin: place of the sensor in the frame that the points were given in, float64 ``(3,)``.
+        deskew: deskewing, or None.
+        ground: points on the ground, bool ``(N,)``.
+        index: rows of the n points that are measurements, not on the ground and in range, int64
+            ``(n,)``.
+        cloud: these points, deskewed, and the ground.
+    """
+
+    sweep: Sweep
+    origin: Tensor
+    deskew: Deskew | None
+    ground: Tensor
+    index: Tensor
+    cloud: Cloud
+
+
+@dataclass(frozen=True, eq=False)
 class PreparedPair:
     """Two prepared sweeps in one frame: n and m of the N and M points of the sweeps.
 
-    All places are relative to the sensor's `origin` in the frame of the points that were given.
-
     Attributes:
-        source: points of the first sweep, moved by the ego motion into the frame of the target,
-            float32 ``(n, 3)``; static points coincide with the target.
-        target: points of the second sweep, float32 ``(m, 3)``.
-        index: rows of `source` in the first sweep, int64 ``(n,)``.
-        target_index: rows of `target` in the second sweep, int64 ``(m,)``.
-        ego_motion: E, float64 ``(4, 4)``.
-        ground: points of the first sweep on the ground, bool ``(N,)``.
-        valid: rows of the first sweep that are measurements, bool ``(N,)``.
+        first: the first sweep.
+        second: the second sweep; None if it is not measured yet.
+        ego_motion: E, float64 ``(4, 4)``, relative to the sensor.
         notes: choices that were made, with reasons.
-        points: all points of the first sweep, ``(N, 3)``.
-        deskew: deskewing of the first sweep, or None.
         period: seconds from the first sweep to the second, or back.
-        origin: place of the sensor in the frame that the points were given in, float64 ``(3,)``.
     """
 
-    source: Tensor
-    target: Tensor
-    index: Tensor
-    target_index: Tensor
+    first: PreparedSweep
+    second: PreparedSweep | None
     ego_motion: Tensor
-    ground: Tensor
-    valid: Tensor
     notes: tuple[str, ...]
-    points: Tensor
-    deskew: Deskew | None
     period: float = _USUAL_PERIOD
-    origin: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+
+    @cached_property
+    def source(self) -> Tensor:
+        """Points of the first sweep, moved by the ego motion into the frame of the second.
+
+        float32 ``(n, 3)``; static points coincide with the second sweep.
+        """
+        return transform(self.ego_motion, self.first.cloud.points.double()).float()
+
+    @property
+    def target(self) -> Tensor:
+        """Points of the second sweep, float32 ``(m, 3)``."""
+        return self.source[:0] if self.second is None else self.second.cloud.points
+
+    @property
+    def index(self) -> Tensor:
+        """Rows of `source` in the first sweep, int64 ``(n,)``."""
+        return self.first.index
+
+    @property
+    def ground(self) -> Tensor:
+        """Points of the first sweep on the ground, bool ``(N,)``."""
+        return self.first.ground
+
+    @property
+    def valid(self) -> Tensor:
+        """Rows of the first sweep that are measurements, bool ``(N,)``."""
+        return self.first.sweep.finite
+
+    @property
+    def origin(self) -> Tensor:
+        """Place of the sensor in the frame that the points were given in, float64 ``(3,)``."""
+        return self.first.origin
 
     @property
     def given_ego_motion(self) -> Tensor:
@@ -145,11 +185,12 @@ class PreparedPair:
             )
         # With the deskewing D and the residual r: flow = D^-1(E D(p) + r) - p, in float64, because
         # the flow is a small difference of large coordinates.
-        points = self.points.double()
-        flow = transform(self.ego_motion, points if self.deskew is None else self.deskew(points))
+        points = self.first.sweep.points.double()
+        deskew = self.first.deskew
+        flow = transform(self.ego_motion, points if deskew is None else deskew(points))
         flow[self.index] += residual.to(flow)
-        if self.deskew is not None:
-            flow = self.deskew.undo(flow)
+        if deskew is not None:
+            flow = deskew.undo(flow)
         flow -= points
         flow[~self.valid] = torch.nan
         return flow.float()
@@ -182,39 +223,66 @@ def prepare_pair(
     """
     preparation = preparation or Preparation()
     notes: list[str] = []
-    origin = _sensor_origin(source, preparation, notes)
+    origin = sensor_origin(source, preparation, notes)
     source, target = from_sensor(source, origin), from_sensor(target, origin)
     if guess is not None:
         guess = _around(guess, origin)
     for sweep in (source, target):
         check_sweep(sweep)
+    relation = relate(source, target, preparation, notes, guess)
+    first, second = (
+        prepare_sweep(sweep, origin, deskew, preparation, notes)
+        for sweep, deskew in zip((source, target), relation.deskews)
+    )
+    return PreparedPair(first, second, relation.ego_motion, tuple(notes), relation.period)
+
+
+@dataclass(frozen=True, eq=False)
+class Relation:
+    """Motion of the sensor from a sweep to the next one.
+
+    Attributes:
+        ego_motion: E, float64 ``(4, 4)``, relative to the sensor.
+        deskews: deskewing of both sweeps by that motion, or None.
+        period: seconds between the sweeps.
+    """
+
+    ego_motion: Tensor
+    deskews: tuple[Deskew | None, Deskew | None]
+    period: float
+
+
+def relate(
+    source: Sweep,
+    target: Sweep,
+    preparation: Preparation,
+    notes: list[str],
+    guess: Tensor | None = None,
+) -> Relation:
+    """Compute the motion of the sensor between two sweeps in the frame of the sensor.
+
+    Args:
+        source: first sweep.
+        target: second sweep.
+        preparation: settings.
+        notes: notes are appended to this list.
+        guess: initial guess of a registration.
+
+    Raises:
+        InputError: the two do not overlap, or are too far apart in time.
+    """
     # Equal clouds are allowed, but often one file was given twice. NaN differs from NaN, hence zeros.
     if source.points.shape == target.points.shape and torch.equal(
         source.points.nan_to_num(), target.points.nan_to_num()
     ):
         notes.append(f"{source.source} and {target.source} hold the same points")
     period = _period(source, target, notes)
-    matrix, undo, undo_target = _motion(source, target, preparation, guess, notes)
+    matrix, *deskews = _motion(source, target, preparation, guess, notes)
     check_overlap(source, target, matrix)
-    points, on_ground, index = choose_points(source, undo, preparation, notes)
-    later, _, target_index = choose_points(target, undo_target, preparation, notes)
-    return PreparedPair(
-        source=transform(matrix, points[index].double()).float(),
-        target=later[target_index].float(),
-        index=index,
-        target_index=target_index,
-        ego_motion=matrix,
-        ground=on_ground,
-        valid=source.finite,
-        notes=tuple(notes),
-        points=source.points,
-        deskew=undo,
-        period=period,
-        origin=origin,
-    )
+    return Relation(matrix, (deskews[0], deskews[1]), period)
 
 
-def _sensor_origin(sweep: Sweep, preparation: Preparation, notes: list[str]) -> Tensor:
+def sensor_origin(sweep: Sweep, preparation: Preparation, notes: list[str]) -> Tensor:
     """Return the place of the sensor, float64 ``(3,)``; see `Preparation`."""
     if preparation.sensor_origin is not None:
         return torch.tensor(preparation.sensor_origin, dtype=torch.float64)
@@ -381,12 +449,26 @@ def _motion(
     return motion.matrix, deskews[0][0], deskews[1][0]
 
 
-def choose_points(
-    sweep: Sweep, deskew: Deskew | None, preparation: Preparation, notes: list[str]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the deskewed points, a mask of those on the ground, and the rows that are used.
+def prepare_sweep(
+    sweep: Sweep,
+    origin: Tensor,
+    deskew: Deskew | None,
+    preparation: Preparation,
+    notes: list[str],
+) -> PreparedSweep:
+    """Deskew a sweep, find its ground, and choose the points that are used.
 
     Measurements are used that are not on the ground and lie within the range and heights.
+
+    Args:
+        sweep: the sweep in the frame of its sensor.
+        origin: place of the sensor in the frame that the points were given in.
+        deskew: deskewing, or None.
+        preparation: settings.
+        notes: notes are appended to this list.
+
+    Raises:
+        InputError: no point is left.
     """
     # Ground, range and heights count at the time of the sweep, after deskewing.
     points = sweep.points if deskew is None else deskew(sweep.points)
@@ -403,7 +485,13 @@ def choose_points(
             f"{sweep.source}: no point is left without the ground and within the range and heights "
             "asked for; widen them, or set ground='none'"
         )
-    return points, on_ground, in_use.nonzero().squeeze(1)
+    index = in_use.nonzero().squeeze(1)
+    # Times are coordinates of search trees, which take no NaN.
+    times = None if sweep.time is None else sweep.time[index]
+    if times is not None and not bool(times.isfinite().all()):
+        times = None
+    cloud = Cloud(points[index].float(), times, points[on_ground].float())
+    return PreparedSweep(sweep, origin, deskew, on_ground, index, cloud)
 
 
 def _find_ground(

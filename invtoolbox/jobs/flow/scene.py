@@ -40,8 +40,9 @@ from invtoolbox.jobs.flow.ego_motion import How, When
 from invtoolbox.jobs.flow.exports import check_exports, write_exports
 from invtoolbox.jobs.flow.preparation import Preparation
 from invtoolbox.jobs.flow.results import FlowStudy
-from invtoolbox.jobs.flow.sequence import LONGEST_WINDOW, WINDOW, flow_sequence
+from invtoolbox.jobs.flow.sequence import WINDOW, flow_sequence
 from invtoolbox.jobs.flow.source import SequencePath
+from invtoolbox.jobs.flow.sweep_window import LONGEST_WINDOW
 from invtoolbox.jobs.job import Request, check_places, write_json
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.reports import count_outcomes, print_notes, report_failures
@@ -117,6 +118,13 @@ class FlowTable(Table):
         le=LONGEST_WINDOW,
         description="number of sweeps that default, euler and floxels may use per pair, before and "
         f"after it, from 2 to {LONGEST_WINDOW}",
+    )
+    latency: int | None = Field(
+        None,
+        ge=0,
+        lt=LONGEST_WINDOW,
+        description="number of sweeps after a sweep that its window holds, below the window; 0 takes "
+        "past sweeps alone, as they arrive from a sensor; by default the window is centred",
     )
     preparation: PreparationTable = Field(
         default_factory=PreparationTable, description="preparation of every pair"
@@ -232,6 +240,7 @@ class FlowJob:
             seed=scene.seed,
             progress=progress,
             window=scene.flow.window,
+            latency=scene.flow.latency,
         )
         title = scene.title or self.file.name
         write_exports(study, self.sequence, formats, self.report, title, masks)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import threading
+import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +15,19 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.datasets.sweeps.flow_files import residual_flow
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import Sweep, Sweeps
+from invtoolbox.jobs.flow.methods import Method, method_named, uses_window
+from invtoolbox.jobs.flow.preparation import Preparation
 from invtoolbox.jobs.flow.results import FlowResults, FlowStudy, PairFlow, facts_of_errors
 from invtoolbox.jobs.flow.source import SequencePath, describe, open_sequence, plain
+from invtoolbox.jobs.flow.sweep_window import (
+    LONGEST_WINDOW,
+    UNREADABLE,
+    SweepWindow,
+    check_order,
+    check_pace,
+    settle,
+    settle_first,
+)
 from invtoolbox.jobs.study.driver import Items, parse_items, run_study
 from invtoolbox.metrics.flow_evaluation import evaluate
 
@@ -22,11 +36,8 @@ from invtoolbox.metrics.flow_evaluation import evaluate
 FlowEstimator = Callable[[Sweep, Sweep, Any, Any, int], Any]
 
 
-#: In place of the digest of a sweep.
-_UNREADABLE = "cannot be read"
-
-#: Default number of sweeps of a window, and the largest number.
-WINDOW, LONGEST_WINDOW = 5, 13
+#: Default number of sweeps of a window.
+WINDOW = 5
 
 
 def flow_sequence(
@@ -45,12 +56,14 @@ def flow_sequence(
     estimate: FlowEstimator | None = None,
     key: str | None = None,
     window: int = WINDOW,
+    latency: int | None = None,
 ) -> FlowStudy:
     """Estimate the flow from every sweep of a sequence to its successor.
 
-    A pair of sweeps with its window is read, estimated and written before the next pair is read, so
-    memory holds one window per worker, and a result depends on the sweeps of its window alone. The
-    last sweep has no successor, and so no result. A pair with a damaged, empty or misplaced sweep
+    A sweep is read and prepared once per worker, and its flow is written before the next one is
+    estimated, so memory holds one window per worker. A result depends on the sweeps of its window
+    alone, and on the sweep before them if sweeps are deskewed. The last sweep has no successor, and
+    so no result. A pair with a damaged, empty or misplaced sweep
     is reported in the study, in a sentence that names the file. A bad sweep costs two results, its
     own result and the result of the sweep before it; all other pairs are done, without the bad
     sweep in their windows.
@@ -81,9 +94,13 @@ def flow_sequence(
             method, preparation and seed, and returns an object with the fields of a `FlowEstimate`.
         key: text that stands for `method` and `estimate`, whose contents are then not compared.
         window: number of sweeps that the method may use per pair, 2 to 13: the pair, and the sweeps
-            before and after it (`window_of`). A further sweep that cannot be read is left out, with
+            before and after it (`window_of`). Without a latency the window is centred on the source.
+            A further sweep that cannot be read is left out, with
             a note. A method without the attribute `window`, and an estimator in place of the
             default one, use the pair alone.
+        latency: number of sweeps after the source that its window holds at most, below `window`;
+            the files then hold the flow of `FlowStream`. With 0 all but the first sweep are
+            estimated from past sweeps alone. None for the centred window.
 
     Raises:
         InputError: the window is out of bounds; the sequence has fewer than two sweeps, or cannot
@@ -99,13 +116,14 @@ def flow_sequence(
         opening.refuse_within(folder)
     check_range("flow_sequence", f"[2, {LONGEST_WINDOW}]", window=window)
     # Two sweeps are the pair without further sweeps; the description holds the number that is used.
+    estimator = method
     if estimate is not None:
-        window = 2
+        window, latency = 2, None
     else:
-        from invtoolbox.jobs.flow.methods import method_named, uses_window
-
         # An unknown name is refused here, not once per pair.
         estimator = method_named(method) if isinstance(method, str) else method
+        if latency is not None:
+            window, latency = check_pace(estimator, window, latency)
         window = window if uses_window(estimator) else 2
     if len(opened) < 2:
         raise InputError(
@@ -127,26 +145,39 @@ def flow_sequence(
         "preparation": plain(preparation),
         "seed": seed,
         "window": window,
+        # Folders of results without a latency keep their description.
+        **({} if latency is None else {"latency": latency}),
         "estimate": getattr(estimate, "__qualname__", ""),
         "method_content": content("method", method),
         "estimate_content": content("estimate", estimate),
     }
+    # A sensor keeps its place in its frame, so it is sought once, in the first sweep that is whole.
+    pace, shared = None, preparation
+    if estimate is None:
+        shared, notes = settle_first(opened, preparation or Preparation())
+        pace = Pace(window, latency, notes, uuid.uuid4().hex)
     # The arguments of a pair are made when it is read, and hold the sequence but no sweep.
     pairs = Items(
         [opened.names[k] for k in chosen],
-        lambda n: (opening, chosen[n], estimate, method, preparation, seed, window),
+        lambda n: (opening, chosen[n], estimate, estimator, shared, seed, pace),
     )
     # A sweep is part of several windows and is read once to compare digests.
-    look = functools.cache(lambda k: _digest_and_time(opened, k))
+    look = functools.cache(lambda k: _digest(opened, k))
 
     def is_current(number: int, facts: Mapping[str, Any]) -> bool:
-        # The facts name the sweeps that a result was computed from, with their digests. They differ
-        # if a sweep has changed, or if the sequence has grown and the window has moved.
-        index = chosen[number]
-        used = [index, index + 1]
-        if window > 2 and look(index)[1] != look(index + 1)[1]:
-            used += window_of(index, window, len(opened))
-        return facts.get("inputs") == {opened.names[k]: look(k)[0] for k in used}
+        # The facts name the sweeps that a result was computed from, with their digests, and the place
+        # of the sensor. They differ if a sweep has changed, or if the sequence has grown and the
+        # window has moved.
+        index, inputs, place = chosen[number], facts.get("inputs", {}), None
+        used = {index, index + 1}
+        if pace is not None:
+            used |= set(pace.numbers(index, len(opened)))
+            place = shared.sensor_origin and list(shared.sensor_origin)
+        # The sweep before the window is an input if sweeps are deskewed.
+        used |= {k for k in (min(used) - 1,) if k >= 0 and opened.names[k] in inputs}
+        return facts.get("sensor_origin") == place and inputs == {
+            opened.names[k]: look(k) for k in used
+        }
 
     study = run_study(
         estimate_pair,
@@ -162,7 +193,38 @@ def flow_sequence(
         results=FlowResults(),
         is_current=is_current,
     )
+    _HELD.__dict__.clear()
     return FlowStudy(study.folder, study.reports, study.results)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Windows of a sequence.
+
+    Attributes:
+        size: number of sweeps of a window.
+        latency: see `flow_sequence`.
+        notes: notes that every result begins with.
+        token: name of the call, by which a worker recognizes the sweeps that it holds.
+    """
+
+    size: int
+    latency: int | None
+    notes: tuple[str, ...]
+    token: str
+
+    def numbers(self, index: int, count: int) -> list[int]:
+        """Return the numbers of the sweeps in the window of a source, ascending.
+
+        Args:
+            index: number of the source.
+            count: number of sweeps of the sequence.
+        """
+        if self.latency is None:
+            return sorted([index, index + 1, *window_of(index, self.size, count)])
+        # The first sweep has no past, so its successor is used.
+        last = max(min(index + self.latency, count - 1), 1)
+        return list(range(max(last - self.size + 1, 0), last + 1))
 
 
 def estimate_pair(
@@ -172,50 +234,57 @@ def estimate_pair(
     method: Any,
     preparation: Any,
     seed: int,
-    window: int = 2,
+    pace: Pace | None = None,
 ) -> PairFlow:
     """Estimate the flow from a sweep to the next one, and its errors against labels.
 
     Args:
         opening: the sequence.
         index: number of the first sweep.
-        estimate: estimator; None for `invtoolbox.jobs.flow.estimate`.
-        method: argument of the estimator.
-        preparation: argument of the estimator.
-        seed: argument of the estimator.
-        window: number of sweeps of the window, for `invtoolbox.jobs.flow.estimate`.
+        estimate: estimator of pairs; None for a method and the windows of `pace`.
+        method: argument of the estimator, or the method.
+        preparation: argument of the estimator, or settings with the place of the sensor.
+        seed: argument of the estimator, or of the method.
+        pace: windows of the sequence, for a method.
     """
     sweeps = open_sequence(opening)
-    source, target = sweeps[index], sweeps[index + 1]
-    _check_order(source, target)
-    notes: list[str] = []
     names = (sweeps.names[index], sweeps.names[index + 1])
-    inputs = dict(zip(names, (digest(source), digest(target))))
-    if estimate is None:
-        from invtoolbox.jobs.flow import estimation
-
-        further = []
-        if window > 2 and source.timestamp == target.timestamp:
-            # Equal times are no times, and a window places its sweeps by theirs.
-            notes.append("no window, because the sweeps have no timestamps")
-        elif window > 2:
-            further = _read_further(sweeps, window_of(index, window, len(sweeps)), notes, inputs)
-        flow = estimation.estimate(source, target, method, preparation, seed, window=further)
+    if pace is None:
+        source, target = sweeps[index], sweeps[index + 1]
+        check_order(source, target)
+        inputs = dict(zip(names, (digest(source), digest(target))))
+        flow = estimate(source, target, method, preparation, seed)  # type: ignore[misc]
+        place = None
     else:
-        flow = estimate(source, target, method, preparation, seed)
-    # The facts depend on the pair alone and hold no seconds, so a resumed run leaves the same
-    # files.
+        window, numbers = _window(pace, method, preparation, seed), pace.numbers(index, len(sweeps))
+        if preparation.sensor_origin is None:
+            # In the frame of a map the sensor moves, and every window has its own place of it.
+            settled, notes = settle(sweeps[index], preparation)
+            window = SweepWindow(method, settled, seed, notes)
+        window.load(sweeps, numbers)
+        source = window.given(index)
+        if index + 1 in numbers:
+            target = window.given(index + 1)
+        else:
+            target = sweeps[index + 1]
+            window.digests[index + 1] = digest(target)
+        flow = window.estimate(index, numbers)
+        used = window.used(sorted({index, index + 1, *numbers}))
+        inputs = {sweeps.names[k]: window.digests[k] for k in used}
+        place = preparation.sensor_origin
+    # The facts depend on the sweeps alone and hold no seconds, so a resumed run leaves the same files.
     # The 95 % quantile of the speeds is not pulled up by a few wrong points, as a maximum is.
     # Lengths are metres from sweep to sweep; rows that are not measurements are NaN.
     residual = residual_flow(flow.flow, source.points, flow.ego_motion)
     moving = residual[flow.dynamic & flow.valid].norm(dim=1)
     facts: dict[str, Any] = {
-        "notes": [*flow.notes, *notes],
+        "notes": list(flow.notes),
         "inputs": inputs,
         "source": source.source,
         "target": target.source,
         "moving": len(moving),
         "speed": float(moving.quantile(0.95)) if len(moving) else 0.0,
+        "sensor_origin": None if place is None else list(place),
     }
     # Errors are those of the residual flow: the poses give the true E, which is removed from the truth
     # and from the estimate.
@@ -224,35 +293,25 @@ def estimate_pair(
     return PairFlow(flow, source.points, names, facts)
 
 
-def _digest_and_time(sweeps: Sweeps, index: int) -> tuple[str, float]:
-    """Return the digest of the content of a sweep and its time.
+#: Sweeps that this thread holds of the last call of `flow_sequence`, by the token of the call.
+_HELD = threading.local()
 
-    A sweep that cannot be read has a text of its own.
-    """
+
+def _window(pace: Pace, method: Method, preparation: Preparation, seed: int) -> SweepWindow:
+    """Return the sweeps that this thread has prepared in the same call, or an empty window."""
+    if getattr(_HELD, "token", None) != pace.token:
+        _HELD.token = pace.token
+        _HELD.window = SweepWindow(method, preparation, seed, pace.notes)
+    window: SweepWindow = _HELD.window
+    return window
+
+
+def _digest(sweeps: Sweeps, index: int) -> str:
+    """Return the digest of the content of a sweep; a sweep that cannot be read has its own text."""
     try:
-        sweep = sweeps[index]
+        return digest(sweeps[index])
     except InputError:
-        return _UNREADABLE, -1.0
-    return digest(sweep), sweep.timestamp
-
-
-def _read_further(
-    sweeps: Sweeps, numbers: Sequence[int], notes: list[str], inputs: dict[str, str]
-) -> list[Sweep]:
-    """Read the further sweeps of a window, and add their digests to `inputs`.
-
-    A note is added for those that cannot be read.
-    """
-    further = []
-    for k in numbers:
-        # An unreadable sweep counts as such, so that the pair is done anew when it can be read.
-        try:
-            further.append(sweeps[k])
-            inputs[sweeps.names[k]] = digest(further[-1])
-        except InputError as error:
-            notes.append(f"left out of the window: {error}")
-            inputs[sweeps.names[k]] = _UNREADABLE
-    return further
+        return UNREADABLE
 
 
 def window_of(index: int, size: int, count: int) -> list[int]:
@@ -275,12 +334,3 @@ def window_of(index: int, size: int, count: int) -> list[int]:
     size = min(size, count)
     first = min(max(index - (size - 1) // 2, 0), count - size)
     return [k for k in range(first, first + size) if k not in (index, index + 1)]
-
-
-def _check_order(source: Sweep, target: Sweep) -> None:
-    # Two zeros mean that there are no timestamps.
-    if (source.timestamp or target.timestamp) and target.timestamp <= source.timestamp:
-        raise InputError(
-            f"{target.source}: measured at {target.timestamp:.9g} s, which is not after "
-            f"{source.timestamp:.9g} s of {source.source}; sort the sweeps by their time"
-        )

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse, part_of, transform
+from invtoolbox.geometry.surface_normals import append_times
 from invtoolbox.geometry.sweeps import Sweep
+from invtoolbox.jobs.flow.cloud import Cloud
+from invtoolbox.jobs.flow.clusters import height_above
 from invtoolbox.jobs.flow.ego_motion import deskewing, ego_motion
 from invtoolbox.jobs.flow.preparation import (
     LONGEST,
@@ -19,10 +22,9 @@ from invtoolbox.jobs.flow.preparation import (
     PreparedPair,
     check_overlap,
     check_sweep,
-    choose_points,
     from_sensor,
+    prepare_sweep,
 )
-from invtoolbox.kernels.points.nearest import Tree
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,17 +37,40 @@ class Neighbour:
             for past sweeps.
         times: times of the points within their sweep, seconds, ``(n,)``; None if unknown.
         origin: position of the sensor, ``(3,)``.
+        cloud: the same points in the sweep's own frame, whose trees and normals windows share; None
+            to compute them in the frame of the pair.
+        placed: motion from the sweep's own frame, ``(4, 4)``.
     """
 
     points: Tensor
     step: float
     times: Tensor | None = None
     origin: Tensor = field(default_factory=lambda: torch.zeros(3))
+    cloud: Cloud | None = None
+    placed: Tensor = field(default_factory=lambda: torch.eye(4, dtype=torch.float64))
 
     @cached_property
-    def tree(self) -> Tree:
-        """Search tree of the points."""
-        return Tree(self.points)
+    def own(self) -> Cloud:
+        """The cloud in the sweep's own frame."""
+        return Cloud(self.points, self.times) if self.cloud is None else self.cloud
+
+    def query(
+        self, points: Tensor, bound: float | None = None, times: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the distance to the nearest point and its row, see `Tree.query`.
+
+        Args:
+            points: points in the frame of the pair, ``(m, 3)``.
+            bound: largest distance to search.
+            times: times of the points, ``(m,)``, in which neighbours are then also sought.
+        """
+        queries = points if self.cloud is None else transform(inverse(self.placed), points)
+        return self.own.tree(times is not None).query(append_times(queries, times), bound)
+
+    def surface(self, timed: bool) -> tuple[Tensor, Tensor]:
+        """Return the normals in the frame of the pair, ``(n, 3)``, and the thickness, ``(n,)``."""
+        normal, thickness = self.own.surface(timed)
+        return normal @ self.placed[:3, :3].to(normal).T, thickness
 
     def take(self, rows: Tensor) -> Neighbour:
         """Return the sweep restricted to some of its points.
@@ -53,11 +78,20 @@ class Neighbour:
         Args:
             rows: rows, or a mask.
         """
-        return replace(
-            self,
-            points=self.points[rows],
-            times=None if self.times is None else self.times[rows],
-        )
+        times = None if self.times is None else self.times[rows]
+        return Neighbour(self.points[rows], self.step, times, self.origin)
+
+    def below(self, height: float, ground: Tensor) -> Neighbour:
+        """Return the sweep restricted to its points below a height.
+
+        Args:
+            height: height above the ground, metres.
+            ground: ground of the pair, if the sweep does not hold its own.
+        """
+        if self.cloud is None:
+            return self.take(height_above(self.points, ground) < height)
+        rows, low = self.cloud.below(height)
+        return replace(self.take(rows), cloud=low, placed=self.placed)
 
 
 def prepare_neighbours(
@@ -112,12 +146,21 @@ def prepare_neighbours(
         except InputError as error:
             notes.append(f"left out of the window: {error}")
     neighbours.sort(key=lambda neighbour: neighbour.step)
-    if neighbours:
-        notes.append(
-            f"a window of {len(neighbours) + 2} sweeps, from {min(neighbours[0].step, 0):+.3g} to "
-            f"{max(neighbours[-1].step, 1):+.3g} periods"
-        )
-    return tuple(neighbours), tuple(notes)
+    return tuple(neighbours), (*notes, *describe_window(neighbours))
+
+
+def describe_window(neighbours: Sequence[Neighbour], ahead: int = 1) -> list[str]:
+    """Return a note on the further sweeps of a window; none without them.
+
+    Args:
+        neighbours: the further sweeps, in the order of time.
+        ahead: number of sweeps of the pair after its source, 1, or 0 if the target is not measured.
+    """
+    if not neighbours:
+        return []
+    first, last = min(neighbours[0].step, 0), max(neighbours[-1].step, ahead)
+    count = len(neighbours) + 1 + ahead
+    return [f"a window of {count} sweeps, from {first:+.3g} to {last:+.3g} periods"]
 
 
 def _prepare(
@@ -150,11 +193,18 @@ def _prepare(
         even = inverse(part_of(inverse(placed), 1 / ahead)[0])
         deskew, _ = deskewing(sweep, even, period, preparation.deskew)
     # Notes about the ground are of interest for the pair alone, so those of further sweeps are lost.
-    points, _, rows = choose_points(sweep, deskew, preparation, [])
-    return Neighbour(
-        transform(placed, points[rows].double()).float(),
-        step,
-        None if sweep.time is None else sweep.time[rows],
-        # The sensor was at the origin of its own frame, which the motion takes to its translation.
-        placed[:3, 3].float(),
-    )
+    prepared = prepare_sweep(sweep, pair.origin, deskew, preparation, [])
+    return place(prepared.cloud, step, placed)
+
+
+def place(cloud: Cloud, step: float, placed: Tensor) -> Neighbour:
+    """Move the cloud of a sweep into the frame of a pair.
+
+    Args:
+        cloud: the cloud, in the frame of its sensor.
+        step: time of the sweep after the source, in periods.
+        placed: motion from the sweep's own frame into that of the pair, float64 ``(4, 4)``.
+    """
+    points = transform(placed, cloud.points.double()).float()
+    # The sensor was at the origin of its own frame, which the motion takes to its translation.
+    return Neighbour(points, step, cloud.times, placed[:3, 3].float(), cloud, placed)

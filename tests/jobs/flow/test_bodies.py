@@ -101,10 +101,31 @@ def test_votes_find_the_translation_and_the_order_of_points_does_not_matter():
         box([4.0, 1.8, 1.5], [0.0, 0.0, 0.0], 400, 0),
         box([4.0, 1.8, 1.5], [1.2, -0.7, 0.0], 400, 1),
     )
-    votes = translations(here, there)
-    assert np.abs(votes[0] - [1.2, -0.7]).max() <= 0.15
-    assert np.array_equal(votes, translations(here.flip(0), there.flip(0)))
-    assert translations(here[:0], there).shape == (0, 2)
+    (votes,) = translations([here], [there], [3.0])
+    assert np.abs(votes[0] - [1.2, -0.7]).max() <= 0.15 and len(votes) <= 4
+    assert np.array_equal(votes, translations([here.flip(0)], [there.flip(0)], [3.0])[0])
+    assert translations([here], [there[:0]], [3.0])[0].shape == (0, 2)
+
+
+def test_a_body_votes_alone_as_among_others():
+    """Bodies of different sizes and reaches, one of them without points near it."""
+    here = [box([4.0, 1.8, 1.5], [5.0 * k, 3.0, 0.0], 30 + 40 * k, k) for k in range(4)]
+    there = [body + torch.tensor([0.3 * k, 0.5, 0.0]) for k, body in enumerate(here)]
+    there[2] = there[2][:0]
+    farthest = [1.0, 3.0, 2.0, 12.5]
+    together = translations(here, there, farthest, 3, torch.tensor([-2.0, 1.0, 0.0]))
+    for k in range(4):
+        alone = translations(
+            here[k : k + 1],
+            there[k : k + 1],
+            farthest[k : k + 1],
+            3,
+            torch.tensor([-2.0, 1.0, 0.0]),
+        )
+        assert np.array_equal(alone[0], together[k])
+        if k != 2:
+            assert np.abs(together[k][0] - [0.3 * k, 0.5]).max() <= 0.15
+    assert together[2].shape == (0, 2)
 
 
 def test_wrong_settings():

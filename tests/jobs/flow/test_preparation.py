@@ -47,7 +47,8 @@ def test_what_is_left(pair):
     assert left.isfinite().all() and left[:, :2].norm(dim=1).max() <= 25 and left[:, 2].max() <= 3
     assert not prepared.ground[prepared.index].any() and prepared.ground.float().mean() > 0.3
     torch.testing.assert_close(prepared.source, transform(inverse(travel), left.double()).float())
-    assert torch.equal(prepared.target, second.points[prepared.target_index])
+    assert prepared.second is not None
+    assert torch.equal(prepared.target, second.points[prepared.second.index])
     assert torch.equal(prepared.valid, first.finite)
     assert torch.equal(prepared.ego_motion, inverse(travel))
 
