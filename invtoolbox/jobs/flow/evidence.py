@@ -141,6 +141,7 @@ class Registration:
         misfit: mean robust misfit of each sweep, square metres, ``(h, K)``.
         still: mean robust misfit of each sweep without motion, square metres, ``(h, K)``.
         move: mean displacement of the points after one period, metres, ``(h,)``.
+        firm: share of the surface that faces the motion, 0 for a motion along a wall, ``(h,)``.
         parameters: parameters of the `RigidTrack` of every hypothesis.
     """
 
@@ -150,6 +151,7 @@ class Registration:
     misfit: Tensor
     still: Tensor
     move: Tensor
+    firm: Tensor
     parameters: dict[str, Tensor]
 
     def take(self, rows: Tensor) -> Registration:

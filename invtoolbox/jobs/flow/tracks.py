@@ -204,8 +204,26 @@ def _register_batch(
         misfit=misfits(arrived),
         still=misfits(at_rest),
         move=(counts * moves).sum(1) / counts.sum(1),
+        firm=_firmness(spread, transform(motion, points[index]) - points[index], counts),
         parameters=solution.parameters,
     )
+
+
+def _firmness(spread: Tensor, way: Tensor, counts: Tensor) -> Tensor:
+    """Return the share of each body's normals that lies along its motion, ``(h,)``.
+
+    It is the mean of (n u)^2 over the points, with their normals n and the direction u of the motion:
+    the normal matrix of the registration along u. A motion along a flat surface has 0, because the
+    surface looks the same everywhere.
+
+    Args:
+        spread: covariances ``C = I + (s - 1) n n^T`` of the points, ``(h, p, 3, 3)``.
+        way: displacements of the points, ``(h, p, 3)``.
+        counts: mask of the real points, ``(h, p)``.
+    """
+    ahead = torch.nn.functional.normalize((counts[..., None] * way).sum(1), dim=1)
+    along = 1 - torch.einsum("hi,hpij,hj->hp", ahead, spread, ahead)
+    return (counts * along).sum(1) / counts.sum(1)
 
 
 def _lateness(
