@@ -13,10 +13,17 @@ import torch
 from torch import Tensor
 
 from invtoolbox.geometry.rigid import transform
-from invtoolbox.jobs.flow.clusters import clusters, height_above, links, translations
+from invtoolbox.jobs.flow.clusters import (
+    are_alone,
+    clusters,
+    height_above,
+    links,
+    translations,
+)
 from invtoolbox.jobs.flow.evidence import BodySettings as BodySettings
 from invtoolbox.jobs.flow.evidence import Evidence, Registration, apart_at_rest
 from invtoolbox.jobs.flow.pair import Pair
+from invtoolbox.jobs.flow.sensor import Rays
 from invtoolbox.jobs.flow.tracks import register
 from invtoolbox.jobs.flow.window import Neighbour
 from invtoolbox.kernels.points.nearest import Tree
@@ -28,12 +35,12 @@ _TALLEST = 4.5
 _TALL, _NARROW = 2.2, 1.0
 #: Share of the points of a cluster whose height counts.
 _MOST = 0.95
-#: Smallest vertical extent of a body, metres, less two distances of neighbouring lines of the lidar,
-#: metres per metre of range: a single line near the sensor is an edge that other sweeps miss.
-_RISE, _LINES_PER_RANGE = 0.4, 0.02
-#: Gaps of clusters, metres and metres per metre of range, see `clusters`. Clusters that hardly move,
-#: or are too large, are divided by the second gap: a body may touch what stands still.
-_GAPS = ((0.45, 0.012), (0.25, 0.008))
+#: Smallest vertical extent of a body, metres, less two distances of neighbouring lines of the lidar:
+#: a single line near the sensor is an edge that other sweeps miss.
+_RISE, _LINES = 0.4, 2.1
+#: Gaps of clusters, metres and in distances of neighbouring rays, see `clusters`. Clusters that
+#: hardly move, or are too large, are divided by the second gap: a body may touch what stands still.
+_GAPS = ((0.45, 1.6), (0.25, 1.05))
 #: Largest time of a sweep that bodies are found with, in periods from the source. Tracks are
 #: continued to all sweeps, with the second number as the scale of the robust misfit, metres.
 _SOON, _CLOSE = 2.5, 0.3
@@ -73,8 +80,10 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     )
     if not len(points):
         return nothing_moves
+    rays = Rays.of(torch.cat([points, pair.ground]) - pair.origin)
     height = height_above(points, pair.ground)
-    scans = _scans(pair, settings)
+    height = height.masked_fill(are_alone(points, pair.origin, rays), torch.inf)
+    scans = _scans(pair, settings, rays)
     soon = [scan for scan in scans if abs(scan.step) <= _SOON]
     if not soon:
         return nothing_moves
@@ -83,26 +92,26 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     range_ = (points - pair.origin)[:, :2].norm(dim=1)
     away = torch.stack(
         [scan.tree.query(points, 1.0)[0].clamp_max(1.0) for scan in (soon[0], soon[-1])]
-    ) / apart_at_rest(range_)
+    ) / apart_at_rest(range_, rays)
     members: list[Tensor] = []
     edges = links(points[height < settings.reach, :2].double())
-    for gap, gap_per_range in _GAPS:
+    for gap, spacings in _GAPS:
         labels = clusters(
             points,
             height,
             gap,
             settings.reach,
-            gap_per_range=gap_per_range,
+            gap_per_range=spacings * rays.spacing,
             origin=pair.origin,
             edges=edges,
         )
         # A suspect is not divided further.
         if members:
             labels[torch.cat(members)] = -1
-        members += _suspects(points, height, labels, away, range_, settings)
+        members += _suspects(points, height, labels, away, range_ * rays.lines, settings)
     if not members:
         return nothing_moves
-    evidence = Evidence.of(points, members, pair.period, pair.origin, settings)
+    evidence = Evidence.of(points, members, pair.period, pair.origin, settings, rays)
     times = None
     if pair.times is not None and all(scan.times is not None for scan in scans):
         times = pair.times[0]
@@ -118,7 +127,7 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
         near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=points.device)
         misfit = longer.misfit[:, near].mean(1)
         accepted_longer = evidence.accept(scans, longer) & (
-            misfit < 1.1 * tracked.misfit.mean(1) + 0.1 * settings.noise**2
+            misfit < 1.1 * tracked.misfit.mean(1) + 0.1 * evidence.noise**2
         )
         # More sweeps determine the motion better, and find bodies that few sweeps do not show.
         motion = torch.where(accepted_longer.view(-1, 1, 1), longer.motion, tracked.motion)
@@ -128,8 +137,8 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     return _with_fragments(points, height, scans, bodies)
 
 
-def _scans(pair: Pair, settings: BodySettings) -> list[Neighbour]:
-    """Return the other sweeps of the window in the order of time, without high points."""
+def _scans(pair: Pair, settings: BodySettings, rays: Rays) -> list[Neighbour]:
+    """Return the other sweeps of the window in the order of time, without high and stray points."""
     scans = []
     # The pair is in the frame of the target, whose sensor is the origin.
     times = None if pair.times is None else pair.times[1]
@@ -137,6 +146,7 @@ def _scans(pair: Pair, settings: BodySettings) -> list[Neighbour]:
     for sweep in (target, *pair.window):
         # Half a metre more than for clusters, whose points may be higher in another sweep.
         low = height_above(sweep.points, pair.ground) < settings.reach + 0.5
+        low &= ~are_alone(sweep.points, sweep.origin, rays)
         if bool(low.any()):
             scans.append(sweep.take(low))
     return sorted(scans, key=lambda scan: scan.step)
@@ -147,7 +157,7 @@ def _suspects(
     height: Tensor,
     labels: Tensor,
     away: Tensor,
-    range_: Tensor,
+    apart: Tensor,
     settings: BodySettings,
 ) -> list[Tensor]:
     """Return the rows of the points of every cluster that can be a body and may move.
@@ -157,7 +167,7 @@ def _suspects(
         height: their heights.
         labels: their clusters.
         away: their distances from some of the sweeps, in units of the distance of a thing at rest.
-        range_: their distances from the sensor in the plane.
+        apart: distances of neighbouring lines of the lidar there, metres.
         settings: settings of the detection.
     """
     # Sorted by label, each cluster is a run of rows, after the run of the label -1.
@@ -171,7 +181,7 @@ def _suspects(
         # A point of a wire or a branch above a person does not make it a post.
         slender = float(height[rows].quantile(_MOST)) > _TALL and extent < _NARROW
         rise = float(height[rows].max() - height[rows].min())
-        flat = rise < _RISE - _LINES_PER_RANGE * float(range_[rows].mean())
+        flat = rise < _RISE - _LINES * float(apart[rows].mean())
         if extent <= settings.largest and not slender and not flat:
             suspects.append(rows)
     return suspects

@@ -6,6 +6,7 @@ end on the still world.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,23 +16,27 @@ from torch import Tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import tree_map
 from invtoolbox.geometry.rigid import transform
+from invtoolbox.jobs.flow.sensor import Rays
 from invtoolbox.jobs.flow.window import Neighbour
 from invtoolbox.kernels.points.nearest import Tree
 
 #: Distance of a point from the nearest points of another sweep beyond which it hardly lies on the
-#: same surface: metres at the sensor, and metres per metre of range, about half the distance of
-#: neighbouring rays of common lidars.
-_APART, _APART_PER_RANGE = 0.05, 0.004
-#: Usual speed of a body, metres per second: much faster ones need more evidence.
-_USUAL = 10.0
-#: Largest speed of a body without extent, metres per second, and its increase per metre of extent
-#: in the plane: what is fast is large, and a few points fit many distant places.
-_SLOW, _FASTER_PER_SIZE = 10.0, 20.0
-#: A measured point hides the places within this angle behind it, radians, that are farther by the
-#: second number, metres.
-_ANGLE, _BEFORE = 0.012, 0.5
+#: same surface: metres at the sensor, and about half the distance of neighbouring rays.
+_APART, _APART_PER_SPACING = 0.05, 0.53
+#: Classes of bodies: largest extent in the plane of a pedestrian, a rider, and of anything larger,
+#: metres; usual speed, much above which a motion needs more evidence, and largest speed, metres per
+#: second. A few points fit many distant places.
+_CLASSES = ((1.2, 10.0, 20.0), (2.4, 10.0, 40.0), (math.inf, 10.0, 60.0))
+#: A measured point hides the places within this angle behind it, in distances of neighbouring rays,
+#: that are farther by the second number, metres.
+_ANGLE, _BEFORE = 2.0, 0.5
 #: Share of `BodySettings.explained` that counts if there is only one other sweep.
 _BY_ONE = 5 / 6
+#: A motion shows at the ends of a body alone if `Registration.firm` is smaller than the first number
+#: and the body is longer along its motion than across by the second one. The ends are real if the
+#: surface does not go on within the third share of its length, at least the fourth number, metres,
+#: beside the line by at most the last number.
+_FIRM, _LONG, _GAP, _LEAST_GAP, _BESIDE = 0.06, 1.5, 0.5, 1.0, 0.3
 #: Largest share of the points of a body that may arrive on the still world.
 _ARRIVED = 0.3
 
@@ -44,8 +49,8 @@ class BodySettings:
     like a single line of points near the sensor; its registration lowers the misfit to the share
     `explained` of the misfit without motion, or 5/6 of that share in one other sweep; it raises the
     log-likelihood of its points in all sweeps, under noise of `noise`, by at least
-    ``gain (1 + (speed / 10)^2) K^(3/4)`` with the speed in metres per second and the number K of
-    sweeps, because a small piece of wall fits many places, distant ones above all, and does so in
+    ``gain (1 + (speed / usual)^2) K^(3/4)`` with the usual speed of a body of its size and the
+    number K of sweeps, because a small piece of wall fits many places, distant ones above all, and does so in
     sweep after sweep; and its points move by at least `least` and at most at the speed `fastest`.
     Sweeps in which the cluster is hidden by something nearer do not count.
 
@@ -67,7 +72,8 @@ class BodySettings:
         explained: largest ratio of the misfits with and without motion.
         gain: smallest gain of log-likelihood, see above.
         least: smallest motion, metres.
-        noise: standard deviation of a point from its surface, metres.
+        noise: smallest standard deviation of a point from its surface, metres; that of the ranges
+            of the sweep counts if it is larger.
     """
 
     reach: float = 3.0
@@ -91,7 +97,7 @@ class BodySettings:
         check_range(self, "[1, inf]", "fewest", "iterations")
 
 
-def hides(scan: Neighbour, points: Tensor, body: Tensor) -> Tensor:
+def hides(scan: Neighbour, points: Tensor, body: Tensor, angle: float) -> Tensor:
     """Return which places the sensor could not see in a sweep, bool ``(n,)``.
 
     Something nearer was measured in their direction, and it is not the body itself, which has
@@ -101,6 +107,7 @@ def hides(scan: Neighbour, points: Tensor, body: Tensor) -> Tensor:
         scan: low points of the sweep.
         points: places of the points of a body, ``(n, 3)``.
         body: places of the body in this sweep, ``(n, 3)``.
+        angle: angle to a ray that hides a place, radians.
     """
     # Only points in a cylinder around the line of sight, nearer than the farthest place, can
     # hide something: this choice bounds the search, the angle below decides.
@@ -121,13 +128,13 @@ def hides(scan: Neighbour, points: Tensor, body: Tensor) -> Tensor:
     distance = screen.norm(dim=1)
     sight, direction = screen / distance[:, None], place / reach[:, None]
     near = Tree(sight).neighbours(direction, 4)
-    angle = (sight[near] - direction[:, None]).norm(dim=2)
-    return ((angle < _ANGLE) & (distance[near] < reach[:, None] - _BEFORE)).any(1)
+    aside = (sight[near] - direction[:, None]).norm(dim=2)
+    return ((aside < angle) & (distance[near] < reach[:, None] - _BEFORE)).any(1)
 
 
-def apart_at_rest(range_: Tensor) -> Tensor:
+def apart_at_rest(range_: Tensor, rays: Rays) -> Tensor:
     """Return the distance of points at rest from another sweep, metres, by their range."""
-    return _APART + _APART_PER_RANGE * range_
+    return _APART + _APART_PER_SPACING * rays.spacing * range_
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,20 +173,24 @@ class Evidence:
     Attributes:
         points: points of the source, ``(n, 3)``.
         members: rows of the points of each cluster.
+        usual: usual speed of each cluster, metres per second.
         fastest: largest speed of each cluster, metres per second.
         period: seconds from the source to the target.
         origin: position of the sensor, ``(3,)``.
         settings: settings of the detection.
         still: points that no cluster holds; None if there are none.
+        rays: spacing of the rays of the sensor and noise of its ranges.
     """
 
     points: Tensor
     members: Sequence[Tensor]
+    usual: Tensor
     fastest: Tensor
     period: float
     origin: Tensor
     settings: BodySettings
     still: Tree | None
+    rays: Rays
 
     @classmethod
     def of(
@@ -189,6 +200,7 @@ class Evidence:
         period: float,
         origin: Tensor,
         settings: BodySettings,
+        rays: Rays,
     ) -> Evidence:
         """Compute the speeds of clusters and the points that none of them holds.
 
@@ -198,20 +210,25 @@ class Evidence:
             period: seconds from the source to the target.
             origin: position of the sensor, ``(3,)``.
             settings: settings of the detection.
+            rays: spacing of the rays of the sensor and noise of its ranges.
         """
         # What is no cluster under suspicion is the still world.
         still = torch.ones(len(points), dtype=torch.bool, device=points.device)
         still[torch.cat(list(members))] = False
         bodies = [points[rows, :2] for rows in members]
         extents = torch.stack([(body.amax(0) - body.amin(0)).norm() for body in bodies])
+        largest, usual, fastest = extents.new_tensor(_CLASSES).T
+        kind = torch.bucketize(extents, largest[:-1].contiguous())
         return cls(
             points=points,
             members=members,
-            fastest=(_SLOW + _FASTER_PER_SIZE * extents).clamp_max(settings.fastest),
+            usual=usual[kind],
+            fastest=fastest[kind].clamp_max(settings.fastest),
             period=period,
             origin=origin,
             settings=settings,
             still=Tree(points[still]) if bool(still.any()) else None,
+            rays=rays,
         )
 
     def likeliest(self, tried: Registration) -> Tensor:
@@ -221,10 +238,11 @@ class Evidence:
             tried: results of all hypotheses.
         """
         # Of two motions that explain a cluster equally well, the smaller one is likelier: the cost
-        # is the mean misfit + gain noise^2 (speed / 10)^2 / (n sqrt(K)), for n points in K sweeps.
-        unit = self.settings.gain * self.settings.noise**2 / tried.misfit.shape[1] ** 0.5
+        # is the mean misfit + gain noise^2 (speed / usual)^2 / (n sqrt(K)), for n points in K sweeps.
+        unit = self.settings.gain * self.noise**2 / tried.misfit.shape[1] ** 0.5
         speed = tried.move / self.period
-        cost = tried.misfit.mean(1) + unit * (speed / _USUAL).square() / self.sizes(tried.cluster)
+        surprise = (speed / self.usual[tried.cluster]).square()
+        cost = tried.misfit.mean(1) + unit * surprise / self.sizes(tried.cluster)
         cost = torch.where(speed <= self.fastest[tried.cluster], cost, torch.inf)
         best: dict[int, int] = {}
         for j, k in enumerate(tried.cluster.tolist()):
@@ -245,10 +263,10 @@ class Evidence:
         accepted = torch.zeros(len(tracked.cluster), dtype=torch.bool, device=self.points.device)
         speed = tracked.move / self.period
         # With n points and the mean misfits m_k and s_k (at rest) of K sweeps, the log-likelihood
-        # gains n sum_k (s_k - m_k) / noise^2, which must be at least gain (1 + (speed / 10)^2)
+        # gains n sum_k (s_k - m_k) / noise^2, which must be at least gain (1 + (speed / usual)^2)
         # K^(3/4). Both sides are multiplied by noise^2 / n.
-        unit = settings.noise**2 * count**0.75 / self.sizes(tracked.cluster)
-        least = settings.gain * (1 + (speed / _USUAL).square()) * unit
+        unit = self.noise**2 * count**0.75 / self.sizes(tracked.cluster)
+        least = settings.gain * (1 + (speed / self.usual[tracked.cluster]).square()) * unit
         explained = settings.explained if count > 1 else _BY_ONE * settings.explained
 
         def are_likely(misfit: Tensor, still: Tensor, least: Tensor) -> Tensor:
@@ -256,12 +274,13 @@ class Evidence:
 
         likely = are_likely(tracked.misfit.sum(1), tracked.still.sum(1), least)
         likely &= (tracked.move >= settings.least) & (speed <= self.fastest[tracked.cluster])
+        angle = _ANGLE * self.rays.beside
         # The visible share needs a search per body, so it is computed for likely ones alone.
         for j in likely.nonzero().squeeze(1).tolist():
             body = self.points[self.members[int(tracked.cluster[j])]]
             visible = torch.stack(
                 [
-                    1 - hides(scan, body, transform(track, body)).to(body).mean()
+                    1 - hides(scan, body, transform(track, body), angle).to(body).mean()
                     for scan, track in zip(scans, tracked.tracks[j])
                 ]
             )
@@ -271,7 +290,31 @@ class Evidence:
             accepted[j] = are_likely(misfit, still, least[j]) & (
                 self._arrived(transform(tracked.motion[j], body)) <= _ARRIVED
             )
+            if accepted[j] and float(tracked.firm[j]) < _FIRM:
+                way = (transform(tracked.motion[j], body) - body).mean(0)
+                accepted[j] = not self._goes_on(self.members[int(tracked.cluster[j])], way)
         return accepted
+
+    def _goes_on(self, rows: Tensor, way: Tensor) -> bool:
+        """Return whether a long surface that moves along itself goes on beyond its ends.
+
+        Of a rail, a lidar that drives sees a piece that travels along with it.
+
+        Args:
+            rows: rows of the points of the body.
+            way: displacement, ``(3,)``.
+        """
+        ahead = way / way.norm()
+        offsets = self.points - self.points[rows].mean(0)
+        along = offsets @ ahead
+        beside = offsets - along[:, None] * ahead
+        first, last = along[rows].min(), along[rows].max()
+        if last - first < _LONG * float((beside[rows].amax(0) - beside[rows].amin(0)).norm()):
+            return False
+        gap = (_GAP * (last - first)).clamp_min(_LEAST_GAP)
+        others = (along < first) & (along > first - gap) | (along > last) & (along < last + gap)
+        tree = Tree(beside[rows])
+        return int((tree.query(beside[others], _BESIDE)[0] < _BESIDE).sum()) > 1
 
     def _arrived(self, body: Tensor) -> float:
         """Compute the share of the points of a body that have arrived on the still world.
@@ -282,7 +325,12 @@ class Evidence:
             return 0.0
         distance = self.still.query(body, 1.0)[0]
         range_ = (body - self.origin)[:, :2].norm(dim=1)
-        return float((distance < apart_at_rest(range_)).double().mean())
+        return float((distance < apart_at_rest(range_, self.rays)).double().mean())
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a point from its surface, metres."""
+        return max(self.settings.noise, self.rays.noise)
 
     def sizes(self, cluster: Tensor) -> Tensor:
         """Return the number of points of the cluster of every hypothesis, ``(h,)``.
