@@ -36,20 +36,6 @@ from invtoolbox.simulation.places import PLACES
 RATIO, FOUND, STATIC = 1.3, 0.8, 0.02
 
 
-@dataclass(frozen=True)
-class Case:
-    """A street and a sensor; `rings` is False if the points have neither rings nor order."""
-
-    place: str = "town"
-    lidar: SpinningLidar = SpinningLidar()
-    rings: bool = True
-
-    @property
-    def plain(self) -> Case:
-        """The town with the same number of rings and the same rate."""
-        return Case(lidar=replace(SENSORS[self.lidar.rings], rate=self.lidar.rate))
-
-
 #: Sensors by their number of rings.
 SENSORS = {
     16: SpinningLidar(16, 1800, (-15.0, 15.0)),
@@ -61,6 +47,22 @@ SENSORS = {
     128: SpinningLidar(128, 1024, (-22.5, 22.5)),
 }
 USUAL = SENSORS[64]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A street and a sensor; `rings` is False if the points have neither rings nor order."""
+
+    place: str = "town"
+    lidar: SpinningLidar = USUAL
+    rings: bool = True
+
+    @property
+    def plain(self) -> Case:
+        """The town with the same number of rings and the same rate."""
+        return Case(lidar=replace(SENSORS[self.lidar.rings], rate=self.lidar.rate))
+
+
 CASES = {
     "plain": Case(),
     "rails": Case("highway"),

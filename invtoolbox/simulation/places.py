@@ -99,10 +99,12 @@ def garage(seed: int = 0) -> Street:
     build.add("ceiling", (ceiling,), (0.0, 0.0, 0.0, 0.0))
     for side in range(4):
         heading = -side * math.pi / 2
-        c, s = math.cos(heading), math.sin(heading)
 
-        def place(along: float, out: float, c: float = c, s: float = s, turn: float = heading) -> tuple[float, float, float, float]:  # fmt: skip
-            return c * along - s * out, s * along + c * out, 0.0, turn
+        def place(
+            along: float, out: float, heading: float = heading
+        ) -> tuple[float, float, float, float]:
+            c, s = math.cos(heading), math.sin(heading)
+            return c * along - s * out, s * along + c * out, 0.0, heading
 
         wall = Part("box", (_HALL, 0.15, _CEILING / 2), (0.0, 0.0, _CEILING / 2), 0.5)
         build.add("wall", (wall,), place(0.0, _HALL))

@@ -7,7 +7,7 @@ still.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from invtoolbox.jobs.flow.clusters import (
     translations,
 )
 from invtoolbox.jobs.flow.evidence import BodySettings as BodySettings
-from invtoolbox.jobs.flow.evidence import Evidence, Registration, apart_at_rest
+from invtoolbox.jobs.flow.evidence import Evidence, apart_at_rest
 from invtoolbox.jobs.flow.pair import Pair
 from invtoolbox.jobs.flow.sensor import Rays
 from invtoolbox.jobs.flow.tracks import register
@@ -41,6 +41,9 @@ _RISE, _LINES = 0.4, 2.1
 #: Gaps of clusters, metres and in distances of neighbouring rays, see `clusters`. Clusters that
 #: hardly move, or are too large, are divided by the second gap: a body may touch what stands still.
 _GAPS = ((0.45, 1.6), (0.25, 1.05))
+#: Gaps of the parts of clusters without a motion of their own, or with one that leaves more than the
+#: second number of the misfit at rest; they must gain more than the whole by the third number.
+_FINEST, _WEAK, _DIVIDED = (0.15, 0.8), 0.25, 1.1
 #: Largest time of a sweep that bodies are found with, in periods from the source. Tracks are
 #: continued to all sweeps, with the second number as the scale of the robust misfit, metres.
 _SOON, _CLOSE = 2.5, 0.3
@@ -63,6 +66,15 @@ class Bodies:
     label: Tensor
     motion: Tensor
     flow: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Body:
+    """Rows of the points of a body, its motion, and the sum of the misfits that the motion removes."""
+
+    rows: Tensor
+    motion: Tensor
+    gain: float
 
 
 def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
@@ -93,9 +105,9 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     away = torch.stack(
         [scan.tree.query(points, 1.0)[0].clamp_max(1.0) for scan in (soon[0], soon[-1])]
     ) / apart_at_rest(range_, rays)
-    members: list[Tensor] = []
     edges = links(points[height < settings.reach, :2].double())
-    for gap, spacings in _GAPS:
+
+    def suspects(gap: float, spacings: float, out: Sequence[Tensor]) -> list[Tensor]:
         labels = clusters(
             points,
             height,
@@ -105,36 +117,83 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
             origin=pair.origin,
             edges=edges,
         )
-        # A suspect is not divided further.
-        if members:
-            labels[torch.cat(members)] = -1
-        members += _suspects(points, height, labels, away, range_ * rays.lines, settings)
+        if out:
+            labels[torch.cat(list(out))] = -1
+        return _suspects(points, height, labels, away, range_ * rays.lines, settings)
+
+    # A suspect is not divided further.
+    members = suspects(*_GAPS[0], ())
+    members += suspects(*_GAPS[1], members)
     if not members:
         return nothing_moves
-    evidence = Evidence.of(points, members, pair.period, pair.origin, settings, rays)
     times = None
     if pair.times is not None and all(scan.times is not None for scan in scans):
         times = pair.times[0]
-    # Every hypothesis is refined in the sweeps that are near in time, and the likeliest one of each
-    # cluster is continued to all sweeps.
+    bodies, weak = _follow(
+        Evidence.of(points, members, pair.period, pair.origin, settings, rays), soon, scans, times
+    )
+    # People in a crowd, or beside a car, are one cluster without a motion of its own. It is divided,
+    # and its parts are bodies if they gain more than the whole.
+    sure = [body for body in bodies if not any(body is other for other in weak)]
+    tried = {(len(rows), int(rows.min())) for rows in members}
+    parts = [
+        rows
+        for rows in suspects(*_FINEST, [body.rows for body in sure])
+        if (len(rows), int(rows.min())) not in tried
+    ]
+    if parts:
+        evidence = Evidence.of(points, parts, pair.period, pair.origin, settings, rays)
+        pieces, _ = _follow(evidence, soon, scans, times)
+        for body in weak:
+            own = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+            own[body.rows] = True
+            inside = [piece for piece in pieces if bool(own[piece.rows].all())]
+            divided = sum(piece.gain for piece in inside) > _DIVIDED * body.gain
+            sure += inside if divided else [body]
+            pieces = [piece for piece in pieces if not any(piece is part for part in inside)]
+        sure += pieces
+    else:
+        sure += weak
+    return _with_fragments(points, height, scans, _label(points, sure))
+
+
+def _follow(
+    evidence: Evidence, soon: Sequence[Neighbour], scans: Sequence[Neighbour], times: Tensor | None
+) -> tuple[list[_Body], list[_Body]]:
+    """Return the clusters that move, and those among them that one motion explains badly.
+
+    Every hypothesis is refined in the sweeps that are near in time, and the likeliest one of each
+    cluster is continued to all sweeps.
+
+    Args:
+        evidence: clusters that may move.
+        soon: sweeps that are near in time.
+        scans: all sweeps.
+        times: times of the points, see `register`.
+    """
     cluster, initial = _hypotheses(evidence, soon)
     tracked = register(evidence, soon, times, cluster, initial)
     tracked = tracked.take(evidence.likeliest(tracked))
-    accepted = evidence.accept(soon, tracked)
+    accepted, motion = evidence.accept(soon, tracked), tracked.motion
     if len(scans) > len(soon):
         longer = register(evidence, scans, times, tracked.cluster, tracked.parameters, _CLOSE)
         # A track that leaves the body in the near sweeps fits something else in far ones.
-        near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=points.device)
+        near = torch.tensor([abs(scan.step) <= _SOON for scan in scans], device=cluster.device)
         misfit = longer.misfit[:, near].mean(1)
         accepted_longer = evidence.accept(scans, longer) & (
             misfit < 1.1 * tracked.misfit.mean(1) + 0.1 * evidence.noise**2
         )
         # More sweeps determine the motion better, and find bodies that few sweeps do not show.
-        motion = torch.where(accepted_longer.view(-1, 1, 1), longer.motion, tracked.motion)
-        tracked = replace(tracked, motion=motion)
+        motion = torch.where(accepted_longer.view(-1, 1, 1), longer.motion, motion)
         accepted = accepted_longer | accepted
-    bodies = _move_accepted(evidence, tracked, accepted)
-    return _with_fragments(points, height, scans, bodies)
+    misfit, still = tracked.misfit.sum(1), tracked.still.sum(1)
+    gain = evidence.sizes(tracked.cluster) * (still - misfit)
+    bodies, weak = [], []
+    for j in accepted.nonzero().squeeze(1).tolist():
+        bodies.append(_Body(evidence.members[int(tracked.cluster[j])], motion[j], float(gain[j])))
+        if misfit[j] > _WEAK * still[j]:
+            weak.append(bodies[-1])
+    return bodies, weak
 
 
 def _scans(pair: Pair, settings: BodySettings, rays: Rays) -> list[Neighbour]:
@@ -239,16 +298,16 @@ def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor,
     }
 
 
-def _move_accepted(evidence: Evidence, tracked: Registration, accepted: Tensor) -> Bodies:
-    """Return the accepted bodies with the motion to the target."""
-    points = evidence.points
+def _label(points: Tensor, bodies: Sequence[_Body]) -> Bodies:
+    """Return bodies with their numbers and the flow of their points."""
     label, flow = torch.full((len(points),), -1, device=points.device), torch.zeros_like(points)
-    rows = accepted.nonzero().squeeze(1)
-    for number, j in enumerate(rows.tolist()):
-        inside = evidence.members[int(tracked.cluster[j])]
-        label[inside] = number
-        flow[inside] = transform(tracked.motion[j], points[inside]) - points[inside]
-    return Bodies(label, tracked.motion[rows], flow)
+    motion = points.new_zeros(0, 4, 4)
+    if bodies:
+        motion = torch.stack([body.motion for body in bodies])
+    for number, body in enumerate(bodies):
+        label[body.rows] = number
+        flow[body.rows] = transform(body.motion, points[body.rows]) - points[body.rows]
+    return Bodies(label, motion, flow)
 
 
 def _with_fragments(

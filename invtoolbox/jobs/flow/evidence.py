@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,10 +27,22 @@ _APART, _APART_PER_SPACING = 0.05, 0.53
 #: Classes of bodies: largest extent in the plane of a pedestrian, a rider, and of anything larger,
 #: metres; usual speed, much above which a motion needs more evidence, and largest speed, metres per
 #: second. A few points fit many distant places.
-_CLASSES = ((1.2, 10.0, 20.0), (2.4, 10.0, 40.0), (math.inf, 10.0, 60.0))
+_CLASSES = ((1.2, 2.5, 10.0), (2.4, 6.0, 25.0), (math.inf, 12.0, 60.0))
 #: A measured point hides the places within this angle behind it, in distances of neighbouring rays,
 #: that are farther by the second number, metres.
 _ANGLE, _BEFORE = 2.0, 0.5
+#: Misfit that the noise of the points leaves in each sweep, in units of its variance.
+_FLOOR = 0.0
+#: Share of `BodySettings.explained` that counts if there is only one other sweep.
+_BY_ONE = 5 / 6
+#: A motion shows at the ends of a body alone if `Registration.firm` is smaller than the first number
+#: and the body is longer along its motion than across by the second one. The ends are real if the
+#: surface does not go on within the third share of its length, at least the fourth number, metres,
+#: beside the line by at most the fifth number, and if nothing nearer hides what lies within the last
+#: number of distances of neighbouring rays beyond them.
+_FIRM, _LONG, _GAP, _LEAST_GAP, _BESIDE, _BEYOND = 0.15, 1.5, 0.5, 1.0, 0.3, 2.5
+#: Misfit that the noise of the points leaves in each sweep, in units of its variance.
+_FLOOR = 0.0
 #: Share of `BodySettings.explained` that counts if there is only one other sweep.
 _BY_ONE = 5 / 6
 #: A motion shows at the ends of a body alone if `Registration.firm` is smaller than the first number
@@ -269,10 +282,12 @@ class Evidence:
         least = settings.gain * (1 + (speed / self.usual[tracked.cluster]).square()) * unit
         explained = settings.explained if count > 1 else _BY_ONE * settings.explained
 
-        def are_likely(misfit: Tensor, still: Tensor, least: Tensor) -> Tensor:
-            return (misfit < explained * still) & (still - misfit >= least)
+        def are_likely(misfit: Tensor, still: Tensor, least: Tensor, count: float) -> Tensor:
+            # No motion explains the noise of the points.
+            left = misfit - _FLOOR * count * self.noise**2
+            return (left < explained * (left + still - misfit)) & (still - misfit >= least)
 
-        likely = are_likely(tracked.misfit.sum(1), tracked.still.sum(1), least)
+        likely = are_likely(tracked.misfit.sum(1), tracked.still.sum(1), least, count)
         likely &= (tracked.move >= settings.least) & (speed <= self.fastest[tracked.cluster])
         angle = _ANGLE * self.rays.beside
         # The visible share needs a search per body, so it is computed for likely ones alone.
@@ -287,7 +302,7 @@ class Evidence:
             misfit, still = (
                 (visible * energy[j]).sum() for energy in (tracked.misfit, tracked.still)
             )
-            accepted[j] = are_likely(misfit, still, least[j]) & (
+            accepted[j] = are_likely(misfit, still, least[j], float(visible.sum())) & (
                 self._arrived(transform(tracked.motion[j], body)) <= _ARRIVED
             )
             if accepted[j] and float(tracked.firm[j]) < _FIRM:
@@ -296,9 +311,10 @@ class Evidence:
         return accepted
 
     def _goes_on(self, rows: Tensor, way: Tensor) -> bool:
-        """Return whether a long surface that moves along itself goes on beyond its ends.
+        """Return whether a long surface that moves along itself may go on beyond its ends.
 
-        Of a rail, a lidar that drives sees a piece that travels along with it.
+        Of a rail, a lidar that drives sees a piece that travels along with it; and of a wall, a piece
+        between the shadows of what stands in front of it.
 
         Args:
             rows: rows of the points of the body.
@@ -309,12 +325,35 @@ class Evidence:
         along = offsets @ ahead
         beside = offsets - along[:, None] * ahead
         first, last = along[rows].min(), along[rows].max()
-        if last - first < _LONG * float((beside[rows].amax(0) - beside[rows].amin(0)).norm()):
+        across = beside[rows, :2].amax(0) - beside[rows, :2].amin(0)
+        if last - first < _LONG * float(across.norm()):
             return False
         gap = (_GAP * (last - first)).clamp_min(_LEAST_GAP)
         others = (along < first) & (along > first - gap) | (along > last) & (along < last + gap)
-        tree = Tree(beside[rows])
-        return int((tree.query(beside[others], _BESIDE)[0] < _BESIDE).sum()) > 1
+        if int((Tree(beside[rows]).query(beside[others], _BESIDE)[0] < _BESIDE).sum()) > 1:
+            return True
+        tree, reach = self._sights
+        for end, out in (
+            (along[rows] < first + 0.1 * (last - first), -ahead),
+            (along[rows] > last - 0.1 * (last - first), ahead),
+        ):
+            sight, far = tree.points[rows[end]], reach[rows[end]]
+            # The part of the direction that is across the line of sight.
+            out = torch.nn.functional.normalize(out - (sight @ out)[:, None] * sight, dim=1)
+            look = sight + _BEYOND * self.rays.beside * out
+            near = tree.neighbours(look, 4)
+            close = (tree.points[near] - look[:, None]).norm(dim=2) < _ANGLE * self.rays.beside
+            hidden = (close & (reach[near] < far[:, None] - _BEFORE)).any(1)
+            if float(hidden.double().mean()) > _ARRIVED:
+                return True
+        return False
+
+    @cached_property
+    def _sights(self) -> tuple[Tree, Tensor]:
+        """Search tree of the directions of the points, and their distances."""
+        places = self.points - self.origin
+        reach = places.norm(dim=1)
+        return Tree(places / reach.clamp_min(1e-6)[:, None]), reach
 
     def _arrived(self, body: Tensor) -> float:
         """Compute the share of the points of a body that have arrived on the still world.

@@ -35,6 +35,9 @@ _APART = 100.0
 #: Larger clusters are thinned to the last number; with fewer points the motion of a near car depends
 #: on the choice of the points.
 _GROUPS = (48, 512)
+#: Largest variance across a surface, see `covariances`: a person has a surface too.
+_THICKEST = 0.05
+_USUAL_PERIOD, _SMOOTH_POWER = 0.1, 0.0
 #: Largest distance of partners whose times are compared, metres.
 _PARTNERS = 0.3
 
@@ -74,7 +77,11 @@ class Scans:
                     for k, (sweep, t) in enumerate(zip(sweeps, within))
                 ]
             ).to(points)
-        surface = Surface.of(points, apart) if plane else Surface.of_points(points, apart)
+        surface = (
+            Surface.of(points, apart, thickest=_THICKEST)
+            if plane
+            else Surface.of_points(points, apart)
+        )
         return cls(surface, tuple(sweep.step for sweep in sweeps), apart)
 
 
@@ -116,7 +123,7 @@ def register(
     spread = torch.eye(3).to(points).repeat(len(points), 1, 1)
     if settings.plane:
         rows = rows.unique()
-        spread[rows] = covariances(points, times, rows=rows)
+        spread[rows] = covariances(points, times, rows=rows, thickest=_THICKEST)
     sizes = evidence.sizes(cluster)
     # Hypotheses of similar sizes share a batch, because a batch is padded to its largest item.
     results, order, smaller = [], [], 0
@@ -175,7 +182,9 @@ def _register_batch(
         times=sought,
     )
     problem = Problem(scans.surface.points[None], PointWarp(at_rest), term)
-    prior = RigidTrack(scans.steps, settings.upright, settings.smooth, weights=weights)
+    # A change of velocity a in one period moves a body by a T^2.
+    smooth = settings.smooth * (_USUAL_PERIOD / evidence.period) ** _SMOOTH_POWER
+    prior = RigidTrack(scans.steps, settings.upright, smooth, weights=weights)
     if count > 1:
         initial = {"bend": torch.zeros_like(initial["turn"]), **initial}
     solver = LevenbergMarquardt(
