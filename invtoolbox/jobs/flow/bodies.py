@@ -42,8 +42,9 @@ _RISE, _LINES = 0.4, 2.1
 #: hardly move, or are too large, are divided by the second gap: a body may touch what stands still.
 _GAPS = ((0.45, 1.6), (0.25, 1.05))
 #: Gaps of the parts of clusters without a motion of their own, or with one that leaves more than the
-#: second number of the misfit at rest; they must gain more than the whole by the third number.
-_FINEST, _WEAK, _DIVIDED = (0.15, 0.8), 0.25, 1.1
+#: second number of the misfit at rest; they must gain more than the whole by the third number, and
+#: are people and riders, no larger than the last one, metres.
+_FINEST, _WEAK, _DIVIDED, _LARGEST = (0.15, 0.8), 0.25, 1.1, 2.0
 #: Largest time of a sweep that bodies are found with, in periods from the source. Tracks are
 #: continued to all sweeps, with the second number as the scale of the robust misfit, metres.
 _SOON, _CLOSE = 2.5, 0.3
@@ -107,7 +108,9 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     ) / apart_at_rest(range_, rays)
     edges = links(points[height < settings.reach, :2].double())
 
-    def suspects(gap: float, spacings: float, out: Sequence[Tensor]) -> list[Tensor]:
+    def suspects(
+        gap: float, spacings: float, out: Sequence[Tensor], largest: float = settings.largest
+    ) -> list[Tensor]:
         labels = clusters(
             points,
             height,
@@ -119,7 +122,15 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
         )
         if out:
             labels[torch.cat(list(out))] = -1
-        return _suspects(points, height, labels, away, range_ * rays.lines, settings)
+        return _suspects(
+            points,
+            height,
+            labels,
+            away,
+            apart=range_ * rays.lines,
+            settings=settings,
+            largest=largest,
+        )
 
     # A suspect is not divided further.
     members = suspects(*_GAPS[0], ())
@@ -138,7 +149,7 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     tried = {(len(rows), int(rows.min())) for rows in members}
     parts = [
         rows
-        for rows in suspects(*_FINEST, [body.rows for body in sure])
+        for rows in suspects(*_FINEST, [body.rows for body in sure], _LARGEST)
         if (len(rows), int(rows.min())) not in tried
     ]
     if parts:
@@ -218,6 +229,7 @@ def _suspects(
     away: Tensor,
     apart: Tensor,
     settings: BodySettings,
+    largest: float,
 ) -> list[Tensor]:
     """Return the rows of the points of every cluster that can be a body and may move.
 
@@ -228,6 +240,7 @@ def _suspects(
         away: their distances from some of the sweeps, in units of the distance of a thing at rest.
         apart: distances of neighbouring lines of the lidar there, metres.
         settings: settings of the detection.
+        largest: largest extent along an axis, metres.
     """
     # Sorted by label, each cluster is a run of rows, after the run of the label -1.
     order = labels.argsort(stable=True)
@@ -241,7 +254,7 @@ def _suspects(
         slender = float(height[rows].quantile(_MOST)) > _TALL and extent < _NARROW
         rise = float(height[rows].max() - height[rows].min())
         flat = rise < _RISE - _LINES * float(apart[rows].mean())
-        if extent <= settings.largest and not slender and not flat:
+        if extent <= largest and not slender and not flat:
             suspects.append(rows)
     return suspects
 

@@ -27,29 +27,24 @@ _APART, _APART_PER_SPACING = 0.05, 0.53
 #: Classes of bodies: largest extent in the plane of a pedestrian, a rider, and of anything larger,
 #: metres; usual speed, much above which a motion needs more evidence, and largest speed, metres per
 #: second. A few points fit many distant places.
-_CLASSES = ((1.2, 2.5, 10.0), (2.4, 6.0, 25.0), (math.inf, 12.0, 60.0))
+_CLASSES = ((1.2, 3.0, 12.0), (2.4, 6.0, 40.0), (math.inf, 12.0, 60.0))
 #: A measured point hides the places within this angle behind it, in distances of neighbouring rays,
 #: that are farther by the second number, metres.
 _ANGLE, _BEFORE = 2.0, 0.5
-#: Misfit that the noise of the points leaves in each sweep, in units of its variance.
-_FLOOR = 0.0
+#: A cluster with less rise than the first number, metres, that is wider than the second one, is a line
+#: that looks alike in many places: the least gain of log-likelihood counts with the last number.
+_RISES, _WIDE, _LINE = 0.15, 0.7, 2.0
+#: The least gain of log-likelihood counts with the first number plus the second one times the ratio of
+#: the misfits: what explains almost all is less likely by chance.
+_SURE, _DOUBT = 0.4, 2.5
 #: Share of `BodySettings.explained` that counts if there is only one other sweep.
-_BY_ONE = 5 / 6
+_BY_ONE = 0.7
 #: A motion shows at the ends of a body alone if `Registration.firm` is smaller than the first number
 #: and the body is longer along its motion than across by the second one. The ends are real if the
 #: surface does not go on within the third share of its length, at least the fourth number, metres,
 #: beside the line by at most the fifth number, and if nothing nearer hides what lies within the last
 #: number of distances of neighbouring rays beyond them.
 _FIRM, _LONG, _GAP, _LEAST_GAP, _BESIDE, _BEYOND = 0.15, 1.5, 0.5, 1.0, 0.3, 2.5
-#: Misfit that the noise of the points leaves in each sweep, in units of its variance.
-_FLOOR = 0.0
-#: Share of `BodySettings.explained` that counts if there is only one other sweep.
-_BY_ONE = 5 / 6
-#: A motion shows at the ends of a body alone if `Registration.firm` is smaller than the first number
-#: and the body is longer along its motion than across by the second one. The ends are real if the
-#: surface does not go on within the third share of its length, at least the fourth number, metres,
-#: beside the line by at most the last number.
-_FIRM, _LONG, _GAP, _LEAST_GAP, _BESIDE = 0.06, 1.5, 0.5, 1.0, 0.3
 #: Largest share of the points of a body that may arrive on the still world.
 _ARRIVED = 0.3
 
@@ -60,7 +55,7 @@ class BodySettings:
 
     A cluster is a moving body if five conditions hold: it is not slender, like a post, nor flat,
     like a single line of points near the sensor; its registration lowers the misfit to the share
-    `explained` of the misfit without motion, or 5/6 of that share in one other sweep; it raises the
+    `explained` of the misfit without motion, or 0.7 of that share in one other sweep; it raises the
     log-likelihood of its points in all sweeps, under noise of `noise`, by at least
     ``gain (1 + (speed / usual)^2) K^(3/4)`` with the usual speed of a body of its size and the
     number K of sweeps, because a small piece of wall fits many places, distant ones above all, and does so in
@@ -100,7 +95,7 @@ class BodySettings:
     smooth: float = 0.3
     plane: bool = True
     explained: float = 0.6
-    gain: float = 8.0
+    gain: float = 5.0
     least: float = 0.04
     noise: float = 0.02
 
@@ -188,6 +183,7 @@ class Evidence:
         members: rows of the points of each cluster.
         usual: usual speed of each cluster, metres per second.
         fastest: largest speed of each cluster, metres per second.
+        flat: whether each cluster is a single line of points.
         period: seconds from the source to the target.
         origin: position of the sensor, ``(3,)``.
         settings: settings of the detection.
@@ -199,6 +195,7 @@ class Evidence:
     members: Sequence[Tensor]
     usual: Tensor
     fastest: Tensor
+    flat: Tensor
     period: float
     origin: Tensor
     settings: BodySettings
@@ -228,8 +225,8 @@ class Evidence:
         # What is no cluster under suspicion is the still world.
         still = torch.ones(len(points), dtype=torch.bool, device=points.device)
         still[torch.cat(list(members))] = False
-        bodies = [points[rows, :2] for rows in members]
-        extents = torch.stack([(body.amax(0) - body.amin(0)).norm() for body in bodies])
+        sizes = torch.stack([points[rows].amax(0) - points[rows].amin(0) for rows in members])
+        extents = sizes[:, :2].norm(dim=1)
         largest, usual, fastest = extents.new_tensor(_CLASSES).T
         kind = torch.bucketize(extents, largest[:-1].contiguous())
         return cls(
@@ -237,6 +234,7 @@ class Evidence:
             members=members,
             usual=usual[kind],
             fastest=fastest[kind].clamp_max(settings.fastest),
+            flat=(sizes[:, 2] < _RISES) & (extents > _WIDE),
             period=period,
             origin=origin,
             settings=settings,
@@ -280,14 +278,14 @@ class Evidence:
         # K^(3/4). Both sides are multiplied by noise^2 / n.
         unit = self.noise**2 * count**0.75 / self.sizes(tracked.cluster)
         least = settings.gain * (1 + (speed / self.usual[tracked.cluster]).square()) * unit
+        least = torch.where(self.flat[tracked.cluster], _LINE * least, least)
         explained = settings.explained if count > 1 else _BY_ONE * settings.explained
 
-        def are_likely(misfit: Tensor, still: Tensor, least: Tensor, count: float) -> Tensor:
-            # No motion explains the noise of the points.
-            left = misfit - _FLOOR * count * self.noise**2
-            return (left < explained * (left + still - misfit)) & (still - misfit >= least)
+        def are_likely(misfit: Tensor, still: Tensor, least: Tensor) -> Tensor:
+            doubt = _SURE + _DOUBT * misfit / still.clamp_min(1e-12)
+            return (misfit < explained * still) & (still - misfit >= doubt * least)
 
-        likely = are_likely(tracked.misfit.sum(1), tracked.still.sum(1), least, count)
+        likely = are_likely(tracked.misfit.sum(1), tracked.still.sum(1), least)
         likely &= (tracked.move >= settings.least) & (speed <= self.fastest[tracked.cluster])
         angle = _ANGLE * self.rays.beside
         # The visible share needs a search per body, so it is computed for likely ones alone.
@@ -302,7 +300,7 @@ class Evidence:
             misfit, still = (
                 (visible * energy[j]).sum() for energy in (tracked.misfit, tracked.still)
             )
-            accepted[j] = are_likely(misfit, still, least[j], float(visible.sum())) & (
+            accepted[j] = are_likely(misfit, still, least[j]) & (
                 self._arrived(transform(tracked.motion[j], body)) <= _ARRIVED
             )
             if accepted[j] and float(tracked.firm[j]) < _FIRM:

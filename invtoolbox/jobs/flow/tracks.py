@@ -37,7 +37,6 @@ _APART = 100.0
 _GROUPS = (48, 512)
 #: Largest variance across a surface, see `covariances`: a person has a surface too.
 _THICKEST = 0.05
-_USUAL_PERIOD, _SMOOTH_POWER = 0.1, 0.0
 #: Largest distance of partners whose times are compared, metres.
 _PARTNERS = 0.3
 
@@ -182,9 +181,7 @@ def _register_batch(
         times=sought,
     )
     problem = Problem(scans.surface.points[None], PointWarp(at_rest), term)
-    # A change of velocity a in one period moves a body by a T^2.
-    smooth = settings.smooth * (_USUAL_PERIOD / evidence.period) ** _SMOOTH_POWER
-    prior = RigidTrack(scans.steps, settings.upright, smooth, weights=weights)
+    prior = RigidTrack(scans.steps, settings.upright, settings.smooth, weights=weights)
     if count > 1:
         initial = {"bend": torch.zeros_like(initial["turn"]), **initial}
     solver = LevenbergMarquardt(
