@@ -19,6 +19,7 @@ from torch import Tensor
 
 from invtoolbox.core.interrupts import OutOfTime, check_time, stepping
 from invtoolbox.core.pytrees import scatter_items, select_items, tree_map, where_items
+from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
 from invtoolbox.objective.domain import has_domain, move_into_domain
 from invtoolbox.objective.objective import Layout, Objective
@@ -228,9 +229,7 @@ def run(
         checks = loop.iteration % every == 0 or loop.iteration >= limits.max_iterations
         if checks:
             # A sum is non-finite if an entry is; it needs no temporary of the size of x.
-            finite = torch.isfinite(loop.state.x.flatten(1).sum(1)) & ~torch.isnan(
-                loop.state.certificate
-            )
+            finite = torch.isfinite(sum_items(loop.state.x)) & ~torch.isnan(loop.state.certificate)
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
         # Without a tolerance no item is expected to converge, and none is frozen between checks.
         if checks or (limits.tolerance > 0 and loop.travel is None):
@@ -310,7 +309,7 @@ def _move_inside(state: Any, objective: Objective, solver: Solver, mask: Tensor)
     if mask.device.type == "cpu" and not bool(mask.any()):
         return state
     x = solver.result(state)
-    level = x.flatten(1).mean(1)
+    level = mean_items(x)
     inside = move_into_domain(objective, x, level)
     value, _ = objective.value_at(inside, objective.problem.operator(inside))
     finite = dataclasses.replace(solver.with_result(state, inside), value=value)

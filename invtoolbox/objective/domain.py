@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invtoolbox.core.reductions import mean_items
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand
@@ -37,7 +38,7 @@ def move_into_domain(objective: Objective, x: Tensor, level: Tensor | None = Non
     one = A(torch.ones_like(x))
     is_start = level is None
     if level is None:
-        level = D.fitting_prediction(y).flatten(1).mean(1) / one.flatten(1).mean(1)
+        level = mean_items(D.fitting_prediction(y)) / mean_items(one)
     share = D.share_inside(A(x), expand(level, one) * one, y)
     assert share is not None
     share = share.ceil() if is_start else share

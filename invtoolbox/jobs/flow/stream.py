@@ -267,7 +267,8 @@ class _TrackList:
             distance, nearest = tree.query(track.places, _REACH)  # type: ignore[union-attr]
             change = [float((velocity - track.velocity).norm()) for velocity in velocities]
             limit = _CHANGE + _CHANGE_SHARE * float(track.velocity.norm())
-            hits = np.bincount(owner[nearest[distance.isfinite()]], minlength=len(bodies))
+            near = owner[nearest[distance.isfinite()].numpy()]
+            hits = np.bincount(near, minlength=len(bodies))
             row[:] = hits * (np.array(change) <= limit)
         pairs = zip(*linear_sum_assignment(-counts))
         chosen = {b: self._tracks[t] for t, b in pairs if counts[t, b]}

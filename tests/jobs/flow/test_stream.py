@@ -18,7 +18,9 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import relative_motion
 from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.jobs.flow import Preparation, preparation, sweep_window
+from invtoolbox.jobs.flow.estimation import FlowEstimate
 from invtoolbox.jobs.flow.results import FlowStudy
+from invtoolbox.jobs.flow.stream import _TrackList
 from tests.jobs.flow.recording import MeanOfWindow
 
 POINTS = 6000
@@ -224,6 +226,27 @@ def test_the_flow_of_the_newest_sweep_is_predicted() -> None:
     torch.testing.assert_close(
         still, torch.tensor([-0.5, 0, 0]).expand_as(still), atol=1e-5, rtol=0
     )
+
+
+def test_tracks_of_single_points_are_matched_by_place_and_velocity() -> None:
+    """Two points that meet and part keep their numbers; one that is hidden for a sweep, too."""
+    tracks = _TrackList()
+    E, seen = torch.eye(4, dtype=torch.float64), []
+    for k in range(4):
+        points = torch.tensor([[0.3 * k, 0.0, 0.0], [0.9 - 0.3 * k, 0.2, 0.0], [9.0, 9.0, 0.0]])
+        flow = torch.tensor([[0.3, 0.0, 0.0], [-0.3, 0.0, 0.0], [0.0, 0.0, 0.0]])
+        # The second point is hidden in sweep 1.
+        instance = torch.tensor([0, -1, -1] if k == 1 else [1, 0, -1])
+        yes = torch.ones(3, dtype=torch.bool)
+        found = FlowEstimate(flow, E, instance >= 0, ~yes, instance, yes, "", 0.0, ())
+        seen.append(tracks.number(k, found, points, 0.1))
+    one, two = seen[0].instance[:2].tolist()
+    assert one != two and seen[0].instance[2] == -1
+    for k, numbers in enumerate(([one, two], [one, -1], [one, two], [one, two])):
+        assert seen[k].instance[:2].tolist() == numbers, f"sweep {k}"
+    last = {body.number: body for body in seen[3].bodies}
+    assert last[one].age == 4 and last[two].age == 3
+    torch.testing.assert_close(last[two].velocity, torch.tensor([-3.0, 0.0, 0.0]))
 
 
 BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
