@@ -30,7 +30,7 @@ _APART, _APART_PER_SPACING = 0.05, 0.53
 _CLASSES = ((1.2, 3.0, 12.0), (2.4, 6.0, 40.0), (math.inf, 12.0, 60.0))
 #: A measured point hides the places within this angle behind it, in distances of neighbouring rays,
 #: that are farther by the second number, metres.
-_ANGLE, _BEFORE = 2.0, 0.5
+_ANGLE, _BEFORE = 1.3, 0.5
 #: A cluster with less rise than the first number, metres, that is wider than the second one, is a line
 #: that looks alike in many places: the least gain of log-likelihood counts with the last number.
 _RISES, _WIDE, _LINE = 0.15, 0.7, 2.0
@@ -40,11 +40,13 @@ _SURE, _DOUBT = 0.4, 2.5
 #: Share of `BodySettings.explained` that counts if there is only one other sweep.
 _BY_ONE = 0.7
 #: A motion shows at the ends of a body alone if `Registration.firm` is smaller than the first number
-#: and the body is longer along its motion than across by the second one. The ends are real if the
-#: surface does not go on within the third share of its length, at least the fourth number, metres,
-#: beside the line by at most the fifth number, and if nothing nearer hides what lies within the last
+#: and the body is longer along its motion than across by the second one, and than the third number,
+#: metres. The ends are real if the surface does not go on within the fourth share of its length, beside
+#: the line by at most the fifth number, metres, and if nothing nearer hides what lies within the last
 #: number of distances of neighbouring rays beyond them.
-_FIRM, _LONG, _GAP, _LEAST_GAP, _BESIDE, _BEYOND = 0.15, 1.5, 0.5, 1.0, 0.3, 2.5
+_FIRM, _LONG, _LEAST, _GAP, _BESIDE, _BEYOND = 0.06, 1.5, 1.5, 0.5, 0.3, 2.5
+#: Heights above a cluster in which a wall has further points, metres.
+_ABOVE = (0.4, 2.0)
 #: Largest share of the points of a body that may arrive on the still world.
 _ARRIVED = 0.3
 
@@ -324,12 +326,18 @@ class Evidence:
         beside = offsets - along[:, None] * ahead
         first, last = along[rows].min(), along[rows].max()
         across = beside[rows, :2].amax(0) - beside[rows, :2].amin(0)
-        if last - first < _LONG * float(across.norm()):
+        if last - first < max(_LONG * float(across.norm()), _LEAST):
             return False
-        gap = (_GAP * (last - first)).clamp_min(_LEAST_GAP)
+        gap = _GAP * (last - first)
         others = (along < first) & (along > first - gap) | (along > last) & (along < last + gap)
         if int((Tree(beside[rows]).query(beside[others], _BESIDE)[0] < _BESIDE).sum()) > 1:
             return True
+        # Of walls alone, which are higher than any vehicle, an end in a shadow is no evidence.
+        body = self.points[rows]
+        top = self.points[:, 2] - body[:, 2].max()
+        above = self.points[(top > _ABOVE[0]) & (top < _ABOVE[1]), :2]
+        if not int((Tree(body[:, :2]).query(above, _BESIDE)[0] < _BESIDE).sum()) > 1:
+            return False
         tree, reach = self._sights
         for end, out in (
             (along[rows] < first + 0.1 * (last - first), -ahead),
