@@ -44,7 +44,7 @@ _BY_ONE = 0.7
 #: metres. The ends are real if the surface does not go on within the fourth share of its length, beside
 #: the line by at most the fifth number, metres, and if nothing nearer hides what lies within the last
 #: number of distances of neighbouring rays beyond them.
-_FIRM, _LONG, _LEAST, _GAP, _BESIDE, _BEYOND = 0.06, 1.5, 1.5, 0.5, 0.3, 2.5
+_FIRM, _LONG, _LEAST, _GAP, _BESIDE, _BEYOND = 0.06, 1.5, 0.9, 0.6, 0.3, 2.5
 #: Heights above a cluster in which a wall has further points, metres.
 _ABOVE = (0.4, 2.0)
 #: Largest share of the points of a body that may arrive on the still world.
@@ -191,6 +191,7 @@ class Evidence:
         settings: settings of the detection.
         still: points that no cluster holds; None if there are none.
         rays: spacing of the rays of the sensor and noise of its ranges.
+        world: mask of the points on which no body arrives, ``(n,)``.
     """
 
     points: Tensor
@@ -203,6 +204,7 @@ class Evidence:
     settings: BodySettings
     still: Tree | None
     rays: Rays
+    world: Tensor
 
     @classmethod
     def of(
@@ -213,6 +215,7 @@ class Evidence:
         origin: Tensor,
         settings: BodySettings,
         rays: Rays,
+        world: Tensor | None = None,
     ) -> Evidence:
         """Compute the speeds of clusters and the points that none of them holds.
 
@@ -223,6 +226,8 @@ class Evidence:
             origin: position of the sensor, ``(3,)``.
             settings: settings of the detection.
             rays: spacing of the rays of the sensor and noise of its ranges.
+            world: mask of the points on which no body arrives, ``(n,)``, its own points aside; by
+                default those that no cluster holds.
         """
         # What is no cluster under suspicion is the still world.
         still = torch.ones(len(points), dtype=torch.bool, device=points.device)
@@ -242,6 +247,7 @@ class Evidence:
             settings=settings,
             still=Tree(points[still]) if bool(still.any()) else None,
             rays=rays,
+            world=still if world is None else world,
         )
 
     def likeliest(self, tried: Registration) -> Tensor:
@@ -292,7 +298,8 @@ class Evidence:
         angle = _ANGLE * self.rays.beside
         # The visible share needs a search per body, so it is computed for likely ones alone.
         for j in likely.nonzero().squeeze(1).tolist():
-            body = self.points[self.members[int(tracked.cluster[j])]]
+            rows = self.members[int(tracked.cluster[j])]
+            body = self.points[rows]
             visible = torch.stack(
                 [
                     1 - hides(scan, body, transform(track, body), angle).to(body).mean()
@@ -303,11 +310,11 @@ class Evidence:
                 (visible * energy[j]).sum() for energy in (tracked.misfit, tracked.still)
             )
             accepted[j] = are_likely(misfit, still, least[j]) & (
-                self._arrived(transform(tracked.motion[j], body)) <= _ARRIVED
+                self._arrived(rows, transform(tracked.motion[j], body)) <= _ARRIVED
             )
             if accepted[j] and float(tracked.firm[j]) < _FIRM:
                 way = (transform(tracked.motion[j], body) - body).mean(0)
-                accepted[j] = not self._goes_on(self.members[int(tracked.cluster[j])], way)
+                accepted[j] = not self._goes_on(rows, way)
         return accepted
 
     def _goes_on(self, rows: Tensor, way: Tensor) -> bool:
@@ -361,14 +368,21 @@ class Evidence:
         reach = places.norm(dim=1)
         return Tree(places / reach.clamp_min(1e-6)[:, None]), reach
 
-    def _arrived(self, body: Tensor) -> float:
+    def _arrived(self, rows: Tensor, body: Tensor) -> float:
         """Compute the share of the points of a body that have arrived on the still world.
 
         A piece of wall that is hidden in the other sweeps fits the next piece.
+
+        Args:
+            rows: rows of the points of the body.
+            body: places where they arrive.
         """
-        if self.still is None:
+        low, high = body.amin(0) - 1, body.amax(0) + 1
+        world = self.world & ((self.points > low) & (self.points < high)).all(1)
+        world[rows] = False
+        if not bool(world.any()):
             return 0.0
-        distance = self.still.query(body, 1.0)[0]
+        distance = Tree(self.points[world]).query(body, 1.0)[0]
         range_ = (body - self.origin)[:, :2].norm(dim=1)
         return float((distance < apart_at_rest(range_, self.rays)).double().mean())
 
