@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,3 +77,35 @@ def test_command_applies_its_option(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "command", lambda _: seen.append(torch.get_num_threads()) or 0)
     assert main(["demo", "--threads", "2"]) == 0
     assert seen == [2] and torch.get_num_threads() == 1
+
+
+def _operators() -> dict[str, Any]:
+    """Return operators whose bits do not depend on the number of threads."""
+    O, draw = it.operators, torch.Generator().manual_seed(0)
+    shape, angles = (187, 181), torch.arange(5) * torch.pi / 5
+    mask = torch.rand(*shape, generator=draw) < 0.6
+    kernel = torch.rand(5, 3, generator=draw) / 7
+    orbit = {"source_origin": 500.0, "source_detector": 900.0, "detector_spacing": 2.0}
+    return {
+        "blur": O.Blur(kernel, shape),
+        "inpainting": O.Inpainting(mask, shape),
+        "matrix": O.Matrix(torch.rand(11, mask.numel(), generator=draw), (1, *shape)),
+        "parallel beam": O.ParallelBeam(shape, angles, 190),
+        "fan beam": O.FanBeam(shape, angles, 190, **orbit),
+        "cone beam": O.ConeBeam((31, 37, 37), angles, (41, 43), **orbit),
+        "cartesian mri": O.CartesianMRI(mask, shape),
+        "non-uniform fourier": O.NonUniformFourier(torch.rand(60, 2, generator=draw) - 0.5, shape),
+        "wavelet": O.Wavelet((1, *shape)),
+    }
+
+
+@pytest.mark.parametrize("name", list(_operators()))
+def test_operators_have_the_same_bits_with_one_thread_and_with_two(name: str) -> None:
+    A = _operators()[name]
+    x = torch.rand(2, *A.domain_shape, generator=torch.Generator().manual_seed(1))
+    predictions, images = [], []
+    for count in (1, 2):
+        with threads.limit_torch_threads(count):
+            predictions.append(A(x))
+            images.append(A.adjoint(predictions[0]))
+    assert torch.equal(*predictions) and torch.equal(*images)

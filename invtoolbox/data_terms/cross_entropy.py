@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 
@@ -29,10 +30,10 @@ class CrossEntropy(DataTerm):
     """
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
-        entropy = torch.special.entr(y).flatten(1).sum(1)
+        entropy = sum_items(torch.special.entr(y))
         # A class of probability 0 adds 0, also if its output is -inf.
         shares = torch.where(y > 0, y * prediction.log_softmax(1), 0.0)
-        return -shares.flatten(1).sum(1) - entropy
+        return -sum_items(shares) - entropy
 
     def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
         return prediction.softmax(1) * y.sum(1, keepdim=True) - y

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.data_terms.base import DataTerm, ResidualTerm
 from invtoolbox.operators.base import expand, item_norm
 
@@ -46,7 +47,7 @@ class LeastSquares(ResidualTerm):
         )
         if self.weights is None or self.weights_are_mask:
             return precision, True
-        mean = self.weights.to(real).expand_as(real).flatten(1).mean(1)
+        mean = mean_items(self.weights.to(real).expand_as(real))
         return precision * mean.view(-1, *[1] * (y.ndim - 1)), False
 
     def curvature(self, y: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class LeastSquares(ResidualTerm):
         if self.weights is None:
             count = torch.tensor([float(y.numel() // y.shape[0])])
         else:
-            count = self.weights.expand_as(y).flatten(1).sum(1)
+            count = sum_items(self.weights.expand_as(y))
         # Complex noise has this level in its real and in its imaginary part.
         return (2 * count if y.is_complex() else count).sqrt().expand(y.shape[0]).to(y.device)
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
@@ -227,7 +228,7 @@ def _divergence(mean: Tensor, y: Tensor, log_mean: Tensor | None = None) -> Tens
         log_mean = torch.where(usual, mean, 1.0).log()
     log_ratio = torch.where(near, torch.where(near, ratio, 0.0).log1p(), log_mean - safe.log())
     terms = mean - y - torch.where(usual, y * log_ratio, 0.0)
-    return torch.where(inside, terms, float("inf")).flatten(1).sum(1)
+    return sum_items(torch.where(inside, terms, float("inf")))
 
 
 def _wright_omega(z: Tensor) -> Tensor:

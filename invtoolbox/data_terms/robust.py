@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.data_terms.base import ResidualTerm
 from invtoolbox.operators.base import expand
 
@@ -47,7 +48,7 @@ class _Robust(ResidualTerm):
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
         losses = self._loss(self._scale(prediction - y), _dimensions(y))
-        return self._weight(losses).flatten(1).sum(1)
+        return sum_items(self._weight(losses))
 
     def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
         residual = prediction - y
@@ -106,7 +107,7 @@ class _Robust(ResidualTerm):
         if self.weights is None:
             count = torch.full((y.shape[0],), float(y[0].numel()), device=y.device)
         else:
-            count = (self.weights > 0).to(y.device).expand_as(y).flatten(1).sum(1)
+            count = sum_items((self.weights > 0).to(y.device).expand_as(y))
         return (count * _dimensions(y)).sqrt()
 
     # -- helpers -----------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, avg_pool3d
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
@@ -53,7 +54,7 @@ class NormalizedCrossCorrelation(DataTerm):
         b, second = self._centre(y)
         covariance = self._mean(prediction * y) - a * b
         rho = covariance / (first * second).sqrt()
-        return (1 - rho).expand_as(y).flatten(1).sum(1)
+        return sum_items((1 - rho).expand_as(y))
 
     def gauss_newton(self, prediction: Tensor, y: Tensor) -> Callable[[Any], Any]:
         with torch.no_grad():
@@ -124,7 +125,7 @@ class MutualInformation(DataTerm):
         total = joint.sum(2, keepdim=True).expand_as(joint)
         used = joint > 0
         ratio = torch.where(used, total, 1.0) / torch.where(used, joint, 1.0)
-        return pixels * (joint * ratio.log()).flatten(1).sum(1)
+        return pixels * sum_items(joint * ratio.log())
 
     def gauss_newton(self, prediction: Tensor, y: Tensor) -> Callable[[Any], Any]:
         with torch.no_grad():

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 
@@ -103,7 +104,7 @@ class Sinkhorn(DataTerm):
         divergence = (a * f + b * g).sum(axes, keepdim=True) + amount
         # Without mass there is no gradient; this one adds mass.
         outside = math.inf - p.double().sum(axes, keepdim=True) / mass_y
-        return torch.where(empty, outside, divergence).flatten(1).sum(1).to(p.dtype)
+        return sum_items(torch.where(empty, outside, divergence)).to(p.dtype)
 
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Any]:
         if prediction.requires_grad or y.requires_grad:

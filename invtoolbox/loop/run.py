@@ -19,10 +19,10 @@ from torch import Tensor
 
 from invtoolbox.core.interrupts import OutOfTime, check_time, stepping
 from invtoolbox.core.pytrees import scatter_items, select_items, tree_map, where_items
-from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
+from invtoolbox.objective.domain import has_domain, move_into_domain
 from invtoolbox.objective.objective import Layout, Objective
-from invtoolbox.operators.base import expand
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.solvers.base import Solver
 
@@ -141,7 +141,7 @@ class Loop:
         )
         if rule_state is not None:
             objective = objective.with_regularization(rule_state.weight)
-        variable = _into_domain(objective, variable)
+        variable = move_into_domain(objective, variable)
         state = solver.init(objective, variable)
         loop = cls(
             iteration=0,
@@ -229,9 +229,7 @@ def run(
         checks = loop.iteration % every == 0 or loop.iteration >= limits.max_iterations
         if checks:
             # A sum is non-finite if an entry is; it needs no temporary of the size of x.
-            finite = torch.isfinite(loop.state.x.flatten(1).sum(1)) & ~torch.isnan(
-                loop.state.certificate
-            )
+            finite = torch.isfinite(sum_items(loop.state.x)) & ~torch.isnan(loop.state.certificate)
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
         # Without a tolerance no item is expected to converge, and none is frozen between checks.
         if checks or (limits.tolerance > 0 and loop.travel is None):
@@ -305,42 +303,17 @@ def _move_inside(state: Any, objective: Objective, solver: Solver, mask: Tensor)
     A splitting meets the domain of a misfit, such as positive means of counts, up to its tolerance
     only. The answer moves towards a constant image of its own mean, until its objective is finite.
     """
-    if not _has_domain(objective):
+    if not has_domain(objective):
         return state
     mask = mask & state.value.isinf()
     if mask.device.type == "cpu" and not bool(mask.any()):
         return state
     x = solver.result(state)
-    level = x.flatten(1).mean(1)
-    moved = _into_domain(objective, x, level)
-    value, _ = objective.value_at(moved, objective.problem.operator(moved))
-    moved_state = dataclasses.replace(solver.with_result(state, moved), value=value)
-    return where_items(mask, moved_state, state)
-
-
-def _has_domain(objective: Objective) -> bool:
-    """Whether the misfit of some linear predictions of images is infinite."""
-    problem = objective.problem
-    is_image = objective.layout is None and problem.is_linear
-    return is_image and type(problem.data_term).share_inside is not DataTerm.share_inside
-
-
-def _into_domain(objective: Objective, x: Tensor, level: Tensor | None = None) -> Tensor:
-    """Return images moved towards constant ones of a level ``(batch,)`` until the misfit is finite.
-
-    Without a level, the constant image that fits the measurements best replaces them.
-    """
-    if not _has_domain(objective):
-        return x
-    D, A, y = objective.problem.data_term, objective.problem.operator, objective.problem.y
-    one = A(torch.ones_like(x))
-    is_start = level is None
-    if level is None:
-        level = D.fitting_prediction(y).flatten(1).mean(1) / one.flatten(1).mean(1)
-    share = D.share_inside(A(x), expand(level, one) * one, y)
-    assert share is not None
-    share = share.ceil() if is_start else share
-    return torch.lerp(x, expand(level, x).expand_as(x), expand(share, x))
+    level = mean_items(x)
+    inside = move_into_domain(objective, x, level)
+    value, _ = objective.value_at(inside, objective.problem.operator(inside))
+    finite = dataclasses.replace(solver.with_result(state, inside), value=value)
+    return where_items(mask, finite, state)
 
 
 def _end(loop: Loop, objective: Objective, solver: Solver, status: int, mask: Tensor) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.errors import InputError
 
 _RADIUS = 5
@@ -256,7 +257,7 @@ def matthews_correlation(
     counts = torch.ones_like(a) if inside is None else inside
 
     def count(where: Tensor) -> Tensor:
-        return (where & counts).flatten(1).sum(1).to(torch.float64)
+        return sum_items(where & counts).to(torch.float64)
 
     tp, tn, fp, fn = count(a & b), count(~a & ~b), count(a & ~b), count(~a & b)
     # One root per factor: the product of the four counts of a volume would overflow.
@@ -331,10 +332,10 @@ def crop(x: Tensor, border: int) -> Tensor:
 def mean(values: Tensor, mask: Tensor | None) -> Tensor:
     """Return the mean per item, ``(batch,)``, over the pixels of the mask if one is given."""
     if mask is None:
-        return values.flatten(1).mean(1)
+        return mean_items(values)
     # values * mask would spread NaN values that lie outside the mask.
     inside = torch.where(mask, values, torch.zeros((), dtype=values.dtype, device=values.device))
-    return inside.flatten(1).sum(1) / mask.flatten(1).sum(1)
+    return sum_items(inside) / sum_items(mask)
 
 
 def to_double(x: Tensor) -> Tensor:
@@ -384,8 +385,8 @@ def _mean_of_strips(values: Callable[[int, int], Tensor], x: Tensor, mask: Tenso
         if mask is not None:
             # strip * mask would spread NaN values that lie outside the mask.
             strip = torch.where(mask[:, :, start : start + step], strip, 0.0)
-        total = total + strip.flatten(1).sum(1)
-    return total / (x[0].numel() if mask is None else mask.flatten(1).sum(1))
+        total = total + sum_items(strip)
+    return total / (x[0].numel() if mask is None else sum_items(mask))
 
 
 def _local_mean(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.reductions import mean_items
 from invtoolbox.errors import InputError
 
 
@@ -61,7 +62,7 @@ def folding(displacement: Tensor, spacing: Sequence[float] | None = None) -> Ten
     tensor([0., 0.])
     """
     folded = jacobian_determinant(displacement, spacing) <= 0
-    return folded.to(displacement.dtype).flatten(1).mean(1)
+    return mean_items(folded.to(displacement.dtype))
 
 
 def dice(segmentation: Tensor, reference: Tensor, label: int = 1) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.pytrees import align
+from invtoolbox.core.reductions import norm_items, sum_items
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 
@@ -446,7 +447,7 @@ def inner(a: Any, b: Any) -> Tensor:
         return torch.stack([inner(p, q) for p, q in zip(a, b)]).sum(0)
     a, b = a.flatten(1), b.flatten(1)
     if a.is_complex() or b.is_complex():
-        return (a * b.conj()).sum(1).real
+        return sum_items(a * b.conj()).real
     if a.is_cuda:
         return torch.linalg.vecdot(a, b)
     if a.shape[1] < 4096:
@@ -470,7 +471,7 @@ def item_norm(a: Any) -> Tensor:
     """Compute the Euclidean norm of each item, shape ``(batch,)``."""
     if isinstance(a, (tuple, list)):
         return torch.stack([item_norm(tensor) for tensor in a]).square().sum(0).sqrt()
-    return torch.linalg.vector_norm(a.flatten(1), dim=1)
+    return norm_items(a)
 
 
 def expand(value: float | Tensor, like: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand
@@ -94,7 +95,7 @@ def number_of(problem: Problem) -> Tensor:
     Complex ones count twice.
     """
     y = problem.y0
-    used = (_root_weights(problem) > 0).expand(y.shape).flatten(1).sum(1)
+    used = sum_items((_root_weights(problem) > 0).expand(y.shape))
     return used * (2 if y.is_complex() else 1)
 
 
@@ -123,12 +124,12 @@ def _signs(y: Tensor, seed: int) -> Tensor:
 
 def _product(prediction: Tensor, b: Tensor) -> Tensor:
     product = (prediction * b.conj()).real if prediction.is_complex() else prediction * b
-    return product.flatten(1).double().sum(1)
+    return sum_items(product.double())
 
 
 def _probe_size(trials: Trials, step: float) -> Tensor:
     y = trials.problem.y0
-    size = y.abs().flatten(1).square().mean(1).sqrt()
+    size = mean_items(y.abs().square()).sqrt()
     size = torch.where(size > 0, size, torch.ones_like(size))
     if _is_affine(trials.problem, trials.objective.prior):
         return _LARGE * size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invtoolbox.core.reductions import mean_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import Operator
 from invtoolbox.problem import Problem
@@ -191,7 +192,7 @@ def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tenso
     std = estimate_or_nan(
         problem.y, problem.operator, getattr(problem.data_term, "weights", None)
     ).double()
-    size = y.abs().flatten(1).square().mean(1).sqrt().double()
+    size = mean_items(y.abs().square()).sqrt().double()
     size = torch.where(size > 0, size, torch.ones_like(size))
     return torch.maximum(torch.where(std.isnan(), USUAL_NOISE * size, std), LEAST_NOISE * size)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.interrupts import OutOfTime
+from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import PoissonTransmission
 from invtoolbox.errors import InputError
@@ -144,7 +145,7 @@ class Validation(WeightSearch):
                 trials, above, held_problem, _measure_held_out, doubtful, _BEYOND
             )
             white_again = self._walk(trials, above, None, measure_fit, doubtful, _BEYOND)
-            count = term.held.expand_as(trials.problem.y0.real).flatten(1).gt(0).sum(1)
+            count = sum_items(term.held.expand_as(trials.problem.y0.real).gt(0))
             for k in doubtful.tolist():
                 white[k], held[k] = white_again[k], held_again[k]
                 low = _largest_within(held[k], float((2 / count[k]) ** 0.5), t_held[k])
@@ -300,7 +301,7 @@ def quadratic_model(problem: Problem) -> tuple[Problem, Tensor]:
     line_integrals = term.fitting_prediction(y)
     passed = expand(term.I0, y) if term.I0.ndim <= 1 else term.I0.to(y)
     curvature = (passed * torch.exp(-line_integrals)).square() / y.clamp_min(0.5)
-    mean = curvature.flatten(1).mean(1)
+    mean = mean_items(curvature)
     weights = curvature / mean.view(-1, *[1] * (y.ndim - 1))
     quadratic = problem.with_measurements(line_integrals)
     return quadratic.with_data_term(LeastSquares(weights=weights)), mean
@@ -422,7 +423,7 @@ class _Noise(NamedTuple):
 
 def _rough_noise(problem: Problem) -> _Noise:
     """Return an estimate of the noise level of every item, and a guess if there is none."""
-    size = problem.y0.abs().flatten(1).square().mean(1).sqrt().double()
+    size = mean_items(problem.y0.abs().square()).sqrt().double()
     size = torch.where(size > 0, size, torch.ones_like(size))
     try:
         std = estimate_or_nan(

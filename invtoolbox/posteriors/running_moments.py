@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.pytrees import select_items
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.posteriors.base import MomentPosterior
 
 
@@ -107,10 +108,9 @@ class Chain:
         """
         if self.full()[0] < 2:
             return torch.full_like(self.number, torch.inf).to(self.sums.dtype)
-        spread = self._variance().flatten(1).sum(1)
+        spread = sum_items(self._variance())
         return (
-            self.std_error().square().flatten(1).sum(1)
-            / spread.clamp_min(torch.finfo(spread.dtype).tiny)
+            sum_items(self.std_error().square()) / spread.clamp_min(torch.finfo(spread.dtype).tiny)
         ).sqrt()
 
     def effective_number(self) -> Tensor:
@@ -118,7 +118,7 @@ class Chain:
 
         It is the total variance over the squared error of the mean.
         """
-        return self._variance().flatten(1).sum(1) / self.mean_error().square().flatten(1).sum(1)
+        return sum_items(self._variance()) / sum_items(self.mean_error().square())
 
     def _count(self) -> Tensor:
         return self.number.clamp_min(1).to(self.sums.dtype).view(-1, *[1] * (self.centre.ndim - 1))

@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.core.interrupts import check_time
+from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
@@ -344,7 +345,7 @@ def _share(clean: Tensor, x: Tensor, noise: Noise) -> Tensor:
     # E <v, J v> = tr(J) for random signs v (Hutchinson 1990).
     probe = torch.sign(noise(x))
     (product,) = torch.autograd.grad(clean, x, probe, retain_graph=True)
-    return (probe * product).flatten(1).mean(1).clamp(_LEAST_SHARE, 1.0)
+    return mean_items(probe * product).clamp(_LEAST_SHARE, 1.0)
 
 
 def _share_along(clean: Tensor, x: Tensor, v: Tensor) -> Tensor:
@@ -354,8 +355,8 @@ def _share_along(clean: Tensor, x: Tensor, v: Tensor) -> Tensor:
     a step along v for this mean would overshoot.
     """
     (product,) = torch.autograd.grad(clean, x, v, retain_graph=True)
-    along = (v * product).flatten(1).sum(1)
-    share = product.flatten(1).square().sum(1) / along.clamp_min(torch.finfo(v.dtype).tiny)
+    along = sum_items(v * product)
+    share = sum_items(product.square()) / along.clamp_min(torch.finfo(v.dtype).tiny)
     return share.clamp(_LEAST_SHARE, 1.0)
 
 

@@ -9,6 +9,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, item_norm
@@ -252,8 +253,8 @@ class OSEM(Solver):
         problem = objective.problem
         # The constant c with sum(A c) = sum(y) replaces a start of zeros, which EM would never
         # leave.
-        total = row_sums(problem).flatten(1).sum(1)
-        level = problem.y.flatten(1).sum(1) / total.clamp_min(torch.finfo(total.dtype).tiny)
+        total = sum_items(row_sums(problem))
+        level = sum_items(problem.y) / total.clamp_min(torch.finfo(total.dtype).tiny)
         empty = (start <= 0).flatten(1).all(1).view(-1, *[1] * (start.ndim - 1))
         x = torch.where(empty, level.view(-1, *[1] * (start.ndim - 1)), start.clamp_min(0))
         # A_s^T 1: what the subset counts per unit of activity in a pixel.

@@ -22,6 +22,7 @@ MEASUREMENTS = {
     "--reader": "measurements.reader",
     "--item": "measurements.item",
     "--noise-std": "measurements.noise_std",
+    "--repair": "measurements.repair",
 }
 METHOD = {
     "--prior": "prior",

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from invtoolbox.catalogue.presets import prior_named
@@ -16,12 +15,9 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.automatic import bound_short_arc, solve_automatically
 from invtoolbox.jobs.images.floor import keep_floor
-from invtoolbox.jobs.images.gains import subtract_gains
-from invtoolbox.jobs.images.join import join
+from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.jobs.images.wide_grid import solve_beyond
-from invtoolbox.measurements import check_measurements, repair_measurements
 from invtoolbox.operators.base import Operator
-from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem, as_measurements
@@ -126,37 +122,11 @@ def reconstruct(
 
     if not repair:
         return solve_beyond(problem, run)
-    every = torch.arange(problem.batch, device=problem.y0.device)
 
-    def run_at(places: Tensor) -> Callable[[Problem, Tensor], Solution]:
-        return lambda chosen, items: run(chosen, places[items])
+    def solve_some(chosen: Problem, places: Tensor) -> Solution:
+        return solve_beyond(chosen, lambda inner, items: run(inner, places[items]))
 
-    # Every item is mended as it is alone, and an item without faults is solved without weights.
-    mended = [_mend(problem.select(item)) for item in every.split(1)]
-    clean = every[[not repairs for _, repairs in mended]]
-    parts = []
-    if len(clean):
-        whole = problem if len(clean) == len(every) else problem.select(clean)
-        parts.append((clean, solve_beyond(whole, run_at(clean))))
-    for item, (one, repairs) in zip(every.split(1), mended):
-        if repairs:
-            solution = solve_beyond(one, run_at(item))
-            notes = (*solution.notes, *repairs)
-            parts.append((item, dataclasses.replace(solution, notes=notes)))
-    return join(problem, parts)
-
-
-def _mend(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
-    """Return the problem of one item without faults that can be mended, and a sentence per repair."""
-    problem, repairs = repair_measurements(problem)
-    is_scan = isinstance(problem.operator, Scan)
-    if is_scan and any(finding.name == "gains" for finding in check_measurements(problem)):
-        problem, gains = subtract_gains(problem)
-        repairs += (
-            "repaired: gains of the cells were found and subtracted, with a standard deviation of "
-            f"{float(gains.std()):.3g}",
-        )
-    return problem, repairs
+    return solve_repaired(problem, solve_some)
 
 
 def with_axes(y: Any, A: Operator) -> Any:

@@ -25,6 +25,7 @@ from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.automatic import bound_short_arc, solve_automatically
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.parts import Measured
+from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.jobs.images.tables import Scene, SceneFile
 from invtoolbox.jobs.images.tiles import LARGE, deblur_in_tiles
 from invtoolbox.jobs.images.wide_grid import solve_beyond
@@ -179,15 +180,16 @@ class ImageJob(SceneJob[Scene]):
                 return solution
             return keep_floor(chosen, solution, bounded, solver, table.max_iterations)
 
+        def solve_some(chosen: Problem, places: Tensor) -> Solution:
+            return run(chosen, places) if table.max_iterations == 0 else solve_beyond(chosen, run)
+
         try:
             if tile:
                 solution = self._solve_in_tiles(problem, prior, solver, rule, tile, settings)
+            elif file.scene.measurements.repair:
+                solution = solve_repaired(problem, solve_some)
             else:
-                solution = (
-                    run(problem, torch.arange(problem.batch))
-                    if table.max_iterations == 0
-                    else solve_beyond(problem, run)
-                )
+                solution = solve_some(problem, torch.arange(problem.batch))
         except KeyboardInterrupt:
             raise self.interrupted(
                 checkpoint.exists(), f"the checkpoint {checkpoint} stays"
@@ -244,6 +246,7 @@ class ImageJob(SceneJob[Scene]):
             return table.tile or 0
         suits = isinstance(A, Blur) and A.boundary in ("reflect", "valid")
         is_whole = table.time_limit is not None or self.checkpoint.exists()
+        is_whole |= self.file.scene.measurements.repair
         large = problem.y0.shape[-2:].numel() > LARGE
         return 512 if suits and large and not is_whole else 0
 
@@ -255,6 +258,10 @@ class ImageJob(SceneJob[Scene]):
             raise InputError(
                 f"{self.file.path}: tiles are for pictures, least squares and a prior; set "
                 "solver.tile to 0"
+            )
+        if self.file.scene.measurements.repair:
+            raise InputError(
+                f"{self.file.path}: a picture in tiles is not repaired; set solver.tile to 0"
             )
         if self.checkpoint.exists():
             raise InputError(

@@ -155,6 +155,11 @@ class Measurements(Source):
     )
     crop: Crop | None = Field(None, description="rectangle of a picture")
     beam_hardening: Hardening | None = Field(None, description="correction of beam hardening")
+    repair: bool = Field(
+        False,
+        description="give dead and hot readings weight 0, and subtract gains of the cells of a scan; "
+        "every repair is a note",
+    )
     simulate: Simulate | None = Field(None, description="simulation in place of measurements")
 
     @field_validator("center")

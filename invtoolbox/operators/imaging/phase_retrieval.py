@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import _Combination
 from invtoolbox.operators.base import LinearOperator, check_shape, expand, inner, item_norm
@@ -82,7 +83,7 @@ def spectral_initialization(
     check_shape(y, A.range_shape, f"the intensities of {A}", A.channelwise, A.items)
     B = A.parts[0]
     y = y.clamp_min(0)
-    mean = y.flatten(1).mean(1)
+    mean = mean_items(y)
     weights = torch.where(y <= 9 * expand(mean, y), y, 0) / expand(
         mean.clamp_min(torch.finfo(y.dtype).tiny), y
     )
@@ -104,8 +105,8 @@ def spectral_initialization(
             x = B.adjoint(weights * B(x))
             x = x if A.complex_images or not x.is_complex() else x.real
             x = x / expand(item_norm(x).clamp_min(tiny), x)
-        total = A(x).flatten(1).sum(1).clamp_min(tiny)
-        return x * expand((y.flatten(1).sum(1) / total).sqrt(), x)
+        total = sum_items(A(x)).clamp_min(tiny)
+        return x * expand((sum_items(y) / total).sqrt(), x)
 
 
 def align_phase(x: Tensor, reference: Tensor) -> Tensor:
@@ -116,6 +117,6 @@ def align_phase(x: Tensor, reference: Tensor) -> Tensor:
     """
     if not x.is_complex():
         return x * expand(torch.where(inner(x, reference) < 0, -1.0, 1.0), x)
-    overlap = (x.conj() * reference).flatten(1).sum(1)
+    overlap = sum_items(x.conj() * reference)
     phase = torch.where(overlap.abs() > 0, overlap / overlap.abs().clamp_min(1e-30), 1)
     return x * phase.view(-1, *[1] * (x.ndim - 1))

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import blank_items, map_items
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.priors.base import ExplicitPrior
@@ -79,7 +80,7 @@ class NuclearNorm(ExplicitPrior):
         return total + inner(x - fixed, self.gradient(fixed))
 
     def _sum_values(self, x: Tensor) -> Tensor:
-        return torch.linalg.svdvals(self._reduce(self._matrices(x)[0])).flatten(1).sum(1)
+        return sum_items(torch.linalg.svdvals(self._reduce(self._matrices(x)[0])))
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """Return the subgradient of least norm, ``U V^H`` of every matrix.

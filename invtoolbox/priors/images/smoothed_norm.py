@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.images.sparsity import L1, GroupL1, group_norm
@@ -64,7 +65,7 @@ class SmoothedNorm(ExplicitPrior):
             terms = eps**self.power * torch.expm1(
                 0.5 * self.power * torch.log1p(squared / (eps * eps))
             )
-        return terms.flatten(1).sum(1)
+        return sum_items(terms)
 
     def gradient(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if self.power == 2:
@@ -175,7 +176,7 @@ class HuberNorm(SmoothedNorm):
 
     def energy(self, x: Tensor) -> Tensor:
         modulus = self._modulus(x, squared=False)
-        return huber(modulus, expand(self.smoothing, modulus)).flatten(1).sum(1)
+        return sum_items(huber(modulus, expand(self.smoothing, modulus)))
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         modulus = self._modulus(x, squared=False)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from invtoolbox.core.arithmetic import multiply
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.operators.wavelet import OrthogonalWavelet
@@ -47,7 +48,7 @@ class L1(ExplicitPrior):
         self.bounds = None if lower is None and upper is None else Box(lower, upper)
 
     def energy(self, x: Tensor) -> Tensor:
-        total = x.abs().flatten(1).sum(1)
+        total = sum_items(x.abs())
         return total if self.bounds is None else total + self.bounds.energy(x)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
@@ -120,7 +121,7 @@ class GroupL1(ExplicitPrior):
         return x.unflatten(1, (groups, size)), 2
 
     def energy(self, x: Tensor) -> Tensor:
-        total = group_norm(*self._group(x)).flatten(1).sum(1)
+        total = sum_items(group_norm(*self._group(x)))
         return total + NonNegative().energy(x) if self.nonnegative else total
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
@@ -289,7 +290,7 @@ class WaveletL1(ExplicitPrior):
         # The sum over the details of |W x|, or of its norm over the channels.
         coefficients, details = self.transform(x)
         size = group_norm(coefficients, 1) if self.coupled else coefficients.abs()
-        return (size * details).flatten(1).sum(1)
+        return sum_items(size * details)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         # W^T soft(W x, step), exact because W is orthogonal; the approximation stays.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.operators.finite_difference import FiniteDifference, SymmetrisedGradient
 from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
@@ -264,7 +265,7 @@ class TGVPrimalDual(ItemwiseIteration):
         value = self._total(r, self.jumps) + self.ratio * self._total(e, self.bends)
         if self.fixed:
             # The variables need not satisfy p = E^T q here.
-            missing = (self.w.abs() * (back - p).abs()).flatten(1).sum(1)
+            missing = sum_items(self.w.abs() * (back - p).abs())
             gap = value - inner(r, p) - inner(e, q) + missing
         else:
             # s = 1 / max(1, max |E^T q|), so that |s E^T q| <= 1 at every place.
@@ -302,7 +303,7 @@ class TGVPrimalDual(ItemwiseIteration):
         return group_norm(*groups._group(x))
 
     def _total(self, x: Tensor, groups: GroupL1) -> Tensor:
-        return self._norm(x, groups).flatten(1).sum(1)
+        return sum_items(self._norm(x, groups))
 
     def _keep(self, index: Tensor) -> None:
         for name in ("x", "u", "w", "p", "q", "balance", "floor"):

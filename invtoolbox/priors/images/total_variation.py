@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.finite_difference import FiniteDifference
@@ -121,8 +122,8 @@ class TotalVariation(ExplicitPrior):
         elif self.coupled:
             grouped, axis = by_axis, 1
         else:
-            return self._loss(differences.abs()).flatten(1).sum(1)
-        return self._loss(group_norm(grouped, axis)).flatten(1).sum(1)
+            return sum_items(self._loss(differences.abs()))
+        return sum_items(self._loss(group_norm(grouped, axis)))
 
     def _loss(self, norm: Tensor) -> Tensor:
         """Return the loss of the norm of the differences."""
@@ -529,12 +530,12 @@ class TotalVariationDual(ItemwiseIteration):
         torch.mul(self.g[0], self.p[0], out=self.norm)
         for g, p in zip(self.g[1:], self.p[1:]):
             self.norm.addcmul_(g, p)
-        total = variation.flatten(1).sum(1)
+        total = sum_items(variation)
         variation.sub_(self._sum_members(self.norm, members))
         if self.smoothing is not None:
             self._square(self.p)
             variation.addcmul_(self._sum_members(self.norm, members), 0.5 * self.smoothing)
-        gap = variation.flatten(1).sum(1).clamp_min(0)
+        gap = sum_items(variation).clamp_min(0)
         # The primal objective 1/2 |u - x|^2 + h(|D u|), as the unit of the gap.
         misfit = torch.sub(self.u, self.x, out=self.norm).flatten(1)
         primal = total + 0.5 * torch.linalg.vector_norm(misfit, dim=1).square()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.operators.tomography.support import disc_support, ray_support
@@ -96,7 +97,7 @@ class TwoLevel(ExplicitPrior):
         # Clamped, because the bounds hold to rounding only and the parabola is negative outside.
         between = x.clamp(self.low, self.high)
         excess = (between - self.low) * (self.high - between) / (self.high - self.low)
-        return self.factor * excess.flatten(1).sum(1) + self._bounds(x).energy(x)
+        return self.factor * sum_items(excess) + self._bounds(x).energy(x)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         """Return ``argmin_u R(u) + |u - x|^2 / (2 step)``, value by value.

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.reductions import mean_items
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.epipolar import epipolar_distance
 from invtoolbox.priors.base import ImplicitPrior
@@ -78,7 +79,7 @@ class FlowSpline(ImplicitPrior):
         z = parameters["controls"]
         total = torch.zeros_like(z[:, 0, 0, 0, 0])
         for axis, weight in zip((2, 3, 4), (self.smooth[0], self.smooth[1], self.smooth[1])):
-            total = total + weight * z.diff(n=2, dim=axis).square().flatten(1).mean(1)
+            total = total + weight * mean_items(z.diff(n=2, dim=axis).square())
         return 0.5 * total
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior
 from invtoolbox.priors.composed import PriorWrapper
@@ -99,7 +100,7 @@ class ProbabilityFlow(PriorWrapper, ImplicitPrior):
         return x
 
     def energy(self, parameters: dict[str, Tensor], x: Tensor | None) -> Tensor:
-        return 0.5 * parameters["w"].abs().flatten(1).square().sum(1)
+        return 0.5 * sum_items(parameters["w"].abs().square())
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
         """Draw from the prior, ``(n, channel, *space)``."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork, apply_layer
 from invtoolbox.priors.settings import replace, require_bound
@@ -161,7 +162,7 @@ def _count_measurements(problem: Problem) -> list[int]:
     if sampled is None or isinstance(problem.y, tuple):
         return [sum(y[0].numel() for y in tensors)] * problem.batch
     taken = (sampled != 0).expand(problem.batch, *problem.y0.shape[1:])
-    return [int(count) for count in taken.flatten(1).sum(1)]
+    return [int(count) for count in sum_items(taken)]
 
 
 def _spectrum(image: Tensor) -> Tensor:

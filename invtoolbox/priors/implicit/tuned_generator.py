@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.func import functional_call
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.priors.implicit.latent_networks import GaussianLatents
@@ -125,7 +126,7 @@ class TunedGenerator(ImplicitPrior):
             near = w + self.radius * away / away.norm(dim=1, keepdim=True)
             with torch.no_grad():
                 before = self._image({}, near)
-            change = (self._image(weights, near) - before).flatten(1).square().sum(1).mean()
+            change = sum_items((self._image(weights, near) - before).square()).mean()
             energies.append(0.5 * self.locality * change)
         return torch.stack(energies)
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.operators.base import expand
 from invtoolbox.posteriors.base import Posterior
 from invtoolbox.priors.base import ImplicitPrior
@@ -142,16 +143,16 @@ class Variational(PriorWrapper, ImplicitPrior):
         for name, z in drawn.items():
             log_width = parameters[name + WIDTH]
             if self.family == "uniform":
-                divergence = divergence - log_width.flatten(1).sum(1)
+                divergence = divergence - sum_items(log_width)
             else:
                 # -log q(z) = sum 1/2 ((z - m)^2 / a^2 + log 2 pi) + log a.
                 away = (z - parameters[name].detach()) * torch.exp(-log_width.detach())
-                divergence = divergence - (
+                divergence = divergence - sum_items(
                     0.5 * (away.square() + math.log(2 * math.pi)) + log_width.detach()
-                ).flatten(1).sum(1)
+                )
         if self.pixels:
             log_b = parameters[PIXEL]
-            divergence = divergence + (0.5 * (torch.exp(2 * log_b) - 1) - log_b).flatten(1).sum(1)
+            divergence = divergence + sum_items(0.5 * (torch.exp(2 * log_b) - 1) - log_b)
         return x, self.weight * divergence
 
     def energy(self, parameters: dict[str, Tensor], x: Any) -> Tensor:

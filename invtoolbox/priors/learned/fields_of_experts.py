@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ExplicitPrior
 
@@ -142,7 +143,7 @@ class FieldsOfExperts(ExplicitPrior):
 
     def curvature(self) -> Tensor:
         """Return an upper bound of the largest second derivative, ``sum_k w_k |f_k|_1^2 / s_k``."""
-        sums = self._centred().flatten(1).abs().sum(1).square().view(-1, self.group).sum(1)
+        sums = sum_items(self._centred().abs()).square().view(-1, self.group).sum(1)
         return (self.log_weights - self.log_smoothing).exp().dot(sums)
 
     def _centred(self) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.geometry.rotations import fit_rotation
 from invtoolbox.priors.motion.displacement import DisplacementPrior
 
@@ -74,5 +75,5 @@ def _deviation(edges: list[Tensor], rotations: Tensor) -> Tensor:
         turned = rotations[:, :, k]
         for start in (0, 1):
             end = turned.narrow(k + 2, start, edge.shape[k + 2])
-            total = total + 0.25 * (edge - end).square().flatten(1).sum(1)
+            total = total + 0.25 * sum_items((edge - end).square())
     return total

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.reductions import mean_items
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import length
 from invtoolbox.geometry.sweeps import FlowField
@@ -120,7 +121,7 @@ class _Limit(ExplicitPrior):
 
     def _cost(self, vectors: Tensor) -> Tensor:
         beyond = (length(vectors) - self.limit).clamp_min(0)
-        return (beyond + 0.5 * beyond.square()).flatten(1).mean(1)
+        return mean_items(beyond + 0.5 * beyond.square())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.limit:g})"

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.operators.base import Operator
@@ -76,8 +77,8 @@ class DepthSmoothness(ExplicitPrior):
                 weight = both * (-self.edges * contrast).exp()
             apart = near - far
             cost = weight * (apart.square() if self.power == 2 else apart.abs())
-            total = total + cost.flatten(1).sum(1)
-            pairs = pairs + both.flatten(1).sum(1)
+            total = total + sum_items(cost)
+            pairs = pairs + sum_items(both)
         return total / pairs.clamp_min(1)
 
     def __repr__(self) -> str:
@@ -168,8 +169,8 @@ class DepthConsistency(_CameraPrior):
                 if i == j or (self.neighbours is not None and abs(i - j) > self.neighbours):
                     continue
                 misfit, valid = self._compare(points, depths[:, i], depths[:, j], cameras[j])
-                total = total + (misfit * valid).flatten(1).sum(1)
-                pixels = pixels + valid.flatten(1).sum(1)
+                total = total + sum_items(misfit * valid)
+                pixels = pixels + sum_items(valid)
         return total / pixels.clamp_min(1)
 
     def _compare(
@@ -280,8 +281,8 @@ class NormalConsistency(_CameraPrior):
         valid = on_rows * on_columns * (length[..., 0].detach() > 0)
         surface = surface / torch.where(length > 0, length, 1.0)
         apart = valid * (alpha[inside] - (normal[inside] * surface).sum(-1))
-        energy = apart.flatten(1).sum(1) / valid.flatten(1).sum(1).clamp_min(1)
-        return energy + self.distortion * x[:, 5].flatten(1).mean(1) if self.distortion else energy
+        energy = sum_items(apart) / sum_items(valid).clamp_min(1)
+        return energy + self.distortion * mean_items(x[:, 5]) if self.distortion else energy
 
     def _across(
         self, points: Tensor, depth: Tensor, middle: Tensor, axis: int
@@ -443,7 +444,7 @@ class Disagreement(ExplicitPrior):
             )
         first, second = x.chunk(2, dim=1)
         apart = first - second
-        return (apart.abs() if self.power == 1 else apart.square()).flatten(1).mean(1)
+        return mean_items(apart.abs() if self.power == 1 else apart.square())
 
     def __repr__(self) -> str:
         return f"Disagreement(power={self.power})"
@@ -455,4 +456,4 @@ class _Mean(ExplicitPrior):
     is_convex = True
 
     def energy(self, x: Tensor) -> Tensor:
-        return x.flatten(1).mean(1)
+        return mean_items(x)

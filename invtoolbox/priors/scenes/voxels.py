@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.priors.base import ExplicitPrior
@@ -195,7 +196,7 @@ class _Variation(torch.autograd.Function):
         for slope in slopes[1:]:
             norm.addcmul_(slope, slope)
         norm = norm.add_(smoothing**2).sqrt_()
-        total = norm.flatten(1).sum(1).div_(values.shape[1]) - smoothing * values.shape[2]
+        total = sum_items(norm).div_(values.shape[1]) - smoothing * values.shape[2]
         ctx.rows = rows
         ctx.save_for_backward(norm, *slopes)
         return total

@@ -126,6 +126,33 @@ def test_center_and_views_change_the_geometry(run: Run, here: Path) -> None:
     assert np.allclose(np.load("a.npy"), np.load("b.npy"), atol=1e-5)
 
 
+def test_a_dead_column_is_repaired_when_asked(run: Run, here: Path) -> None:
+    """The command gives the bits of `it.reconstruct`, and names the repair."""
+    text = GEOMETRY.replace("24", "48").replace("count = 20", "count = 40")
+    Path("geometry.toml").write_text(text.replace("16, 16", "32, 32"))
+    A = it.datasets.read_geometry("geometry.toml").operator()
+    truth = torch.zeros(1, 1, 32, 32)
+    truth[..., 8:22, 10:24] = 0.1
+    y = A.simulate(truth, 0.01, seed=0)
+    y[..., 20] = 0
+    np.save("dead.npy", y[0, 0].numpy())
+    options = (
+        "--geometry",
+        "geometry.toml",
+        *QUICK[:-1],
+        "--repair",
+        "--output",
+        "slice.npy",
+        "--prior",
+        "tv",
+    )
+    ran = run("ct", "dead.npy", *options)
+    assert ran.code == 0 and "repaired" in ran.out + ran.err
+    settings = {"regularization": 0.05, "max_iterations": 5, "progress": False}
+    expected = it.reconstruct(y, A, repair=True, **settings)
+    assert np.array_equal(np.load("slice.npy"), expected.x[0].numpy())
+
+
 def test_the_axis_is_found_when_asked(run: Run, here: Path) -> None:
     angles = np.arange(90) * np.pi / 90
     u = np.arange(64)[None] - 30.25

@@ -1,18 +1,25 @@
-"""Gains of detector cells that were not removed: found together with the image, and subtracted."""
+"""Repairs on request: dead and hot readings get weight 0, gains of detector cells are subtracted."""
 
 from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.jobs.images.join import join
+from invtoolbox.measurements import check_measurements, repair_measurements
 from invtoolbox.measurements.detector import fill
+from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 from invtoolbox.priors.images.constraints import NonNegative
 from invtoolbox.priors.images.total_variation import TotalVariation
 from invtoolbox.problem import Problem
 from invtoolbox.processing.artifacts import remove_rings
+from invtoolbox.solution import Solution
 from invtoolbox.solve import inner_solve
 from invtoolbox.solvers.pdhg import PDHG
 
@@ -20,6 +27,46 @@ from invtoolbox.solvers.pdhg import PDHG
 _STAGES, _ITERATIONS = 6, 150
 #: Number of stages whose gains are compared with their neighbours, and number of these cells.
 _SMOOTHED, _WINDOW = 3, 11
+
+
+def solve_repaired(problem: Problem, solve: Callable[[Problem, Tensor], Solution]) -> Solution:
+    """Mend every item of a batch that can be mended, and solve.
+
+    Every item is mended as it is alone, and an item without faults is solved without weights.
+
+    Args:
+        problem: measurements, operator and data term.
+        solve: solves the problem of some items of the batch, whose places are the second argument.
+
+    Returns:
+        The solution, with a note per repair.
+    """
+    every = torch.arange(problem.batch, device=problem.y0.device)
+    repaired = [_repair(problem.select(place)) for place in every.split(1)]
+    clean = every[[not notes for _, notes in repaired]]
+    solutions = []
+    if len(clean):
+        whole = problem if len(clean) == len(every) else problem.select(clean)
+        solutions.append((clean, solve(whole, clean)))
+    for place, (mended, notes) in zip(every.split(1), repaired):
+        if notes:
+            solution = solve(mended, place)
+            solution = dataclasses.replace(solution, notes=(*solution.notes, *notes))
+            solutions.append((place, solution))
+    return join(problem, solutions)
+
+
+def _repair(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
+    """Return the problem of one item without faults that can be mended, and a sentence per repair."""
+    problem, notes = repair_measurements(problem)
+    is_scan = isinstance(problem.operator, Scan)
+    if is_scan and any(finding.name == "gains" for finding in check_measurements(problem)):
+        problem, gains = subtract_gains(problem)
+        notes += (
+            "repaired: gains of the cells were found and subtracted, with a standard deviation of "
+            f"{float(gains.std()):.3g}",
+        )
+    return problem, notes
 
 
 def subtract_gains(problem: Problem) -> tuple[Problem, Tensor]:

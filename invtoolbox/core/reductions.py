@@ -1,0 +1,54 @@
+"""Sums per item of a batch whose bits depend neither on the batch nor on the number of threads.
+
+torch divides the terms of a single sum of 32,768 values or more among its threads, but computes each
+of several sums in one thread. So the sum of an item alone would differ in its last bits from its sum
+in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+#: Number of terms from which torch divides a sum among its threads.
+_DIVIDED = 32768
+
+
+def sum_items(x: Tensor) -> Tensor:
+    """Return the sum of each item, ``(batch,)``.
+
+    Args:
+        x: tensor with a batch axis.
+
+    >>> sum_items(torch.ones(2, 3, 4))
+    tensor([12., 12.])
+    """
+    return _reduce(x, lambda terms: terms.sum(1))
+
+
+def mean_items(x: Tensor) -> Tensor:
+    """Return the mean of each item, ``(batch,)``.
+
+    Args:
+        x: tensor with a batch axis.
+    """
+    return sum_items(x) / max(x[:1].numel(), 1)
+
+
+def norm_items(x: Tensor) -> Tensor:
+    """Return the Euclidean norm of each item, ``(batch,)``.
+
+    Args:
+        x: tensor with a batch axis.
+    """
+    return _reduce(x, lambda terms: torch.linalg.vector_norm(terms, dim=1))
+
+
+def _reduce(x: Tensor, reduction: Callable[[Tensor], Tensor]) -> Tensor:
+    terms = x.flatten(1)
+    is_divided = len(terms) == 1 and terms.numel() >= _DIVIDED and terms.device.type == "cpu"
+    if is_divided and torch.get_num_threads() > 1:
+        return reduction(terms.expand(2, -1))[:1]
+    return reduction(terms)
