@@ -44,7 +44,7 @@ _BY_ONE = 0.7
 #: metres. The ends are real if the surface does not go on within the fourth share of its length, beside
 #: the line by at most the fifth number, metres, and if nothing nearer hides what lies within the last
 #: number of distances of neighbouring rays beyond them.
-_FIRM, _LONG, _LEAST, _GAP, _BESIDE, _BEYOND = 0.06, 1.5, 0.9, 0.6, 0.3, 2.5
+_FIRM, _LONG, _LEAST, _GAP, _BESIDE, _BEYOND = 0.15, 1.5, 0.9, 0.6, 0.3, 2.5
 #: Heights above a cluster in which a wall has further points, metres.
 _ABOVE = (0.4, 2.0)
 #: Largest share of the points of a body that may arrive on the still world.
