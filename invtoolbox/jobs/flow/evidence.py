@@ -45,8 +45,8 @@ _BY_ONE = 0.7
 #: the line by at most the fifth number, metres, and if nothing nearer hides what lies within the last
 #: number of distances of neighbouring rays beyond them.
 _FIRM, _LONG, _LEAST, _GAP, _BESIDE, _BEYOND = 0.15, 1.5, 0.9, 0.6, 0.3, 2.5
-#: Heights above a cluster in which a wall has further points, metres.
-_ABOVE = (0.4, 2.0)
+#: Vertical extent of a wall, and heights above a cluster in which it has further points, metres.
+_HIGH, _ABOVE = 1.9, (0.4, 2.0)
 #: Largest share of the points of a body that may arrive on the still world.
 _ARRIVED = 0.3
 
@@ -314,10 +314,10 @@ class Evidence:
             )
             if accepted[j] and float(tracked.firm[j]) < _FIRM:
                 way = (transform(tracked.motion[j], body) - body).mean(0)
-                accepted[j] = not self._goes_on(rows, way)
+                accepted[j] = not self._goes_on(rows, way, scans[0])
         return accepted
 
-    def _goes_on(self, rows: Tensor, way: Tensor) -> bool:
+    def _goes_on(self, rows: Tensor, way: Tensor, scan: Neighbour) -> bool:
         """Return whether a long surface that moves along itself may go on beyond its ends.
 
         Of a rail, a lidar that drives sees a piece that travels along with it; and of a wall, a piece
@@ -326,6 +326,7 @@ class Evidence:
         Args:
             rows: rows of the points of the body.
             way: displacement, ``(3,)``.
+            scan: another sweep, in which what goes on has not moved either.
         """
         ahead = way / way.norm()
         offsets = self.points - self.points[rows].mean(0)
@@ -337,10 +338,15 @@ class Evidence:
             return False
         gap = _GAP * (last - first)
         others = (along < first) & (along > first - gap) | (along > last) & (along < last + gap)
-        if int((Tree(beside[rows]).query(beside[others], _BESIDE)[0] < _BESIDE).sum()) > 1:
+        on = Tree(beside[rows]).query(beside[others], _BESIDE)[0] < _BESIDE
+        places = self.points[others][on]
+        rest = apart_at_rest((places - self.origin)[:, :2].norm(dim=1), self.rays)
+        if int((scan.tree.query(places, 1.0)[0] < rest).sum()) > 1:
             return True
         # Of walls alone, which are higher than any vehicle, an end in a shadow is no evidence.
         body = self.points[rows]
+        if float(body[:, 2].max() - body[:, 2].min()) < _HIGH:
+            return False
         top = self.points[:, 2] - body[:, 2].max()
         above = self.points[(top > _ABOVE[0]) & (top < _ABOVE[1]), :2]
         if not int((Tree(body[:, :2]).query(above, _BESIDE)[0] < _BESIDE).sum()) > 1:

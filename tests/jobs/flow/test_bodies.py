@@ -228,10 +228,10 @@ def test_a_rail_goes_on_and_a_lorry_ends():
     points = torch.cat([rail, lorry])
     piece, whole = torch.arange(30, 60), torch.arange(100, 140)
     evidence = Evidence.of(points, [piece, whole], 0.1, torch.zeros(3), BodySettings(), Rays())
-    way = torch.tensor([2.0, 0.0, 0.0])
-    assert evidence._goes_on(piece, way) and not evidence._goes_on(whole, way)
+    way, other = torch.tensor([2.0, 0.0, 0.0]), Neighbour(points, 1.0)
+    assert evidence._goes_on(piece, way, other) and not evidence._goes_on(whole, way, other)
     # Across itself, a piece of rail shows its motion.
-    assert not evidence._goes_on(piece, torch.tensor([0.0, 2.0, 0.0]))
+    assert not evidence._goes_on(piece, torch.tensor([0.0, 2.0, 0.0]), other)
 
 
 def test_a_ceiling_is_infinitely_high_and_a_drop_of_rain_alone():
