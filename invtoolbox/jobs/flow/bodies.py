@@ -47,8 +47,10 @@ _RISE, _LINES = 0.4, 2.1
 _GAPS = ((0.45, 1.6), (0.25, 1.05))
 #: Gaps of the parts of clusters without a motion of their own, or with one that leaves more than the
 #: second number of the misfit at rest; they must gain more than the whole by the third number, and
-#: are people and riders, no larger than the last one, metres.
+#: are people and riders, no larger than the fourth one, metres.
 _FINEST, _WEAK, _DIVIDED, _LARGEST = (0.15, 0.8), 0.25, 1.1, 2.0
+#: Factor of the least gain of log-likelihood of a part, and its smallest number of points.
+_STRICT, _FEWEST = 2.0, 12
 #: Largest time of a sweep that bodies are found with, in periods from the source. Tracks are
 #: continued to all sweeps, with the second number as the scale of the robust misfit, metres.
 _SOON, _CLOSE = 2.5, 0.3
@@ -120,7 +122,7 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     edges = links(points[height < settings.reach, :2].double())
 
     def suspects(
-        gap: float, spacings: float, out: Sequence[Tensor], largest: float = settings.largest
+        gap: float, spacings: float, out: Sequence[Tensor], settings: BodySettings = settings
     ) -> list[Tensor]:
         labels = clusters(
             points,
@@ -133,15 +135,7 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
         )
         if out:
             labels[torch.cat(list(out))] = -1
-        return _suspects(
-            points,
-            height,
-            labels,
-            away,
-            apart=range_ * rays.lines,
-            settings=settings,
-            largest=largest,
-        )
+        return _suspects(points, height, labels, away, range_ * rays.lines, settings)
 
     # A suspect is not divided further.
     members = suspects(*_GAPS[0], ())
@@ -171,13 +165,23 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     # and its parts are bodies if they gain more than the whole.
     sure = [body for body in bodies if not any(body is other for other in weak)]
     tried = {(len(rows), int(rows.min())) for rows in members}
+    # A wall has many parts, of which some fit another place by chance.
+    strict = replace(
+        settings,
+        gain=_STRICT * settings.gain,
+        largest=min(_LARGEST, settings.largest),
+        fewest=max(_FEWEST, settings.fewest),
+    )
     parts = [
         rows
-        for rows in suspects(*_FINEST, [body.rows for body in sure], _LARGEST)
+        for rows in suspects(*_FINEST, [body.rows for body in sure], strict)
         if (len(rows), int(rows.min())) not in tried
     ]
     if parts:
-        evidence = Evidence.of(points, parts, pair.period, pair.origin, settings, rays)
+        world = torch.ones(len(points), dtype=torch.bool, device=points.device)
+        for body in bodies:
+            world[body.rows] = False
+        evidence = Evidence.of(points, parts, pair.period, pair.origin, strict, rays, world)
         pieces, _ = _follow(evidence, soon, scans, times, surface)
         for body in weak:
             own = torch.zeros(len(points), dtype=torch.bool, device=points.device)
@@ -275,7 +279,6 @@ def _suspects(
     away: Tensor,
     apart: Tensor,
     settings: BodySettings,
-    largest: float,
 ) -> list[Tensor]:
     """Return the rows of the points of every cluster that can be a body and may move.
 
@@ -286,7 +289,6 @@ def _suspects(
         away: their distances from some of the sweeps, in units of the distance of a thing at rest.
         apart: distances of neighbouring lines of the lidar there, metres.
         settings: settings of the detection.
-        largest: largest extent along an axis, metres.
     """
     # Sorted by label, each cluster is a run of rows, after the run of the label -1. The first checks
     # are made for all clusters at once, because most of them stand still.
@@ -302,7 +304,7 @@ def _suspects(
         slender = float(height[rows].quantile(_MOST)) > _TALL and extent < _NARROW
         rise = float(height[rows].max() - height[rows].min())
         flat = rise < _RISE - _LINES * float(apart[rows].mean())
-        if extent <= largest and not slender and not flat:
+        if extent <= settings.largest and not slender and not flat:
             suspects.append(rows)
     return suspects
 

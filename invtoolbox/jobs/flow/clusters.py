@@ -25,8 +25,8 @@ _GROUND_POINTS = 9
 #: Height of the lowest ceilings above the ground, metres.
 _CEILING = 2.0
 #: Largest distance of the second neighbour of a point, metres at the sensor, and in distances of
-#: neighbouring rays; drops of rain are farther apart.
-_ALONE, _ALONE_SPACINGS = 0.05, 4.0
+#: neighbouring rays; drops of rain are farther apart, and are less than the last share of the points.
+_ALONE, _ALONE_SPACINGS, _MANY = 0.05, 4.0, 0.35
 
 
 def height_above(points: Tensor, ground: Tensor) -> Tensor:
@@ -57,16 +57,20 @@ def height_above(points: Tensor, ground: Tensor) -> Tensor:
 def are_alone(points: Tensor, origin: Tensor, rays: Rays) -> Tensor:
     """Return which points lie on no surface, like drops of rain, bool ``(n,)``.
 
-    The rays beside the one of such a point meet something else.
+    The rays beside the one of such a point meet something else. In a cloud most of whose points are
+    apart, because it was thinned, no point counts as alone.
 
     Args:
         points: points, ``(n, 3)``.
         origin: position of the sensor, ``(3,)``.
         rays: spacing of the rays of the sensor.
     """
+    if len(points) < 3:
+        return torch.zeros_like(points[:, 0], dtype=torch.bool)
     second = points[Tree(points).neighbours(points, 3)[:, -1]]
     limit = _ALONE + _ALONE_SPACINGS * rays.spacing * (points - origin).norm(dim=1)
-    return (second - points).norm(dim=1) > limit
+    alone = (second - points).norm(dim=1) > limit
+    return alone & (alone.double().mean() < _MANY)
 
 
 def links(points: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ _APART, _APART_PER_SPACING = 0.05, 0.53
 _CLASSES = ((1.2, 3.0, 12.0), (2.4, 6.0, 40.0), (math.inf, 12.0, 60.0))
 #: A measured point hides the places within this angle behind it, in distances of neighbouring rays,
 #: that are farther by the second number, metres.
-_ANGLE, _BEFORE = 2.0, 0.5
+_ANGLE, _BEFORE = 1.3, 0.5
 #: A cluster with less rise than the first number, metres, that is wider than the second one, is a line
 #: that looks alike in many places: the least gain of log-likelihood counts with the last number.
 _RISES, _WIDE, _LINE = 0.15, 0.7, 2.0
@@ -40,11 +40,13 @@ _SURE, _DOUBT = 0.4, 2.5
 #: Share of `BodySettings.explained` that counts if there is only one other sweep.
 _BY_ONE = 0.7
 #: A motion shows at the ends of a body alone if `Registration.firm` is smaller than the first number
-#: and the body is longer along its motion than across by the second one. The ends are real if the
-#: surface does not go on within the third share of its length, at least the fourth number, metres,
-#: beside the line by at most the fifth number, and if nothing nearer hides what lies within the last
+#: and the body is longer along its motion than across by the second one, and than the third number,
+#: metres. The ends are real if the surface does not go on within the fourth share of its length, beside
+#: the line by at most the fifth number, metres, and if nothing nearer hides what lies within the last
 #: number of distances of neighbouring rays beyond them.
-_FIRM, _LONG, _GAP, _LEAST_GAP, _BESIDE, _BEYOND = 0.15, 1.5, 0.5, 1.0, 0.3, 2.5
+_FIRM, _LONG, _LEAST, _GAP, _BESIDE, _BEYOND = 0.15, 1.5, 0.9, 0.6, 0.3, 2.5
+#: Vertical extent of a wall, and heights above a cluster in which it has further points, metres.
+_HIGH, _ABOVE = 1.9, (0.4, 2.0)
 #: Largest share of the points of a body that may arrive on the still world.
 _ARRIVED = 0.3
 
@@ -209,8 +211,8 @@ class Evidence:
         period: seconds from the source to the target.
         origin: position of the sensor, ``(3,)``.
         settings: settings of the detection.
-        still: points that no cluster holds; None if there are none.
         rays: spacing of the rays of the sensor and noise of its ranges.
+        world: mask of the points on which no body arrives, ``(n,)``.
     """
 
     points: Tensor
@@ -221,8 +223,8 @@ class Evidence:
     period: float
     origin: Tensor
     settings: BodySettings
-    still: Tree | None
     rays: Rays
+    world: Tensor
 
     @classmethod
     def of(
@@ -233,6 +235,7 @@ class Evidence:
         origin: Tensor,
         settings: BodySettings,
         rays: Rays,
+        world: Tensor | None = None,
     ) -> Evidence:
         """Compute the speeds of clusters and the points that none of them holds.
 
@@ -243,6 +246,8 @@ class Evidence:
             origin: position of the sensor, ``(3,)``.
             settings: settings of the detection.
             rays: spacing of the rays of the sensor and noise of its ranges.
+            world: mask of the points on which no body arrives, ``(n,)``, its own points aside; by
+                default those that no cluster holds.
         """
         # What is no cluster under suspicion is the still world.
         still = torch.ones(len(points), dtype=torch.bool, device=points.device)
@@ -260,8 +265,8 @@ class Evidence:
             period=period,
             origin=origin,
             settings=settings,
-            still=Tree(points[still]) if bool(still.any()) else None,
             rays=rays,
+            world=still if world is None else world,
         )
 
     def likeliest(self, tried: Registration) -> Tensor:
@@ -336,16 +341,17 @@ class Evidence:
         misfit, still = (
             (visible * energy[likely_rows]).sum(1) for energy in (tracked.misfit, tracked.still)
         )
-        accepted[likely_rows] = are_likely(misfit, still, least[likely_rows]) & (
-            share(self._arrived(moved(tracked.motion))) <= _ARRIVED
-        )
-        for j in (accepted & (tracked.firm < _FIRM)).nonzero().squeeze(1).tolist():
+        accepted[likely_rows] = are_likely(misfit, still, least[likely_rows])
+        for j in accepted.nonzero().squeeze(1).tolist():
             rows = self.members[int(tracked.cluster[j])]
-            way = (transform(tracked.motion[j], self.points[rows]) - self.points[rows]).mean(0)
-            accepted[j] = not self._goes_on(rows, way)
+            arrived = transform(tracked.motion[j], self.points[rows])
+            accepted[j] = self._arrived(rows, arrived) <= _ARRIVED
+            if accepted[j] and float(tracked.firm[j]) < _FIRM:
+                way = (arrived - self.points[rows]).mean(0)
+                accepted[j] = not self._goes_on(rows, way, scans[0])
         return accepted
 
-    def _goes_on(self, rows: Tensor, way: Tensor) -> bool:
+    def _goes_on(self, rows: Tensor, way: Tensor, scan: Neighbour) -> bool:
         """Return whether a long surface that moves along itself may go on beyond its ends.
 
         Of a rail, a lidar that drives sees a piece that travels along with it; and of a wall, a piece
@@ -354,6 +360,7 @@ class Evidence:
         Args:
             rows: rows of the points of the body.
             way: displacement, ``(3,)``.
+            scan: another sweep, in which what goes on has not moved either.
         """
         ahead = way / way.norm()
         offsets = self.points - self.points[rows].mean(0)
@@ -361,12 +368,23 @@ class Evidence:
         beside = offsets - along[:, None] * ahead
         first, last = along[rows].min(), along[rows].max()
         across = beside[rows, :2].amax(0) - beside[rows, :2].amin(0)
-        if last - first < _LONG * float(across.norm()):
+        if last - first < max(_LONG * float(across.norm()), _LEAST):
             return False
-        gap = (_GAP * (last - first)).clamp_min(_LEAST_GAP)
+        gap = _GAP * (last - first)
         others = (along < first) & (along > first - gap) | (along > last) & (along < last + gap)
-        if int((Tree(beside[rows]).query(beside[others], _BESIDE)[0] < _BESIDE).sum()) > 1:
+        on = Tree(beside[rows]).query(beside[others], _BESIDE)[0] < _BESIDE
+        places = self.points[others][on]
+        rest = apart_at_rest((places - self.origin)[:, :2].norm(dim=1), self.rays)
+        if int((scan.query(places, 1.0)[0] < rest).sum()) > 1:
             return True
+        # Of walls alone, which are higher than any vehicle, an end in a shadow is no evidence.
+        body = self.points[rows]
+        if float(body[:, 2].max() - body[:, 2].min()) < _HIGH:
+            return False
+        top = self.points[:, 2] - body[:, 2].max()
+        above = self.points[(top > _ABOVE[0]) & (top < _ABOVE[1]), :2]
+        if not int((Tree(body[:, :2]).query(above, _BESIDE)[0] < _BESIDE).sum()) > 1:
+            return False
         tree, reach = self._sights
         for end, out in (
             (along[rows] < first + 0.1 * (last - first), -ahead),
@@ -390,16 +408,23 @@ class Evidence:
         reach = places.norm(dim=1)
         return Tree(places / reach.clamp_min(1e-6)[:, None]), reach
 
-    def _arrived(self, points: Tensor) -> Tensor:
-        """Return which points of bodies have arrived on the still world, bool ``(n,)``.
+    def _arrived(self, rows: Tensor, body: Tensor) -> float:
+        """Compute the share of the points of a body that have arrived on the still world.
 
         A piece of wall that is hidden in the other sweeps fits the next piece.
+
+        Args:
+            rows: rows of the points of the body.
+            body: places where they arrive.
         """
-        if self.still is None:
-            return torch.zeros_like(points[:, 0], dtype=torch.bool)
-        distance = self.still.query(points, 1.0)[0]
-        range_ = (points - self.origin)[:, :2].norm(dim=1)
-        return distance < apart_at_rest(range_, self.rays)
+        low, high = body.amin(0) - 1, body.amax(0) + 1
+        world = self.world & ((self.points > low) & (self.points < high)).all(1)
+        world[rows] = False
+        if not bool(world.any()):
+            return 0.0
+        distance = Tree(self.points[world]).query(body, 1.0)[0]
+        range_ = (body - self.origin)[:, :2].norm(dim=1)
+        return float((distance < apart_at_rest(range_, self.rays)).double().mean())
 
     @property
     def noise(self) -> float:

