@@ -211,6 +211,7 @@ class Evidence:
         period: seconds from the source to the target.
         origin: position of the sensor, ``(3,)``.
         settings: settings of the detection.
+        still: points that no cluster holds; None if there are none.
         rays: spacing of the rays of the sensor and noise of its ranges.
         world: mask of the points on which no body arrives, ``(n,)``.
     """
@@ -223,6 +224,7 @@ class Evidence:
     period: float
     origin: Tensor
     settings: BodySettings
+    still: Tree | None
     rays: Rays
     world: Tensor
 
@@ -265,6 +267,7 @@ class Evidence:
             period=period,
             origin=origin,
             settings=settings,
+            still=Tree(points[still]) if bool(still.any()) else None,
             rays=rays,
             world=still if world is None else world,
         )
