@@ -37,8 +37,9 @@ _RISES, _WIDE, _LINE = 0.15, 0.7, 2.0
 #: The least gain of log-likelihood counts with the first number plus the second one times the ratio of
 #: the misfits: what explains almost all is less likely by chance.
 _SURE, _DOUBT = 0.4, 2.5
-#: Share of `BodySettings.explained` that counts if there is only one other sweep.
-_BY_ONE = 0.7
+#: Share of `BodySettings.explained`, and factor of the least gain of log-likelihood, that count if
+#: there is only one other sweep.
+_BY_ONE, _MORE = 0.7, 2.0
 #: A motion shows at the ends of a body alone if `Registration.firm` is smaller than the first number
 #: and the body is longer along its motion than across by the second one, and than the third number,
 #: metres. The ends are real if the surface does not go on within the fourth share of its length, beside
@@ -309,7 +310,9 @@ class Evidence:
         unit = self.noise**2 * count**0.75 / self.sizes(tracked.cluster)
         least = settings.gain * (1 + (speed / self.usual[tracked.cluster]).square()) * unit
         least = torch.where(self.flat[tracked.cluster], _LINE * least, least)
-        explained = settings.explained if count > 1 else _BY_ONE * settings.explained
+        explained = settings.explained
+        if count == 1:
+            explained, least = _BY_ONE * explained, _MORE * least
 
         def are_likely(misfit: Tensor, still: Tensor, least: Tensor) -> Tensor:
             doubt = _SURE + _DOUBT * misfit / still.clamp_min(1e-12)
