@@ -48,6 +48,8 @@ class Score:
     static_points: int = 0
     cars: list[int] = field(default_factory=lambda: [0] * len(RINGS))
     found: list[int] = field(default_factory=lambda: [0] * len(RINGS))
+    movers: int = 0
+    movers_found: int = 0
     false_movers: int = 0
     bodies: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -58,6 +60,8 @@ class Score:
         self.static_points += other.static_points
         self.cars = [a + b for a, b in zip(self.cars, other.cars)]
         self.found = [a + b for a, b in zip(self.found, other.found)]
+        self.movers += other.movers
+        self.movers_found += other.movers_found
         self.false_movers += other.false_movers
         self.bodies += other.bodies
         self.seconds += other.seconds
@@ -91,13 +95,17 @@ def score(residual: Tensor, instance: Tensor, sweep: Sweep, ego: Tensor, seconds
         int(still.sum()),
         seconds=[seconds],
     )
-    car = labels.dynamic & (classes == META_CLASSES.index("CAR"))
-    for thing in labels.instance[car].unique().tolist():
-        rows = car & (labels.instance == thing)
+    for thing in labels.instance[labels.dynamic].unique().tolist():
+        rows = labels.dynamic & (labels.instance == thing)
         if thing < 0 or int(rows.sum()) < FEWEST:
             continue
         away = float(distance[rows].mean())
         good = float((error[rows] < 0.5 * speed[rows]).double().mean()) >= 0.5
+        if away < RINGS[0][1]:
+            result.movers += 1
+            result.movers_found += good
+        if int(classes[rows][0]) != META_CLASSES.index("CAR"):
+            continue
         for k, (near, far) in enumerate(RINGS):
             if near <= away < far:
                 result.cars[k] += 1

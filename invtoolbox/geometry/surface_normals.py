@@ -41,12 +41,13 @@ class Surface:
         points: Tensor,
         times: Tensor | None = None,
         along: float = 0.02,
+        thickest: float = 1.0,
     ) -> Surface:
         """Build the tree and the covariances of points; see `covariances`."""
         return cls(
             points,
             Tree(append_times(points, times)),
-            covariances(points, times, along),
+            covariances(points, times, along, thickest=thickest),
         )
 
 
@@ -55,6 +56,7 @@ def covariances(
     times: Tensor | None = None,
     along: float = 0.005,
     rows: Tensor | None = None,
+    thickest: float = 1.0,
 ) -> Tensor:
     """Compute the covariance of each point about its surface, ``(M, 3, 3)``.
 
@@ -69,10 +71,12 @@ def covariances(
         times: times of measurement, seconds ``(M,)``; neighbours are then also sought in time.
         along: smallest variance across the surface.
         rows: numbers of the points to compute; all points by default.
+        thickest: largest variance across the surface. The neighbourhood of a point of a small body is
+            all of the body, which is as thick as it is wide, and still has a surface.
     """
     # C = I + (s - 1) n n^T: variance s along the normal and 1 across it.
     normal, thickness = normals(points, times, rows)
-    across = thickness.clamp_min(along)[:, None, None]
+    across = thickness.clamp(along, thickest)[:, None, None]
     outer = normal[:, :, None] * normal[:, None, :]
     return torch.eye(3, dtype=points.dtype, device=points.device) + (across - 1) * outer
 

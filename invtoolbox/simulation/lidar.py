@@ -19,6 +19,8 @@ from invtoolbox.simulation.world import CATEGORIES, Street
 #: A point faster than this in the world, in m/s, is dynamic: 0.05 m per sweep at 10 Hz, the
 #: threshold of Argoverse 2.
 DYNAMIC_SPEED = 0.5
+#: Distance, metres, at which a ray has met a drop of rain with the probability `SpinningLidar.stray`.
+_RAIN = 8.0
 #: Largest numbers of sweeps and points of a call: a typing error must not take all memory.
 MOST_SWEEPS, MOST_POINTS = 1_000_000, 1_000_000
 
@@ -44,6 +46,8 @@ class SpinningLidar:
         reach: largest measured range, metres.
         height: height above the ground, metres.
         tilt: mounting angles: roll (left side up) and pitch (nose down), degrees.
+        stray: probability that a ray meets a drop of rain within 8 m behind `near`. The flow of a
+            drop is unknown: its label is not valid.
 
     >>> SpinningLidar(rings=16, azimuths=360).directions.shape
     torch.Size([360, 16, 3])
@@ -59,11 +63,13 @@ class SpinningLidar:
     reach: float = 100.0
     height: float = 1.8
     tilt: tuple[float, float] = (0.0, 0.0)
+    stray: float = 0.0
 
     def __post_init__(self) -> None:
         check_range(self, "[1, inf)", "rings", "azimuths")
         check_range(self, "(0, inf]", "rate")
         check_range(self, "[0, inf]", "noise_std")
+        check_range(self, "[0, 1)", "stray")
         if not 0 <= self.dropout[0] <= self.dropout[1] <= 1:
             raise InputError(
                 f"the drop-out of a lidar must grow from 0 to 1 at most, got {self.dropout}"
@@ -198,6 +204,13 @@ class SimulatedSequence:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + k) % (1 << 62))
         noise, glitter = torch.randn(2, len(distance), generator=generator, dtype=torch.float64)
         luck = torch.rand(len(distance), generator=generator, dtype=torch.float64)
+        stray = torch.zeros(len(distance), dtype=torch.bool)
+        if lidar.stray > 0:
+            # P(drop nearer than r) = 1 - (1 - stray)^((r - near) / 8 m).
+            drop = torch.rand(len(distance), generator=generator, dtype=torch.float64)
+            drop = lidar.near + _RAIN * drop.log() / math.log1p(-lidar.stray)
+            stray = drop < distance.clamp(max=lidar.reach)
+            distance = torch.where(stray, drop, distance)
         hit = distance.isfinite() & (distance >= lidar.near)
         returns = (hit & (luck >= lidar.dropout_at(distance))).nonzero().squeeze(1)
         column, ring = returns // lidar.rings, returns % lidar.rings
@@ -214,6 +227,8 @@ class SimulatedSequence:
             else _transform_each(frames[column], points.double())
         )
         thing = street.owner[primitive[returns]]
+        # Drops belong to no thing: thing -1.
+        thing = thing.masked_fill(stray[returns], -1)
         labels = self._labels(k, points.double(), world, thing, columns[column], deskewed)
         glints = (1 + 0.05 * glitter[returns].float()).clamp(0.0, 2.0)
         intensity = street.reflectivity[primitive[returns]] * glints
@@ -238,7 +253,7 @@ class SimulatedSequence:
         before, between, after = (street.poses(self.time_of(k + step)) for step in range(3))
         later = world.clone()
         moving = torch.zeros(len(points), dtype=torch.bool)
-        for j in thing.unique().tolist():
+        for j in thing[thing >= 0].unique().tolist():
             if not torch.equal(before[j], between[j]) or not torch.equal(between[j], after[j]):
                 rows = (thing == j).nonzero().squeeze(1)
                 motion = _interpolate(between[j], after[j], share[rows]) @ inverse(
@@ -257,14 +272,15 @@ class SimulatedSequence:
             )
         else:
             target = _transform_each(inverse(_interpolate(following, last, share)), later)
-        instance = torch.full((len(street.things),), -1)
+        # The last row, number -1, belongs to drops of rain.
+        instance = torch.full((len(street.things) + 1,), -1)
         instance[street.labelled] = torch.arange(len(street.labelled))
-        category = torch.tensor([CATEGORIES.index(t.category) for t in street.things])
-        ground = torch.tensor([t.ground for t in street.things])
+        category = torch.tensor([*(CATEGORIES.index(t.category) for t in street.things), 0])
+        ground = torch.tensor([*(t.ground for t in street.things), False])
         dynamic = (later - world).norm(dim=1) > DYNAMIC_SPEED * period
         return FlowLabels(
             flow=(target - points).float(),
-            valid=torch.ones(len(points), dtype=torch.bool),
+            valid=thing >= 0,
             dynamic=dynamic,
             category=category[thing],
             categories=CATEGORIES,
@@ -275,7 +291,7 @@ class SimulatedSequence:
     def _boxes(self, k: int, thing: Tensor) -> Boxes:
         """Return the boxes of the objects that were hit, at the sweep's timestamp."""
         street = self.street
-        hit = [j for j in thing.unique().tolist() if street.things[j].size]
+        hit = [j for j in thing[thing >= 0].unique().tolist() if street.things[j].size]
         sizes = [street.things[j].size for j in hit]
         size = torch.tensor(sizes, dtype=torch.float64).reshape(-1, 3)
         middle = torch.zeros_like(size)

@@ -27,7 +27,9 @@ Body = tuple[tuple[Part, ...], tuple[float, float, float], str]
 
 
 @dataclass
-class _Builder:
+class Builder:
+    """Objects of a street under construction, with the draws that shape them."""
+
     random: Random
     things: list[Thing] = field(default_factory=list)
 
@@ -40,11 +42,13 @@ class _Builder:
         size: tuple[float, ...] = (),
         ground: bool = False,
     ) -> None:
+        """Add an object; its number makes its name unique."""
         self.things.append(
             Thing(f"{kind}-{len(self.things)}", parts, place, category, size, ground)
         )
 
     def between(self, low: float, high: float) -> float:
+        """Draw a number."""
         return self.random.uniform(low, high)
 
 
@@ -72,7 +76,7 @@ def random_town(
     if blocks < 1 or blocks % 2 == 0:
         raise InputError(f"a town needs an odd number of blocks per side, got {blocks}")
     check_range("random_town", "[0, inf)", traffic=traffic)
-    build = _Builder(Random(seed))
+    build = Builder(Random(seed))
     build.add("road", (Part("plane", reflectivity=0.12),), (0.0, 0.0, 0.0, 0.0), ground=True)
     lane = _speed(build.random, 5.5, 8.0)
     track = Track((0.0, 0.0), BLOCK / 2 + LANE, CORNER + LANE)
@@ -88,7 +92,7 @@ def random_town(
     return Street(tuple(build.things), ego, slope=(0.01, -0.005))
 
 
-def _block(build: _Builder, centre: tuple[float, float]) -> None:
+def _block(build: Builder, centre: tuple[float, float]) -> None:
     half = BLOCK / 2
     build.add(
         "pavement",
@@ -112,7 +116,7 @@ def _block(build: _Builder, centre: tuple[float, float]) -> None:
         _trees_and_posts(build, place)
         for slot in range(-3, 4):
             if build.random.random() < 0.6:
-                parts, size, category = _car(build)
+                parts, size, category = make_car(build)
                 build.add(
                     "parked",
                     parts,
@@ -122,7 +126,7 @@ def _block(build: _Builder, centre: tuple[float, float]) -> None:
                 )
 
 
-def _houses(build: _Builder, place: Placing) -> None:
+def _houses(build: Builder, place: Placing) -> None:
     along = -BLOCK / 2 + 5.0
     while along < BLOCK / 2 - 8.0:
         length = min(build.between(7.0, 15.0), BLOCK / 2 - 5.0 - along)
@@ -144,7 +148,7 @@ def _houses(build: _Builder, place: Placing) -> None:
         along += length + build.random.choice((0.0, 0.0, 2.5, 4.0))
 
 
-def _trees_and_posts(build: _Builder, place: Placing) -> None:
+def _trees_and_posts(build: Builder, place: Placing) -> None:
     along = -BLOCK / 2 + build.between(6.0, 10.0)
     while along < BLOCK / 2 - 5.0:
         radius, top = build.between(1.3, 2.1), build.between(4.6, 6.0)
@@ -166,7 +170,7 @@ def _trees_and_posts(build: _Builder, place: Placing) -> None:
 
 
 def _traffic(
-    build: _Builder, centre: tuple[float, float], traffic: float, ego: Route | None
+    build: Builder, centre: tuple[float, float], traffic: float, ego: Route | None
 ) -> None:
     def count(usual: float) -> int:
         return int(traffic * usual + build.random.random())
@@ -182,14 +186,16 @@ def _traffic(
     speed, first, clock = (ego.speed, ego.start, ego.clock) if ego else move(lane, 5.0, 9.0)
     number = min(count(6.5), 12)
     for k in range(1 if ego else 0, number):
-        parts, size, category = _truck(build) if build.random.random() < 0.15 else _car(build)
+        parts, size, category = (
+            make_truck(build) if build.random.random() < 0.15 else make_car(build)
+        )
         gap = lane.length / number
         start = first + k * gap + build.between(-0.3, 0.3) * (gap - 12.0)
         build.add("car", parts, Route(lane, speed, start, 0.0, clock), category, size)
     cycles = Track(centre, half + CYCLES, CORNER + CYCLES)
     speed, first, clock = move(cycles, 3.5, 6.0)
     for k in range(number := min(count(3.5), 40)):
-        parts, size, category = _cyclist(build)
+        parts, size, category = make_cyclist(build)
         build.add(
             "cyclist",
             parts,
@@ -201,7 +207,7 @@ def _traffic(
         pavement = Track(centre, half - inset, CORNER - inset, backwards)
         speed, first, clock = move(pavement, 0.9, 1.7)
         for k in range(number := min(count(6.0), 100)):
-            parts, size, category = _pedestrian(build)
+            parts, size, category = make_pedestrian(build)
             gap = pavement.length / number
             start = first + (k + build.between(0.0, 0.6)) * gap
             build.add("person", parts, Route(pavement, speed, start, KERB, clock), category, size)
@@ -216,7 +222,8 @@ def _speed(random: Random, low: float, high: float) -> Speed:
     return Speed(tuple(times), (cruise, cruise, 0.0, 0.0, cruise, cruise))
 
 
-def _car(build: _Builder) -> Body:
+def make_car(build: Builder) -> Body:
+    """Return a random car."""
     length, width, height = (
         build.between(3.8, 4.9),
         build.between(1.7, 1.95),
@@ -235,7 +242,8 @@ def _car(build: _Builder) -> Body:
     return (low, cabin), (length, width, height), "REGULAR_VEHICLE"
 
 
-def _truck(build: _Builder) -> Body:
+def make_truck(build: Builder) -> Body:
+    """Return a random lorry."""
     length, width, height = build.between(6.0, 8.0), 2.3, build.between(2.7, 3.3)
     load = Part(
         "box",
@@ -252,7 +260,8 @@ def _truck(build: _Builder) -> Body:
     return (load, cab), (length, width, height), "BOX_TRUCK"
 
 
-def _cyclist(build: _Builder) -> Body:
+def make_cyclist(build: Builder) -> Body:
+    """Return a random cyclist."""
     height = build.between(1.6, 1.85)
     cycle = Part("box", (0.85, 0.06, 0.4), (0.0, 0.0, 0.45), 0.3)
     rider = Part(
@@ -264,7 +273,8 @@ def _cyclist(build: _Builder) -> Body:
     return (cycle, rider), (1.7, 0.5, height), "BICYCLIST"
 
 
-def _pedestrian(build: _Builder) -> Body:
+def make_pedestrian(build: Builder) -> Body:
+    """Return a random person on foot."""
     height, radius = build.between(1.5, 1.9), build.between(0.2, 0.28)
     body = Part(
         "cylinder",

@@ -14,10 +14,17 @@ from torch import Tensor
 
 from invtoolbox.geometry.rigid import inverse, transform
 from invtoolbox.geometry.surface_normals import normals
-from invtoolbox.jobs.flow.clusters import clusters, height_above, links, translations
+from invtoolbox.jobs.flow.clusters import (
+    are_alone,
+    clusters,
+    height_above,
+    links,
+    translations,
+)
 from invtoolbox.jobs.flow.evidence import BodySettings as BodySettings
 from invtoolbox.jobs.flow.evidence import Evidence, Registration, apart_at_rest
 from invtoolbox.jobs.flow.pair import Pair
+from invtoolbox.jobs.flow.sensor import Rays
 from invtoolbox.jobs.flow.tracks import register
 from invtoolbox.jobs.flow.window import Neighbour
 from invtoolbox.kernels.points.nearest import Tree
@@ -32,12 +39,18 @@ _TALLEST = 4.5
 _TALL, _NARROW = 2.2, 1.0
 #: Share of the points of a cluster whose height counts.
 _MOST = 0.95
-#: Smallest vertical extent of a body, metres, less two distances of neighbouring lines of the lidar,
-#: metres per metre of range: a single line near the sensor is an edge that other sweeps miss.
-_RISE, _LINES_PER_RANGE = 0.4, 0.02
-#: Gaps of clusters, metres and metres per metre of range, see `clusters`. Clusters that hardly move,
-#: or are too large, are divided by the second gap: a body may touch what stands still.
-_GAPS = ((0.45, 0.012), (0.25, 0.008))
+#: Smallest vertical extent of a body, metres, less two distances of neighbouring lines of the lidar:
+#: a single line near the sensor is an edge that other sweeps miss.
+_RISE, _LINES = 0.4, 2.1
+#: Gaps of clusters, metres and in distances of neighbouring rays, see `clusters`. Clusters that
+#: hardly move, or are too large, are divided by the second gap: a body may touch what stands still.
+_GAPS = ((0.45, 1.6), (0.25, 1.05))
+#: Gaps of the parts of clusters without a motion of their own, or with one that leaves more than the
+#: second number of the misfit at rest; they must gain more than the whole by the third number, and
+#: are people and riders, no larger than the fourth one, metres.
+_FINEST, _WEAK, _DIVIDED, _LARGEST = (0.15, 0.8), 0.25, 1.1, 2.0
+#: Factor of the least gain of log-likelihood of a part, and its smallest number of points.
+_STRICT, _FEWEST = 2.0, 12
 #: Largest time of a sweep that bodies are found with, in periods from the source. Tracks are
 #: continued to all sweeps, with the second number as the scale of the robust misfit, metres.
 _SOON, _CLOSE = 2.5, 0.3
@@ -63,6 +76,15 @@ class Bodies:
     flow: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class _Body:
+    """Rows of the points of a body, its motion, and the sum of the misfits that the motion removes."""
+
+    rows: Tensor
+    motion: Tensor
+    gain: float
+
+
 def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     """Find the moving bodies of the source of a pair, by the other sweeps of its window.
 
@@ -79,12 +101,16 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     if not len(points):
         return nothing_moves
     here = None if pair.scans is None else pair.scans[0]
-    height = height_above(points, pair.ground) if here is None else here.own.height
-    scans = _scans(pair, settings)
+    if here is None:
+        rays = Rays.of(torch.cat([points, pair.ground]) - pair.origin)
+        height = height_above(points, pair.ground)
+        height = height.masked_fill(are_alone(points, pair.origin, rays), torch.inf)
+    else:
+        rays, height = here.own.rays, here.own.height
+    scans = _scans(pair, settings, rays)
     # Without later sweeps the near ones are as many, and so older by a period.
     is_past = all(scan.step < 0 for scan in scans)
-    near_time = _SOON + 1 if is_past else _SOON
-    soon = [scan for scan in scans if abs(scan.step) <= near_time]
+    soon = [scan for scan in scans if abs(scan.step) <= _SOON + is_past]
     if not soon:
         return nothing_moves
     # A thing at rest has points of other sweeps at about the distance of neighbouring rays, so the
@@ -92,51 +118,114 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     range_ = (points - pair.origin)[:, :2].norm(dim=1)
     away = torch.stack(
         [scan.query(points, 1.0)[0].clamp_max(1.0) for scan in (soon[0], soon[-1])]
-    ) / apart_at_rest(range_)
-    members: list[Tensor] = []
+    ) / apart_at_rest(range_, rays)
     edges = links(points[height < settings.reach, :2].double())
-    for gap, gap_per_range in _GAPS:
+
+    def suspects(
+        gap: float, spacings: float, out: Sequence[Tensor], settings: BodySettings = settings
+    ) -> list[Tensor]:
         labels = clusters(
             points,
             height,
             gap,
             settings.reach,
-            gap_per_range=gap_per_range,
+            gap_per_range=spacings * rays.spacing,
             origin=pair.origin,
             edges=edges,
         )
-        # A suspect is not divided further.
-        if members:
-            labels[torch.cat(members)] = -1
-        members += _suspects(points, height, labels, away, range_, settings)
+        if out:
+            labels[torch.cat(list(out))] = -1
+        return _suspects(points, height, labels, away, range_ * rays.lines, settings)
+
+    # A suspect is not divided further.
+    members = suspects(*_GAPS[0], ())
+    members += suspects(*_GAPS[1], members)
     if not members:
         return nothing_moves
-    evidence = Evidence.of(points, members, pair.period, pair.origin, settings)
     times = None
     if pair.times is not None and all(scan.times is not None for scan in scans):
         times = pair.times[0]
-    # Every hypothesis is refined in the sweeps that are near in time, and the likeliest one of each
-    # cluster is continued to all sweeps.
-    cluster, initial = _hypotheses(evidence, soon)
-    # Both registrations take the surfaces of the source, at the points of the clusters.
-    rows = torch.cat(members).unique()
-    normal, thickness = torch.zeros_like(points), torch.ones_like(range_)
+    # All registrations take the surfaces of the source, at the points of clusters.
+    surface = torch.zeros_like(points), torch.ones_like(range_)
+    low = (height < settings.reach).nonzero().squeeze(1)
     if settings.plane and here is not None:
         rows = here.own.below(settings.reach + _HIGHER)[0]
-        low = here.below(settings.reach + _HIGHER, pair.ground)
-        normal[rows], thickness[rows] = low.surface(times is not None)
+        sides = here.below(settings.reach + _HIGHER, pair.ground, rays).surface(times is not None)
+        surface[0][rows], surface[1][rows] = sides
     elif settings.plane:
-        normal[rows], thickness[rows] = normals(points, times, rows)
-    surface = (normal, thickness)
+        surface[0][low], surface[1][low] = normals(points, times, low)
+    bodies, weak = _follow(
+        Evidence.of(points, members, pair.period, pair.origin, settings, rays),
+        soon,
+        scans,
+        times,
+        surface,
+    )
+    # People in a crowd, or beside a car, are one cluster without a motion of its own. It is divided,
+    # and its parts are bodies if they gain more than the whole.
+    sure = [body for body in bodies if not any(body is other for other in weak)]
+    tried = {(len(rows), int(rows.min())) for rows in members}
+    # A wall has many parts, of which some fit another place by chance.
+    strict = replace(
+        settings,
+        gain=_STRICT * settings.gain,
+        largest=min(_LARGEST, settings.largest),
+        fewest=max(_FEWEST, settings.fewest),
+    )
+    parts = [
+        rows
+        for rows in suspects(*_FINEST, [body.rows for body in sure], strict)
+        if (len(rows), int(rows.min())) not in tried
+    ]
+    if parts:
+        world = torch.ones(len(points), dtype=torch.bool, device=points.device)
+        for body in bodies:
+            world[body.rows] = False
+        evidence = Evidence.of(points, parts, pair.period, pair.origin, strict, rays, world)
+        pieces, _ = _follow(evidence, soon, scans, times, surface)
+        for body in weak:
+            own = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+            own[body.rows] = True
+            inside = [piece for piece in pieces if bool(own[piece.rows].all())]
+            divided = sum(piece.gain for piece in inside) > _DIVIDED * body.gain
+            sure += inside if divided else [body]
+            pieces = [piece for piece in pieces if not any(piece is part for part in inside)]
+        sure += pieces
+    else:
+        sure += weak
+    return _with_fragments(points, height, scans, _label(points, sure))
+
+
+def _follow(
+    evidence: Evidence,
+    soon: Sequence[Neighbour],
+    scans: Sequence[Neighbour],
+    times: Tensor | None,
+    surface: tuple[Tensor, Tensor],
+) -> tuple[list[_Body], list[_Body]]:
+    """Return the clusters that move, and those among them that one motion explains badly.
+
+    Every hypothesis is refined in the sweeps that are near in time, and the likeliest one of each
+    cluster is continued to all sweeps.
+
+    Args:
+        evidence: clusters that may move.
+        soon: sweeps that are near in time.
+        scans: all sweeps.
+        times: times of the points, see `register`.
+        surface: surfaces of the source, see `register`.
+    """
+    cluster, initial = _hypotheses(evidence, soon)
+    is_past = all(scan.step < 0 for scan in scans)
     tracked = register(evidence, soon, times, surface, cluster=cluster, initial=initial)
     tracked = tracked.take(evidence.likeliest(tracked))
 
     def accept(scans: Sequence[Neighbour], tracks: Registration) -> Tensor:
         # A body must not end on the still world; what has only been seen in the past begins there.
-        motion = inverse(tracks.motion) if is_past else tracks.motion
-        return evidence.accept(scans, replace(tracks, motion=motion))
+        past = replace(tracks, motion=inverse(tracks.motion))
+        return evidence.accept(scans, past if is_past else tracks)
 
-    accepted = accept(soon, tracked)
+    accepted, motion = accept(soon, tracked), tracked.motion
     if len(scans) > len(soon):
         longer = register(
             evidence,
@@ -148,21 +237,26 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
             scale=_CLOSE,
         )
         # A track that leaves the body in the near sweeps fits something else in far ones.
-        near = torch.tensor([abs(scan.step) <= near_time for scan in scans], device=points.device)
+        near = torch.tensor([scan in soon for scan in scans], device=cluster.device)
         misfit = longer.misfit[:, near].mean(1)
         accepted_longer = accept(scans, longer) & (
-            misfit < 1.1 * tracked.misfit.mean(1) + 0.1 * settings.noise**2
+            misfit < 1.1 * tracked.misfit.mean(1) + 0.1 * evidence.noise**2
         )
         # More sweeps determine the motion better, and find bodies that few sweeps do not show.
-        motion = torch.where(accepted_longer.view(-1, 1, 1), longer.motion, tracked.motion)
-        tracked = replace(tracked, motion=motion)
+        motion = torch.where(accepted_longer.view(-1, 1, 1), longer.motion, motion)
         accepted = accepted_longer | accepted
-    bodies = _move_accepted(evidence, tracked, accepted)
-    return _with_fragments(points, height, scans, bodies)
+    misfit, still = tracked.misfit.sum(1), tracked.still.sum(1)
+    gain = evidence.sizes(tracked.cluster) * (still - misfit)
+    bodies, weak = [], []
+    for j in accepted.nonzero().squeeze(1).tolist():
+        bodies.append(_Body(evidence.members[int(tracked.cluster[j])], motion[j], float(gain[j])))
+        if misfit[j] > _WEAK * still[j]:
+            weak.append(bodies[-1])
+    return bodies, weak
 
 
-def _scans(pair: Pair, settings: BodySettings) -> list[Neighbour]:
-    """Return the other sweeps of the window in the order of time, without high points."""
+def _scans(pair: Pair, settings: BodySettings, rays: Rays) -> list[Neighbour]:
+    """Return the other sweeps of the window in the order of time, without high and stray points."""
     scans = []
     # The pair is in the frame of the target, whose sensor is the origin.
     times = None if pair.times is None else pair.times[1]
@@ -170,7 +264,9 @@ def _scans(pair: Pair, settings: BodySettings) -> list[Neighbour]:
     if target is None:
         target = Neighbour(pair.target, 1.0, times, torch.zeros_like(pair.origin))
     for sweep in (target, *pair.window):
-        low = sweep.below(settings.reach + _HIGHER, pair.ground) if len(sweep.points) else sweep
+        low = sweep
+        if len(sweep.points):
+            low = sweep.below(settings.reach + _HIGHER, pair.ground, rays)
         if len(low.points):
             scans.append(low)
     return sorted(scans, key=lambda scan: scan.step)
@@ -181,7 +277,7 @@ def _suspects(
     height: Tensor,
     labels: Tensor,
     away: Tensor,
-    range_: Tensor,
+    apart: Tensor,
     settings: BodySettings,
 ) -> list[Tensor]:
     """Return the rows of the points of every cluster that can be a body and may move.
@@ -191,7 +287,7 @@ def _suspects(
         height: their heights.
         labels: their clusters.
         away: their distances from some of the sweeps, in units of the distance of a thing at rest.
-        range_: their distances from the sensor in the plane.
+        apart: distances of neighbouring lines of the lidar there, metres.
         settings: settings of the detection.
     """
     # Sorted by label, each cluster is a run of rows, after the run of the label -1. The first checks
@@ -207,7 +303,7 @@ def _suspects(
         # A point of a wire or a branch above a person does not make it a post.
         slender = float(height[rows].quantile(_MOST)) > _TALL and extent < _NARROW
         rise = float(height[rows].max() - height[rows].min())
-        flat = rise < _RISE - _LINES_PER_RANGE * float(range_[rows].mean())
+        flat = rise < _RISE - _LINES * float(apart[rows].mean())
         if extent <= settings.largest and not slender and not flat:
             suspects.append(rows)
     return suspects
@@ -266,16 +362,16 @@ def _hypotheses(evidence: Evidence, scans: Sequence[Neighbour]) -> tuple[Tensor,
     }
 
 
-def _move_accepted(evidence: Evidence, tracked: Registration, accepted: Tensor) -> Bodies:
-    """Return the accepted bodies with the motion to the target."""
-    points = evidence.points
+def _label(points: Tensor, bodies: Sequence[_Body]) -> Bodies:
+    """Return bodies with their numbers and the flow of their points."""
     label, flow = torch.full((len(points),), -1, device=points.device), torch.zeros_like(points)
-    rows = accepted.nonzero().squeeze(1)
-    for number, j in enumerate(rows.tolist()):
-        inside = evidence.members[int(tracked.cluster[j])]
-        label[inside] = number
-        flow[inside] = transform(tracked.motion[j], points[inside]) - points[inside]
-    return Bodies(label, tracked.motion[rows], flow)
+    motion = points.new_zeros(0, 4, 4)
+    if bodies:
+        motion = torch.stack([body.motion for body in bodies])
+    for number, body in enumerate(bodies):
+        label[body.rows] = number
+        flow[body.rows] = transform(body.motion, points[body.rows]) - points[body.rows]
+    return Bodies(label, motion, flow)
 
 
 def _with_fragments(

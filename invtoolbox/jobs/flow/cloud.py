@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.geometry.surface_normals import append_times, normals
-from invtoolbox.jobs.flow.clusters import height_above
+from invtoolbox.jobs.flow.clusters import are_alone, height_above
+from invtoolbox.jobs.flow.sensor import Rays
 from invtoolbox.kernels.points.nearest import Tree
 
 
@@ -34,9 +35,15 @@ class Cloud:
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
+    def rays(self) -> Rays:
+        """Rays of the sensor, and the noise of its ranges."""
+        return Rays.of(torch.cat([self.points, self.ground]))
+
+    @cached_property
     def height(self) -> Tensor:
-        """Heights of the points above the ground, ``(n,)``."""
-        return height_above(self.points, self.ground)
+        """Heights of the points above the ground, ``(n,)``; infinite for stray points."""
+        height = height_above(self.points, self.ground)
+        return height.masked_fill(are_alone(self.points, torch.zeros(3), self.rays), torch.inf)
 
     def below(self, height: float) -> tuple[Tensor, Cloud]:
         """Return the rows of the points below a height, and their cloud."""

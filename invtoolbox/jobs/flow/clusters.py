@@ -15,11 +15,18 @@ from scipy.spatial import Delaunay
 from torch import Tensor
 
 from invtoolbox.core.sparse_graph import connected_components
+from invtoolbox.jobs.flow.ground import ground as open_ground
 from invtoolbox.jobs.flow.ground import lowest_surface
+from invtoolbox.jobs.flow.sensor import Rays
 from invtoolbox.kernels.points.nearest import Tree
 
 #: Number of points of the ground whose median is the height of the ground.
 _GROUND_POINTS = 9
+#: Height of the lowest ceilings above the ground, metres.
+_CEILING = 2.0
+#: Largest distance of the second neighbour of a point, metres at the sensor, and in distances of
+#: neighbouring rays; drops of rain are farther apart, and are less than the last share of the points.
+_ALONE, _ALONE_SPACINGS, _MANY = 0.05, 4.0, 0.35
 
 
 def height_above(points: Tensor, ground: Tensor) -> Tensor:
@@ -27,6 +34,8 @@ def height_above(points: Tensor, ground: Tensor) -> Tensor:
 
     The height of the ground is the median of the nine points of the ground that are nearest in the
     plane. Without ground points, the lowest surface of the points themselves takes their place.
+    Points of a ceiling, the ground of the points upside down, are infinitely high: it connects all
+    things below it.
 
     Args:
         points: points, ``(n, 3)``, with the sensor near the origin.
@@ -40,7 +49,28 @@ def height_above(points: Tensor, ground: Tensor) -> Tensor:
         return points[:, 2] - points[:, 2].quantile(0.05)
     # A median, because single points of the ground may be the feet of things.
     nearest = Tree(ground[:, :2]).neighbours(points[:, :2], _GROUND_POINTS)
-    return points[:, 2] - ground[:, 2].to(points)[nearest].median(1).values
+    height = points[:, 2] - ground[:, 2].to(points)[nearest].median(1).values
+    ceiling = open_ground(points * points.new_tensor([1.0, -1.0, -1.0])) & (height > _CEILING)
+    return height.masked_fill(ceiling, torch.inf)
+
+
+def are_alone(points: Tensor, origin: Tensor, rays: Rays) -> Tensor:
+    """Return which points lie on no surface, like drops of rain, bool ``(n,)``.
+
+    The rays beside the one of such a point meet something else. In a cloud most of whose points are
+    apart, because it was thinned, no point counts as alone.
+
+    Args:
+        points: points, ``(n, 3)``.
+        origin: position of the sensor, ``(3,)``.
+        rays: spacing of the rays of the sensor.
+    """
+    if len(points) < 3:
+        return torch.zeros_like(points[:, 0], dtype=torch.bool)
+    second = points[Tree(points).neighbours(points, 3)[:, -1]]
+    limit = _ALONE + _ALONE_SPACINGS * rays.spacing * (points - origin).norm(dim=1)
+    alone = (second - points).norm(dim=1) > limit
+    return alone & (alone.double().mean() < _MANY)
 
 
 def links(points: Tensor) -> tuple[Tensor, Tensor]:

@@ -73,7 +73,7 @@ class IcpFlow:
 
     bodies: BodySettings = field(
         default_factory=lambda: BodySettings(
-            fewest=15, plane=False, explained=0.84, gain=15.0, noise=0.05
+            fewest=15, plane=False, explained=1.0, gain=15.0, noise=0.05
         )
     )
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.rigid import transform
+from invtoolbox.geometry.rigid import inverse, rigid, transform
 from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.jobs.flow.cloud import Cloud
 from invtoolbox.jobs.flow.ego_motion import Deskew, How, When, deskewing, ego_motion
 from invtoolbox.jobs.flow.ground import Ground, ground
-from invtoolbox.jobs.flow.sensor import find_sensor
+from invtoolbox.jobs.flow.sensor import find_level, find_sensor
 
 #: Smallest number of measurements of a sweep.
 _FEWEST = 10
@@ -95,7 +95,8 @@ class PreparedSweep:
 
     Attributes:
         sweep: the sweep, with N points relative to the sensor.
-        origin: place of the sensor in the frame that the points were given in, float64 ``(3,)``.
+        origin: level frame of the sensor in the frame that the points were given in, float64
+            ``(4, 4)``; its axes differ if the ground is tilted by more than 6 degrees.
         deskew: deskewing, or None.
         ground: points on the ground, bool ``(N,)``.
         index: rows of the n points that are measurements, not on the ground and in range, int64
@@ -114,6 +115,8 @@ class PreparedSweep:
 @dataclass(frozen=True, eq=False)
 class PreparedPair:
     """Two prepared sweeps in one frame: n and m of the N and M points of the sweeps.
+
+    All places are in the level frame of the sensor, `origin`.
 
     Attributes:
         first: the first sweep.
@@ -159,13 +162,13 @@ class PreparedPair:
 
     @property
     def origin(self) -> Tensor:
-        """Place of the sensor in the frame that the points were given in, float64 ``(3,)``."""
+        """Level frame of the sensor in the frame that the points were given in, ``(4, 4)``."""
         return self.first.origin
 
     @property
     def given_ego_motion(self) -> Tensor:
         """E in the frame that the points were given in."""
-        return _around(self.ego_motion, -self.origin)
+        return _in_frame(self.ego_motion, inverse(self.origin))
 
     def flow(self, residual: Tensor) -> Tensor:
         """Return the flow of every point of the first sweep, float32 ``(N, 3)`` in metres.
@@ -192,6 +195,7 @@ class PreparedPair:
         if deskew is not None:
             flow = deskew.undo(flow)
         flow -= points
+        flow = flow @ self.origin[:3, :3].T
         flow[~self.valid] = torch.nan
         return flow.float()
 
@@ -223,10 +227,10 @@ def prepare_pair(
     """
     preparation = preparation or Preparation()
     notes: list[str] = []
-    origin = sensor_origin(source, preparation, notes)
+    origin = sensor_frame(source, preparation, notes)
     source, target = from_sensor(source, origin), from_sensor(target, origin)
     if guess is not None:
-        guess = _around(guess, origin)
+        guess = _in_frame(guess, origin)
     for sweep in (source, target):
         check_sweep(sweep)
     relation = relate(source, target, preparation, notes, guess)
@@ -282,7 +286,18 @@ def relate(
     return Relation(matrix, (deskews[0], deskews[1]), period)
 
 
-def sensor_origin(sweep: Sweep, preparation: Preparation, notes: list[str]) -> Tensor:
+def sensor_frame(sweep: Sweep, preparation: Preparation, notes: list[str]) -> Tensor:
+    """Return the level frame of the sensor, float64 ``(4, 4)``; see `Preparation`."""
+    place = _sensor_origin(sweep, preparation, notes)
+    points = sweep.points[sweep.finite].double() - place
+    level = find_level(points)
+    if bool(level[2, 2] < 1):
+        tilt = math.degrees(math.acos(float(level[2, 2])))
+        notes.append(f"the ground is tilted by {tilt:.0f} degrees in the frame of the points")
+    return rigid(level, place)
+
+
+def _sensor_origin(sweep: Sweep, preparation: Preparation, notes: list[str]) -> Tensor:
     """Return the place of the sensor, float64 ``(3,)``; see `Preparation`."""
     if preparation.sensor_origin is not None:
         return torch.tensor(preparation.sensor_origin, dtype=torch.float64)
@@ -311,8 +326,13 @@ def sensor_origin(sweep: Sweep, preparation: Preparation, notes: list[str]) -> T
 
 
 def from_sensor(sweep: Sweep, origin: Tensor) -> Sweep:
-    """Return a sweep in the frame of the sensor, whose axes stay."""
-    if not bool(origin.any()):
+    """Return a sweep in the level frame of the sensor.
+
+    Args:
+        sweep: sweep.
+        origin: the frame, ``(4, 4)``.
+    """
+    if is_identity(origin):
         return replace(sweep, points=sweep.points.float())
     # Coordinates of the size x have the spacing eps x, for example 0.06 m at 10^6 m in float32.
     points = sweep.points[sweep.finite]
@@ -322,25 +342,25 @@ def from_sensor(sweep: Sweep, origin: Tensor) -> Sweep:
             f"{sweep.source}: coordinates this large are rounded to {grain:.2g} m as {points.dtype}"
             " numbers; give them in float64, or in the sensor's own frame with its pose"
         )
-    away = torch.eye(4, dtype=torch.float64)
-    away[:3, 3] = origin
-    # Rows that are no measurements stay as they are. If points lose the origin o, the pose P becomes
-    # P T(o), with the translation T, so that the places in the world stay.
+    # Rows that are no measurements stay as they are. If the points p become F^-1 p, the pose P becomes
+    # P F, so that the places in the world stay.
     points = sweep.points.double()
-    points = torch.where(sweep.finite[:, None], points - origin, points)
+    points = torch.where(sweep.finite[:, None], transform(inverse(origin), points), points)
     return replace(
         sweep,
         points=points.float(),
-        pose=None if sweep.pose is None else sweep.pose.double() @ away,
+        pose=None if sweep.pose is None else sweep.pose.double() @ origin,
     )
 
 
-def _around(motion: Tensor, origin: Tensor) -> Tensor:
-    """Return a motion in the frame with the same axes around another origin."""
-    # p' = R p + t with p = q + o becomes q' = R q + (t + R o - o).
-    around = motion.double().clone()
-    around[:3, 3] += motion[:3, :3].double() @ origin - origin
-    return around
+def is_identity(frame: Tensor) -> bool:
+    """Return whether a frame ``(4, 4)`` is that of the points."""
+    return torch.equal(frame, torch.eye(4).to(frame))
+
+
+def _in_frame(motion: Tensor, frame: Tensor) -> Tensor:
+    """Return a motion in another frame: p = F q turns p' = M p into q' = F^-1 M F q."""
+    return motion.double() if is_identity(frame) else inverse(frame) @ motion.double() @ frame
 
 
 def check_sweep(sweep: Sweep) -> None:
@@ -462,7 +482,7 @@ def prepare_sweep(
 
     Args:
         sweep: the sweep in the frame of its sensor.
-        origin: place of the sensor in the frame that the points were given in.
+        origin: level frame of the sensor in the frame that the points were given in.
         deskew: deskewing, or None.
         preparation: settings.
         notes: notes are appended to this list.

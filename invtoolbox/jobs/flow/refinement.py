@@ -186,6 +186,21 @@ class Refinement:
         sums = self._sums(columns)
         return sums / self.sizes.view(-1, *[1] * (sums.ndim - 1))
 
+    def firmness(self, way: Tensor) -> Tensor:
+        """Return the share of each body's normals that lies along its motion, ``(h,)``.
+
+        It is the mean of (1 - s) (n u)^2 over the points, with their normals n, the variances s
+        across their surfaces, and the direction u of the motion: the normal matrix of the
+        registration along u. A motion along a flat surface has 0, because the surface looks the
+        same everywhere.
+
+        Args:
+            way: displacements of the points, ``(P, 3)``.
+        """
+        ahead = torch.nn.functional.normalize(self._sums(way), dim=1).to(way)[self.body]
+        along = (1 - self.across) * (self.normals * ahead).sum(1).square()
+        return self.means(along).to(way)
+
     def moved(self, tracks: Tracks) -> Tensor:
         """Return the places of the points at all times, ``(P, K, 3)``."""
         return self._arms(tracks)[1]

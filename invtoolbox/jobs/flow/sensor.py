@@ -1,12 +1,16 @@
-"""Place of a lidar in the frame of its points, from the geometry of its rays."""
+"""Place and tilt of a lidar in the frame of its points, spacing of its rays, noise of its ranges."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
+
+from invtoolbox.geometry.rigid import rotation
+from invtoolbox.kernels.points.nearest import Tree
 
 #: Width of a bin of elevation, radians, and number of bins over which a density is smooth.
 _BIN, _SMOOTH = math.radians(0.1), 9
@@ -23,6 +27,125 @@ _ALL = (1.0, math.inf, 40_000)
 #: spacing; and the last step of the refinement.
 _HEIGHTS, _HEIGHT_STEP = (-1.5, 4.5), 0.05
 _SIDE, _SIDE_STEP, _LAST_STEP = 3.0, 0.15, 0.01
+
+#: Number of points below which the rays are not estimated, number of points that are looked at,
+#: number of neighbours of each of them, and side of the squares of directions, radians.
+_FEWEST_RAYS, _LOOKED_AT, _AROUND, _SQUARE = 1000, 4000, 9, 0.06
+#: Smallest and largest noise of ranges that is believed, metres.
+_NOISE = (0.005, 0.1)
+#: Tilt up to which the frame of the points counts as level, and largest tilt that is sought, radians.
+_LEVEL, _STEEPEST = math.radians(6.0), math.radians(35.0)
+#: Ranges of the points that show the ground, metres, number of them, and number of planes tried.
+_FLOOR, _PLANES = (2.0, 20.0, 4000), 300
+#: Heights of a sensor above the ground, and thickness of the ground, metres.
+_MOUNTED, _THICK = (0.3, 4.0), 0.1
+#: Least share of the points on the ground, and largest share below it.
+_ON, _BELOW = 0.3, 0.02
+
+
+def find_level(points: Tensor) -> Tensor:
+    """Find the axes of a sensor's level frame, whose z is the normal of the ground near the sensor.
+
+    The ground is the plane of three points that most points lie on and almost none below (random
+    sample consensus). Frames tilted by less than 6 degrees count as level.
+
+    Args:
+        points: finite points ``(N, 3)``, metres, with the sensor at the origin.
+
+    Returns:
+        Rotation from the level frame to that of the points, float64 ``(3, 3)``; the identity if the
+        frame is level, or shows no ground.
+    """
+    level = torch.eye(3, dtype=torch.float64)
+    points = points.double()
+    points = _choose(points, points.norm(dim=1), *_FLOOR)
+    if len(points) < 500:
+        return level
+    generator = torch.Generator().manual_seed(0)
+    a, b, c = points[torch.randint(len(points), (3, _PLANES), generator=generator)]
+    normal = torch.linalg.cross(b - a, c - a)
+    normal = torch.nn.functional.normalize(normal, dim=1) * normal[:, 2:].sign()
+    height = -(normal * a).sum(1)
+    upright = normal[:, 2] > math.cos(_STEEPEST)
+    upright &= (height > _MOUNTED[0]) & (height < _MOUNTED[1])
+    if not bool(upright.any()):
+        return level
+    normal, height = normal[upright], height[upright]
+    # The planes n x + h = 0.
+    above = points @ normal.T + height
+    best = int((above.abs() < _THICK).sum(0).argmax())
+    on_it = above[:, best].abs() < _THICK
+    share, below = float(on_it.double().mean()), float((above[:, best] < -0.3).double().mean())
+    # z = p x + q y + r by least squares has the normal (-p, -q, 1).
+    x, y, z = points[on_it].T
+    columns = torch.stack([x, y, torch.ones_like(x)], 1)
+    p, q, _ = torch.linalg.lstsq(columns, z[:, None]).solution[:, 0].tolist()
+    tilt = math.atan(math.hypot(p, q))
+    if share < _ON or below > _BELOW or tilt < _LEVEL:
+        return level
+    # The shortest rotation from z to the normal turns about the axis z x n = (q, -p, 0).
+    axis = torch.tensor([q, -p, 0.0], dtype=torch.float64)
+    return rotation(axis / axis.norm() * tilt)
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Spacing of the rays of a lidar, and noise of its ranges.
+
+    Attributes:
+        beside: angle between a ray and the nearest ones, radians.
+        spacing: square root of the solid angle per ray, radians: the geometric mean of `beside` and
+            of the angle between lines.
+        noise: standard deviation of ranges, metres.
+    """
+
+    beside: float = 0.0061
+    spacing: float = 0.0068
+    noise: float = 0.02
+
+    @property
+    def lines(self) -> float:
+        """Angle between neighbouring lines, radians."""
+        return self.spacing**2 / self.beside
+
+    @classmethod
+    def of(cls, points: Tensor) -> Rays:
+        """Estimate them from the points of a sweep, of which no order and no rings are required.
+
+        Args:
+            points: points ``(N, 3)``, metres, with the sensor at the origin; the usual values are
+                returned for fewer than 1,000.
+
+        >>> turn, up = torch.meshgrid(0.01 * torch.arange(600), 0.02 * torch.arange(20), indexing="ij")
+        >>> sight = torch.stack([up.cos() * turn.cos(), up.cos() * turn.sin(), up.sin()], -1)
+        >>> rays = Rays.of(10 * sight.flatten(0, 1))
+        >>> round(rays.beside, 3), round(rays.lines, 2)
+        (0.01, 0.02)
+        """
+        reach = points.double().norm(dim=1)
+        points, reach = points[reach > 1.0].double(), reach[reach > 1.0]
+        if len(points) < _FEWEST_RAYS:
+            return cls()
+        sight = points / reach[:, None]
+        # Squares of equal solid angle that hold points: (azimuth, sine of elevation).
+        azimuth = torch.atan2(sight[:, 1], sight[:, 0])
+        squares = (torch.stack([azimuth, sight[:, 2]], 1) / _SQUARE).floor().long()
+        area = len((squares[:, 0] * 1000 + squares[:, 1]).unique()) * _SQUARE**2
+        spacing = math.sqrt(area / len(points))
+        some = sight[:: max(1, len(sight) // _LOOKED_AT)]
+        near = Tree(sight).neighbours(some, _AROUND)
+        # The nearest one is the point itself; of two rays beside it one may have no return.
+        beside = float((sight[near[:, 2]] - some).norm(dim=1).median())
+        # Points r u of a plane n x = d satisfy 1 / r = u (n / d), with the direction u. The residuals
+        # of this least-squares fit, times r^2, are the noise of r, whatever the slope of the plane.
+        u, inverse_range = sight[near], 1 / reach[near]
+        normal = u.transpose(1, 2) @ u + 1e-7 * torch.eye(3).to(u)
+        plane = torch.linalg.solve(normal, u.transpose(1, 2) @ inverse_range[..., None])
+        error = (inverse_range - (u @ plane).squeeze(2)) * reach[near].square()
+        # The lower quartile, because edges have large residuals; for chi^2 with 6 degrees of freedom
+        # it is 0.58 of the mean.
+        variance = float((error.square().sum(1) / (_AROUND - 3)).quantile(0.25)) / 0.58
+        return cls(beside, max(spacing, beside), min(max(variance**0.5, _NOISE[0]), _NOISE[1]))
 
 
 def find_sensor(points: Tensor, start: Tensor) -> Tensor | None:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from invtoolbox.core.content import digest
 from invtoolbox.core.guards import check_range
 from invtoolbox.datasets.sweeps.flow_files import residual_flow
@@ -154,8 +157,8 @@ def flow_sequence(
     # A sensor keeps its place in its frame, so it is sought once, in the first sweep that is whole.
     pace, shared = None, preparation
     if estimate is None:
-        shared, notes = settle_first(opened, preparation or Preparation())
-        pace = Pace(window, latency, notes, uuid.uuid4().hex)
+        shared = preparation or Preparation()
+        pace = Pace(window, latency, *settle_first(opened, shared), uuid.uuid4().hex)
     # The arguments of a pair are made when it is read, and hold the sequence but no sweep.
     pairs = Items(
         [opened.names[k] for k in chosen],
@@ -172,10 +175,10 @@ def flow_sequence(
         used = {index, index + 1}
         if pace is not None:
             used |= set(pace.numbers(index, len(opened)))
-            place = shared.sensor_origin and list(shared.sensor_origin)
+            place = None if pace.frame is None else pace.frame.tolist()
         # The sweep before the window is an input if sweeps are deskewed.
         used |= {k for k in (min(used) - 1,) if k >= 0 and opened.names[k] in inputs}
-        return facts.get("sensor_origin") == place and inputs == {
+        return facts.get("sensor_frame") == place and inputs == {
             opened.names[k]: look(k) for k in used
         }
 
@@ -204,12 +207,14 @@ class Pace:
     Attributes:
         size: number of sweeps of a window.
         latency: see `flow_sequence`.
+        frame: level frame of the sensor, ``(4, 4)``; None if every window has its own.
         notes: notes that every result begins with.
         token: name of the call, by which a worker recognizes the sweeps that it holds.
     """
 
     size: int
     latency: int | None
+    frame: Tensor | None
     notes: tuple[str, ...]
     token: str
 
@@ -257,10 +262,10 @@ def estimate_pair(
         place = None
     else:
         window, numbers = _window(pace, method, preparation, seed), pace.numbers(index, len(sweeps))
-        if preparation.sensor_origin is None:
+        if pace.frame is None:
             # In the frame of a map the sensor moves, and every window has its own place of it.
-            settled, notes = settle(sweeps[index], preparation)
-            window = SweepWindow(method, settled, seed, notes)
+            frame, notes = settle(sweeps[index], preparation)
+            window = SweepWindow(method, preparation, frame, seed, notes)
         window.load(sweeps, numbers)
         source = window.given(index)
         if index + 1 in numbers:
@@ -271,7 +276,7 @@ def estimate_pair(
         flow = window.estimate(index, numbers)
         used = window.used(sorted({index, index + 1, *numbers}))
         inputs = {sweeps.names[k]: window.digests[k] for k in used}
-        place = preparation.sensor_origin
+        place = pace.frame
     # The facts depend on the sweeps alone and hold no seconds, so a resumed run leaves the same files.
     # The 95 % quantile of the speeds is not pulled up by a few wrong points, as a maximum is.
     # Lengths are metres from sweep to sweep; rows that are not measurements are NaN.
@@ -284,7 +289,7 @@ def estimate_pair(
         "target": target.source,
         "moving": len(moving),
         "speed": float(moving.quantile(0.95)) if len(moving) else 0.0,
-        "sensor_origin": None if place is None else list(place),
+        "sensor_frame": None if place is None else place.tolist(),
     }
     # Errors are those of the residual flow: the poses give the true E, which is removed from the truth
     # and from the estimate.
@@ -301,7 +306,8 @@ def _window(pace: Pace, method: Method, preparation: Preparation, seed: int) -> 
     """Return the sweeps that this thread has prepared in the same call, or an empty window."""
     if getattr(_HELD, "token", None) != pace.token:
         _HELD.token = pace.token
-        _HELD.window = SweepWindow(method, preparation, seed, pace.notes)
+        frame = torch.eye(4, dtype=torch.float64) if pace.frame is None else pace.frame
+        _HELD.window = SweepWindow(method, preparation, frame, seed, pace.notes)
     window: SweepWindow = _HELD.window
     return window
 

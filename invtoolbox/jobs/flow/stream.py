@@ -182,13 +182,15 @@ class FlowStream:
         return self._tracks.number(source, found, points, period)
 
     def _start(self, sweep: Sweep) -> SweepWindow:
-        preparation, notes = settle(sweep, self._preparation)
-        if self._preparation.sensor_origin is None and in_map(preparation):
+        frame, notes = settle(sweep, self._preparation)
+        if in_map(frame, self._preparation):
             raise InputError(
                 f"{sweep.source}: the points do not lie around the origin; a stream takes points in "
                 "the frame of the sensor, with its pose"
             )
-        return SweepWindow(self.method, preparation, self._seed, notes, self._device)
+        return SweepWindow(
+            self.method, self._preparation, frame, seed=self._seed, notes=notes, device=self._device
+        )
 
     def __repr__(self) -> str:
         return f"FlowStream of {self._count} sweeps, window {self.window}, latency {self.latency}"

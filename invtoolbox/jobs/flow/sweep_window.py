@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -28,7 +27,7 @@ from invtoolbox.jobs.flow.preparation import (
     from_sensor,
     prepare_sweep,
     relate,
-    sensor_origin,
+    sensor_frame,
 )
 from invtoolbox.jobs.flow.window import Neighbour, describe_window, place
 
@@ -48,7 +47,7 @@ class _Entry:
     Attributes:
         given: the sweep as it was given.
         sweep: the sweep in the frame of its sensor.
-        origin: place of the sensor in the frame that the points were given in.
+        origin: level frame of the sensor in the frame that the points were given in.
         preparation: settings.
         relation: motion from the sweep before it; None for the first sweep, and after a gap.
         broken: reason of the gap.
@@ -82,7 +81,8 @@ class SweepWindow:
 
     Args:
         method: the method.
-        preparation: settings, with the place of the sensor (`settle`).
+        preparation: settings.
+        frame: level frame of the sensor, ``(4, 4)``, see `settle`.
         seed: seed of the method's draws.
         notes: notes that every result begins with.
         device: device that the method computes on.
@@ -92,12 +92,13 @@ class SweepWindow:
         self,
         method: Method,
         preparation: Preparation,
+        frame: Tensor,
         seed: int = 0,
         notes: Sequence[str] = (),
         device: torch.device | str | None = None,
     ) -> None:
         self.method, self.preparation, self.seed = method, preparation, seed
-        self.notes, self.device = tuple(notes), device
+        self.frame, self.notes, self.device = frame, tuple(notes), device
         self._entries: dict[int, _Entry] = {}
         #: Reasons why sweeps could not be added, and digests of those that were read, by number.
         self.refused: dict[int, InputError] = {}
@@ -176,8 +177,7 @@ class SweepWindow:
             InputError: the sweep holds no usable points.
         """
         sweep = tree_map(lambda tensor: tensor.cpu(), sweep)
-        origin = torch.tensor(self.preparation.sensor_origin or (0.0, 0.0, 0.0)).double()
-        entry = _Entry(sweep, from_sensor(sweep, origin), origin, self.preparation)
+        entry = _Entry(sweep, from_sensor(sweep, self.frame), self.frame, self.preparation)
         check_sweep(entry.sweep)
         before = self._entries.get(number - 1)
         if before is not None:
@@ -300,11 +300,11 @@ def check_pace(method: Method, window: int, latency: int) -> tuple[int, int]:
     return (window, latency) if uses_window(method) else (2, 1)
 
 
-def settle_first(sweeps: Sweeps, preparation: Preparation) -> tuple[Preparation, tuple[str, ...]]:
-    """Return the settings of `settle` for the first sweep of a sequence that can be used.
+def settle_first(sweeps: Sweeps, preparation: Preparation) -> tuple[Tensor | None, tuple[str, ...]]:
+    """Return the level frame of the sensor in the first sweep that can be used, and notes.
 
-    The settings are returned unchanged if no sweep can be used, or if the points are in the frame of
-    a map, in which the sensor moves.
+    None if no sweep can be used, or if the points are in the frame of a map, in which the sensor
+    moves.
     """
     for k in range(len(sweeps)):
         try:
@@ -312,23 +312,22 @@ def settle_first(sweeps: Sweeps, preparation: Preparation) -> tuple[Preparation,
             check_sweep(sweep)
         except InputError:
             continue
-        settled, notes = settle(sweep, preparation)
-        return (preparation, ()) if in_map(settled) else (settled, notes)
-    return preparation, ()
+        frame, notes = settle(sweep, preparation)
+        return (None, ()) if in_map(frame, preparation) else (frame, notes)
+    return None, ()
 
 
-def settle(sweep: Sweep, preparation: Preparation) -> tuple[Preparation, tuple[str, ...]]:
-    """Return settings for all sweeps of one sensor, with its place, and notes.
+def settle(sweep: Sweep, preparation: Preparation) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the level frame of the sensor for all its sweeps, float64 ``(4, 4)``, and notes.
 
     Args:
         sweep: a sweep, the first one that can be used.
         preparation: settings.
     """
     notes: list[str] = []
-    x, y, z = sensor_origin(sweep, preparation, notes).tolist()
-    return replace(preparation, sensor_origin=(x, y, z)), tuple(notes)
+    return sensor_frame(sweep, preparation, notes), tuple(notes)
 
 
-def in_map(preparation: Preparation) -> bool:
-    """Return whether the place of the sensor is so far away that the points are in a map's frame."""
-    return math.hypot(*(preparation.sensor_origin or (0.0,))[:2]) > _MAP
+def in_map(frame: Tensor, preparation: Preparation) -> bool:
+    """Return whether a sensor was found so far away that the points are in a map's frame."""
+    return preparation.sensor_origin is None and float(frame[:2, 3].norm()) > _MAP

@@ -19,6 +19,8 @@ _MOST = 512
 #: of the variance along it, see `surface_normals.covariances`. The first one is also the share of
 #: the distance along a surface that counts, see `PlaneToPlane`.
 _ACROSS, _ACROSS_OTHERS = 0.005, 0.02
+#: Largest variance across a surface, see `covariances`: a person has a surface too.
+_THICKEST = 0.05
 #: Distance within which a point that moves keeps its partner, metres.
 _STAYS = 0.001
 #: Largest distance of partners whose times are compared, metres.
@@ -70,17 +72,23 @@ def register(
             # Without surfaces the covariances are identities, whatever the normals are.
             normal, across = sweep.points[row[:, k]], torch.ones_like(moved[:, k, 0])
             if sides is not None:
-                normal, across = sides[0][row[:, k]], sides[1][row[:, k]].clamp_min(_ACROSS_OTHERS)
+                normal, across = (
+                    sides[0][row[:, k]],
+                    sides[1][row[:, k]].clamp(_ACROSS_OTHERS, _THICKEST),
+                )
             partners.append((sweep.points[row[:, k]], normal, across))
         partner, normal, across = (torch.stack(columns, 1) for columns in zip(*partners))
         return partner, normal, across
 
+    across = torch.ones_like(places[:, 0])
+    if plane:
+        across = surface[1][index].clamp(_ACROSS, _THICKEST)
     refine = Refinement(
         places=places,
         body=body,
         sizes=sizes,
         normals=surface[0][index],
-        across=surface[1][index].clamp_min(_ACROSS) if plane else torch.ones_like(places[:, 0]),
+        across=across,
         search=search,
         along=_ACROSS if plane else 1.0,
         upright=settings.upright,
@@ -95,7 +103,7 @@ def register(
     # A body that crosses the view is measured somewhat earlier or later in every sweep: its track
     # takes 1 + lateness periods per sweep, so its motion in one period is smaller by that factor.
     motion = tracks.ahead(late)
-    moves = (transform(motion[body], places[:, None]).squeeze(1) - places).norm(dim=1)
+    way = transform(motion[body], places[:, None]).squeeze(1) - places
     turn, translation, bend = tracks.unknowns.view(-1, 3, 3).unbind(1)
     return Registration(
         cluster=cluster,
@@ -103,7 +111,8 @@ def register(
         motion=motion,
         misfit=refine.misfits(tracks),
         still=refine.misfits(at_rest),
-        move=refine.means(moves).to(moves),
+        move=refine.means(way.norm(dim=1)).to(way),
+        firm=refine.firmness(way),
         parameters={"turn": turn, "translation": translation, "bend": bend},
     )
 

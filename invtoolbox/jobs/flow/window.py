@@ -14,7 +14,7 @@ from invtoolbox.geometry.rigid import inverse, part_of, transform
 from invtoolbox.geometry.surface_normals import append_times
 from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.jobs.flow.cloud import Cloud
-from invtoolbox.jobs.flow.clusters import height_above
+from invtoolbox.jobs.flow.clusters import are_alone, height_above
 from invtoolbox.jobs.flow.ego_motion import deskewing, ego_motion
 from invtoolbox.jobs.flow.preparation import (
     LONGEST,
@@ -25,6 +25,7 @@ from invtoolbox.jobs.flow.preparation import (
     from_sensor,
     prepare_sweep,
 )
+from invtoolbox.jobs.flow.sensor import Rays
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +82,17 @@ class Neighbour:
         times = None if self.times is None else self.times[rows]
         return Neighbour(self.points[rows], self.step, times, self.origin)
 
-    def below(self, height: float, ground: Tensor) -> Neighbour:
-        """Return the sweep restricted to its points below a height.
+    def below(self, height: float, ground: Tensor, rays: Rays) -> Neighbour:
+        """Return the sweep restricted to its points below a height, without stray points.
 
         Args:
             height: height above the ground, metres.
             ground: ground of the pair, if the sweep does not hold its own.
+            rays: rays of the sensor, in the same case.
         """
         if self.cloud is None:
-            return self.take(height_above(self.points, ground) < height)
+            stray = are_alone(self.points, self.origin, rays)
+            return self.take((height_above(self.points, ground) < height) & ~stray)
         rows, low = self.cloud.below(height)
         return replace(self.take(rows), cloud=low, placed=self.placed)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.jobs.flow.sensor import contrast, find_sensor
+from invtoolbox.geometry.rigid import rotation
+from invtoolbox.jobs.flow.sensor import Rays, contrast, find_level, find_sensor
+from invtoolbox.simulation import SimulatedSequence, SpinningLidar, random_town
 
 ZERO = torch.zeros(3)
 #: Places of a sensor in the frame of a car, metres: the first is that of a real recording.
@@ -48,6 +51,55 @@ def test_points_without_rings_have_no_place(sweep: Tensor) -> None:
 def test_flat_ground_seen_from_the_ground_is_no_ring(sweep: Tensor) -> None:
     lowest = float(sweep[:, 2].quantile(0.02))
     assert contrast(sweep.double() - torch.tensor([0.0, 0.0, lowest]).double(), ZERO.double()) < 0.2
+
+
+@pytest.mark.parametrize(
+    ("rings", "azimuths", "up", "noise"),
+    ((16, 1800, 30.0, 0.02), (64, 900, 28.0, 0.02), (100, 1500, 40.0, 0.05)),
+)
+def test_rays_and_noise_are_those_of_the_sensor(
+    rings: int, azimuths: int, up: float, noise: float
+) -> None:
+    lidar = SpinningLidar(rings, azimuths, (-0.6 * up, 0.4 * up), noise_std=noise)
+    points = SimulatedSequence(random_town(805), lidar, 1, 805)[0].points
+    rays = Rays.of(points)
+    lines = math.radians(up) / (rings - 1)
+    assert rays.beside == pytest.approx(min(2 * math.pi / azimuths, lines), rel=0.15)
+    assert rays.lines == pytest.approx(max(2 * math.pi / azimuths, lines), rel=0.35)
+    assert rays.noise == pytest.approx(noise, rel=0.35)
+    # Neither the order of the points nor the axes count.
+    turned = points.flip(0) @ rotation(torch.tensor([0.2, 0.1, 1.0])).T
+    again = Rays.of(turned)
+    assert again.beside == pytest.approx(rays.beside, rel=0.1)
+    assert again.spacing == pytest.approx(rays.spacing, rel=0.1)
+    assert again.noise == pytest.approx(rays.noise, rel=0.1)
+
+
+def test_few_points_have_the_usual_rays(sweep: Tensor) -> None:
+    assert Rays.of(sweep[:500]) == Rays() == Rays.of(sweep[:0])
+
+
+def test_the_ground_tells_the_tilt(sweep: Tensor) -> None:
+    assert torch.equal(find_level(sweep), torch.eye(3, dtype=torch.float64))
+    for turn in ([0.0, 0.35, 0.0], [0.25, -0.2, 0.0]):
+        tilt = rotation(torch.tensor(turn, dtype=torch.float64))
+        level = find_level(sweep.double() @ tilt.T)
+        # Both are rotations of the upright axis; the turn about it is free.
+        assert float((level[:, 2] - tilt[:, 2]).norm()) < 0.02
+    cloud = torch.randn(20_000, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(find_level(5 * cloud), torch.eye(3, dtype=torch.float64))
+    assert torch.equal(find_level(sweep[:100]), torch.eye(3, dtype=torch.float64))
+
+
+def test_the_flow_of_a_tilted_sensor_is_that_of_a_level_one() -> None:
+    street = it.simulation.street(sweeps=2, seed=0, points=20_000)
+    tilt = rotation(torch.tensor([0.1, 0.33, 0.0]))
+    level = it.scene_flow(street[0].points, street[1].points, ego_motion="icp")
+    tilted = it.scene_flow(street[0].points @ tilt.T, street[1].points @ tilt.T, ego_motion="icp")
+    assert float((tilted @ tilt - level).norm(dim=1).median()) < 0.03
+    truth = street[0].labels
+    assert truth is not None
+    assert float(it.metrics.end_point_error(tilted @ tilt, truth.flow)) < 0.1
 
 
 def test_the_flow_of_a_shifted_sensor_is_that_of_its_own_frame() -> None:
