@@ -16,6 +16,7 @@ from torch import Tensor
 
 from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.join import join
@@ -28,6 +29,7 @@ from invtoolbox.jobs.images.one_material import (
     solve_one_material,
 )
 from invtoolbox.measurements import report_findings
+from invtoolbox.operators.base import expand
 from invtoolbox.operators.tomography.arcs import Arc, arc_of
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.validation import ONE_OF, hold_out
@@ -102,6 +104,38 @@ def bound_short_arc(
         "pass that nothing absorbs; prior=it.priors.TotalVariation() leaves these bounds out"
     )
     return prior + TangentBound(empty_level(valid)), (note,)
+
+
+def approximate_counts(
+    problem: Problem, prior: Prior | None, solver: Any = None
+) -> tuple[Problem, tuple[str, ...]]:
+    """Measure the misfit of counts by least squares, if a denoiser is the prior.
+
+    Denoisers without an energy have no stable answer with `Poisson`, whose curvature has no bound.
+    The variance of a count is its mean, so the noise level is the square root of the mean count.
+
+    Args:
+        problem: measurements, operator and data term.
+        prior: sum of the priors.
+        solver: solver of the user; the problem stays as it is if there is one.
+
+    Returns:
+        The problem, and a sentence for the user if it was changed.
+    """
+    offers = [] if prior is None else [term.prior.offers for term in prior.as_sum().terms]
+    is_denoiser = any("denoise" in some and "energy" not in some for some in offers)
+    if type(problem.data_term) is not Poisson or solver is not None or not is_denoiser:
+        return problem, ()
+    y = problem.y0
+    level = y.flatten(1).nanmean(1).nan_to_num(1.0).clamp_min(1.0).sqrt()
+    background = problem.data_term.background.to(y)
+    background = background if background.ndim > 1 else expand(background, y)
+    changed = problem.with_measurements(y - background)
+    note = (
+        "denoisers have no stable answer with the misfit of Poisson, so least squares took its "
+        "place, with the square root of the mean count as the noise level; solver= keeps Poisson"
+    )
+    return changed.with_data_term(LeastSquares(noise_std=level)), (note,)
 
 
 def solve_automatically(

@@ -292,7 +292,7 @@ def _judge(squares: Tensor, errors: float) -> tuple[Tensor, list[Tensor]]:
     count = held.sum(1).clamp_min(1)
     loss = (by_prior - by_simple).sum(1) / count
     spread = (held * (by_prior - by_simple - loss[:, None]).square()).sum(1) / count
-    wins = loss > errors * (spread / count).sqrt()
+    wins = ~(loss <= errors * (spread / count).sqrt())  # also if the prior predicts NaN
     return wins, [(s.sum(1) / count).sqrt() for s in (by_prior, by_simple)]
 
 

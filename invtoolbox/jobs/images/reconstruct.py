@@ -13,7 +13,11 @@ from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.images.automatic import bound_short_arc, solve_automatically
+from invtoolbox.jobs.images.automatic import (
+    approximate_counts,
+    bound_short_arc,
+    solve_automatically,
+)
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.jobs.images.wide_grid import solve_beyond
@@ -105,6 +109,7 @@ def reconstruct(
             settings = {"max_iterations": max_iterations, "seed": seed, "progress": progress}
             settings["regularization"] = weight
             return solve_automatically(chosen, priors, solver, settings)
+        chosen, counted = approximate_counts(chosen, priors, solver)
         priors, bounds = bound_short_arc(chosen, priors, names)
         solution = solve(
             chosen,
@@ -115,7 +120,7 @@ def reconstruct(
             seed=seed,
             progress=progress,
         )
-        solution = dataclasses.replace(solution, notes=(*solution.notes, *bounds))
+        solution = dataclasses.replace(solution, notes=(*solution.notes, *counted, *bounds))
         if not isinstance(weight, str) or weight != "auto":
             return solution
         return keep_floor(chosen, solution, priors, solver, max_iterations)

@@ -22,7 +22,11 @@ from invtoolbox.datasets.volumes.nifti import check_available
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images import parts
-from invtoolbox.jobs.images.automatic import bound_short_arc, solve_automatically
+from invtoolbox.jobs.images.automatic import (
+    approximate_counts,
+    bound_short_arc,
+    solve_automatically,
+)
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.on_disk import invert_on_disk
 from invtoolbox.jobs.images.parts import Measured
@@ -180,9 +184,10 @@ class ImageJob(SceneJob[Scene]):
             }
             if isinstance(prior, Auto):
                 return solve_automatically(chosen, prior, solver, whole)
+            chosen, counted = approximate_counts(chosen, prior, solver)
             bounded, bounds = bound_short_arc(chosen, prior, names)
             solution = solve(chosen, bounded, solver, **whole)
-            solution = replace(solution, notes=(*solution.notes, *bounds))
+            solution = replace(solution, notes=(*solution.notes, *counted, *bounds))
             if not isinstance(rule, str):
                 return solution
             return keep_floor(chosen, solution, bounded, solver, table.max_iterations)

@@ -8,7 +8,12 @@ from skimage import data
 from skimage.restoration import inpaint_biharmonic
 
 import invtoolbox as it
-from invtoolbox.jobs.images.floor import hold_out_gaps, interpolate_smoothly, keep_floor
+from invtoolbox.jobs.images.floor import (
+    _judge,
+    hold_out_gaps,
+    interpolate_smoothly,
+    keep_floor,
+)
 from invtoolbox.parameter_choice.validation import quadratic_model
 from tests.operators.scan_helpers import cells, chords, disc, parallel_distance, turn
 
@@ -200,3 +205,11 @@ def test_photons_are_compared_as_logarithms() -> None:
     assert rmse(solution.x, 0.05 * disc_scan(0.0)[2]) < rmse(
         A.pseudo_inverse(model.y), 0.05 * disc_scan(0.0)[2]
     )
+
+
+def test_a_prior_that_predicts_no_number_loses() -> None:
+    held = torch.ones(2, 1, 4)
+    by_prior, by_simple = torch.full((2, 1, 4), 0.1), torch.full((2, 1, 4), 0.2)
+    by_prior[1] = math.nan
+    wins, _ = _judge(torch.stack([by_prior, by_simple, held], 1), -1.0)
+    assert wins.tolist() == [False, True]
