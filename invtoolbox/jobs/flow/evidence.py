@@ -43,9 +43,10 @@ _BY_ONE, _MORE = 0.7, 2.0
 #: A motion shows at the ends of a body alone if `Registration.firm` is smaller than the first number
 #: and the body is longer along its motion than across by the second one, and than the third number,
 #: metres. The ends are real if the surface does not go on within the fourth share of its length, beside
-#: the line by at most the fifth number, metres, and if nothing nearer hides what lies within the last
-#: number of distances of neighbouring rays beyond them.
-_FIRM, _LONG, _LEAST, _GAP, _BESIDE, _BEYOND = 0.15, 1.5, 0.9, 0.6, 0.3, 2.5
+#: the line by at most the fifth number, metres, and if nothing nearer hides what lies within the sixth
+#: number of distances of neighbouring rays beyond them. As many points as the last number do not make a
+#: surface.
+_FIRM, _LONG, _LEAST, _GAP, _BESIDE, _BEYOND, _ON = 0.15, 1.5, 0.9, 0.6, 0.3, 2.5, 5
 #: Vertical extent of a wall, and heights above a cluster in which it has further points, metres.
 _HIGH, _ABOVE = 1.9, (0.4, 2.0)
 #: Largest share of the points of a body that may arrive on the still world.
@@ -381,7 +382,7 @@ class Evidence:
         on = Tree(beside[rows]).query(beside[others], _BESIDE)[0] < _BESIDE
         places = self.points[others][on]
         rest = apart_at_rest((places - self.origin)[:, :2].norm(dim=1), self.rays)
-        if int((scan.query(places, 1.0)[0] < rest).sum()) > 1:
+        if int((scan.query(places, 1.0)[0] < rest).sum()) > _ON:
             return True
         # Of walls alone, which are higher than any vehicle, an end in a shadow is no evidence.
         body = self.points[rows]

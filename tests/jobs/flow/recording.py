@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -13,8 +13,9 @@ import torch
 
 from invtoolbox import simulation
 from invtoolbox.geometry.sweeps import Sweep
+from invtoolbox.jobs.flow.estimation import FlowEstimate, estimate_prepared
 from invtoolbox.jobs.flow.pair import Motion, Pair
-from invtoolbox.jobs.flow.preparation import Preparation, prepare_pair
+from invtoolbox.jobs.flow.preparation import Preparation, PreparedPair, prepare_pair
 
 
 def record(folder: Path, sweeps: int = 6, points: int = 1500) -> Path:
@@ -54,6 +55,19 @@ def standing(
         seconds=0.0,
         notes=pair.notes,
     )
+
+
+def standing_pair(
+    pair: PreparedPair, neighbours: Any, estimator: Any, seed: int = 0, device: Any = None
+) -> FlowEstimate:
+    """No flow but the sensor's own motion, of a pair that is prepared."""
+
+    def stand(prepared: Pair, seed: int) -> Any:
+        nothing = torch.full((len(prepared.source),), -1)
+        return SimpleNamespace(flow=torch.zeros_like(prepared.source), instance=nothing)
+
+    estimate = estimate_prepared(pair, (), stand, seed, device)
+    return replace(estimate, method="standing", seconds=0.0)
 
 
 @dataclass(frozen=True)

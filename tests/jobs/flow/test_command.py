@@ -16,7 +16,7 @@ from invtoolbox.jobs.flow.results import FlowStudy
 from invtoolbox.jobs.flow.scene import FlowJob, read_flow_scene
 from tests.command_line import Run, one_sentence
 from tests.datasets.sweep_sets import write_opensceneflow
-from tests.jobs.flow.recording import record, standing
+from tests.jobs.flow.recording import record, standing_pair
 
 SMALL = ("--option", "sweeps=3", "--option", "points=1500")
 SCENES = [name for name in sorted(catalogue.entries("scenes")) if "sweeps" in content_of(name)[1]]
@@ -26,7 +26,7 @@ SCENES = [name for name in sorted(catalogue.entries("scenes")) if "sweeps" in co
 def drive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recording in the current directory, and the flow that costs nothing in place of the default method."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("invtoolbox.jobs.flow.estimation.estimate", standing)
+    monkeypatch.setattr("invtoolbox.jobs.flow.sweep_window.estimate_prepared", standing_pair)
     return record(tmp_path / "drive", sweeps=4)
 
 
