@@ -181,7 +181,9 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
         world = torch.ones(len(points), dtype=torch.bool, device=points.device)
         for body in bodies:
             world[body.rows] = False
-        evidence = Evidence.of(points, parts, pair.period, pair.origin, strict, rays, world)
+        evidence = Evidence.of(
+            points, parts, pair.period, pair.origin, settings=strict, rays=rays, world=world
+        )
         pieces, _ = _follow(evidence, soon, scans, times, surface)
         for body in weak:
             own = torch.zeros(len(points), dtype=torch.bool, device=points.device)
