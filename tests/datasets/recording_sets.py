@@ -177,9 +177,15 @@ def write_bag1(path: Path, content: Sequence[np.ndarray] | None = None) -> Path:
     return path
 
 
+def ros2_writer(path: Path) -> Any:
+    """Return a writer of a ROS 2 bag; since 0.10, rosbags asks for the version of the format."""
+    latest = getattr(rosbag2.Writer, "VERSION_LATEST", None)
+    return rosbag2.Writer(path, **({} if latest is None else {"version": latest}))
+
+
 def write_bag2(path: Path, content: Sequence[np.ndarray] | None = None) -> Path:
     store = get_typestore(Stores.ROS2_HUMBLE)
-    with rosbag2.Writer(path) as writer:
+    with ros2_writer(path) as writer:
         connection = writer.add_connection("/points", CLOUD, typestore=store)
         for k, cloud in enumerate(content if content is not None else clouds()):
             sent = message(store, kitti_rows(cloud), stamp_of(k), KITTI_FIELDS)

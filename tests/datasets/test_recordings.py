@@ -318,7 +318,7 @@ def test_topics(tmp_path: Path) -> None:
 def test_equal_times_of_messages_are_told_apart(tmp_path: Path) -> None:
     store = sets.get_typestore(sets.Stores.ROS2_HUMBLE)
     path = tmp_path / "ros2"
-    with sets.rosbag2.Writer(path) as writer:
+    with sets.ros2_writer(path) as writer:
         connection = writer.add_connection("/points", sets.CLOUD, typestore=store)
         for k, cloud in enumerate(sets.clouds()):
             sent = sets.message(store, sets.kitti_rows(cloud), sets.stamp_of(k), sets.KITTI_FIELDS)
