@@ -25,6 +25,7 @@ MODULES = {
     "astra-toolbox": {"astra"},
     "dask[distributed]": {"dask", "distributed"},
     "laspy[lazrs]": {"laspy", "lazrs"},
+    "itk-rtk": {"itk"},
     "libigl": {"igl"},
     "pillow": {"PIL"},
     "rerun-sdk": {"rerun"},
