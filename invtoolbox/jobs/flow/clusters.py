@@ -25,8 +25,9 @@ _GROUND_POINTS = 9
 #: Height of the lowest ceilings above the ground, metres.
 _CEILING = 2.0
 #: Largest distance of the second neighbour of a point, metres at the sensor, and in distances of
-#: neighbouring rays; drops of rain are farther apart, and are less than the last share of the points.
-_ALONE, _ALONE_SPACINGS, _MANY = 0.05, 4.0, 0.35
+#: neighbouring rays; drops of rain are farther apart. Their least and largest share of the points: on dry
+#: streets 0.2 to 2.5 % of the points are so far apart.
+_ALONE, _ALONE_SPACINGS, _RAIN = 0.05, 4.0, (0.03, 0.35)
 
 
 def height_above(points: Tensor, ground: Tensor) -> Tensor:
@@ -57,8 +58,8 @@ def height_above(points: Tensor, ground: Tensor) -> Tensor:
 def are_alone(points: Tensor, origin: Tensor, rays: Rays) -> Tensor:
     """Return which points lie on no surface, like drops of rain, bool ``(n,)``.
 
-    The rays beside the one of such a point meet something else. In a cloud most of whose points are
-    apart, because it was thinned, no point counts as alone.
+    The rays beside the one of such a point meet something else. No point counts as alone if only few
+    points are so far apart, as on a dry street, or if very many are, as in a thinned cloud.
 
     Args:
         points: points, ``(n, 3)``.
@@ -70,7 +71,8 @@ def are_alone(points: Tensor, origin: Tensor, rays: Rays) -> Tensor:
     second = points[Tree(points).neighbours(points, 3)[:, -1]]
     limit = _ALONE + _ALONE_SPACINGS * rays.spacing * (points - origin).norm(dim=1)
     alone = (second - points).norm(dim=1) > limit
-    return alone & (alone.double().mean() < _MANY)
+    share = float(alone.double().mean())
+    return alone if _RAIN[0] < share < _RAIN[1] else torch.zeros_like(alone)
 
 
 def links(points: Tensor) -> tuple[Tensor, Tensor]:
