@@ -22,10 +22,6 @@ ALLOWED = {
     ("datasets/output.py", "open"): "the atomic writer itself",
     ("jobs/study/driver.py", "open"): "the lock of an item, an empty file",
     ("plotting/flow_viewer.py", "save"): "Rerun streams its recording",
-    (
-        "jobs/flow/object_files.py",
-        "copyfile",
-    ): "a hidden copy of a scene, put in place when it is whole",
 }
 WRITERS = {
     *("write_text", "write_bytes", "savefig", "tofile", "export", "savez", "savez_compressed"),

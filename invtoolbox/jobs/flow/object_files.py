@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from invtoolbox.core.checks import decoding
-from invtoolbox.datasets.output import make_folder, write_bytes, write_npy
+from invtoolbox.datasets.output import make_folder, write_bytes, write_npy, writing
 from invtoolbox.datasets.ply import write_ply
 from invtoolbox.datasets.sweeps.flow_files import FlowFile, read_flow
 from invtoolbox.datasets.sweeps.opensceneflow import OpenSceneFlow
@@ -181,10 +181,15 @@ def write_scene(
         results: sweeps with their flows.
         objects: the objects of the sequence.
     """
-    path, temporary = folder / scene.file.name, folder / f".{scene.file.name}"
-    try:
-        shutil.copyfile(scene.file, temporary)
-        with decoding(scene.file, "HDF5"), h5py.File(temporary, "r+") as file:
+    with writing(folder / scene.file.name, overwrite=True) as stream:
+        with scene.file.open("rb") as original:
+            shutil.copyfileobj(original, stream)
+        stream.flush()
+        # The stream holds the lock of its hidden file.
+        with (
+            decoding(scene.file, "HDF5"),
+            h5py.File(stream.name, "r+", locking=False) as file,
+        ):
             for index, name, sweep, flow in results:
                 number = number_points(index, sweep, flow, objects).numpy()
                 arrays = {"invtoolbox": flow.flow.numpy(), "label": number.astype(np.uint16)}
@@ -194,6 +199,3 @@ def write_scene(
                     if key in file[name]:
                         del file[name][key]
                     file[name][key] = array
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
