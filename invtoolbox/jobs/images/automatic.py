@@ -138,6 +138,35 @@ def approximate_counts(
     return changed.with_data_term(LeastSquares(noise_std=level)), (note,)
 
 
+def solve_with_defaults(
+    problem: Problem,
+    prior: Prior | None,
+    names: Sequence[str],
+    solver: Any,
+    settings: Mapping[str, Any],
+) -> Solution:
+    """Solve, with the misfit and the bounds that suit the problem, and keep the simple answer.
+
+    `approximate_counts`, `bound_short_arc` and `keep_floor` decide; the latter only if
+    `regularization` is ``"auto"``, as it is by default.
+
+    Args:
+        problem: measurements, operator and data term.
+        prior: sum of the priors.
+        names: names by which they were chosen, without weights and settings.
+        solver: solver of the user, or None.
+        settings: further keywords of `invtoolbox.solve`.
+    """
+    problem, counted = approximate_counts(problem, prior, solver)
+    prior, bounds = bound_short_arc(problem, prior, names)
+    solution = solve(problem, prior, solver, **settings)
+    solution = dataclasses.replace(solution, notes=(*solution.notes, *counted, *bounds))
+    weight = settings.get("regularization", "auto")
+    if not isinstance(weight, str) or weight != "auto":
+        return solution
+    return keep_floor(problem, solution, prior, solver, settings.get("max_iterations"))
+
+
 def solve_automatically(
     problem: Problem, auto: Auto, solver: Any = None, settings: Mapping[str, Any] | None = None
 ) -> Solution:
@@ -170,17 +199,14 @@ def solve_automatically(
                 parts.append((k, material))
             continue
         group = problem.select(items)
-        prior, bounds = bound_short_arc(group, prior_named(name), [name])
         group_settings: dict[str, Any] = {
             key: value[items.to(value.device)]
             if isinstance(value, Tensor) and value.ndim and len(value) == problem.batch
             else value
             for key, value in settings.items()
         }
-        solution = solve(group, prior, solver, **group_settings)
-        if isinstance(settings.get("regularization", "auto"), str):
-            solution = keep_floor(group, solution, prior, solver, settings.get("max_iterations"))
-        parts.append((items, dataclasses.replace(solution, notes=(*solution.notes, *bounds))))
+        prior = prior_named(name)
+        parts.append((items, solve_with_defaults(group, prior, [name], solver, group_settings)))
     notes = tuple(
         choice.explain("" if problem.batch == 1 else f" of item {k}")
         for k, choice in enumerate(choices)

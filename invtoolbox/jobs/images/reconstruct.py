@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,12 +12,7 @@ from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.images.automatic import (
-    approximate_counts,
-    bound_short_arc,
-    solve_automatically,
-)
-from invtoolbox.jobs.images.floor import keep_floor
+from invtoolbox.jobs.images.automatic import solve_automatically, solve_with_defaults
 from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.jobs.images.wide_grid import solve_beyond
 from invtoolbox.operators.base import Operator
@@ -26,7 +20,6 @@ from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem, as_measurements
 from invtoolbox.solution import Solution
-from invtoolbox.solve import solve
 from invtoolbox.solvers.base import Solver
 
 
@@ -105,25 +98,11 @@ def reconstruct(
         priors, weight = None if prior is None else prior.select(items), regularization
         if isinstance(weight, Tensor) and weight.numel() > 1:
             weight = weight.index_select(0, items.to(weight.device))
+        settings: dict[str, Any] = {"regularization": weight, "max_iterations": max_iterations}
+        settings |= {"seed": seed, "progress": progress}
         if isinstance(priors, Auto):
-            settings = {"max_iterations": max_iterations, "seed": seed, "progress": progress}
-            settings["regularization"] = weight
             return solve_automatically(chosen, priors, solver, settings)
-        chosen, counted = approximate_counts(chosen, priors, solver)
-        priors, bounds = bound_short_arc(chosen, priors, names)
-        solution = solve(
-            chosen,
-            prior=priors,
-            solver=solver,
-            regularization=weight,
-            max_iterations=max_iterations,
-            seed=seed,
-            progress=progress,
-        )
-        solution = dataclasses.replace(solution, notes=(*solution.notes, *counted, *bounds))
-        if not isinstance(weight, str) or weight != "auto":
-            return solution
-        return keep_floor(chosen, solution, priors, solver, max_iterations)
+        return solve_with_defaults(chosen, priors, names, solver, settings)
 
     if not repair:
         return solve_beyond(problem, run)

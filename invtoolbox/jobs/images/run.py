@@ -22,12 +22,7 @@ from invtoolbox.datasets.volumes.nifti import check_available
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images import parts
-from invtoolbox.jobs.images.automatic import (
-    approximate_counts,
-    bound_short_arc,
-    solve_automatically,
-)
-from invtoolbox.jobs.images.floor import keep_floor
+from invtoolbox.jobs.images.automatic import solve_automatically, solve_with_defaults
 from invtoolbox.jobs.images.on_disk import invert_on_disk
 from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.repairs import solve_repaired
@@ -43,7 +38,6 @@ from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
-from invtoolbox.solve import solve
 
 CHECKPOINT = "checkpoint.safetensors"
 _ARRAYS = ("h5", "hdf5", "npy")
@@ -184,13 +178,7 @@ class ImageJob(SceneJob[Scene]):
             }
             if isinstance(prior, Auto):
                 return solve_automatically(chosen, prior, solver, whole)
-            chosen, counted = approximate_counts(chosen, prior, solver)
-            bounded, bounds = bound_short_arc(chosen, prior, names)
-            solution = solve(chosen, bounded, solver, **whole)
-            solution = replace(solution, notes=(*solution.notes, *counted, *bounds))
-            if not isinstance(rule, str):
-                return solution
-            return keep_floor(chosen, solution, bounded, solver, table.max_iterations)
+            return solve_with_defaults(chosen, prior, names, solver, whole)
 
         def solve_some(chosen: Problem, places: Tensor) -> Solution:
             return run(chosen, places) if table.max_iterations == 0 else solve_beyond(chosen, run)
