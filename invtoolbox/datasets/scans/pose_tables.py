@@ -185,7 +185,7 @@ def _poses(path: Path, table: np.ndarray, pictures: Volume) -> Poses:
     ]
     turn = _rotation(a, 0, 1) @ _rotation(b, 1, 2) @ _rotation(g, 2, 0)
     # The frame of the panel is turned world: p' = R p, so p = R^T p'.
-    world = [np.einsum("vji,vj->vi", turn, part) @ _TO_OURS.T for part in parts]
+    world = [np.einsum("vji,vj->vi", turn, vectors) @ _TO_OURS.T for vectors in parts]
     return Poses(np.concatenate(world, 1), parallel)
 
 

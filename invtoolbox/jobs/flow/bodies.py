@@ -163,7 +163,7 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     )
     # People in a crowd, or beside a car, are one cluster without a motion of its own. It is divided,
     # and its parts are bodies if they gain more than the whole.
-    sure = [body for body in bodies if not any(body is other for other in weak)]
+    sure = _without(bodies, weak)
     tried = {(len(rows), int(rows.min())) for rows in members}
     # A wall has many parts, of which some fit another place by chance.
     strict = replace(
@@ -177,6 +177,7 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
         for rows in suspects(*_FINEST, [body.rows for body in sure], strict)
         if (len(rows), int(rows.min())) not in tried
     ]
+    pieces: list[_Body] = []
     if parts:
         world = torch.ones(len(points), dtype=torch.bool, device=points.device)
         for body in bodies:
@@ -185,17 +186,31 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
             points, parts, pair.period, pair.origin, settings=strict, rays=rays, world=world
         )
         pieces, _ = _follow(evidence, soon, scans, times, surface)
-        for body in weak:
-            own = torch.zeros(len(points), dtype=torch.bool, device=points.device)
-            own[body.rows] = True
-            inside = [piece for piece in pieces if bool(own[piece.rows].all())]
-            divided = sum(piece.gain for piece in inside) > _DIVIDED * body.gain
-            sure += inside if divided else [body]
-            pieces = [piece for piece in pieces if not any(piece is part for part in inside)]
-        sure += pieces
-    else:
-        sure += weak
+    sure += _divide(weak, pieces, torch.zeros(len(points), dtype=torch.bool, device=points.device))
     return _with_fragments(points, height, scans, _label(points, sure))
+
+
+def _divide(weak: Sequence[_Body], pieces: Sequence[_Body], nowhere: Tensor) -> list[_Body]:
+    """Return weak bodies, or the pieces of a body that gain more than it, and all other pieces.
+
+    Args:
+        weak: bodies that one motion explains badly.
+        pieces: moving parts of these bodies, and of clusters that do not move as a whole.
+        nowhere: mask of all points, false, ``(n,)``.
+    """
+    bodies: list[_Body] = []
+    for body in weak:
+        mask = nowhere.index_fill(0, body.rows, True)
+        inside = [piece for piece in pieces if bool(mask[piece.rows].all())]
+        divided = sum(piece.gain for piece in inside) > _DIVIDED * body.gain
+        bodies += inside if divided else [body]
+        pieces = _without(pieces, inside)
+    return [*bodies, *pieces]
+
+
+def _without(bodies: Sequence[_Body], removed: Sequence[_Body]) -> list[_Body]:
+    # Tensors have no truth value, so bodies are compared by identity.
+    return [body for body in bodies if all(body is not out for out in removed)]
 
 
 def _follow(

@@ -147,8 +147,8 @@ def hides(scan: Neighbour, places: Tensor, moved: Tensor, body: Tensor, angle: f
     along = (screen * torch.nn.functional.normalize(middle, dim=1)[owner]).sum(1)
     front = (along > 0) & (along < farthest[owner])
     screen, owner = screen[front], owner[front]
-    other = Tree(_apart(moved - scan.origin, body)).query(_apart(screen, owner), 0.5)[0].isinf()
-    screen, owner = screen[other], owner[other]
+    is_far = Tree(_apart(moved - scan.origin, body)).query(_apart(screen, owner), 0.5)[0].isinf()
+    screen, owner = screen[is_far], owner[is_far]
     if not len(screen):
         return torch.zeros_like(body, dtype=torch.bool)
     # On the unit sphere the chord |u - v| is the angle between two directions, up to angle^3 /

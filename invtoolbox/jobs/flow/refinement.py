@@ -217,8 +217,8 @@ class Refinement:
 
         The shapes are ``(P, K, 3)`` twice and ``(P, K, 3, 3)``.
         """
-        arms, moved = self._arms(tracks)
-        partner, n, across = self.search(moved)
+        arms, places = self._arms(tracks)
+        partner, n, across = self.search(places)
         # With unit normals m and n, and variances a + 1 and b + 1 across the surfaces, the
         # covariances are I + a m m^T and I + b n n^T. By Woodbury's formula, the metric 2 alpha (C_p +
         # C_q)^-1 is alpha (I - x m m^T - y (m n^T + n m^T) - z n n^T).
@@ -232,7 +232,7 @@ class Refinement:
         )
         pull_m, pull_n = x * m + y * n, y * m + z * n
         outer = pull_m[..., None] * m[..., None, :] + pull_n[..., None] * n[..., None, :]
-        return arms, moved - partner, self.along * (torch.eye(3).to(outer) - outer)
+        return arms, places - partner, self.along * (torch.eye(3).to(outer) - outer)
 
     def _energy(self, tracks: Tracks, apart: Tensor, metric: Tensor, tau: float) -> Tensor:
         """Return the energy of every body, float64 ``(h,)``."""

@@ -177,9 +177,9 @@ class FlowStream:
         source = number - self.latency
         if source < 0 or number == 0:
             return None
-        found = sweeps.estimate(source, range(first, number + 1))
+        estimate = sweeps.estimate(source, range(first, number + 1))
         points, period = sweeps.given(source).points, sweeps.period(source)
-        return self._tracks.number(source, found, points, period)
+        return self._tracks.number(source, estimate, points, period)
 
     def _start(self, sweep: Sweep) -> SweepWindow:
         frame, notes = settle(sweep, self._preparation)
