@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -37,10 +38,17 @@ def test_order_of_the_choice(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_busy_processors_are_not_free() -> None:
-    count = threads._AT_START
-    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    # Twice as many processes as processors, so that none is free wherever this one runs.
+    program = "print(flush=True)\nwhile True: pass"
+    spinning = [
+        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+        for _ in range(2 * len(os.sched_getaffinity(0)))
+    ]
     try:
-        assert threads._processor_time(count, 0.3) < 0.85 * count
+        for process in spinning:
+            assert process.stdout is not None and process.stdout.readline()
+        count = threads._AT_START
+        assert threads._processor_time(count, 0.5) < 0.85 * count
     finally:
         for process in spinning:
             process.kill()

@@ -246,11 +246,12 @@ def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
 
 
 def quotient(a: Tensor, b: Tensor, where: Tensor | None = None) -> Tensor:
-    """Return ``a / b`` if b is positive, or at ``where``.
+    """Return ``a / b`` if b is positive and no subnormal number, or at ``where``.
 
-    Elsewhere 0, a step that changes nothing.
+    Elsewhere 0, a step that changes nothing. A subnormal number has few digits, and ``a / b`` may
+    overflow: conjugate gradients divide by one some steps after their residual has vanished.
     """
-    usable = b > 0 if where is None else where
+    usable = b >= torch.finfo(b.dtype).tiny if where is None else where
     # The inner `where` keeps 0 / 0 out of the derivative, which would be NaN for both branches.
     return torch.where(usable, a / torch.where(usable, b, torch.ones_like(b)), torch.zeros_like(a))
 

@@ -21,6 +21,7 @@ from invtoolbox.solvers import (
     KrylovMM,
     Solver,
 )
+from invtoolbox.solvers.linear_systems import quotient
 
 A = it.operators.Blur(torch.ones(3, 3) / 9, (10, 10))
 
@@ -269,3 +270,12 @@ def test_gradient_methods_are_not_converged_above_a_thousandth() -> None:
         misfit = 0.5 * float((A(found.x) - problem.y0).double().square().sum())
         value = misfit + 1e-3 * float(prior.energy(found.x))
         assert found.status != ("converged",) or value <= 1.001 * least, solver
+
+
+def test_no_step_divides_by_a_subnormal_number() -> None:
+    """Conjugate gradients reach such numbers some steps after their residual has vanished."""
+    smallest = torch.finfo(torch.float32).tiny
+    b = torch.tensor([smallest / 1024, smallest, 0.0, -1.0])
+    steps = quotient(torch.full((4,), 0.25), b)
+    assert steps.isfinite().all() and steps[1] == 0.25 / smallest
+    assert steps[0] == steps[2] == steps[3] == 0

@@ -118,10 +118,9 @@ def test_a_large_picture_is_cut_into_tiles_unless_its_checkpoint_exists(
 
     def record(*arguments: Any, tile: int, **settings: Any) -> it.Solution:
         sizes.append(tile)
-        solve = job.solve
         y, A, prior, solver, rule = arguments
         settings.pop("noise_std")
-        return solve(it.Problem(y, A), prior, solver, rule, **settings)
+        return it.solve(it.Problem(y, A), prior, solver, rule, **settings)
 
     monkeypatch.setattr(job, "LARGE", 100)
     monkeypatch.setattr(job, "deblur_in_tiles", record)
