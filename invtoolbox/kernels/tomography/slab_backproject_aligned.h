@@ -25,7 +25,7 @@ for (int k = from; k < to; ++k) {
     const int j = lines[k - from], terms = most_terms[k - from], i_end = ends[k - from];
     const REAL wa = weights[k - from], za = places[k - from], zb = gaps[k - from];
     const REAL width_z = zb < (REAL)0 ? -zb : zb;
-    REAL* line = mine + (k - k_first) * plane + j * stride;
+    REAL* line = mine + FRONT + (k - k_first) * plane + j * stride;
     REAL* next = line + stride;
     if (width_z > (REAL)0.02) {
         const bool near = width_z * (REAL)(2 * LANES - 2) >= (REAL)(LANES - 1);

@@ -20,7 +20,7 @@ for (int k = from; k < to; ++k) {
     const int j = lines[k - from], r0 = firsts[k - from], r1 = ends[k - from];
     const REAL wa = weights[k - from], za = places[k - from], zb = gaps[k - from];
     const REAL width_z = zb < (REAL)0 ? -zb : zb;
-    const REAL* line = (const REAL*)slab + (k - k_first) * plane + j * stride;
+    const REAL* line = (const REAL*)slab + FRONT + (k - k_first) * plane + j * stride;
     const REAL* next = line + stride;
     if (width_z * (REAL)(LANES - 1) < (REAL)(2 * LANES - 3)) {
         for (int r = r0; r < r1; r += LANES) {

@@ -51,5 +51,20 @@ auto pick = [](vec first, vec second, ivec index) {
     return value;
 #endif
 };
+// Transpose a square of LANES vectors: squares of 2, 4, ... entries trade their corners.
+auto turn = [&](vec* square) __attribute__((always_inline)) {
+#pragma unroll
+    for (int s = 1; s < LANES; s *= 2) {
+        const ivec first = count + count / (INTEGER)s % 2 * (INTEGER)(LANES - s);
+        const ivec second = first + (INTEGER)s;
+#pragma unroll
+        for (int l = 0; l < LANES; ++l) {
+            if (l & s) continue;
+            const vec top = square[l], bottom = square[l + s];
+            square[l] = pick(top, bottom, first);
+            square[l + s] = pick(top, bottom, second);
+        }
+    }
+};
 auto least = [](int p, int q) { return p < q ? p : q; };
 auto most = [](int p, int q) { return p < q ? q : p; };

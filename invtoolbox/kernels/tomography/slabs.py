@@ -37,8 +37,9 @@ from invtoolbox.kernels.tomography.rays import ScanArguments, Views, views_by_ax
 _COLS = 16
 #: Largest number of planes of a slab: more of them would not stay near the cores.
 _PLANES = 64
-#: Zeros at the end of a line, beyond the two that stand for the outside.
-_TAIL = 36
+#: Zeros in front of a line, beyond the two that stand for the outside. Those of the next line are
+#: at its end.
+_FRONT = 46
 #: Share of the larger of volume and projections that a slab may take, and size that it may take in
 #: any case (bytes).
 _SHARE, _SMALL = 0.04, 4 * 2**20
@@ -78,7 +79,7 @@ def slab_kernel(name: str, dtype: torch.dtype, axis: int, **switches: bool) -> K
         switches: ``ADDS``, whether to move to the volume; ``PARALLEL`` and ``CURVED``, see `Views`.
     """
     definitions = {"REAL": REAL[dtype], "SINGLE": dtype == torch.float32, "AXIS": axis}
-    sizes = {"COLS": _COLS, "PLANES": _PLANES}
+    sizes = {"COLS": _COLS, "PLANES": _PLANES, "FRONT": _FRONT}
     return native_kernel(
         f"tomography/slab_{name}.cpp", definitions | sizes | switches, SlabArguments
     )
@@ -145,12 +146,15 @@ def _slab(volume: Tensor, projections: Tensor, axis: int) -> Tensor:
     # Number of lines and of voxels in a line, for the main axes x, y and z.
     lines, line = ((height, depth), (width, depth), (height, width))[axis]
     # Whole cache lines of 16 numbers.
-    stride = -(-(line + 4 + _TAIL) // 16) * 16
+    stride = -(-(line + 2 + _FRONT) // 16) * 16
     plane_bytes = (lines + 4) * stride * volume.element_size()
     larger = max(volume[0].numel(), projections[0].numel()) * volume.element_size()
     fitting = int(max(_SHARE * larger, _SMALL)) // plane_bytes
     planes = max(1, min(_PLANES, int(volume.shape[3 - axis]), fitting))
-    return volume.new_zeros(planes, lines + 4, stride)
+    # Squares of 16 voxels are moved at once.
+    planes = planes // 16 * 16 or planes
+    zeros = volume.new_zeros(planes * (lines + 4) * stride + _FRONT + 2)
+    return zeros[: -_FRONT - 2].view(planes, lines + 4, stride)
 
 
 def _move(arguments: SlabArguments, axis: int, adds: bool) -> None:
