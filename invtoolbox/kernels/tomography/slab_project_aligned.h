@@ -13,42 +13,64 @@ for (int k = 0; k < to - from; ++k) {
     low = low < (REAL)rb ? low : (REAL)rb;
     high = !level && high < (REAL)rb ? high : (REAL)rb;
     high = high > (REAL)ra ? high : (REAL)ra;
+    const bool outside = level && !(za > (REAL)0 && za < last_b);
     firsts[k] = (int)low / LANES * LANES;
-    ends[k] = (int)high;
+    ends[k] = outside ? firsts[k] : ((int)high + LANES - 1) / LANES * LANES;
 }
-for (int k = from; k < to; ++k) {
-    const int j = lines[k - from], r0 = firsts[k - from], r1 = ends[k - from];
-    const REAL wa = weights[k - from], za = places[k - from], zb = gaps[k - from];
-    const REAL width_z = zb < (REAL)0 ? -zb : zb;
-    const REAL* line = (const REAL*)slab + FRONT + (k - k_first) * plane + j * stride;
+struct Plane {
+    const REAL* line;
+    REAL wa, za, zb, edge;
+};
+auto plane_of = [&](int k) __attribute__((always_inline)) {
+    const REAL za = places[k] + (REAL)FRONT, zb = gaps[k];
+    // The lowest lane's position minus what rounding could add.
+    const REAL edge = za - (REAL)0.01 + (zb < (REAL)0 ? zb * (REAL)(LANES - 1) : (REAL)0);
+    const REAL* line = (const REAL*)slab + (from + k - k_first) * plane + lines[k] * stride;
+    return Plane{line, weights[k], za, zb, edge};
+};
+// Cells r to r + LANES - 1. Positions outside the line are not clamped: FRONT zeros lie there.
+auto sample = [&](const Plane& p, int r) __attribute__((always_inline)) {
+    const vec z = p.za + p.zb * (lane + (REAL)r);
+    const int i0 = (int)(p.edge + p.zb * (REAL)r);
+    const REAL *p0 = p.line + i0, *p1 = p0 + stride;
+    const ivec i = __builtin_convertvector(z, ivec);
+    const vec w = z - __builtin_convertvector(i, vec);
+    vec below = load(p0), above = load(p0 + LANES);
+    below += p.wa * (load(p1) - below);
+    above += p.wa * (load(p1 + LANES) - above);
+    const ivec index = i - (INTEGER)i0;
+    const vec left = pick(below, above, index), right = pick(below, above, index + 1);
+    return left + w * (right - left);
+};
+for (int k = 0; k < to - from; ++k) {
+    const int r0 = firsts[k], r1 = ends[k];
+    const REAL wide = (REAL)(2 * LANES) - (REAL)3.25;
+    auto near = [&](int k) { return gaps[k] * (REAL)(LANES - 1) < wide && gaps[k] * (REAL)(LANES - 1) > -wide; };
+    if (near(k)) {
+        const Plane p = plane_of(k);
+        // Two planes at a time where they are seen in the same cells.
+        if (k + 1 < to - from && near(k + 1) && firsts[k + 1] == r0 && ends[k + 1] == r1) {
+            const Plane q = plane_of(++k);
+            for (int r = r0; r < r1; r += LANES)
+                store(sums + r, load(sums + r) + (sample(p, r) + sample(q, r)));
+        } else {
+            for (int r = r0; r < r1; r += LANES)
+                store(sums + r, load(sums + r) + sample(p, r));
+        }
+        continue;
+    }
+    const REAL wa = weights[k], za = places[k], zb = gaps[k];
+    const REAL* line = (const REAL*)slab + FRONT + (from + k - k_first) * plane + lines[k] * stride;
     const REAL* next = line + stride;
-    if (width_z * (REAL)(LANES - 1) < (REAL)(2 * LANES - 3)) {
-        for (int r = r0; r < r1; r += LANES) {
-            vec z = za + zb * (lane + (REAL)r);
-            z = z > (REAL)0 ? z : (vec)(REAL)0;
-            z = z < last_b ? z : (vec)last_b;
-            const ivec i = __builtin_convertvector(z, ivec);
-            const vec w = z - __builtin_convertvector(i, vec);
-            const int i0 = (int)(zb < (REAL)0 ? i[LANES - 1] : i[0]);
-            const REAL *p0 = line + i0, *p1 = next + i0;
-            vec below = load(p0), above = load(p0 + LANES);
-            below += wa * (load(p1) - below);
-            above += wa * (load(p1 + LANES) - above);
-            const ivec index = i - (INTEGER)i0;
-            const vec left = pick(below, above, index), right = pick(below, above, index + 1);
-            store(sums + r, load(sums + r) + (left + w * (right - left)));
-        }
-    } else {
-        for (int r = r0; r < r1; ++r) {
-            REAL z = za + zb * (REAL)r;
-            z = z > (REAL)0 ? z : (REAL)0;
-            z = z < last_b ? z : last_b;
-            const int i = (int)z;
-            const REAL w = z - (REAL)i;
-            const REAL left = line[i] + wa * (next[i] - line[i]);
-            const REAL right = line[i + 1] + wa * (next[i + 1] - line[i + 1]);
-            sums[r] += left + w * (right - left);
-        }
+    for (int r = r0; r < r1; ++r) {
+        REAL z = za + zb * (REAL)r;
+        z = z > (REAL)0 ? z : (REAL)0;
+        z = z < last_b ? z : last_b;
+        const int i = (int)z;
+        const REAL w = z - (REAL)i;
+        const REAL left = line[i] + wa * (next[i] - line[i]);
+        const REAL right = line[i + 1] + wa * (next[i + 1] - line[i + 1]);
+        sums[r] += left + w * (right - left);
     }
 }
 for (int r = 0; r < here; ++r) {
