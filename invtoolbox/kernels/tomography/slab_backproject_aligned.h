@@ -1,6 +1,5 @@
 // The transpose of slab_project_aligned.h.
 #include "slab_aligned.h"
-if (from >= to) continue;
 for (int r = 0; r < here; ++r) {
     const REAL steep = steep0 + steep1 * (REAL)r;
     const REAL length = ROOT(flat + steep * steep);
@@ -22,7 +21,7 @@ for (int k = 0; k < to - from; ++k) {
     most_terms[k] = (int)terms + ((REAL)(int)terms < terms);
 }
 for (int k = from; k < to; ++k) {
-    const int j = lines[k - from], terms = most_terms[k - from], i_end = ends[k - from];
+    const int j = (int)lines[k - from], terms = most_terms[k - from], i_end = ends[k - from];
     const REAL wa = weights[k - from], za = places[k - from], zb = gaps[k - from];
     const REAL width_z = zb < (REAL)0 ? -zb : zb;
     REAL* line = mine + FRONT + (k - k_first) * plane + j * stride;

@@ -2,20 +2,27 @@
 // same two lines, equally spaced along them: the two lines are weighed into one, and that line is
 // resampled.
 #include "slab_aligned.h"
-// Only rows that are inside: rows outside add zeros.
-int firsts[PLANES], ends[PLANES];
-for (int k = 0; k < to - from; ++k) {
-    const REAL za = places[k], zb = gaps[k], per = (REAL)1 / zb;
-    const REAL p = -za * per, q = (last_b - za) * per;
-    const bool level = zb < (REAL)1e-6 && zb > (REAL)-1e-6;
-    REAL low = (p < q ? p : q) - (REAL)1, high = (p < q ? q : p) + (REAL)2;
-    low = !level && low > (REAL)ra ? low : (REAL)ra;
-    low = low < (REAL)rb ? low : (REAL)rb;
-    high = !level && high < (REAL)rb ? high : (REAL)rb;
-    high = high > (REAL)ra ? high : (REAL)ra;
-    const bool outside = level && !(za > (REAL)0 && za < last_b);
-    firsts[k] = (int)low / LANES * LANES;
-    ends[k] = outside ? firsts[k] : ((int)high + LANES - 1) / LANES * LANES;
+// Only cells that are inside, in whole vectors: cells outside add zeros.
+INTEGER firsts[PLANES], ends[PLANES];
+for (int k = 0; k < to - from; k += LANES) {
+    const vec za = load(places + k), zb = load(gaps + k), per = (REAL)1 / zb;
+    const vec p = -za * per, q = (last_b - za) * per;
+    vec low = (p < q ? p : q) - (REAL)1, high = (p < q ? q : p) + (REAL)2;
+    // A level column is inside with all of its cells, or with none.
+    const auto level = (zb < (REAL)1e-6) & (zb > (REAL)-1e-6);
+    const auto outside = level & ((za <= (REAL)0) | (za >= last_b));
+    low = level ? (vec)(REAL)ra : low;
+    high = level ? (vec)(REAL)rb : high;
+    high = outside ? (vec)(REAL)ra : high;
+    low = low > (REAL)ra ? low : (vec)(REAL)ra;
+    low = low < (REAL)rb ? low : (vec)(REAL)rb;
+    high = high < (REAL)rb ? high : (vec)(REAL)rb;
+    high = high > (REAL)ra ? high : (vec)(REAL)ra;
+    const ivec first = __builtin_convertvector(low, ivec) / (INTEGER)LANES * (INTEGER)LANES;
+    const ivec end = (__builtin_convertvector(high, ivec) + (INTEGER)(LANES - 1)) /
+                     (INTEGER)LANES * (INTEGER)LANES;
+    __builtin_memcpy(firsts + k, &first, sizeof(ivec));
+    __builtin_memcpy(ends + k, &end, sizeof(ivec));
 }
 struct Plane {
     const REAL* line;
@@ -43,7 +50,7 @@ auto sample = [&](const Plane& p, int r) __attribute__((always_inline)) {
     return left + w * (right - left);
 };
 for (int k = 0; k < to - from; ++k) {
-    const int r0 = firsts[k], r1 = ends[k];
+    const int r0 = (int)firsts[k], r1 = (int)ends[k];
     const REAL wide = (REAL)(2 * LANES) - (REAL)3.25;
     auto near = [&](int k) { return gaps[k] * (REAL)(LANES - 1) < wide && gaps[k] * (REAL)(LANES - 1) > -wide; };
     if (near(k)) {
@@ -73,8 +80,9 @@ for (int k = 0; k < to - from; ++k) {
         sums[r] += left + w * (right - left);
     }
 }
-for (int r = 0; r < here; ++r) {
-    const REAL steep = steep0 + steep1 * (REAL)r;
-    const REAL length = ROOT(flat + steep * steep);
-    sums[r] = r >= ra && r < rb ? length * sums[r] : (REAL)0;
+for (int r = 0; r < whole; r += LANES) {
+    const vec at = lane + (REAL)r, steep = steep0 + steep1 * at;
+    const vec length = __builtin_elementwise_sqrt(flat + steep * steep);
+    const auto inside = (at >= (REAL)ra) & (at < (REAL)rb);
+    store(sums + r, inside ? length * load(sums + r) : (vec)(REAL)0);
 }

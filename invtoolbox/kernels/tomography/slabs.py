@@ -42,7 +42,7 @@ _PLANES = 64
 _FRONT = 46
 #: Share of the larger of volume and projections that a slab may take, and size that it may take in
 #: any case (bytes).
-_SHARE, _SMALL = 0.04, 4 * 2**20
+_SHARE, _SMALL = 0.08, 4 * 2**20
 #: Largest number of planes of a slab that one task of the back-projection owns.
 _BLOCK = 32
 
