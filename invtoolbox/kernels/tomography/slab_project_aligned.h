@@ -35,35 +35,37 @@ auto plane_of = [&](int k) __attribute__((always_inline)) {
     const REAL* line = (const REAL*)slab + (from + k - k_first) * plane + lines[k] * stride;
     return Plane{line, weights[k], za, zb, edge};
 };
-// Cells r to r + LANES - 1. Positions outside the line are not clamped: FRONT zeros lie there.
-auto sample = [&](const Plane& p, int r) __attribute__((always_inline)) {
+// Cells r to r + LANES - 1. Positions outside the line are not clamped: FRONT zeros lie there. `half`:
+// all voxels lie in a vector and a half.
+auto sample = [&](const Plane& p, int r, bool half) __attribute__((always_inline)) {
     const vec z = p.za + p.zb * (lane + (REAL)r);
     const int i0 = (int)(p.edge + p.zb * (REAL)r);
     const REAL *p0 = p.line + i0, *p1 = p0 + stride;
     const ivec i = __builtin_convertvector(z, ivec);
     const vec w = z - __builtin_convertvector(i, vec);
-    vec below = load(p0), above = load(p0 + LANES);
+    vec below = load(p0), above = half ? load_half(p0 + LANES) : load(p0 + LANES);
     below += p.wa * (load(p1) - below);
-    above += p.wa * (load(p1 + LANES) - above);
+    above += p.wa * ((half ? load_half(p1 + LANES) : load(p1 + LANES)) - above);
     const ivec index = i - (INTEGER)i0;
     const vec left = pick(below, above, index), right = pick(below, above, index + 1);
     return left + w * (right - left);
 };
+auto reach_of = [&](int k) { return (REAL)(LANES - 1) * (gaps[k] < (REAL)0 ? -gaps[k] : gaps[k]); };
+const REAL narrow = (REAL)(LANES + LANES / 2) - (REAL)3.25;
 for (int k = 0; k < to - from; ++k) {
     const int r0 = (int)firsts[k], r1 = (int)ends[k];
-    const REAL wide = (REAL)(2 * LANES) - (REAL)3.25;
-    auto near = [&](int k) { return gaps[k] * (REAL)(LANES - 1) < wide && gaps[k] * (REAL)(LANES - 1) > -wide; };
-    if (near(k)) {
+    const bool twin = k + 1 < to - from && firsts[k + 1] == r0 && ends[k + 1] == r1;
+    if (twin && reach_of(k) < narrow && reach_of(k + 1) < narrow) {
+        // Two planes that are seen in the same cells.
+        const Plane p = plane_of(k), q = plane_of(++k);
+        for (int r = r0; r < r1; r += LANES)
+            store(sums + r, load(sums + r) + (sample(p, r, true) + sample(q, r, true)));
+        continue;
+    }
+    if (reach_of(k) < (REAL)(2 * LANES) - (REAL)3.25) {
         const Plane p = plane_of(k);
-        // Two planes at a time where they are seen in the same cells.
-        if (k + 1 < to - from && near(k + 1) && firsts[k + 1] == r0 && ends[k + 1] == r1) {
-            const Plane q = plane_of(++k);
-            for (int r = r0; r < r1; r += LANES)
-                store(sums + r, load(sums + r) + (sample(p, r) + sample(q, r)));
-        } else {
-            for (int r = r0; r < r1; r += LANES)
-                store(sums + r, load(sums + r) + sample(p, r));
-        }
+        for (int r = r0; r < r1; r += LANES)
+            store(sums + r, load(sums + r) + sample(p, r, false));
         continue;
     }
     const REAL wa = weights[k], za = places[k], zb = gaps[k];

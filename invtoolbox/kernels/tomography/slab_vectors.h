@@ -32,6 +32,12 @@ auto load = [](const REAL* from) {
     __builtin_memcpy(&value, from, sizeof(vec));
     return value;
 };
+// The first half of a vector, and zeros.
+auto load_half = [](const REAL* from) {
+    vec value = (vec)(REAL)0;
+    __builtin_memcpy(&value, from, sizeof(vec) / 2);
+    return value;
+};
 auto store = [](REAL* to, vec value) { __builtin_memcpy(to, &value, sizeof(vec)); };
 // Entries `index` (0 to 2 LANES - 1) of the two vectors.
 auto pick = [](vec first, vec second, ivec index) {
