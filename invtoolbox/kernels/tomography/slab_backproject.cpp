@@ -25,8 +25,8 @@
     }
     REAL *places_a = padded_a + MARGIN, *places_b = padded_b + MARGIN;
     for (int job = 0; job < listed * tiles; ++job) {
-        const int view = ((const int*)chosen)[job / tiles];
-        const int c_first = job % tiles * COLS, c_end = least(c_first + COLS, columns);
+        const int view = ((const int*)chosen)[job % listed];
+        const int c_first = job / listed * COLS, c_end = least(c_first + COLS, columns);
         const double* T = (const double*)table + 13 * view;
         const bool aligned = AXIS != 2 && T[9] == 0.0 && T[10] == 0.0;
         for (int r_first = 0; r_first < rows; r_first += ROWS) {
