@@ -46,10 +46,11 @@
                     }
                     continue;
                 }
-                for (int g = 0; g < c_end - c_first; ++g)
-                    for (int l = 0; l < LANES; ++l)
-                        cells[g * HEIGHT + l] =
-                            r + l < here ? y[(long long)(r + l) * columns + g] : (REAL)0;
+                for (int g = 0; g < c_end - c_first; ++g) {
+                    store(cells + g * HEIGHT, (vec)(REAL)0);
+                    for (int l = 0; l < least(LANES, here - r); ++l)
+                        cells[g * HEIGHT + l] = y[(long long)(r + l) * columns + g];
+                }
             }
             for (int c = c_first; c < c_end; ++c) {
                 REAL* values = tile + (c - c_first) * HEIGHT + MARGIN;

@@ -41,19 +41,23 @@ for (int k = 0; k < to - from; ++k) {
         const REAL edge = shift - (REAL)0.01 + (zb < (REAL)0 ? per * (REAL)(LANES - 1) : (REAL)0);
         const REAL start = za - zb * (REAL)MARGIN, reach = size_r * (REAL)(LANES - 1);
         const REAL* cells = values - MARGIN;
-        // Add `number` terms; `whole`: their cells lie in two vectors.
-        auto spread = [&](int number, bool whole) __attribute__((always_inline)) {
+        // Add `number` terms; `whole`: their cells lie in two vectors; `half`: in one and a half.
+        auto spread = [&](int number, bool whole, bool half) __attribute__((always_inline)) {
             for (int i = (int)voxels[k]; i < i_end; i += LANES) {
                 const vec at = lane + (REAL)i;
                 const ivec r = __builtin_convertvector(at * per + shift, ivec);
                 const int r0 = (int)(edge + per * (REAL)i);
                 const ivec index = r - (INTEGER)r0;
                 vec offset = start + zb * __builtin_convertvector(r, vec) - at;
-                const vec low = load(cells + r0), high = load(cells + r0 + LANES);
+                vec low, high;
+                if (whole) {
+                    low = load(cells + r0);
+                    high = half ? load_half(cells + r0 + LANES) : load(cells + r0 + LANES);
+                }
                 vec sum = (vec)(REAL)0;
                 for (int term = 0; term < number; ++term, offset += zb) {
-                    const vec size = offset < (REAL)0 ? -offset : offset;
-                    const vec weight = size < (REAL)1 ? (REAL)1 - size : (vec)(REAL)0;
+                    vec weight = (REAL)1 - __builtin_elementwise_abs(offset);
+                    weight = weight > (REAL)0 ? weight : (vec)(REAL)0;
                     if (whole) {
                         sum += weight * pick(low, high, index + (INTEGER)term);
                         continue;
@@ -72,13 +76,13 @@ for (int k = 0; k < to - from; ++k) {
             }
         };
         if (reach + (REAL)(terms - 1) > (REAL)(2 * LANES) - (REAL)2.25)
-            spread(terms, false);
+            spread(terms, false, false);
         else if (terms == 2)
-            spread(2, true);
+            spread(2, true, true);
         else if (terms == 3)
-            spread(3, true);
+            spread(3, true, false);
         else
-            spread(terms, true);
+            spread(terms, true, false);
     } else {
         for (int r = ra; r < rb; ++r) {
             REAL z = za + zb * (REAL)r;
