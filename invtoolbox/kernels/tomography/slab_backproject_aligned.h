@@ -10,6 +10,7 @@ for (int r = 0; r < here; r += LANES) {
 // the first one with za + zb r > i - 1 (zb > 0) or < i + 1 (zb < 0). Vectors begin at a multiple of
 // their length from the first voxel, which is number 2.
 INTEGER voxels[PLANES], ends[PLANES], most_terms[PLANES];
+REAL pers[PLANES], shifts[PLANES], edges[PLANES];
 for (int k = 0; k < to - from; k += LANES) {
     const vec za = load(places + k), zb = load(gaps + k);
     const vec begin = za + zb * (REAL)ra, end = za + zb * (REAL)(rb - 1);
@@ -27,6 +28,13 @@ for (int k = 0; k < to - from; k += LANES) {
     __builtin_memcpy(voxels + k, &first, sizeof(ivec));
     __builtin_memcpy(ends + k, &last, sizeof(ivec));
     __builtin_memcpy(most_terms + k, &terms, sizeof(ivec));
+    // The first cell of voxel i is per i + shift, rounded up, plus MARGIN; numbers are positive when
+    // they are truncated. `edge` is the lowest lane's minus what rounding could add.
+    const vec per = (REAL)1 / zb, one = zb > (REAL)0 ? (vec)(REAL)1 : (vec)(REAL)-1;
+    const vec shift = (REAL)(MARGIN + 1) - (za + one) * per;
+    store(pers + k, per);
+    store(shifts + k, shift);
+    store(edges + k, shift - (REAL)0.01 + (per < (REAL)0 ? per : (vec)(REAL)0) * (REAL)(LANES - 1));
 }
 for (int k = 0; k < to - from; ++k) {
     const int terms = (int)most_terms[k], i_end = (int)ends[k];
@@ -35,11 +43,9 @@ for (int k = 0; k < to - from; ++k) {
     REAL* line = mine + FRONT + (from + k - k_first) * plane + lines[k] * stride;
     REAL* next = line + stride;
     if (size_z > (REAL)0.02) {
-        // Rounded up: numbers are positive when they are truncated.
-        const REAL per = (REAL)1 / zb, size_r = per < (REAL)0 ? -per : per;
-        const REAL shift = (REAL)(MARGIN + 1) - (zb > (REAL)0 ? za + (REAL)1 : za - (REAL)1) * per;
-        const REAL edge = shift - (REAL)0.01 + (zb < (REAL)0 ? per * (REAL)(LANES - 1) : (REAL)0);
-        const REAL start = za - zb * (REAL)MARGIN, reach = size_r * (REAL)(LANES - 1);
+        const REAL per = pers[k], shift = shifts[k], edge = edges[k];
+        const REAL start = za - zb * (REAL)MARGIN;
+        const REAL reach = (per < (REAL)0 ? -per : per) * (REAL)(LANES - 1);
         const REAL* cells = values - MARGIN;
         // Add `number` terms; `whole`: their cells lie in two vectors; `half`: in one and a half.
         auto spread = [&](int number, bool whole, bool half) __attribute__((always_inline)) {
@@ -70,9 +76,8 @@ for (int k = 0; k < to - from; ++k) {
                         value[l] = cells[far[l]];
                     sum += weight * value;
                 }
-                const vec above = wa * sum;
-                store(line + i, load(line + i) + (sum - above));
-                store(next + i, load(next + i) + above);
+                store(line + i, load(line + i) + ((REAL)1 - wa) * sum);
+                store(next + i, load(next + i) + wa * sum);
             }
         };
         if (reach + (REAL)(terms - 1) > (REAL)(2 * LANES) - (REAL)2.25)
