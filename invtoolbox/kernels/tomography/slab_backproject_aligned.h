@@ -53,7 +53,7 @@ for (int k = 0; k < to - from; ++k) {
                 const vec at = lane + (REAL)i;
                 const ivec r = __builtin_convertvector(at * per + shift, ivec);
                 const int r0 = (int)(edge + per * (REAL)i);
-                const ivec index = r - (INTEGER)r0;
+                const ivec index = keep(r - (INTEGER)r0);
                 vec offset = start + zb * __builtin_convertvector(r, vec) - at;
                 vec low, high;
                 if (whole) {

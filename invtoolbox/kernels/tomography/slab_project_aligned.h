@@ -46,7 +46,7 @@ auto sample = [&](const Plane& p, int r, bool half) __attribute__((always_inline
     vec below = load(p0), above = half ? load_half(p0 + LANES) : load(p0 + LANES);
     below += p.wa * (load(p1) - below);
     above += p.wa * ((half ? load_half(p1 + LANES) : load(p1 + LANES)) - above);
-    const ivec index = i - (INTEGER)i0;
+    const ivec index = keep(i - (INTEGER)i0);
     const vec left = pick(below, above, index), right = pick(below, above, index + 1);
     return left + w * (right - left);
 };

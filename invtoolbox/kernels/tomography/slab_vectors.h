@@ -57,6 +57,13 @@ auto pick = [](vec first, vec second, ivec index) {
     return value;
 #endif
 };
+// The same index: a compiler would otherwise turn `index + 1` into two more broadcasts.
+auto keep = [](ivec index) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(index));
+#endif
+    return index;
+};
 // Transpose a square of LANES vectors: squares of 2, 4, ... entries trade their corners.
 auto turn = [&](vec* square) __attribute__((always_inline)) {
 #pragma unroll
