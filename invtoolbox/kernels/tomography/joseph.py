@@ -39,8 +39,8 @@ from invtoolbox.kernels.tomography.rays import Rays
 #: Rays that a task of the CPU follows side by side, one image at a time; 32 keep its vector units
 #: busy.
 _GROUP = 32
-#: Lines of the image that a task of the CPU's back-projection owns; eight fit the nearest cache at
-#: 512 pixels.
+#: Lines of the image that a task of the CPU's back-projection owns. They stay near the core, and a ray
+#: adds to all of them before the next ray, which adds to the same pixels.
 _LINES = 32
 
 

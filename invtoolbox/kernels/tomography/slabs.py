@@ -21,6 +21,7 @@ operations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -36,13 +37,13 @@ from invtoolbox.kernels.tomography.rays import ScanArguments, Views, views_by_ax
 #: Columns of cells that a task of the projection treats together.
 _COLS = 16
 #: Largest number of planes of a slab: more of them would not stay near the cores.
-_PLANES = 64
+_PLANES = 32
 #: Zeros in front of a line, beyond the two that stand for the outside. Those of the next line are
 #: at its end.
 _FRONT = 46
 #: Share of the larger of volume and projections that a slab may take, and size that it may take in
 #: any case (bytes).
-_SHARE, _SMALL = 0.08, 4 * 2**20
+_SHARE, _SMALL = 0.08, 6 * 2**20
 #: Largest number of planes of a slab that one task of the back-projection owns.
 _BLOCK = 32
 
@@ -111,11 +112,17 @@ def _each_slab(
     volume: Tensor, projections: Tensor, table: Tensor, views: Views
 ) -> Iterator[tuple[int, SlabArguments]]:
     """Yield the main axis and the kernels' arguments for every slab of every item."""
+    if not volume.shape[0]:
+        return
+    shapes = [_slab_shape(volume, projections, axis) for axis in range(3)]
+    # One piece of memory serves all axes; the zeros behind it are those at the end of the last line.
+    memory = volume.new_empty(max(map(math.prod, shapes)) + _FRONT + 2)
     for axis, chosen in enumerate(views_by_axis(table, views)):
-        if not chosen.numel() or not volume.shape[0]:
+        if not chosen.numel():
             continue
         # `length` planes lie across the axis; they are taken slab by slab.
-        slab, length = _slab(volume, projections, axis), int(volume.shape[3 - axis])
+        slab = memory.zero_()[: math.prod(shapes[axis])].view(shapes[axis])
+        length = int(volume.shape[3 - axis])
         for item, values in zip(volume, projections):
             for first in range(0, length, slab.shape[0]):
                 check_time()
@@ -136,8 +143,8 @@ def _each_slab(
                 yield axis, arguments
 
 
-def _slab(volume: Tensor, projections: Tensor, axis: int) -> Tensor:
-    """Return an empty slab (planes, lines + 4, stride) across the axis.
+def _slab_shape(volume: Tensor, projections: Tensor, axis: int) -> tuple[int, int, int]:
+    """Return the shape (planes, lines + 4, stride) of a slab across the axis.
 
     It depends on the shapes of one item alone, so that nothing else can alter the order of the
     sums.
@@ -152,9 +159,7 @@ def _slab(volume: Tensor, projections: Tensor, axis: int) -> Tensor:
     fitting = int(max(_SHARE * larger, _SMALL)) // plane_bytes
     planes = max(1, min(_PLANES, int(volume.shape[3 - axis]), fitting))
     # Squares of 16 voxels are moved at once.
-    planes = planes // 16 * 16 or planes
-    zeros = volume.new_zeros(planes * (lines + 4) * stride + _FRONT + 2)
-    return zeros[: -_FRONT - 2].view(planes, lines + 4, stride)
+    return planes // 16 * 16 or planes, lines + 4, stride
 
 
 def _move(arguments: SlabArguments, axis: int, adds: bool) -> None:
