@@ -4,7 +4,7 @@
 const double px = PARALLEL ? middle[A] : T[A], pm = PARALLEL ? middle[M] : T[M];
 const double da = PARALLEL ? T[A] : middle[A], dm = PARALLEL ? T[M] : middle[M];
 const bool own = AXIS == 0 ? fabs(dm) >= fabs(da) : fabs(da) < fabs(dm);
-int ra = 0, rb = own ? here : 0;
+int ra = 0, rb = own && dm != 0.0 ? here : 0;
 if (PARALLEL) {
     rb = fabs(T[2]) > fabs(dm) ? 0 : rb;
 } else {

@@ -7,7 +7,8 @@
 {
 #include "slab_vectors.h"
 #include "slab_view.h"
-    // Zeros around a column of cells: vectors are read past its ends.
+    // SIDE neighbouring tiles are followed in every view, then the next ones: neighbouring views add
+    // to about the same lines. Zeros around a column of cells: vectors are read past its ends.
     const int SIDE = 4, MARGIN = 96, HEIGHT = ROWS + 2 * MARGIN;
     const int k_first = slab_first + task * block;
     const int planes = least(block, slab_first + slab_planes - k_first);
@@ -26,7 +27,8 @@
     REAL *places_a = padded_a + MARGIN, *places_b = padded_b + MARGIN;
     for (int job = 0; job < listed * ((tiles + SIDE - 1) / SIDE * SIDE); ++job) {
         const int view = ((const int*)chosen)[job / SIDE % listed];
-        const int c_first = (job / SIDE / listed * SIDE + job % SIDE) * COLS, c_end = least(c_first + COLS, columns);
+        const int c_first = (job / SIDE / listed * SIDE + job % SIDE) * COLS;
+        const int c_end = least(c_first + COLS, columns);
         const double* T = (const double*)table + 13 * view;
         const bool aligned = AXIS != 2 && T[9] == 0.0 && T[10] == 0.0;
         for (int r_first = 0; r_first < rows; r_first += ROWS) {

@@ -15,10 +15,12 @@ for (int k = 0; k < to - from; k += LANES) {
     const vec za = load(places + k), zb = load(gaps + k);
     const vec begin = za + zb * (REAL)ra, end = za + zb * (REAL)(rb - 1);
     vec low = begin < end ? begin : end, high = (begin < end ? end : begin) + (REAL)1;
+    // Also false for numbers that are not.
+    const auto inside = (low < last_b) & (high > (REAL)2);
     low = low > (REAL)2 ? low : (vec)(REAL)2;
     low = low < last_b ? low : (vec)last_b;
     high = high < last_b - (REAL)1 ? high : (vec)(last_b - (REAL)1);
-    high = high > (REAL)0 ? high : (vec)(REAL)0;
+    high = inside ? high : (vec)(REAL)0;
     vec size_z = zb < (REAL)0 ? -zb : zb;
     size_z = size_z > (REAL)0.02 ? size_z : (vec)(REAL)0.02;
     const ivec first =
@@ -28,8 +30,8 @@ for (int k = 0; k < to - from; k += LANES) {
     __builtin_memcpy(voxels + k, &first, sizeof(ivec));
     __builtin_memcpy(ends + k, &last, sizeof(ivec));
     __builtin_memcpy(most_terms + k, &terms, sizeof(ivec));
-    // The first cell of voxel i is per i + shift, rounded up, plus MARGIN; numbers are positive when
-    // they are truncated. `edge` is the lowest lane's minus what rounding could add.
+    // The first cell of voxel i is per i + shift, truncated, minus MARGIN (MARGIN keeps it
+    // positive); `edge` is the lowest lane's minus what rounding could add.
     const vec per = (REAL)1 / zb, one = zb > (REAL)0 ? (vec)(REAL)1 : (vec)(REAL)-1;
     const vec shift = (REAL)(MARGIN + 1) - (za + one) * per;
     store(pers + k, per);
@@ -80,14 +82,10 @@ for (int k = 0; k < to - from; ++k) {
                 store(next + i, load(next + i) + wa * sum);
             }
         };
-        if (reach + (REAL)(terms - 1) > (REAL)(2 * LANES) - (REAL)2.25)
-            spread(terms, false, false);
-        else if (terms == 2)
-            spread(2, true, true);
-        else if (terms == 3)
-            spread(3, true, false);
-        else
-            spread(terms, true, false);
+        if (reach + (REAL)(terms - 1) > (REAL)(2 * LANES) - (REAL)2.25) spread(terms, false, false);
+        else if (terms == 2) spread(2, true, true);
+        else if (terms == 3) spread(3, true, false);
+        else spread(terms, true, false);
     } else {
         for (int r = ra; r < rb; ++r) {
             REAL z = za + zb * (REAL)r;

@@ -11,7 +11,9 @@
     const int M = AXIS, A = AXIS == 1 ? 0 : 1;
     // Steps along x, y and z in the slab, and the voxels of this task.
     const long long plane = (long long)(n[A] + 4) * stride;
-    const long long in_slab[3] = {AXIS == 0 ? plane : AXIS == 1 ? stride : 1,
+    const long long in_slab[3] = {AXIS == 0   ? plane
+                                  : AXIS == 1 ? stride
+                                              : 1,
                                   AXIS == 1 ? plane : stride, AXIS == 2 ? plane : 1};
     int from[3] = {0, 0, 0}, to[3] = {width, height, depth};
     from[M] = slab_first;
@@ -35,8 +37,7 @@
                 if (AXIS == 2 || z_end < LANES || x_end < LANES) {
                     for (int k = 0; k < z_end; ++k)
                         for (int i = 0; i < x_end; ++i)
-                            move(voxel + i + k * step[2],
-                                 place + i * in_slab[0] + k * in_slab[2]);
+                            move(voxel + i + k * step[2], place + i * in_slab[0] + k * in_slab[2]);
                     continue;
                 }
                 vec square[LANES];
@@ -45,10 +46,8 @@
                 turn(square);
                 for (int l = 0; l < LANES; ++l) {
                     REAL* to_voxel = voxel + l * step[2];
-                    if (ADDS)
-                        store(to_voxel, load(to_voxel) + square[l]);
-                    else
-                        store(place + l * in_slab[0], square[l]);
+                    if (ADDS) store(to_voxel, load(to_voxel) + square[l]);
+                    else store(place + l * in_slab[0], square[l]);
                 }
             }
 }

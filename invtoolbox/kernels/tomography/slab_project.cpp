@@ -1,8 +1,8 @@
 // Arguments: SlabArguments of slabs.py.
 //
 // Joseph's forward projection in 3D on the CPU: a tile of COLS columns of a listed view through the
-// planes of a slab (see slabs.py), added to the projections. Neighbouring tasks take the same tile of
-// neighbouring views, which reads about the same lines. The weights are those of
+// planes of a slab (see slabs.py), added to the projections. Neighbouring tasks take the same
+// tile of neighbouring views, which reads about the same lines. The weights are those of
 // volume_project.cpp.
 //
 // Not for CUDA, which uses volume_project.cpp: the layout suits vectors of a CPU, and the code uses

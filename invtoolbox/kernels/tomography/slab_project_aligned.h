@@ -10,17 +10,18 @@ for (int k = 0; k < to - from; k += LANES) {
     vec low = (p < q ? p : q) - (REAL)1, high = (p < q ? q : p) + (REAL)2;
     // A level column is inside with all of its cells, or with none.
     const auto level = (zb < (REAL)1e-6) & (zb > (REAL)-1e-6);
-    const auto outside = level & ((za <= (REAL)0) | (za >= last_b));
+    const auto inside = ~level | ((za > (REAL)0) & (za < last_b));
     low = level ? (vec)(REAL)ra : low;
     high = level ? (vec)(REAL)rb : high;
-    high = outside ? (vec)(REAL)ra : high;
     low = low > (REAL)ra ? low : (vec)(REAL)ra;
     low = low < (REAL)rb ? low : (vec)(REAL)rb;
     high = high < (REAL)rb ? high : (vec)(REAL)rb;
-    high = high > (REAL)ra ? high : (vec)(REAL)ra;
+    // No vector at all where no cell is inside (nor for numbers that are not): it would read far
+    // beyond the line.
+    high = (inside & (low < high) & (za == za)) ? high : (vec)(REAL)0;
     const ivec first = __builtin_convertvector(low, ivec) / (INTEGER)LANES * (INTEGER)LANES;
-    const ivec end = (__builtin_convertvector(high, ivec) + (INTEGER)(LANES - 1)) /
-                     (INTEGER)LANES * (INTEGER)LANES;
+    const ivec end = (__builtin_convertvector(high, ivec) + (INTEGER)(LANES - 1)) / (INTEGER)LANES *
+                     (INTEGER)LANES;
     __builtin_memcpy(firsts + k, &first, sizeof(ivec));
     __builtin_memcpy(ends + k, &end, sizeof(ivec));
 }
@@ -35,8 +36,8 @@ auto plane_of = [&](int k) __attribute__((always_inline)) {
     const REAL* line = (const REAL*)slab + (from + k - k_first) * plane + lines[k] * stride;
     return Plane{line, weights[k], za, zb, edge};
 };
-// Cells r to r + LANES - 1. Positions outside the line are not clamped: FRONT zeros lie there. `half`:
-// all voxels lie in a vector and a half.
+// Cells r to r + LANES - 1. Positions outside the line are not clamped: FRONT zeros lie
+// there. `half`: all voxels lie in a vector and a half.
 auto sample = [&](const Plane& p, int r, bool half) __attribute__((always_inline)) {
     const vec z = p.za + p.zb * (lane + (REAL)r);
     const int i0 = (int)(p.edge + p.zb * (REAL)r);

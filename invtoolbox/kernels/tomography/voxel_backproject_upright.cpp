@@ -53,7 +53,8 @@
             ks[b] = seen ? (int)place : -1;
             rights[b] = weight * (place - (REAL)(int)place);
             lefts[b] = weight - rights[b];
-            starts[b] = (view[4] * cs[b] + view[5] * rs[b] + view[6] * slice + view[7]) * inverse + lift;
+            starts[b] =
+                (view[4] * cs[b] + view[5] * rs[b] + view[6] * slice + view[7]) * inverse + lift;
             steps[b] = view[6] * inverse;
         }
         for (int b = 0; b < LINES; ++b) {
@@ -64,7 +65,8 @@
             REAL* line = sum + b * BZ;
             const REAL last = start + step * (REAL)(whole - 1);
             if (size_y * (REAL)(LANES - 1) < (REAL)(2 * LANES - 3)) {
-                const bool inside = start >= (REAL)0 && start <= end && last >= (REAL)0 && last <= end;
+                const bool inside =
+                    start >= (REAL)0 && start <= end && last >= (REAL)0 && last <= end;
                 const vec slopes = step * lane;
                 for (int g = 0; g < whole; g += LANES) {
                     vec y = slopes + (start + step * (REAL)g);

@@ -142,7 +142,7 @@ def _backproject(projections: Tensor, views: VoxelViews) -> Tensor:
     tasks = math.prod(-(-size // step) for size, step in zip(views.volume, block))
     name = "backproject_upright" if upright else "backproject"
     kernel = voxel_kernel(name, volume.dtype, views.curved, **sizes)
-    _launch(kernel, tasks, projections.contiguous(), volume, views, stride, block[0])
+    _launch(kernel, tasks, projections.contiguous(), volume, views, stride=stride, block=block[0])
     return volume
 
 
