@@ -1,13 +1,14 @@
-"""Cone beam in 3D: seconds per projection, share of the arithmetic limit, growth, and memory.
+"""Cone beam in 3D: processor time per projection, share of the arithmetic limit, growth, and memory.
 
 The share: an *interpolation* is one ray on one plane of voxels inside the volume, bilinear between
 four of them. It counts as 10 floating-point operations (three linear interpolations of a
 subtraction and a fused multiply-add, and the sum), although the kernels need fewer when
 neighbouring rays share them. The set-up of rays, their positions and memory accesses are not
 counted. The limit is the rate of fused multiply-adds in registers (two operations each) that a
-plain loop reaches on the same number of threads.
+plain loop reaches on one thread. The exponent is that of the processor time in the side between
+neighbouring sizes; 4 is proportional to the work. All on one thread.
 
-    python benchmarks/cone.py [--threads 2] [--rounds 5] [--no-memory]
+    python benchmarks/cone.py [--sizes 128 192 256 384] [--rounds 3] [--no-memory]
 """
 
 import math
@@ -15,11 +16,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 
 import torch
 from common import alternating, machine, run_script, verdict
 
-from invtoolbox.kernels.launch import address, launch, warp
+from invtoolbox.kernels.launch import address, warp
 from invtoolbox.operators import ConeBeam
 
 OPERATIONS = 10
@@ -62,54 +64,49 @@ def interpolations(A: ConeBeam) -> float:
     """
     size, (views, rows, columns) = A.domain_shape[-1], A.range_shape[-3:]
     y = A(torch.ones(1, *A.domain_shape))[0, 0]
-    angle = torch.arange(views)[:, None, None] * 2 * math.pi / views
     across = 1.5 * (torch.arange(columns) - (columns - 1) / 2)
     up = 1.5 * (torch.arange(rows)[:, None] - (rows - 1) / 2)
-    dx, dy = (
-        across * angle.cos() - 4.5 * size * angle.sin(),
-        across * angle.sin() + 4.5 * size * angle.cos(),
-    )
-    length = (dx**2 + dy**2 + up**2).sqrt() / torch.maximum(
-        torch.maximum(dx.abs(), dy.abs()), up.abs()
-    )
-    return float((y / length).sum(dtype=torch.float64))
+    total = 0.0
+    for view in range(views):
+        sine, cosine = (f(view * 2 * math.pi / views) for f in (math.sin, math.cos))
+        dx, dy = across * cosine - 4.5 * size * sine, across * sine + 4.5 * size * cosine
+        longest = torch.maximum(torch.maximum(dx.abs(), dy.abs()), up.abs())
+        length = (dx**2 + dy**2 + up**2).sqrt() / longest
+        total += float((y[view] / length).sum(dtype=torch.float64))
+    return total
 
 
 def peak() -> float:
-    """Measure the rate of fused multiply-adds in registers, on all threads.
-
-    The unit is floating-point operations per second.
-    """
+    """Measure the rate of fused multiply-adds in registers, operations per second of processor time."""
     wp = warp()
 
     @wp.func_native(snippet=_FUSED)
     def run_task(values: wp.uint64, repeats: int, task: int): ...
 
     @wp.kernel(module="unique", enable_backward=False)
-    def kernel(values: wp.uint64, repeats: int, first_task: int):
-        run_task(values, repeats, wp.tid() + first_task)
+    def kernel(values: wp.uint64, repeats: int):
+        run_task(values, repeats, wp.tid())
 
-    tasks, repeats = 8 * torch.get_num_threads(), 200_000
+    tasks, repeats = 8, 200_000
     values = torch.full((tasks, 256), 0.5)
-
-    def run() -> None:
-        launch(kernel, tasks, [address(values), repeats], [values], 1e9)
-
-    best = math.inf
-    for _ in range(5):
-        began = time.perf_counter()
-        run()
-        best = min(best, time.perf_counter() - began)
-    return 2.0 * 256 * repeats * tasks / best
+    inputs = [address(values), repeats]
+    times = []
+    for _ in range(6):
+        began = time.process_time()
+        wp.launch(kernel, dim=tasks, inputs=inputs, device="cpu")
+        times.append(time.process_time() - began)
+    # The first launch compiles.
+    return 2.0 * 256 * repeats * tasks / min(times[1:])
 
 
 def timed(A: ConeBeam, rounds: int) -> tuple[float, float]:
     x, y = torch.rand(1, *A.domain_shape), torch.rand(1, *A.range_shape)
-    times = alternating({"forward": lambda: A(x), "adjoint": lambda: A.adjoint(y)}, rounds)
+    calls = {"forward": lambda: A(x), "adjoint": lambda: A.adjoint(y)}
+    times = alternating(calls, rounds, time.process_time)
     return times["forward"], times["adjoint"]
 
 
-def memory(threads: int) -> tuple[float, float, float]:
+def memory() -> tuple[float, float, float]:
     """Measure the peak memory of a fresh process at 256^3 with 240 views of 384x384.
 
     Returns the MB of the projection and of the back-projection beyond volume and projections, and
@@ -119,7 +116,7 @@ def memory(threads: int) -> tuple[float, float, float]:
 import resource, sys, torch
 sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
 from cone import scan
-torch.set_num_threads({threads})
+torch.set_num_threads(1)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 small = scan(16)
 small.adjoint(small(torch.rand(1, *small.domain_shape)))
@@ -145,55 +142,45 @@ print(max(value.numel(), result.numel()) * 4 / 2**20)
     return float(lines[0][0]), float(lines[1][0]), float(lines[1][1])
 
 
-def main(threads: int = os.cpu_count(), rounds: int = 5, memory_: bool = True) -> None:
-    torch.set_num_threads(threads)
+def main(
+    sizes: Sequence[int] = (128, 192, 256, 384), rounds: int = 3, memory_: bool = True
+) -> None:
+    torch.set_num_threads(1)
     torch.manual_seed(0)
     print(machine())
     if memory_:
         # First: on Linux a process inherits the peak of its parent.
-        *extra, larger = memory(threads)
+        *extra, larger = memory()
         share = max(extra) / larger
         print(
             f"256^3, 240 views of 384x384: forward {extra[0]:.1f} MB, adjoint {extra[1]:.1f} MB "
             f"beyond volume and projections, {share:.1%} of the larger ({larger:.0f} MB) "
             f"{verdict(share < 0.1, 'under 10 %')}"
         )
-
-    A = scan(128)
-    began = time.perf_counter()
-    A.adjoint(A(torch.rand(1, *A.domain_shape)))
+    limit = peak()
+    print(f"limit {limit / 1e9:.0f} Gflop/s; {OPERATIONS} operations per interpolation")
+    print("side  interpolations  way        time     share  exponent")
+    last: dict[str, float] = {}
+    least, steepest = math.inf, 0.0
+    for before, size in zip((None, *sizes), sizes):
+        A = scan(size)
+        count = interpolations(A)
+        for way, seconds in zip(("forward", "adjoint"), timed(A, rounds)):
+            share = OPERATIONS * count / limit / seconds
+            least = min(least, share)
+            line = f"{size:4d}  {count:14.3g}  {way}  {seconds:8.3f} s  {share:6.1%}"
+            if before:
+                exponent = math.log(seconds / last[way]) / math.log(size / before)
+                steepest = max(steepest, exponent)
+                line += f"  {exponent:.2f}"
+            print(line, flush=True)
+            last[way] = seconds
+    print(verdict(least >= 0.15, "share at least 15 %"))
+    print(verdict(steepest <= 4.1, "exponent at most 4.1"))
+    tilted = timed(scan(128, tilt=0.3), rounds)
     print(
-        f"first call of both: {time.perf_counter() - began:.2f} s (compiles the kernels where this "
-        "machine has not yet)"
+        f"128^3 tilted by 0.3 (no rows along z): forward {tilted[0]:.3f} s, adjoint {tilted[1]:.3f} s"
     )
-    forward, adjoint = timed(A, rounds)
-    count, limit = interpolations(A), peak()
-    print(
-        f"128^3, 120 views of 192x192: forward {forward:.3f} s, adjoint {adjoint:.3f} s, both "
-        f"{forward + adjoint:.3f} s"
-    )
-    print(
-        f"  {count:.3g} interpolations of {OPERATIONS} operations; limit {limit / 1e9:.0f} "
-        f"Gflop/s; share of the limit: forward {OPERATIONS * count / limit / forward:.1%}, adjoint "
-        f"{OPERATIONS * count / limit / adjoint:.1%}"
-    )
-    slow = timed(scan(128, tilt=0.3), rounds)
-    print(
-        f"  the same, tilted by 0.3 (no rows along z): forward {slow[0]:.3f} s, adjoint "
-        f"{slow[1]:.3f} s"
-    )
-
-    sizes = (32, 64, 128, 192)
-    times = {
-        size: sum((forward, adjoint) if size == 128 else timed(scan(size), rounds))
-        for size in sizes
-    }
-    print("size   both       exponent in the size (4 is proportional to the work)")
-    for last, size in zip((None, *sizes), sizes):
-        exponent = (
-            f"{math.log(times[size] / times[last]) / math.log(size / last):.2f}" if last else ""
-        )
-        print(f"{size:4d} {times[size]:9.4f} s  {exponent}")
     print(f"load average {os.getloadavg()[0]:.2f}")
 
 

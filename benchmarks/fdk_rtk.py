@@ -92,7 +92,7 @@ def main(side: int = 128, views: int = 180, repeats: int = 3) -> None:
     ratio = median(ours) / median(theirs)
     print(
         f"processor time {median(ours):.2f} s against {median(theirs):.2f} s of RTK, ratio {ratio:.2f} "
-        f"{verdict(ratio <= 0.2, 'at most 0.2')}"
+        f"{verdict(ratio <= 0.1, 'at most 0.1')}"
     )
 
 

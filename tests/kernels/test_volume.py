@@ -415,3 +415,28 @@ def test_bad_input_is_named() -> None:
         dataclasses.replace(views, parallel=True, curved=True)
     with pytest.raises(InputError, match="float16"):
         backproject_volume(torch.zeros(1, 2, 3, 4, dtype=torch.float16), views)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("height", [30.0, -400.0, 2e4, math.nan, math.inf])
+def test_a_panel_beside_the_volume_sees_nothing(kind: str, height: float) -> None:
+    """Move source and panel along z, so that columns pass beside their lines of voxels.
+
+    The line has no whole number of vectors; heights that are no numbers must not crash.
+    """
+    views = random_views((21, 9, 10), (20, 7), 3, kind, seed=4, aligned=True)
+    lift = torch.tensor([0.0, 0.0, height], dtype=torch.float64)
+    source = views.source if kind == "parallel" else views.source + lift
+    views = dataclasses.replace(views, source=source, detector=views.detector + lift)
+    x, y = uniform(1, 21, 9, 10), uniform(1, 3, 20, 7)
+    projections, volume = project_volume(x, views), backproject_volume(y, views)
+    if not math.isfinite(height):
+        return
+    table = table_of(views, x.device)
+    expected, spread = torch.empty_like(projections), torch.zeros_like(volume)
+    _launch("project", expected.numel(), x, expected, table, views)
+    scatter_owned(y, table, None, views, spread)
+    torch.testing.assert_close(projections, expected, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(volume, spread, rtol=1e-11, atol=1e-11)
+    if abs(height) > 100:
+        assert not projections.any() and not volume.any()

@@ -39,9 +39,9 @@ from invtoolbox.kernels.tomography.rays import Rays
 #: Rays that a task of the CPU follows side by side, one image at a time; 32 keep its vector units
 #: busy.
 _GROUP = 32
-#: Lines of the image that a task of the CPU's back-projection owns; eight fit the nearest cache at
-#: 512 pixels.
-_LINES = 8
+#: Lines of the image that a task of the CPU's back-projection owns. They stay near the core, and a ray
+#: adds to all of them before the next ray, which adds to the same pixels.
+_LINES = 32
 
 
 @dataclass
@@ -389,8 +389,8 @@ def _lines(image: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
 def plan_lanes(tensor: Tensor) -> list[tuple[int, int, int]]:
     """Split a batch into parts (first item, items, lanes) of images that are projected together.
 
-    A vector of 64 bytes is hardly slower than one number, so some empty lanes cost less than
-    another pass. On CUDA the whole batch is one part with one lane.
+    Vectors are hardly slower than one number, so some empty lanes cost less than another
+    pass. On CUDA the whole batch is one part with one lane.
 
     >>> import torch
     >>> plan_lanes(torch.zeros(19, 2, 2))
@@ -400,12 +400,12 @@ def plan_lanes(tensor: Tensor) -> list[tuple[int, int, int]]:
     if tensor.device.type == "cuda":
         return [(0, batch, 1)]
     size = tensor.element_size()
-    # Numbers in a vector of 64 and of 16 bytes.
-    wide, narrow = 64 // size, 16 // size
+    # Numbers in vectors of 64, 32 and 16 bytes.
+    widths = [64 // size, 32 // size, 16 // size, 1]
     plan, start = [], 0
     while start < batch:
         left = batch - start
-        lanes = wide if left > narrow else narrow if left > 1 else 1
+        lanes = min((lanes for lanes in widths if lanes >= left), default=widths[0])
         plan.append((start, min(left, lanes), lanes))
         start += lanes
     return plan

@@ -32,6 +32,26 @@ for (int k = begin; k < end; ++k) {
     REAL scaled[LANES];
     for (int l = 0; l < LANES; ++l)
         scaled[l] = c[0] * y[l];
+#if LANES == 1 && MODE == 0 && LINES > 1
+    // On the CPU the places on all lines come first, in vectors; then each line's two pixels are
+    // read and written at once.
+    typedef REAL pair __attribute__((ext_vector_type(2)));
+    int places[LINES];
+    REAL lefts[LINES], rights[LINES];
+    for (int m = 0; m < LINES; ++m) {
+        const int j = first + m;
+#include "joseph_sample.h"
+        places[m] = m * stride + i;
+        rights[m] = scaled[0] * w;
+        lefts[m] = scaled[0] - rights[m];
+    }
+    for (int m = 0; m < LINES; ++m) {
+        pair pixels;
+        __builtin_memcpy(&pixels, block_out + places[m], sizeof(pair));
+        pixels += (pair){lefts[m], rights[m]};
+        __builtin_memcpy(block_out + places[m], &pixels, sizeof(pair));
+    }
+#else
     for (int m = 0; m < LINES; ++m) {
         const int j = first + m;
 #include "joseph_sample.h"
@@ -48,4 +68,5 @@ for (int k = begin; k < end; ++k) {
             pixel[LANES + l] += right;
         }
     }
+#endif
 }

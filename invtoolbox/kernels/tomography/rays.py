@@ -259,7 +259,7 @@ def views_by_axis(table: Tensor, views: Views) -> list[Tensor]:
     The numbers are int32, in increasing order.
     """
     # Some views at a time: the bounds of all views would take more memory than the projection.
-    blocks = table.split(max(1, 16384 // views.panel[1]))
+    blocks = table.split(max(1, 4096 // views.panel[1]))
     possible = torch.cat([_possible(block, views) for block in blocks])
     return [possible[:, k].nonzero()[:, 0].to(torch.int32) for k in range(3)]
 

@@ -4,7 +4,7 @@
 const double px = PARALLEL ? middle[A] : T[A], pm = PARALLEL ? middle[M] : T[M];
 const double da = PARALLEL ? T[A] : middle[A], dm = PARALLEL ? T[M] : middle[M];
 const bool own = AXIS == 0 ? fabs(dm) >= fabs(da) : fabs(da) < fabs(dm);
-int ra = 0, rb = own ? here : 0;
+int ra = 0, rb = own && dm != 0.0 ? here : 0;
 if (PARALLEL) {
     rb = fabs(T[2]) > fabs(dm) ? 0 : rb;
 } else {
@@ -32,17 +32,21 @@ if (slope != 0.0) {
 } else if (start <= 0.0 || start >= (double)last_a) {
     to = from;
 }
-// All planes at once: line `lines` and weight between lines, and the position places + gaps r along
-// them.
-int lines[PLANES];
+if (from >= to) continue;
+// All planes at once, counted from `from`: line `lines` and weight between lines, and the position
+// places + gaps r along them.
+typedef double wide __attribute__((ext_vector_type(LANES)));
+INTEGER lines[PLANES];
 REAL weights[PLANES], places[PLANES], gaps[PLANES];
-for (int k = from; k < to; ++k) {
-    const double t = (double)k - middle_m, reach = (t - pm) * inverse;
-    REAL xa = (REAL)(start + slope * t);
-    xa = xa > (REAL)0 ? xa : (REAL)0;
-    xa = xa < last_a ? xa : last_a;
-    lines[k - from] = (int)xa;
-    weights[k - from] = xa - (REAL)(int)xa;
-    places[k - from] = (REAL)(z0 + reach * z1);
-    gaps[k - from] = (REAL)(spread0 + reach * spread1);
+for (int k = 0; k < to - from; k += LANES) {
+    const wide t = __builtin_convertvector(lane + (REAL)(from + k), wide) - middle_m;
+    const wide reach = (t - pm) * inverse;
+    vec xa = __builtin_convertvector(start + slope * t, vec);
+    xa = xa > (REAL)0 ? xa : (vec)(REAL)0;
+    xa = xa < last_a ? xa : (vec)last_a;
+    const ivec below = __builtin_convertvector(xa, ivec);
+    __builtin_memcpy(lines + k, &below, sizeof(ivec));
+    store(weights + k, xa - __builtin_convertvector(below, vec));
+    store(places + k, __builtin_convertvector(z0 + reach * z1, vec));
+    store(gaps + k, __builtin_convertvector(spread0 + reach * spread1, vec));
 }

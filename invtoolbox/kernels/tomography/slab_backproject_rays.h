@@ -29,7 +29,7 @@ const double vb = T[9 + B], fb = fma(rp0, vb, middle[B]);
 const bool run =
     own == rb - ra && own > 1 && (PARALLEL || (fm + ra * vm) * (fm + (rb - 1) * vm) > 0.0);
 for (int k = from_all; k < to_all; ++k) {
-    REAL* base = mine + (k - k_first) * plane;
+    REAL* base = mine + FRONT + (k - k_first) * plane;
     const REAL t = (REAL)k - (REAL)middle_m;
     for (int r = 0; r < here; r += LANES) {
         store(places_a + r, load(starts_a + r) + load(slopes_a + r) * t);

@@ -9,7 +9,7 @@ for (int r = 0; r < here; r += LANES) {
     for (int l = 0; l < LANES; ++l)
         whole = whole && length[l] > (REAL)0;
     vec total = (vec)(REAL)0;
-    const REAL* base = (const REAL*)slab + (from - k_first) * plane;
+    const REAL* base = (const REAL*)slab + FRONT + (from - k_first) * plane;
     for (int k = from; k < to; ++k, base += plane) {
         const REAL t = (REAL)k - (REAL)middle_m;
         vec xa = load(start_a) + load(slope_a) * t, xb = load(start_b) + load(slope_b) * t;

@@ -32,6 +32,12 @@ auto load = [](const REAL* from) {
     __builtin_memcpy(&value, from, sizeof(vec));
     return value;
 };
+// The first half of a vector, and zeros.
+auto load_half = [](const REAL* from) {
+    vec value = (vec)(REAL)0;
+    __builtin_memcpy(&value, from, sizeof(vec) / 2);
+    return value;
+};
 auto store = [](REAL* to, vec value) { __builtin_memcpy(to, &value, sizeof(vec)); };
 // Entries `index` (0 to 2 LANES - 1) of the two vectors.
 auto pick = [](vec first, vec second, ivec index) {
@@ -50,6 +56,28 @@ auto pick = [](vec first, vec second, ivec index) {
         value[l] = both[index[l]];
     return value;
 #endif
+};
+// The same index: a compiler would otherwise turn `index + 1` into two more broadcasts.
+auto keep = [](ivec index) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(index));
+#endif
+    return index;
+};
+// Transpose a square of LANES vectors: squares of 2, 4, ... entries trade their corners.
+auto turn = [&](vec* square) __attribute__((always_inline)) {
+#pragma unroll
+    for (int s = 1; s < LANES; s *= 2) {
+        const ivec first = count + count / (INTEGER)s % 2 * (INTEGER)(LANES - s);
+        const ivec second = first + (INTEGER)s;
+#pragma unroll
+        for (int l = 0; l < LANES; ++l) {
+            if (l & s) continue;
+            const vec top = square[l], bottom = square[l + s];
+            square[l] = pick(top, bottom, first);
+            square[l + s] = pick(top, bottom, second);
+        }
+    }
 };
 auto least = [](int p, int q) { return p < q ? p : q; };
 auto most = [](int p, int q) { return p < q ? q : p; };

@@ -21,6 +21,7 @@ operations.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -36,12 +37,13 @@ from invtoolbox.kernels.tomography.rays import ScanArguments, Views, views_by_ax
 #: Columns of cells that a task of the projection treats together.
 _COLS = 16
 #: Largest number of planes of a slab: more of them would not stay near the cores.
-_PLANES = 64
-#: Zeros at the end of a line, beyond the two that stand for the outside.
-_TAIL = 36
+_PLANES = 32
+#: Zeros in front of a line, beyond the two that stand for the outside. Those of the next line are
+#: at its end.
+_FRONT = 46
 #: Share of the larger of volume and projections that a slab may take, and size that it may take in
 #: any case (bytes).
-_SHARE, _SMALL = 0.04, 4 * 2**20
+_SHARE, _SMALL = 0.08, 6 * 2**20
 #: Largest number of planes of a slab that one task of the back-projection owns.
 _BLOCK = 32
 
@@ -78,7 +80,7 @@ def slab_kernel(name: str, dtype: torch.dtype, axis: int, **switches: bool) -> K
         switches: ``ADDS``, whether to move to the volume; ``PARALLEL`` and ``CURVED``, see `Views`.
     """
     definitions = {"REAL": REAL[dtype], "SINGLE": dtype == torch.float32, "AXIS": axis}
-    sizes = {"COLS": _COLS, "PLANES": _PLANES}
+    sizes = {"COLS": _COLS, "PLANES": _PLANES, "FRONT": _FRONT}
     return native_kernel(
         f"tomography/slab_{name}.cpp", definitions | sizes | switches, SlabArguments
     )
@@ -110,11 +112,17 @@ def _each_slab(
     volume: Tensor, projections: Tensor, table: Tensor, views: Views
 ) -> Iterator[tuple[int, SlabArguments]]:
     """Yield the main axis and the kernels' arguments for every slab of every item."""
+    if not volume.shape[0]:
+        return
+    shapes = [_slab_shape(volume, projections, axis) for axis in range(3)]
+    # One piece of memory serves all axes; the zeros behind it are those at the end of the last line.
+    memory = volume.new_empty(max(map(math.prod, shapes)) + _FRONT + 2)
     for axis, chosen in enumerate(views_by_axis(table, views)):
-        if not chosen.numel() or not volume.shape[0]:
+        if not chosen.numel():
             continue
         # `length` planes lie across the axis; they are taken slab by slab.
-        slab, length = _slab(volume, projections, axis), int(volume.shape[3 - axis])
+        slab = memory.zero_()[: math.prod(shapes[axis])].view(shapes[axis])
+        length = int(volume.shape[3 - axis])
         for item, values in zip(volume, projections):
             for first in range(0, length, slab.shape[0]):
                 check_time()
@@ -135,8 +143,8 @@ def _each_slab(
                 yield axis, arguments
 
 
-def _slab(volume: Tensor, projections: Tensor, axis: int) -> Tensor:
-    """Return an empty slab (planes, lines + 4, stride) across the axis.
+def _slab_shape(volume: Tensor, projections: Tensor, axis: int) -> tuple[int, int, int]:
+    """Return the shape (planes, lines + 4, stride) of a slab across the axis.
 
     It depends on the shapes of one item alone, so that nothing else can alter the order of the
     sums.
@@ -145,12 +153,13 @@ def _slab(volume: Tensor, projections: Tensor, axis: int) -> Tensor:
     # Number of lines and of voxels in a line, for the main axes x, y and z.
     lines, line = ((height, depth), (width, depth), (height, width))[axis]
     # Whole cache lines of 16 numbers.
-    stride = -(-(line + 4 + _TAIL) // 16) * 16
+    stride = -(-(line + 2 + _FRONT) // 16) * 16
     plane_bytes = (lines + 4) * stride * volume.element_size()
     larger = max(volume[0].numel(), projections[0].numel()) * volume.element_size()
     fitting = int(max(_SHARE * larger, _SMALL)) // plane_bytes
     planes = max(1, min(_PLANES, int(volume.shape[3 - axis]), fitting))
-    return volume.new_zeros(planes, lines + 4, stride)
+    # Squares of 16 voxels are moved at once.
+    return planes // 16 * 16 or planes, lines + 4, stride
 
 
 def _move(arguments: SlabArguments, axis: int, adds: bool) -> None:

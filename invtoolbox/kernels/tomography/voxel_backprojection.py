@@ -23,9 +23,9 @@ from invtoolbox.kernels.native import REAL, native_kernel
 #: Block of the volume that a task of the CPU treats, (slices, rows, columns); its sums stay in the
 #: nearest cache.
 _BLOCK = (4, 4, 16)
-#: Possible numbers of slices of a block of upright lines; the one that fits the volume best is
-#: taken.
-_LINES = (64, 32, 8)
+#: Block of upright lines, (most slices, rows, columns), and zeros behind the rows of a panel, of
+#: which vectors are read.
+_UPRIGHT, _TAIL = (128, 8, 8), 36
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +61,13 @@ class VoxelArguments:
     """Arguments of the kernels.
 
     Attributes:
-        projections: (items, V, R, C), or (items, V, C + 2, R + 2) with a border of zeros for the
+        projections: (items, V, R, C), or (items, V, C + 2, stride) with a border of zeros for the
             upright kernel.
         volume: (items, D, H, W).
         table: `VoxelViews.table` in the precision of the volume.
         depth, height, width, views, rows, columns: the sizes D, H, W, V, R and C.
+        stride: length of a column of an upright panel.
+        block: slices of a task of the upright kernel.
     """
 
     projections: Tensor
@@ -77,6 +79,8 @@ class VoxelArguments:
     views: int
     rows: int
     columns: int
+    stride: int
+    block: int
 
 
 @cache
@@ -124,16 +128,21 @@ def _backproject(projections: Tensor, views: VoxelViews) -> Tensor:
     upright = not cuda and float(views.table[:, [2, 10]].abs().max()) * depth < 1e-9
     # On a GPU neighbouring threads read neighbouring cells: one voxel each.
     block = (1, 1, 1) if cuda else _BLOCK
-    if upright:
-        # With a border of zeros, cells outside of the panel need no test.
-        projections = torch.nn.functional.pad(projections.transpose(2, 3), (1, 1, 1, 1))
-        # The last block of a line may be empty in part, and every block costs about four slices.
-        block = (min(_LINES, key=lambda slices: -(-depth // slices) * (slices + 4)), 4, 4)
-    tasks = math.prod(-(-size // step) for size, step in zip(views.volume, block))
+    stride = views.panel[0]
     sizes = dict(zip(("BZ", "BY", "BX"), block))
+    if upright:
+        sizes = dict(zip(("BZ", "BY", "BX"), _UPRIGHT))
+        sizes["SINGLE"] = volume.dtype == torch.float32
+        # With a border of zeros, cells outside of the panel need no test.
+        projections = torch.nn.functional.pad(projections.transpose(2, 3), (1, _TAIL, 1, 1))
+        stride = projections.shape[3]
+        # Blocks of equal size, of whole vectors.
+        slices = -(-depth // -(-depth // _UPRIGHT[0]))
+        block = (-(-slices // 16) * 16, *_UPRIGHT[1:])
+    tasks = math.prod(-(-size // step) for size, step in zip(views.volume, block))
     name = "backproject_upright" if upright else "backproject"
     kernel = voxel_kernel(name, volume.dtype, views.curved, **sizes)
-    _launch(kernel, tasks, projections.contiguous(), volume, views)
+    _launch(kernel, tasks, projections.contiguous(), volume, views, stride=stride, block=block[0])
     return volume
 
 
@@ -149,11 +158,17 @@ def _project(volume: Tensor, views: VoxelViews) -> Tensor:
 
 
 def _launch(
-    kernel: Kernel, tasks: int, projections: Tensor, volume: Tensor, views: VoxelViews
+    kernel: Kernel,
+    tasks: int,
+    projections: Tensor,
+    volume: Tensor,
+    views: VoxelViews,
+    stride: int = 0,
+    block: int = 0,
 ) -> None:
     """Run a kernel with ``tasks`` tasks per item."""
     table = views.table.to(projections).contiguous()
     arguments = VoxelArguments(
-        projections, volume, table, *views.volume, table.shape[0], *views.panel
+        projections, volume, table, *views.volume, table.shape[0], *views.panel, stride, block
     )
     launch(kernel, tasks * volume.shape[0], arguments, float(volume.numel()) * table.shape[0])
