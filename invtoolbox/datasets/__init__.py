@@ -88,8 +88,9 @@ from invtoolbox.datasets.volumes.ome_zarr import write_ome_zarr
 from invtoolbox.datasets.volumes.pictures import Pictures
 from invtoolbox.datasets.volumes.raw import Raw, write_raw
 from invtoolbox.datasets.volumes.tiff import TiffStack, write_tiff_stack
-from invtoolbox.datasets.volumes.volume import Grid, Volume, VolumeInMemory
+from invtoolbox.datasets.volumes.volume import Volume, VolumeInMemory
 from invtoolbox.datasets.writers import write, write_tiff
+from invtoolbox.geometry.grids import Grid
 
 __all__ = [
     "EVENT_READERS",

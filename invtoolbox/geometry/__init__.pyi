@@ -10,6 +10,7 @@ from .epipolar import linear_camera_motion as linear_camera_motion
 from .epipolar import motion_field as motion_field
 from .events import Events as Events
 from .gaussians import Splats as Splats
+from .grids import Grid as Grid
 from .isosurface import isosurface as isosurface
 from .isosurface import voxel_surface as voxel_surface
 from .lens import Lens as Lens
@@ -20,3 +21,8 @@ from .neighbour_graph import NeighbourGraph as NeighbourGraph
 from .open3d_export import to_open3d as to_open3d
 from .ray_splatting import ray_rasterization as ray_rasterization
 from .splatting import rasterization as rasterization
+from .transforms import Affine as Affine
+from .transforms import Composite as Composite
+from .transforms import DisplacementField as DisplacementField
+from .transforms import Transform as Transform
+from .transforms import resample as resample

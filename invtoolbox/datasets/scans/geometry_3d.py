@@ -27,8 +27,8 @@ from invtoolbox.datasets.scans.scan_geometry import (
     read_angles,
     read_numbers,
 )
-from invtoolbox.datasets.volumes.volume import Grid
 from invtoolbox.errors import InputError, naming
+from invtoolbox.geometry.grids import Grid
 
 if TYPE_CHECKING:
     from invtoolbox.operators.base import LinearOperator

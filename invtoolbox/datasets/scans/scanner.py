@@ -21,8 +21,9 @@ from invtoolbox.datasets.measurement import Measurement
 from invtoolbox.datasets.scans.geometry_3d import Geometry3D
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.scans.synchrotron import line_integrals
-from invtoolbox.datasets.volumes.volume import Grid, Volume
+from invtoolbox.datasets.volumes.volume import Volume
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.grids import Grid
 
 #: Number of values that are corrected at a time, in float64.
 _CHUNK = 2**21

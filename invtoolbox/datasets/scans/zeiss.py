@@ -19,8 +19,9 @@ from invtoolbox.core.checks import decoding, require_file, require_plausible
 from invtoolbox.core.environment import optional_package
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.scans.scanner import Poses, ScannerScan
-from invtoolbox.datasets.volumes.volume import Grid, Volume
+from invtoolbox.datasets.volumes.volume import Volume
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.grids import Grid
 
 #: Types of the values by the number in `DataType`.
 _TYPES: dict[int, np.dtype] = {5: np.dtype("<u2"), 10: np.dtype("<f4")}

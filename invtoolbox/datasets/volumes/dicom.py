@@ -20,8 +20,9 @@ from invtoolbox.core.checks import Bounded, decoding, require_file, require_plau
 from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.datasets.volumes.volume import Grid, Volume, join_first
+from invtoolbox.datasets.volumes.volume import Volume, join_first
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.grids import Grid
 
 #: Linear attenuation of water in 1/mm at 70 keV, about the mean energy of a 120 kV spectrum (NIST
 #: XCOM).

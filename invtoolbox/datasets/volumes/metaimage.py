@@ -23,8 +23,9 @@ from invtoolbox.core.checks import (
 from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_bytes, write_pair, writing
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.datasets.volumes.volume import Grid, Volume, grid_to_write, slices_of, type_to_write
+from invtoolbox.datasets.volumes.volume import Volume, grid_to_write, slices_of, type_to_write
 from invtoolbox.errors import InputError, naming
+from invtoolbox.geometry.grids import Grid
 
 _TYPES = {
     "MET_CHAR": "i1",

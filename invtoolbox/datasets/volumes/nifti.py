@@ -24,8 +24,9 @@ from invtoolbox.core.checks import (
 from invtoolbox.core.environment import optional_package
 from invtoolbox.datasets.output import Written, writing
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.datasets.volumes.volume import Grid, Volume, grid_to_write, slices_of, type_to_write
+from invtoolbox.datasets.volumes.volume import Volume, grid_to_write, slices_of, type_to_write
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.grids import Grid
 
 # In NIfTI, x grows to the patient's right and y to the front; in DICOM and in `Grid`, x grows to
 # the left and y to the back.

@@ -28,14 +28,9 @@ from invtoolbox.core.guards import check_choice
 from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_pair
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.datasets.volumes.volume import (
-    Grid,
-    Volume,
-    check_voxel_size,
-    grid_to_write,
-    slices_of,
-)
+from invtoolbox.datasets.volumes.volume import Volume, check_voxel_size, grid_to_write, slices_of
 from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.geometry.grids import Grid
 
 _TYPES = (
     "int8",

@@ -24,7 +24,6 @@ from invtoolbox.core.checks import (
 from invtoolbox.datasets.output import writing_folder
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import (
-    Grid,
     Volume,
     VolumeInMemory,
     check_voxel_size,
@@ -33,6 +32,7 @@ from invtoolbox.datasets.volumes.volume import (
 )
 from invtoolbox.datasets.writers import write_tiff
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.grids import Grid
 
 SUFFIXES = (".tif", ".tiff")
 _NUMBER = re.compile(r"(\d+)(?!.*\d)")

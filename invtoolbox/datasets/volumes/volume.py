@@ -1,4 +1,4 @@
-"""Base class of the readers of volumes, and the grid of their voxels."""
+"""Base class of the readers of volumes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,77 +17,7 @@ from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
-
-Vector = tuple[float, float, float]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Positions of the voxels of a volume.
-
-    The centre of voxel ``(slice, row, column)`` is at
-    ``origin + sum_a index_a * voxel_size_a * directions_a``.
-
-    Attributes:
-        voxel_size: size of a voxel along slices, rows and columns, in `unit`.
-        origin: centre of the first voxel, as ``(x, y, z)``. In medical images x grows to the
-            patient's left, y to the back and z to the head (the frame of DICOM); positions in
-            NIfTI's own frame are converted.
-        directions: unit vectors ``(x, y, z)`` along which slices, rows and columns are counted.
-        unit: name of the unit of length.
-
-    >>> Grid(voxel_size=(2.0, 1.0, 1.0)).affine()[:3, 0]
-    array([0., 0., 2.])
-    """
-
-    voxel_size: Vector = (1.0, 1.0, 1.0)
-    origin: Vector = (0.0, 0.0, 0.0)
-    directions: tuple[Vector, Vector, Vector] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
-    unit: str = "mm"
-
-    def __post_init__(self) -> None:
-        numbers = np.array(
-            [*self.voxel_size, *self.origin, *np.ravel(self.directions)], dtype=np.float64
-        )
-        if numbers.shape != (15,) or not np.isfinite(numbers).all() or not (numbers[:3] > 0).all():
-            raise InputError(
-                f"a voxel size of {self.voxel_size} at {self.origin} along {self.directions} does "
-                "not place a volume; give positive sizes and finite numbers"
-            )
-        if abs(np.linalg.det(np.array(self.directions))) < 1e-3:
-            raise InputError(
-                f"the axes {self.directions} of a volume lie in one plane; correct the orientation "
-                "in the file"
-            )
-
-    def affine(self) -> np.ndarray:
-        """Return the 4x4 matrix that maps ``(slice, row, column, 1)`` to ``(x, y, z, 1)``."""
-        matrix = np.eye(4)
-        matrix[:3, :3] = np.array(self.directions).T * np.array(self.voxel_size)
-        matrix[:3, 3] = self.origin
-        return matrix
-
-    @staticmethod
-    def from_affine(matrix: Any, unit: str = "mm") -> Grid:
-        """Build the grid from a matrix of `affine`.
-
-        >>> Grid.from_affine(np.diag([3.0, 2.0, 1.0, 1.0])).voxel_size
-        (3.0, 2.0, 1.0)
-        """
-        matrix = np.asarray(matrix, dtype=np.float64)
-        sizes = np.linalg.norm(matrix[:3, :3], axis=0)
-        if not np.isfinite(matrix).all() or not (sizes > 0).all():
-            raise InputError(
-                "the matrix that places the voxels is singular or not finite; correct the "
-                "orientation in the file"
-            )
-        directions = [_vector(matrix[:3, axis] / sizes[axis]) for axis in range(3)]
-        return Grid(
-            _vector(sizes),
-            _vector(matrix[:3, 3]),
-            (directions[0], directions[1], directions[2]),
-            unit,
-        )
+from invtoolbox.geometry.grids import Grid, Vector
 
 
 class Volume(ABC):
@@ -281,8 +210,4 @@ def check_voxel_size(path: Any, size: Any) -> Vector:
             f"{path}: voxel_size is {size!r}; give three positive lengths, along slices, rows and "
             "columns"
         )
-    return _vector(size)
-
-
-def _vector(values: Any) -> Vector:
-    return float(values[0]), float(values[1]), float(values[2])
+    return float(size[0]), float(size[1]), float(size[2])

@@ -24,8 +24,9 @@ from tqdm import tqdm
 from invtoolbox import datasets
 from invtoolbox.datasets.output import make_folder, remove_stale
 from invtoolbox.datasets.scans.geometry_3d import Geometry3D
-from invtoolbox.datasets.volumes.volume import Grid, Volume
+from invtoolbox.datasets.volumes.volume import Volume
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.grids import Grid
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.job import read_json, write_json
 from invtoolbox.jobs.kind import SceneOutcome

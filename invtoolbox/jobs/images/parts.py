@@ -22,8 +22,8 @@ from invtoolbox.datasets.measurement import Measurement
 from invtoolbox.datasets.scans.geometry_3d import Geometry3D
 from invtoolbox.datasets.scans.geometry_file import geometry_from_mapping, read_geometry
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.datasets.volumes.volume import Grid
 from invtoolbox.errors import InputError, match_name, nearest, suggest
+from invtoolbox.geometry.grids import Grid
 from invtoolbox.jobs.images.tables import Crop, SceneFile, Source
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable

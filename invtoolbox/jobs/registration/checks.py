@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from invtoolbox.datasets.measurement import Measurement
-from invtoolbox.datasets.volumes.volume import Grid, Volume
+from invtoolbox.datasets.volumes.volume import Volume
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.grids import Grid
 from invtoolbox.operators.finite_difference import check_lengths
 
 _NAMES = ("the moving image", "the fixed image")

@@ -26,8 +26,9 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.core.interrupts import Interrupted, terminate_as_interrupt
 from invtoolbox.core.threads import limit_torch_threads
 from invtoolbox.datasets.output import lock, locking, make_folder, remove_stale
-from invtoolbox.datasets.volumes.volume import Grid, Volume
+from invtoolbox.datasets.volumes.volume import Volume
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.grids import Grid
 from invtoolbox.jobs.job import check_folder, differences, read_json, write_json
 from invtoolbox.jobs.study.results import Hdf5Results, ResultFormat
 from invtoolbox.jobs.study.workers import spread

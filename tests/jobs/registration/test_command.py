@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import invtoolbox as it
-from invtoolbox.datasets.volumes.volume import Grid, VolumeInMemory
+from invtoolbox.datasets.volumes.volume import VolumeInMemory
+from invtoolbox.geometry.grids import Grid
 from tests.command_line import Run, one_sentence
 from tests.jobs.registration.test_register import case
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 import invtoolbox as it
-from invtoolbox.datasets.volumes.volume import Grid, VolumeInMemory
+from invtoolbox.datasets.volumes.volume import VolumeInMemory
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.grids import Grid
 
 
 def textured(seed: int = 0, size: int = 48) -> Tensor:
