@@ -19,6 +19,7 @@ from invtoolbox.operators import PlacedImage
 from invtoolbox.priors import AffineMap
 from invtoolbox.priors.implicit.affine_map import LinearMotion
 from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 from invtoolbox.solvers import LBFGS
 
@@ -29,7 +30,9 @@ _REFINED, _LEFT = 10, 2
 #: Number of candidates that are compared at once.
 _AT_ONCE = 64
 #: Largest number of iterations and tolerance of a level: the coarsest, and finer ones.
-_COARSE, _FINE = (30, 3e-2), (30, 3e-2)
+_COARSE, _FINE = (30, 3e-2), (30, 1e-2)
+#: Standard deviation of the smoothing of the last level, in pixels of the fixed image.
+_SMOOTH = 1.5
 #: Window of the local correlation, in pixels.
 WINDOW = 7
 
@@ -51,19 +54,19 @@ class LinearFit:
         matrices: matrices ``(n, d + 1, d + 1)``, positions in the fixed to positions in the moving
             image, float64.
         scores: objective of each, ``(n,)``.
-        level: number of pixels of the fixed image on the level.
+        solution: the last solution, of all motions.
     """
 
     matrices: Tensor
     scores: Tensor
-    level: int
+    solution: Solution | None = None
 
     def best(self, count: int) -> LinearFit:
         order = self.scores.argsort(stable=True)[:count]
-        return LinearFit(self.matrices[order], self.scores[order], self.level)
+        return LinearFit(self.matrices[order], self.scores[order], self.solution)
 
 
-def misfit_of(loss: str | DataTerm, weights: Tensor | None) -> DataTerm:
+def misfit_of(loss: str | DataTerm, weights: Tensor) -> DataTerm:
     """Return the misfit of linear stages: one that no change of brightness affects.
 
     Args:
@@ -94,9 +97,7 @@ class _Level:
 
     def operator(self) -> PlacedImage:
         image = self.moving.image
-        return PlacedImage(
-            image, self.moving.to_index.to(image), self.fixed.points().to(image)
-        )
+        return PlacedImage(image, self.moving.to_index.to(image), self.fixed.points().to(image))
 
     def weights(self, matrices: Tensor) -> Tensor:
         """Return the weights of the pixels of the fixed image that a motion maps to the moving."""
@@ -149,8 +150,15 @@ class _Level:
             scores.append(((value + prior.energy(z, u)) / self.pixels).double())
         return torch.cat(scores)
 
-    def fit(self, kinds: Sequence[LinearMotion], matrices: Tensor, limits: tuple[int, float], progress: bool) -> LinearFit:
+    def fit(
+        self,
+        kinds: Sequence[LinearMotion],
+        matrices: Tensor,
+        limits: tuple[int, float],
+        progress: bool,
+    ) -> LinearFit:
         """Refine motions by one kind after the other."""
+        solution: Solution | None = None
         for kind in kinds:
             problem = self.problem(matrices, self.loss)
             prior = self.prior(kind, matrices)
@@ -165,40 +173,64 @@ class _Level:
             )
             bound = prior.prepare(problem, solve)
             matrices = bound.matrices(solution.parameters).double()
-        return LinearFit(matrices, self.score(matrices), self.pixels)
+        return LinearFit(matrices, self.score(matrices), solution)
 
 
-def align(
-    fixed: PlacedPixels,
-    moving: PlacedPixels,
-    kinds: Sequence[LinearMotion],
-    loss: str | DataTerm,
-    landmarks: Landmarks | None = None,
-    mirrored: bool = False,
-    progress: bool = False,
-) -> Tensor:
-    """Return the linear motion from the fixed to the moving image, ``(d + 1, d + 1)``.
+@dataclass(frozen=True, eq=False)
+class LinearStages:
+    """Settings of the linear stages of one pair.
 
-    Args:
-        fixed: the fixed image.
-        moving: the moving image.
+    Attributes:
         kinds: kinds of motion, from the stiffest to the most flexible.
         loss: name of the loss, or a data term.
         landmarks: points that belong together.
-        mirrored: also search mirrored positions.
+        mirrored: whether mirrored positions are searched too.
+        most: about the largest number of pixels of the finest level.
         progress: show progress bars.
     """
-    pair = fixed.canonical(), moving.canonical()
-    levels = [
-        _Level(*images, loss, landmarks, *images[0].mass()) for images in levels_of(*pair)
-    ]
-    starts = _candidates(levels[0], kinds, mirrored)
-    fit = LinearFit(starts, levels[0].score(starts), 0).best(_REFINED)
-    for k, level in enumerate(levels):
-        limits = _COARSE if k == 0 else _FINE
-        fit = level.fit(kinds if k == 0 else kinds[-1:], fit.matrices, limits, progress)
-        fit = fit.best(_LEFT if k == 0 else 1)
-    return fit.matrices[0]
+
+    kinds: Sequence[LinearMotion]
+    loss: str | DataTerm
+    landmarks: Landmarks | None = None
+    mirrored: bool = False
+    most: int = 1 << 20
+    progress: bool = False
+
+    def fit(self, fixed: PlacedPixels, moving: PlacedPixels) -> tuple[Tensor, Solution]:
+        """Return the motion from the fixed to the moving image, and the last solution.
+
+        The motion is a matrix ``(d + 1, d + 1)`` of positions, float64.
+        """
+        fixed, moving = fixed.canonical(), moving.canonical()
+        levels = self.levels(fixed, moving)
+        fit = self.search(levels[0]).best(_REFINED)
+        for k, level in enumerate(levels):
+            limits = _COARSE if k == 0 else _FINE
+            kinds = self.kinds if k == 0 else self.kinds[-1:]
+            fit = level.fit(kinds, fit.matrices, limits, self.progress)
+            fit = fit.best(_LEFT if k == 0 else 1)
+        if self.most >= math.prod(fixed.sizes) and self.loss != "lncc":
+            # Some pixels of the whole resolution, equally smooth in the frame of the fixed image.
+            std = _SMOOTH * max(fixed.spacing)
+            larger = float(fit.matrices[0, :-1, :-1].det().abs()) ** (1 / (fixed.image.ndim - 2))
+            levels.append(self._level(fixed.smooth(std).thin(), moving.smooth(larger * std)))
+        fit = levels[-1].fit(self.kinds[-1:], fit.matrices[:1], _FINE, self.progress)
+        assert fit.solution is not None
+        return fit.matrices[0], fit.solution
+
+    def levels(self, fixed: PlacedPixels, moving: PlacedPixels) -> list[_Level]:
+        most = min(self.most, math.prod(fixed.sizes))
+        return [self._level(*pair) for pair in levels_of(fixed, moving, most)]
+
+    def _level(self, fixed: PlacedPixels, moving: PlacedPixels) -> _Level:
+        # In float64, because line searches of few parameters end in the rounding of float32.
+        fixed, moving = fixed.double(), moving.double()
+        return _Level(fixed, moving, self.loss, self.landmarks, *fixed.mass())
+
+    def search(self, coarsest: _Level) -> LinearFit:
+        """Score the candidates of the coarsest level; the first one is no motion."""
+        starts = _candidates(coarsest, self.kinds, self.mirrored)
+        return LinearFit(starts, coarsest.score(starts))
 
 
 def _candidates(level: _Level, kinds: Sequence[LinearMotion], mirrored: bool) -> Tensor:

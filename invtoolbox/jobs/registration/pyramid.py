@@ -5,20 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, avg_pool3d, grid_sample, pad
+from torch.nn.functional import avg_pool2d, avg_pool3d, conv2d, conv3d, grid_sample, pad
 
 #: Axes of fewer pixels are not halved.
 _LEAST = 16
 #: Number of pixels along an axis of the coarsest level of linear stages, by dimension.
 _COARSEST = {2: 40, 3: 20}
 #: Largest number of pixels of the finest one.
-_MOST = 1 << 20
+_MOST = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +86,11 @@ class PlacedPixels:
             None if self.mask is None else turn(self.mask),
         )
 
+    def double(self) -> PlacedPixels:
+        """Return the image in float64."""
+        mask = None if self.mask is None else self.mask.double()
+        return PlacedPixels(self.image.double(), self.matrix, mask)
+
     def coarsen(self, spacing: float) -> PlacedPixels:
         """Return means of pixels of about a spacing, or the image itself if it is coarser."""
         level = self
@@ -106,6 +110,33 @@ class PlacedPixels:
                 level.matrix @ change,
                 None if level.mask is None else pool(level.mask, halved),
             )
+
+    def smooth(self, std: float) -> PlacedPixels:
+        """Return the image convolved with a Gaussian.
+
+        Args:
+            std: standard deviation, in the unit of the spacing.
+        """
+        image, d = self.image, len(self.sizes)
+        channels = image.shape[1]
+        for k, h in enumerate(self.spacing):
+            reach = min(math.ceil(3 * std / h), self.sizes[k] - 1)
+            taps = torch.arange(-reach, reach + 1, dtype=image.dtype)
+            kernel = (-0.5 * (taps * h / std).square()).exp()
+            kernel = (kernel / kernel.sum()).view([-1 if j == k else 1 for j in range(d)])
+            widths = [reach if j == k else 0 for j in reversed(range(d)) for _ in (0, 1)]
+            padded = pad(image, widths, mode="replicate")
+            convolve = conv2d if d == 2 else conv3d
+            image = convolve(padded, kernel.expand(channels, 1, *kernel.shape), groups=channels)
+        return PlacedPixels(image, self.matrix, self.mask)
+
+    def thin(self) -> PlacedPixels:
+        """Return every n-th pixel along every axis, about the number of a finest level."""
+        step = max(1, round((math.prod(self.sizes) / _MOST) ** (1 / len(self.sizes))))
+        every = (slice(None), slice(None), *[slice(None, None, step)] * len(self.sizes))
+        change = torch.diag(torch.tensor([*[float(step)] * len(self.sizes), 1.0]).double())
+        mask = None if self.mask is None else self.mask[every]
+        return PlacedPixels(self.image[every], self.matrix @ change, mask)
 
     def inside(self, places: Tensor) -> Tensor:
         """Return the weights of the mask at positions, 0 outside: ``(b, d, *s)`` to ``(b, 1, *s)``."""
@@ -139,7 +170,9 @@ class PlacedPixels:
         points = self.points()
         centre = (mass * points).flatten(1).sum(1) / total
         away = (points - centre.view(-1, *[1] * d)).square().sum(0)
-        return Mass(centre, float(((mass * away).sum() / total).sqrt().clamp_min(min(self.spacing))))
+        return Mass(
+            centre, float(((mass * away).sum() / total).sqrt().clamp_min(min(self.spacing)))
+        )
 
 
 class Mass(NamedTuple):
@@ -149,11 +182,19 @@ class Mass(NamedTuple):
     radius: float
 
 
-def levels_of(fixed: PlacedPixels, moving: PlacedPixels) -> list[tuple[PlacedPixels, PlacedPixels]]:
-    """Return both images at the resolutions of linear stages, the coarsest first."""
+def levels_of(
+    fixed: PlacedPixels, moving: PlacedPixels, most: int
+) -> list[tuple[PlacedPixels, PlacedPixels]]:
+    """Return both images at the resolutions of linear stages, the coarsest first.
+
+    Args:
+        fixed: the fixed image.
+        moving: the moving image.
+        most: about the largest number of pixels of the finest level of means.
+    """
     sides = [n * h for n, h in zip(fixed.sizes, fixed.spacing)]
     edge = math.prod(sides) ** (1 / len(sides))
-    finest = max(*fixed.spacing, edge / _MOST ** (1 / len(sides)))
+    finest = max(*fixed.spacing, edge / min(most, _MOST) ** (1 / len(sides)))
     coarsest = max(finest, edge / _COARSEST[len(sides)])
     count = round(math.log2(coarsest / finest))
     levels, shapes = [], set[tuple[int, ...]]()

@@ -93,7 +93,10 @@ class AffineMap(ImplicitPrior):
 
     def matrices(self, parameters: dict[str, Tensor]) -> Tensor:
         """Return the motion T of each item, ``(batch, d + 1, d + 1)``."""
-        motion, start = parameters["motion"], require_bound(self, self.start).to(parameters["motion"])
+        motion, start = (
+            parameters["motion"],
+            require_bound(self, self.start).to(parameters["motion"]),
+        )
         centre, dimensions = require_bound(self, self.centre).to(motion), start.shape[1] - 1
         basis = _basis(self.kind, dimensions).to(motion) / (self.radius or 1.0)
         turn, shift = motion[:, : len(basis)], motion[:, len(basis) :]
