@@ -35,6 +35,7 @@ from invtoolbox.solve import solve
 from invtoolbox.solvers import Solver
 
 Loss = Literal["least-squares", "ncc", "lncc", "mi", "mind"]
+LOSSES = ("least-squares", "ncc", "lncc", "mi", "mind")
 
 #: An axis is halved for a coarser level if it has at least this number of pixels.
 _HALVED = 32
@@ -51,6 +52,9 @@ _MOST = 1 << 20
 #: its pixels. Both were chosen on textures and blobs of 64 to 192 pixels and 32 to 48 voxels along
 #: an edge, with smooth fields and noise of 0 to 0.2 (``benchmarks/registration_stages.py --tune``).
 _NOISE, _EDGE = 0.1, 160.0
+#: Losses whose misfit is half of a squared distance in units of the images; the others have the usual
+#: strengths themselves.
+_FOLLOWED = ("least-squares", "ncc", "lncc", "mind")
 #: Least relative noise: errors of interpolation and of the model remain without noise.
 _LEAST_NOISE = 0.02
 #: Weights relative to that of least squares (``benchmarks/registration.py --tune``).
@@ -104,6 +108,23 @@ class DeformableStage:
             solutions.append(solution)
         return solutions
 
+    def objective(self, level: FieldLevel, terms: PriorSum, x: Tensor) -> float:
+        """Return the objective of a field on a level.
+
+        Args:
+            level: both images at the resolution of the field.
+            terms: the priors with their weights.
+            x: the field, ``(1, d, *space)``.
+        """
+        problem = level.problem(self.loss, self.kernel)
+        with torch.no_grad():
+            term = problem.data_term.prepare(problem, solve)
+            total = float(term.value(problem.operator(x), problem.y)[0])
+            for prior in terms.terms:
+                energy = prior.prior.prepare(problem, solve).energy(x)
+                total += float(prior.weight * energy[0])
+        return total
+
     def _follow(
         self, terms: PriorSum, problem: Problem, start: Tensor, mask: Tensor | None
     ) -> PriorSum:
@@ -111,18 +132,14 @@ class DeformableStage:
 
         It holds noise and what no field explains, such as another person's folds: sigma^2 = D / n.
         """
-        if any(term.chosen for term in terms.terms) or not self.has_noise:
+        if any(term.chosen for term in terms.terms) or self.loss not in _FOLLOWED:
             return terms
         with torch.no_grad():
-            misfit = float(problem.data_term.value(problem.operator(start), problem.y)[0])
+            term = problem.data_term.prepare(problem, solve)
+            misfit = float(term.value(problem.operator(start), problem.y)[0])
         count = problem.y[0].numel() if mask is None else float(mask.sum()) * problem.y.shape[1]
         noise = math.sqrt(max(misfit, 0.0) / max(count, 1.0))
         return (max(noise, _LEAST_NOISE) / _NOISE * terms).as_sum()
-
-    @property
-    def has_noise(self) -> bool:
-        """Whether the misfit of the loss is half of a squared distance in units of the images."""
-        return self.loss in ("least-squares", "ncc", "lncc", "mind")
 
     def pyramid(self, finest: FieldLevel) -> list[FieldLevel]:
         """Return the levels that are solved, the coarsest first."""
@@ -285,8 +302,10 @@ def weigh(prior: Prior, loss: Loss | DataTerm, finest: FieldLevel, smoothness: f
                 f"{energy!r} has no usual weight for a registration; write it, as in 0.1 * "
                 f"{type(energy).__name__}(...)"
             )
-        edge = mean_length(finest.spacing) * mean_length(finest.fixed.shape[2:])
-        unit = (edge / _EDGE) ** energy.length_power
+        edge = mean_length(finest.spacing)
+        if loss in _FOLLOWED:
+            edge *= mean_length(finest.fixed.shape[2:]) / _EDGE
+        unit = edge**energy.length_power
         terms.append(Term(factor * energy.usual_strength * unit, energy))
     return PriorSum(tuple(terms), priors.implicit)
 

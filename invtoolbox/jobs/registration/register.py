@@ -17,6 +17,7 @@ from invtoolbox.geometry.grids import Grid
 from invtoolbox.geometry.transforms import Affine, Transform, resample
 from invtoolbox.jobs.registration.checks import Pair, read_pair, to_image, to_landmarks, to_mask
 from invtoolbox.jobs.registration.deformable import (
+    LOSSES,
     DeformableStage,
     FieldLevel,
     Loss,
@@ -85,6 +86,14 @@ class Registration:
     def jacobian(self) -> Tensor:
         """Jacobian determinant, the local change of volume, ``(batch, *space)``."""
         return metrics.jacobian_determinant(self.displacement, self.spacing)
+
+    def transform(self, item: int = 0) -> Transform:
+        """Return the map of an item from points of the fixed image to points of the moving one.
+
+        Args:
+            item: number of the item of the batch.
+        """
+        return self.transforms[item]
 
     def apply(self, image: Any) -> Any:
         """Warp another image of the moving side: another channel, or labels.
@@ -230,6 +239,8 @@ def register(
     notes += check_overlap(pair, plan)
     if loss is None:
         loss = "least-squares" if pair.is_one_grid else "ncc"
+    if not isinstance(loss, DataTerm) and loss not in LOSSES:
+        raise InputError(f"loss is {', '.join(LOSSES)} or a data term, got {loss!r}")
     is_tested = landmarks is None and has_usual_weight(prior)
     # Written weights, or landmarks, are the user's word on the motion.
     task = _Task(

@@ -157,8 +157,9 @@ def needs_linear(
     """Return whether linear stages explain two images on one grid better than a field alone.
 
     Affine displacements cost no bending energy, so both ways end at minima of one objective, and
-    the lower one is kept. They are compared on a coarse level, and only if the search finds a
-    better position than that of the images. A difference below the tolerance of the solver is none.
+    the lower one is kept. First the best position of the search is compared with a field on the
+    coarsest level; then both ways on a finer one. A difference below the tolerance of the solver is
+    none.
 
     Args:
         stage: the deformable stage.
@@ -171,26 +172,32 @@ def needs_linear(
         PlacedPixels(image, pair.matrix(side), mask)
         for image, side, mask in ((finest.fixed, 1, finest.mask), (finest.moving, 0, None))
     )
-    scores = linear.search(linear.levels(fixed, moving)[0]).scores
-    if not bool((scores[1:] < (1 - 1e-4) * scores[0]).any()):
+    search = linear.search(linear.levels(fixed, moving)[0])
+    if not bool((search.scores[1:] < (1 - 1e-4) * search.scores[0]).any()):
         return False
-    levels = stage.pyramid(finest)
+    simple, levels = replace(stage, levels=None, skipped=0), stage.pyramid(finest)
+    terms = (1.0 * terms).as_sum()  # one objective, so one weight
+
+    def field(level: FieldLevel) -> float:
+        return simple.objective(level, terms, simple.fit(level, terms, None)[-1].x)
+
+    position = _turn(levels[0], search.best(1).matrices[0], pair)
+    if simple.objective(position, terms, position.zeros()) >= field(levels[0]):
+        return False
     sizes = [math.prod(level.fixed.shape[2:]) for level in levels]
     count = max(1, sum(n <= _COMPARED[len(pair.spacing)] for n in sizes))
     coarse = levels[count - 1]
-    change = torch.eye(len(pair.spacing) + 1, dtype=torch.float64)
-    for k, n in enumerate(coarse.factors):  # pixel k covers n k to n k + n - 1
-        change[k, k], change[k, -1] = n, (n - 1) / 2
-    points = PlacedPixels(coarse.fixed, pair.matrix(1) @ change)
     matrix, _ = replace(linear, most=sizes[count - 1]).fit(fixed, moving)
-    source = PlacedPixels(coarse.moving, pair.matrix(0) @ change)
-    A = PlacedImage(source.image, source.to_index, points.points().to(source.image))
-    p = points.points()
-    u = matrix[:-1, :-1] @ p.flatten(1) + matrix[:-1, -1:] - p.flatten(1)
-    turned = A(u.unflatten(1, p.shape[1:])[None].to(source.image))
-    simple = replace(stage, levels=None, skipped=0)
-    objectives = []
-    for image in (coarse.moving, turned):
-        solution = simple.fit(replace(coarse, moving=image), terms, None)[-1]
-        objectives.append(float(solution.history["objective"][-1, 0]))
-    return objectives[1] < (1 - stage.tolerance) * objectives[0]
+    return field(_turn(coarse, matrix, pair)) < (1 - stage.tolerance) * field(coarse)
+
+
+def _turn(level: FieldLevel, matrix: Tensor, pair: Pair) -> FieldLevel:
+    """Return a level whose moving image is moved, and continues beyond its border."""
+    change = torch.eye(len(pair.spacing) + 1, dtype=torch.float64)
+    for k, n in enumerate(level.factors):  # pixel k covers n k to n k + n - 1
+        change[k, k], change[k, -1] = n, (n - 1) / 2
+    p = PlacedPixels(level.fixed, pair.matrix(1) @ change).points()
+    source = PlacedPixels(level.moving, pair.matrix(0) @ change)
+    u = (matrix[:-1, :-1] @ p.flatten(1) + matrix[:-1, -1:]).unflatten(1, p.shape[1:]) - p
+    A = PlacedImage(source.image, source.to_index, p.to(source.image))
+    return replace(level, moving=A(u[None].to(source.image)))
