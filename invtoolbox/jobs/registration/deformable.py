@@ -57,8 +57,18 @@ _NOISE, _EDGE = 0.1, 160.0
 _FOLLOWED = ("least-squares", "ncc", "lncc", "mind")
 #: Least relative noise: errors of interpolation and of the model remain without noise.
 _LEAST_NOISE = 0.02
+#: Number of pixels above which a level of a volume has at most a few iterations.
+_MANY, _FEW = 1 << 18, 10
 #: Weights relative to that of least squares (``benchmarks/registration.py --tune``).
 _WEIGHTS = {"least-squares": 1.0, "ncc": 1.0, "lncc": 1.0, "mi": 12.0, "mind": 1.0}
+
+
+@dataclass(frozen=True, eq=False)
+class LevelFit:
+    """Solution of a level, and the factor on the weights of its priors, if there is one."""
+
+    solution: Solution
+    weight: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,37 +86,44 @@ class DeformableStage:
     progress: bool
 
     def fit(
-        self, finest: FieldLevel, terms: PriorSum, points: tuple[Tensor, Tensor] | None
-    ) -> list[Solution]:
+        self,
+        finest: FieldLevel,
+        terms: PriorSum,
+        points: tuple[Tensor, Tensor] | None,
+        weighted: Sequence[LevelFit] = (),
+    ) -> list[LevelFit]:
         """Return the solution of every level, the coarsest first.
 
         Args:
             finest: both images at full resolution.
             terms: the priors.
             points: landmarks as pixels of the fixed image, and their displacements.
+            weighted: fit of the same levels whose weights are taken.
         """
-        solutions = list[Solution]()
+        fits = list[LevelFit]()
         is_small = math.prod(finest.fixed.shape[2:]) < SMALL
-        for level in self.pyramid(finest):
+        for k, level in enumerate(self.pyramid(finest)):
             with limit_torch_threads(1) if is_small else nullcontext():
-                start = level.prolong(solutions[-1].x) if solutions else level.zeros()
+                start = level.prolong(fits[-1].solution.x) if fits else level.zeros()
                 problem = level.problem(self.loss, self.kernel)
-                priors = self._follow(terms, problem, start, level.mask)
+                weight = weighted[k].weight if weighted else self._weigh(terms, level, start)
+                priors = terms if weight is None else weight * terms
                 if points is not None:
                     priors = priors + level.landmarks(points, self.landmark_weight)
+                is_large = math.prod(level.fixed.shape[2:]) > _MANY
                 solution = solve(
                     problem,
                     priors,
                     self.solver,
                     1.0,
                     initial=start,
-                    max_iterations=self.max_iterations,
+                    max_iterations=min(self.max_iterations, _FEW if is_large else 1 << 30),
                     tolerance=self.tolerance,
                     progress=self.progress,
                     check=False,
                 )
-            solutions.append(solution)
-        return solutions
+            fits.append(LevelFit(solution, weight))
+        return fits
 
     def objective(self, level: FieldLevel, terms: PriorSum, x: Tensor) -> float:
         """Return the objective of a field on a level.
@@ -125,21 +142,18 @@ class DeformableStage:
                 total += float(prior.weight * energy[0])
         return total
 
-    def _follow(
-        self, terms: PriorSum, problem: Problem, start: Tensor, mask: Tensor | None
-    ) -> PriorSum:
-        """Return priors whose usual weights follow the misfit at the start of a level.
+    def _weigh(self, terms: PriorSum, level: FieldLevel, start: Tensor) -> float | None:
+        """Return the factor of usual weights that follows the misfit at the start of a level.
 
         It holds noise and what no field explains, such as another person's folds: sigma^2 = D / n.
         """
         if any(term.chosen for term in terms.terms) or self.loss not in _FOLLOWED:
-            return terms
-        with torch.no_grad():
-            term = problem.data_term.prepare(problem, solve)
-            misfit = float(term.value(problem.operator(start), problem.y)[0])
-        count = problem.y[0].numel() if mask is None else float(mask.sum()) * problem.y.shape[1]
-        noise = math.sqrt(max(misfit, 0.0) / max(count, 1.0))
-        return (max(noise, _LEAST_NOISE) / _NOISE * terms).as_sum()
+            return None
+        misfit = self.objective(level, PriorSum(()), start)
+        count = level.fixed.numel() if level.mask is None else float(level.mask.sum())
+        if self.loss == "mind":
+            count *= 2 * (level.fixed.ndim - 2)
+        return max(math.sqrt(max(misfit, 0.0) / max(count, 1.0)), _LEAST_NOISE) / _NOISE
 
     def pyramid(self, finest: FieldLevel) -> list[FieldLevel]:
         """Return the levels that are solved, the coarsest first."""

@@ -86,6 +86,13 @@ class PlacedPixels:
             None if self.mask is None else turn(self.mask),
         )
 
+    def masked(self, mask: Tensor | None) -> PlacedPixels:
+        """Return the image with a mask ``(1, 1, *space)``, and the mean of the rest outside of it."""
+        if mask is None:
+            return self
+        inside = self.image[:, :, mask[0, 0]].mean(2).view(1, -1, *[1] * len(self.sizes))
+        return PlacedPixels(torch.where(mask, self.image, inside), self.matrix, mask.to(self.image))
+
     def double(self) -> PlacedPixels:
         """Return the image in float64."""
         mask = None if self.mask is None else self.mask.double()

@@ -348,7 +348,7 @@ class _Task:
             linear = None
         if linear is not None:
             places = [
-                PlacedPixels(image, pair.matrix(k), None if mask is None else mask.to(image))
+                PlacedPixels(image, pair.matrix(k)).masked(mask)
                 for k, (image, mask) in enumerate(zip((moving, fixed), supports))
             ]
             matrix, solution = linear.fit(places[1], places[0])
@@ -409,18 +409,22 @@ class _Task:
         points = None
         if self.points is not None:
             points = to_field(self.points, matrix, self.pair)
-        solutions = stage.fit(finest, terms, points)
-        field = stage.prolong(finest, solutions[-1].x)
+        fits = stage.fit(finest, terms, points)
+        solution = fits[-1].solution
+        field = stage.prolong(finest, solution.x)
         noisy = None
         if self.is_tested and bool(field.any()):
             noisy = add_own_noise(finest.moving, finest.fixed, weights)
         if noisy is not None:
             # A level less is enough for large images, and takes an eighth of the time.
-            depth = 1 if is_large(finest) and len(solutions) > 1 else 0
+            depth = 1 if is_large(finest) and len(fits) > 1 else 0
             copy = FieldLevel.finest(*noisy, weights, self.pair.spacing)
-            again = replace(stage, skipped=stage.skipped + depth).fit(copy, terms, None)[-1]
-            inside = weights if depth == 0 and again.x.shape[2:] == fixed.shape[2:] else None
-            share = change_by_noise(solutions[-1 - depth].x, again.x, inside)
+            coarser = replace(stage, levels=len(fits) - depth, skipped=0)
+            for _ in range(len(finest.pyramid(stage.levels)) - len(fits) + depth):
+                copy = copy.halve()
+            again = coarser.fit(copy, terms, None, fits)[-1].solution.x
+            inside = weights if again.shape[2:] == fixed.shape[2:] else None
+            share = change_by_noise(fits[-1 - depth].solution.x, again, inside)
             if not share <= MOST_BY_NOISE:
                 field = torch.zeros_like(field)
                 notes.append(
@@ -429,7 +433,7 @@ class _Task:
                     "smoothness may find one; a written weight of the prior keeps the field, which "
                     f"is solutions[{item}].x"
                 )
-        return field, solutions[-1], notes
+        return field, solution, notes
 
 
 def _findings(field: Tensor, pair: Pair, motion: _Motion) -> list[str]:

@@ -157,9 +157,8 @@ def needs_linear(
     """Return whether linear stages explain two images on one grid better than a field alone.
 
     Affine displacements cost no bending energy, so both ways end at minima of one objective, and
-    the lower one is kept. First the best position of the search is compared with a field on the
-    coarsest level; then both ways on a finer one. A difference below the tolerance of the solver is
-    none.
+    the lower one is kept, on a coarse level, if the search finds a better position than that of the
+    images. A difference below the tolerance of the solver is none.
 
     Args:
         stage: the deformable stage.
@@ -179,11 +178,8 @@ def needs_linear(
     terms = (1.0 * terms).as_sum()  # one objective, so one weight
 
     def field(level: FieldLevel) -> float:
-        return simple.objective(level, terms, simple.fit(level, terms, None)[-1].x)
+        return simple.objective(level, terms, simple.fit(level, terms, None)[-1].solution.x)
 
-    position = _turn(levels[0], search.best(1).matrices[0], pair)
-    if simple.objective(position, terms, position.zeros()) >= field(levels[0]):
-        return False
     sizes = [math.prod(level.fixed.shape[2:]) for level in levels]
     count = max(1, sum(n <= _COMPARED[len(pair.spacing)] for n in sizes))
     coarse = levels[count - 1]
