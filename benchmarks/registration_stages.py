@@ -211,7 +211,7 @@ def slices() -> bool:
         inside = fixed > 0.3
         away = np.linalg.norm(motion.displacement[0].numpy() - (q - p), axis=0)[inside].mean()
         says = motion.status[0] != "converged" or bool(
-            [n for n in motion.notes if "far apart" not in n]
+            [n for n in motion.notes if "a linear motion" not in n]
         )
         folds = float(it.metrics.folding(motion.displacement)[0])
         rows.append((away, says, folds, spent))

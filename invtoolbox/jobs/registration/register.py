@@ -341,8 +341,8 @@ class _Task:
         assert linear is not None
         if self.is_free and self._needs_linear(linear, moving, fixed, weights, item):
             notes.append(
-                "the images lie far apart, so rigid and affine stages come before the field; "
-                'stages=("bending",) leaves them out'
+                "a linear motion explains the images better than a field alone, so rigid and "
+                'affine stages come first; stages=("bending",) leaves them out'
             )
         elif not self.plan.linear:
             linear = None
