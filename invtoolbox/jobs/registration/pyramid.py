@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +16,8 @@ from torch.nn.functional import avg_pool2d, avg_pool3d, conv2d, conv3d, grid_sam
 _LEAST = 16
 #: Number of pixels along an axis of the coarsest level of linear stages, by dimension.
 _COARSEST = {2: 40, 3: 20}
+#: Weight below which a mean has no pixel that counts.
+_LEAST_WEIGHT = 1e-6
 #: Largest number of pixels of the finest one.
 _MOST = 1 << 18
 
@@ -112,11 +114,8 @@ class PlacedPixels:
             for k, half in enumerate(halved):
                 if half:  # pixel k covers the pixels 2k and 2k + 1
                     change[k, k], change[k, -1] = 2.0, 0.5
-            level = PlacedPixels(
-                pool(level.image, halved),
-                level.matrix @ change,
-                None if level.mask is None else pool(level.mask, halved),
-            )
+            image, mask = level._average(lambda x, halved=halved: pool(x, halved))
+            level = PlacedPixels(image, level.matrix @ change, mask)
 
     def smooth(self, std: float) -> PlacedPixels:
         """Return the image convolved with a Gaussian.
@@ -124,18 +123,16 @@ class PlacedPixels:
         Args:
             std: standard deviation, in the unit of the spacing.
         """
-        image, d = self.image, len(self.sizes)
-        channels = image.shape[1]
-        for k, h in enumerate(self.spacing):
-            reach = min(math.ceil(3 * std / h), self.sizes[k] - 1)
-            taps = torch.arange(-reach, reach + 1, dtype=image.dtype)
-            kernel = (-0.5 * (taps * h / std).square()).exp()
-            kernel = (kernel / kernel.sum()).view([-1 if j == k else 1 for j in range(d)])
-            widths = [reach if j == k else 0 for j in reversed(range(d)) for _ in (0, 1)]
-            padded = pad(image, widths, mode="replicate")
-            convolve = conv2d if d == 2 else conv3d
-            image = convolve(padded, kernel.expand(channels, 1, *kernel.shape), groups=channels)
+        image, _ = self._average(lambda x: _convolve(x, [std / h for h in self.spacing]))
         return PlacedPixels(image, self.matrix, self.mask)
+
+    def _average(self, mean: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return weighted means of the image, and means of its mask."""
+        if self.mask is None:
+            return mean(self.image), None
+        weights = mean(self.mask)
+        average = mean(self.image * self.mask) / weights.clamp_min(_LEAST_WEIGHT)
+        return torch.where(weights > _LEAST_WEIGHT, average, mean(self.image)), weights
 
     def thin(self) -> PlacedPixels:
         """Return every n-th pixel along every axis, about the number of a finest level."""
@@ -211,6 +208,21 @@ def levels_of(
             shapes.add(pair[0].sizes)
             levels.append((pair[0], pair[1]))
     return levels
+
+
+def _convolve(image: Tensor, stds: Sequence[float]) -> Tensor:
+    """Return the convolution with a Gaussian of a standard deviation per axis, in pixels."""
+    channels, d = image.shape[1], len(stds)
+    for k, std in enumerate(stds):
+        reach = min(math.ceil(3 * std), image.shape[k + 2] - 1)
+        taps = torch.arange(-reach, reach + 1, dtype=image.dtype)
+        kernel = (-0.5 * (taps / std).square()).exp()
+        kernel = (kernel / kernel.sum()).view([-1 if j == k else 1 for j in range(d)])
+        widths = [reach if j == k else 0 for j in reversed(range(d)) for _ in (0, 1)]
+        padded = pad(image, widths, mode="replicate")
+        convolve = conv2d if d == 2 else conv3d
+        image = convolve(padded, kernel.expand(channels, 1, *kernel.shape), groups=channels)
+    return image
 
 
 def pool(image: Tensor, halved: Sequence[bool]) -> Tensor:
