@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -114,7 +115,7 @@ class PlacedPixels:
             for k, half in enumerate(halved):
                 if half:  # pixel k covers the pixels 2k and 2k + 1
                     change[k, k], change[k, -1] = 2.0, 0.5
-            image, mask = level._average(lambda x, halved=halved: pool(x, halved))
+            image, mask = level._average(partial(pool, halved=halved))
             level = PlacedPixels(image, level.matrix @ change, mask)
 
     def smooth(self, std: float) -> PlacedPixels:
