@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Share of the variance of an image below which a window counts as constant.
 _FLAT = 1e-3
+#: Least mean weight of a window whose pixels count.
+_LEAST_SHARE = 1e-6
 
 
 class NormalizedCrossCorrelation(DataTerm):
@@ -35,6 +37,8 @@ class NormalizedCrossCorrelation(DataTerm):
 
     Args:
         window: edge of the windows in pixels, an odd number; the whole image if None.
+        weights: nonnegative weights of the pixels, ``(batch or 1, 1, *space)``: 0 for pixels that
+            do not count.
 
     >>> y = torch.tensor([[[[0.0, 1.0], [2.0, 3.0]]]])
     >>> term = NormalizedCrossCorrelation()
@@ -43,22 +47,27 @@ class NormalizedCrossCorrelation(DataTerm):
     """
 
     is_convex = False
+    item_fields: ClassVar[tuple[str, ...]] = ("weights",)
 
-    def __init__(self, window: int | None = None) -> None:
+    def __init__(self, window: int | None = None, weights: Tensor | None = None) -> None:
         if window is not None and (window < 3 or window % 2 == 0):
             raise InputError(f"window is an odd number of at least 3 pixels, got {window}")
-        self.window = window
+        check_range(self, "[0, inf)", weights=weights)
+        self.window, self.weights = window, weights
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
         a, first = self._centre(prediction)
         b, second = self._centre(y)
         covariance = self._mean(prediction * y) - a * b
         rho = covariance / (first * second).sqrt()
-        return sum_items((1 - rho).expand_as(y))
+        share = 1 - rho if self.weights is None else self.weights.to(rho) * (1 - rho)
+        return sum_items(share.expand_as(prediction))
 
     def gauss_newton(self, prediction: Tensor, y: Tensor) -> Callable[[Any], Any]:
         with torch.no_grad():
             inverse = self._mean((1 / self._centre(prediction)[1]).expand_as(prediction))
+            if self.weights is not None:
+                inverse = self.weights.to(inverse) * inverse
         return lambda v: v * inverse
 
     def check(self, y: Any) -> None:
@@ -70,17 +79,28 @@ class NormalizedCrossCorrelation(DataTerm):
     def _centre(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the means and the variances of windows, raised by a share of the whole one's."""
         mean = self._mean(x)
-        axes = tuple(range(2, x.ndim))
-        of_image = x.var(axes, correction=0, keepdim=True)
-        tiny = torch.finfo(x.dtype).tiny
         variance = (self._mean(x.square()) - mean.square()).clamp_min(0)
-        return mean, variance + _FLAT * of_image + tiny
+        of_image = variance.mean(tuple(range(2, x.ndim)), keepdim=True)
+        if self.window is not None:
+            of_image = x.var(tuple(range(2, x.ndim)), correction=0, keepdim=True)
+        return mean, variance + _FLAT * of_image + torch.finfo(x.dtype).tiny
 
     def _mean(self, x: Tensor) -> Tensor:
+        """Return the (weighted) means of windows, sum w x / sum w."""
+        if self.weights is None:
+            return self._sum(x)
+        weights = self.weights.to(x)
+        return self._sum(weights * x) / self._sum(weights).clamp_min(_LEAST_SHARE)
+
+    def _sum(self, x: Tensor) -> Tensor:
+        axes = range(2, x.ndim)
         if self.window is None:
-            return x.mean(tuple(range(2, x.ndim)), keepdim=True)
+            return x.mean(tuple(axes), keepdim=True)
         pool = cast(Callable[..., Tensor], avg_pool2d if x.ndim == 4 else avg_pool3d)
-        return pool(x, self.window, 1, self.window // 2, count_include_pad=False)
+        for axis in axes:  # a box within the image is the product of its edges
+            edges = [self.window if k == axis else 1 for k in axes]
+            x = pool(x, edges, 1, [n // 2 for n in edges], count_include_pad=False)
+        return x
 
 
 class MutualInformation(DataTerm):
@@ -96,6 +116,8 @@ class MutualInformation(DataTerm):
 
     Args:
         bins: number of bins of either image.
+        weights: nonnegative weights of the pixels, ``(batch or 1, 1, *space)``: 0 for pixels that
+            do not count; n is their sum.
 
     >>> y = torch.rand(1, 1, 32, 32)
     >>> term = MutualInformation()
@@ -104,23 +126,26 @@ class MutualInformation(DataTerm):
     """
 
     is_convex = False
-    item_fields: ClassVar[tuple[str, ...]] = ("low", "high")
+    item_fields: ClassVar[tuple[str, ...]] = ("low", "high", "weights")
 
-    def __init__(self, bins: int = 32) -> None:
+    def __init__(self, bins: int = 32, weights: Tensor | None = None) -> None:
         check_range(self, "[4, inf)", bins=bins)
-        self.bins = int(bins)
+        check_range(self, "[0, inf)", weights=weights)
+        self.bins, self.weights = int(bins), weights
         #: Range of the predictions per item, of the prediction at zero; known once prepared.
         self.low: Tensor | None = None
         self.high: Tensor | None = None
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
+        # The image that is moved, if the operator names it: at 0 it may lie out of sight.
+        moving = problem.operator.parameters().get("moving")
         with torch.no_grad():
-            start = problem.operator(problem.zeros()).flatten(1)
+            start = (problem.operator(problem.zeros()) if moving is None else moving).flatten(1)
         return self._replace(low=start.amin(1), high=start.amax(1))
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
         joint = self._histogram(prediction, y)
-        pixels = y[0].numel()
+        pixels = y[0].numel() if self.weights is None else self._weigh(prediction).sum(1)
         # sum_ij h_ij log(h_i / h_ij) = H(y | p) for rows i of the prediction.
         total = joint.sum(2, keepdim=True).expand_as(joint)
         used = joint > 0
@@ -137,8 +162,10 @@ class MutualInformation(DataTerm):
             mean = zeros.scatter_add(1, index, p) / count
             spread = (p - mean.gather(1, index)).square().mean(1)
             least = (p.amax(1) - p.amin(1)).square() / self.bins**2 / 12
-            inverse = 1 / (spread + least).clamp_min(torch.finfo(p.dtype).tiny)
-        return lambda v: v * expand(inverse, v)
+            inverse = expand(1 / (spread + least).clamp_min(torch.finfo(p.dtype).tiny), prediction)
+            if self.weights is not None:
+                inverse = self.weights.to(inverse) * inverse
+        return lambda v: v * inverse
 
     def check(self, y: Any) -> None:
         _check_contrast(y, type(self).__name__)
@@ -168,8 +195,17 @@ class MutualInformation(DataTerm):
         joint = p.new_zeros(len(p), b * b)
         for step, weight in zip((-1, 0, 1, 2), weights):
             row = (below.long() + step).clamp(0, b - 1)
-            joint = joint.scatter_add(1, row * b + column, weight)
-        return joint.view(len(p), b, b) / p.shape[1]
+            if self.weights is not None:
+                weight = weight * self._weigh(prediction)
+            joint = joint.scatter_add(1, (row * b + column).expand_as(weight), weight)
+        if self.weights is None:
+            return joint.view(len(p), b, b) / p.shape[1]
+        return (joint / joint.sum(1, keepdim=True).clamp_min(_LEAST_SHARE)).view(len(p), b, b)
+
+    def _weigh(self, prediction: Tensor) -> Tensor:
+        """Return the weight of every value, ``(batch, values)``."""
+        assert self.weights is not None
+        return self.weights.to(prediction).expand_as(prediction).flatten(1)
 
     def _bins(self, x: Tensor, low: Tensor, high: Tensor, spare: int = 0) -> tuple[Tensor, Tensor]:
         """Return intensities in units of bins, from 0, and the width of a bin."""

@@ -29,6 +29,7 @@ from invtoolbox.operators.mri.fourier import Fourier
 from invtoolbox.operators.mri.noise_level import outer_noise_std
 from invtoolbox.operators.mri.non_uniform_fourier import NonUniformFourier, radial_trajectory
 from invtoolbox.operators.normal_integration import NormalIntegration, SideGap
+from invtoolbox.operators.placed_image import PlacedImage
 from invtoolbox.operators.points import EulerRollout, ObservedPoints, PointWarp, PointWarpBothWays
 from invtoolbox.operators.rendering.combined import OnBoth, OverTime
 from invtoolbox.operators.rendering.exposure import ExposedRenderer
@@ -85,6 +86,7 @@ __all__ = [
     "ParallelBeam3D",
     "PhaseRetrieval",
     "PixelGraphLaplacian",
+    "PlacedImage",
     "PointWarp",
     "PointWarpBothWays",
     "RidgeSplines",

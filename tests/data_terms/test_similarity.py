@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -44,3 +46,16 @@ def test_bad_settings_are_refused() -> None:
         NormalizedCrossCorrelation(4)
     with pytest.raises(InputError, match="bins"):
         MutualInformation(2)
+
+
+@pytest.mark.parametrize("kind", [NormalizedCrossCorrelation, MutualInformation])
+def test_weights_of_zero_leave_pixels_out(kind: Any) -> None:
+    generator = torch.Generator().manual_seed(2)
+    p, y = (torch.rand(2, 1, 12, 16, generator=generator) for _ in range(2))
+    y[..., 0, 0], y[..., 0, 1] = 0.0, 1.0  # equal ranges, and so equal bins
+    p[..., 0, 0], p[..., 0, 1] = 0.0, 1.0
+    weights = torch.ones(2, 1, 12, 16)
+    weights[..., 10:] = 0
+    part = kind().value(p[..., :10], y[..., :10])
+    assert torch.allclose(kind(weights=weights).value(p, y), part, rtol=1e-3)
+    assert torch.allclose(kind(weights=torch.ones(1, 1, 12, 16)).value(p, y), kind().value(p, y))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,58 +19,146 @@ from invtoolbox.operators.finite_difference import check_lengths
 _NAMES = ("the moving image", "the fixed image")
 
 
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two images and their place in space.
+
+    Attributes:
+        moving, fixed: images ``(batch, channel, *space)``.
+        grids: grid of the moving and of the fixed image.
+        spacing: distance of pixels of the fixed image along every axis.
+        is_one_grid: whether both images have the same pixels.
+        notes: findings, one sentence each.
+    """
+
+    moving: Tensor
+    fixed: Tensor
+    grids: tuple[Grid, Grid]
+    spacing: tuple[float, ...]
+    is_one_grid: bool
+    notes: tuple[str, ...]
+
+    @property
+    def matrices(self) -> tuple[Tensor, Tensor]:
+        """Maps of the indices of pixels to positions, of the moving and of the fixed image."""
+        return self.matrix(0), self.matrix(1)
+
+    def matrix(self, side: int) -> Tensor:
+        return torch.from_numpy(self.grids[side].affine(self.fixed.ndim - 2))
+
+
 def read_pair(
-    moving: Any, fixed: Any, spacing: Sequence[float] | float | None
-) -> tuple[Tensor, Tensor, tuple[float, ...]]:
-    """Return both images as ``(batch, channel, *space)`` and the spacing of their pixels.
+    moving: Any,
+    fixed: Any,
+    spacing: Sequence[float] | float | None = None,
+    affine: Any = None,
+) -> Pair:
+    """Return both images as ``(batch, channel, *space)``, and the positions of their pixels.
+
+    Args:
+        moving: the moving image, see `register`.
+        fixed: the fixed image.
+        spacing: distance of the pixels of arrays.
+        affine: matrix of an array, or of both, see `register`.
 
     Raises:
-        InputError: for images of different shape, spacing or orientation, that are NaN or
+        InputError: for images of different dimension or number of channels, that are NaN or
             constant.
     """
-    grids = [image.grid for image in (moving, fixed) if isinstance(image, Volume)]
-    if len(grids) == 2:
-        check_grids(grids[0], grids[1])
-    a, b = (to_image(image, name) for image, name in zip((moving, fixed), _NAMES))
-    if a.shape[1:] != b.shape[1:]:
+    images = [to_image(image, name) for image, name in zip((moving, fixed), _NAMES)]
+    a, b = images
+    if a.ndim != b.ndim:
         raise InputError(
-            f"the images differ in shape: the moving one has {_sizes(a)} and the fixed one "
-            f"{_sizes(b)}; resample one of them to the grid of the other"
+            f"the moving image has {a.ndim - 2} axes, {_sizes(a)} pixels, and the fixed one "
+            f"{b.ndim - 2}, {_sizes(b)} pixels; take a slice of the volume, or give two volumes"
+        )
+    if a.shape[1] != b.shape[1]:
+        raise InputError(
+            f"the moving image has {a.shape[1]} channels and the fixed one {b.shape[1]}; select the "
+            "same ones"
         )
     if len(a) != len(b) and 1 not in (len(a), len(b)):
         raise InputError(
             f"there are {len(a)} moving and {len(b)} fixed images; give one each, or one for all"
         )
     dimensions = b.ndim - 2
-    if isinstance(spacing, (int, float)):
-        spacing = (float(spacing),) * dimensions
-    if spacing is None and grids:
-        spacing = grids[-1].voxel_size[-dimensions:]  # a volume of one slice has two axes
-    lengths = check_lengths("the images", spacing, dimensions)
+    grids, notes = _place(moving, fixed, dimensions, spacing, affine)
+    lengths = check_lengths("the images", grids[1].voxel_size[-dimensions:], dimensions)
     batch = max(len(a), len(b))
     dtype = torch.promote_types(a.dtype, b.dtype)
     pair = [image.to(dtype).expand(batch, *image.shape[1:]) for image in (a, b.to(a.device))]
     for image, name in zip(pair, _NAMES):
         _check_values(image, name)
-    return pair[0], pair[1], lengths
+    is_one_grid = a.shape[2:] == b.shape[2:] and _is_same(*grids, a.shape[2:])
+    return Pair(pair[0], pair[1], grids, lengths, is_one_grid, notes)
 
 
-def check_grids(moving: Grid, fixed: Grid) -> None:
-    """Raise an `InputError` if two volumes differ in spacing or orientation."""
-    sizes = np.array([moving.voxel_size, fixed.voxel_size])
-    if not np.allclose(sizes[0], sizes[1], rtol=1e-3):
-        sides = [" x ".join(f"{v:g}" for v in size) for size in sizes]
-        raise InputError(
-            f"the volumes differ in spacing: {sides[0]} {moving.unit} and {sides[1]} {fixed.unit}; "
-            "resample one of them to the grid of the other"
+def _place(
+    moving: Any,
+    fixed: Any,
+    dimensions: int,
+    spacing: Sequence[float] | float | None,
+    affine: Any,
+) -> tuple[tuple[Grid, Grid], tuple[str, ...]]:
+    """Return the grids of both images, and findings on them."""
+    headers = [image.grid if isinstance(image, Volume) else None for image in (moving, fixed)]
+    if affine is not None:
+        is_one = not isinstance(affine, (tuple, list)) or np.ndim(affine[0]) == 1
+        for k, matrix in enumerate((affine, affine) if is_one else affine):
+            headers[k] = headers[k] if matrix is None else _grid_of(matrix, dimensions, spacing)
+    present = [grid for grid in headers if grid is not None]
+    is_number = isinstance(spacing, (int, float))
+    listed = (float(spacing),) * dimensions if is_number else spacing  # type: ignore[arg-type]
+    sizes = check_lengths("the images", listed, dimensions)  # type: ignore[arg-type]
+    usual = Grid(voxel_size=_three(sizes)) if not present or spacing is not None else present[-1]
+    if spacing is not None and affine is None:  # the user's word on the distances
+        headers = [
+            None if grid is None else replace(grid, voxel_size=_three(sizes, grid.voxel_size))
+            for grid in headers
+        ]
+    grids = [usual if grid is None else grid for grid in headers]
+    signs = [np.sign(np.linalg.det(grid.affine(dimensions)[:-1, :-1])) for grid in grids]
+    notes = []
+    if signs[0] != signs[1]:
+        notes.append(
+            "the axes of one image are mirrored, as those of LAS and RAS: its header places it, so "
+            "left and right are kept"
         )
-    directions = np.array(moving.directions), np.array(fixed.directions)
-    if not np.allclose(directions[0], directions[1], atol=1e-2):
-        turn = np.degrees(np.arccos(np.clip((directions[0] * directions[1]).sum(1), -1, 1)).max())
+    return (grids[0], grids[1]), tuple(notes)
+
+
+def _three(sizes: Sequence[float], first: Sequence[float] = (1.0,)) -> tuple[float, float, float]:
+    padded = (*first[: 3 - len(sizes)], *sizes)
+    return float(padded[0]), float(padded[1]), float(padded[2])
+
+
+def _grid_of(matrix: Any, dimensions: int, spacing: Any) -> Grid:
+    if spacing is not None:
+        raise InputError("give spacing= or affine=, not both: the matrix holds the spacing")
+    try:
+        values = np.array(matrix, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.zeros(0)
+    side = dimensions + 1
+    if values.shape != (side, side) or not (values[-1] == np.eye(side)[-1]).all():
         raise InputError(
-            f"the volumes differ in orientation, by {turn:.0f} degrees along one of their axes; "
-            "resample one of them to the grid of the other"
+            f"affine= is a matrix ({side}, {side}) with the last row {np.eye(side)[-1].tolist()}, "
+            f"or one for each image, got shape {values.shape}"
         )
+    if dimensions == 2:  # the slice axis is z
+        whole = np.eye(4)
+        whole[np.ix_((0, 1, 3), (1, 2, 3))] = values
+        whole[2, :3] = 1.0, 0.0, 0.0
+        whole[:2, 0] = 0.0
+        values = whole
+    return Grid.from_affine(values)
+
+
+def _is_same(moving: Grid, fixed: Grid, sizes: Sequence[int]) -> bool:
+    """Return whether the pixels of both grids are at the same places, to 1e-3 of a pixel."""
+    difference = np.abs(moving.affine(len(sizes)) - fixed.affine(len(sizes)))
+    reach = (difference[:-1] * np.array([*sizes, 1.0])).sum()
+    return bool(reach <= 1e-3 * min(fixed.voxel_size[-len(sizes) :]))
 
 
 def to_image(image: Any, name: str) -> Tensor:
@@ -97,12 +186,25 @@ def to_image(image: Any, name: str) -> Tensor:
     return values
 
 
-def to_mask(mask: Any, like: Tensor) -> Tensor:
-    """Return a mask ``(1 or batch, 1, *space)`` of the fixed image.
+def to_mask(mask: Any, like: Tensor, grid: Grid, is_moving: bool = False) -> Tensor:
+    """Return a mask ``(batch, 1, *space)`` of an image.
+
+    Args:
+        mask: array, tensor or volume.
+        like: the image.
+        grid: positions of its pixels.
+        is_moving: whether it is the moving image, for errors.
 
     Raises:
-        InputError: if it has another shape, or is empty.
+        InputError: if it has another shape or grid, or is empty.
     """
+    name = _NAMES[0] if is_moving else _NAMES[1]
+    if isinstance(mask, Volume) and not _is_same(mask.grid, grid, like.shape[2:]):
+        raise InputError(
+            f"the mask lies on another grid than {name}: origin {mask.grid.origin} and voxel size "
+            f"{mask.grid.voxel_size}, compared with {grid.origin} and {grid.voxel_size}; resample it"
+        )
+    mask = to_image(mask, "the mask") if isinstance(mask, Volume) else mask
     values = torch.as_tensor(mask if isinstance(mask, Tensor) else np.asarray(mask)).bool()
     values = values[None, None] if values.ndim == like.ndim - 2 else values
     if (
@@ -111,7 +213,7 @@ def to_mask(mask: Any, like: Tensor) -> Tensor:
         or len(values) not in (1, len(like))
     ):
         raise InputError(
-            f"the mask has the shape {tuple(values.shape)}, and the fixed image {tuple(like.shape)}"
+            f"the mask has the shape {tuple(values.shape)}, and {name} {tuple(like.shape)}"
         )
     empty = ~values.flatten(1).any(1)
     if bool(empty.any()):
@@ -120,22 +222,25 @@ def to_mask(mask: Any, like: Tensor) -> Tensor:
     return values.to(like.device).expand(len(like), -1, *[-1] * (like.ndim - 2))
 
 
-def to_landmarks(
-    landmarks: Any, spacing: Sequence[float], sizes: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Return the points in the fixed image, in pixels, and their displacements, ``(N, d)`` both."""
+def to_landmarks(landmarks: Any, pair: Pair) -> tuple[Tensor, Tensor]:
+    """Return the positions of the landmarks in the moving and the fixed image, ``(N, d)`` both."""
+    dimensions = pair.fixed.ndim - 2
     if not isinstance(landmarks, (tuple, list)) or len(landmarks) != 2:
         raise InputError(
             "landmarks are a pair: points in the moving image, and the same points in the fixed one"
         )
     moving, fixed = (torch.as_tensor(np.asarray(side), dtype=torch.float64) for side in landmarks)
-    if moving.ndim != 2 or moving.shape != fixed.shape or moving.shape[1] != len(sizes):
+    if moving.ndim != 2 or moving.shape != fixed.shape or moving.shape[1] != dimensions:
         raise InputError(
-            f"landmarks are two arrays (N, {len(sizes)}), got {tuple(moving.shape)} and "
+            f"landmarks are two arrays (N, {dimensions}), got {tuple(moving.shape)} and "
             f"{tuple(fixed.shape)}"
         )
-    places = fixed / torch.tensor(spacing, dtype=torch.float64)
-    last = torch.tensor(sizes, dtype=torch.float64) - 1
+    sides = []
+    for points, grid, matrix in zip((moving, fixed), pair.grids, pair.matrices):
+        index = points / torch.tensor(grid.voxel_size[-dimensions:], dtype=torch.float64)
+        sides.append(index @ matrix[:-1, :-1].T + matrix[:-1, -1])
+    places = fixed / torch.tensor(pair.spacing, dtype=torch.float64)
+    last = torch.tensor(pair.fixed.shape[2:], dtype=torch.float64) - 1
     beyond = ~((places >= 0) & (places <= last)).all(1)
     if bool(beyond.any()):
         k = int(beyond.nonzero()[0])
@@ -143,7 +248,7 @@ def to_landmarks(
             f"landmark {k} lies outside of the fixed image, at {fixed[k].tolist()}; landmarks are "
             "in the unit of the spacing, from the centre of the first pixel"
         )
-    return places, moving - fixed
+    return sides[0], sides[1]
 
 
 def _check_values(image: Tensor, name: str) -> None:

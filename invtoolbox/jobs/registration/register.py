@@ -1,50 +1,40 @@
-"""Register images and volumes by a displacement field; `it.register`."""
+"""Register images and volumes by linear motions and a displacement field; `it.register`."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, avg_pool3d, interpolate, pad
 
 from invtoolbox import metrics
-from invtoolbox.core.guards import check_range
-from invtoolbox.core.threads import limit_torch_threads
-from invtoolbox.data_terms import (
-    DataTerm,
-    LeastSquares,
-    MutualInformation,
-    NormalizedCrossCorrelation,
-)
+from invtoolbox.data_terms import DataTerm
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.registration.checks import read_pair, to_image, to_landmarks, to_mask
-from invtoolbox.jobs.registration.floor import MOST_BY_NOISE, add_own_noise, change_by_noise
-from invtoolbox.operators import ImageWarp, SparseMatrix, Warp
+from invtoolbox.geometry.grids import Grid
+from invtoolbox.geometry.transforms import Affine, Transform, resample
+from invtoolbox.jobs.registration.checks import Pair, read_pair, to_image, to_landmarks, to_mask
+from invtoolbox.jobs.registration.deformable import (
+    LOSSES,
+    DeformableStage,
+    Loss,
+    has_usual_weight,
+)
+from invtoolbox.jobs.registration.stages import (
+    BENDING,
+    USUAL,
+    check_overlap,
+    compose,
+    read_stages,
+)
+from invtoolbox.jobs.registration.task import Motion, Task
+from invtoolbox.operators import Warp
 from invtoolbox.operators.image_warp import Interpolation
-from invtoolbox.priors import Bending, Misfit, Prior, PriorSum
-from invtoolbox.priors.motion.displacement import DisplacementPrior, mean_length
-from invtoolbox.problem import Problem
+from invtoolbox.priors import Bending, Prior
 from invtoolbox.solution import Solution
-from invtoolbox.solve import solve
 from invtoolbox.solvers import GaussNewton, Solver
-
-Loss = Literal["least-squares", "ncc", "mi"]
-
-#: An axis is halved for a coarser level if it has at least this number of pixels.
-_HALVED = 32
-
-#: Number of pixels below which threads cost more than they save.
-_SMALL = 1 << 17
-
-#: Weights of a prior that was given without one, relative to its `usual_strength`, which was chosen
-#: for least squares on simulated motion (``benchmarks/registration.py --tune``).
-_WEIGHTS = {"least-squares": 1.0, "ncc": 1.0, "mi": 12.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,12 +42,18 @@ class Registration:
     """Result of registering images.
 
     Attributes:
-        displacement: the field u, ``(batch, 2 or 3, *space)``, in the unit of the spacing:
-            ``warped(p) = moving(p + u(p))``. Component k is along axis k.
+        displacement: the field u of the whole motion, ``(batch, 2 or 3, *space)``, in the unit of
+            the spacing: ``warped(p) = moving(p + u(p))``. Component k is along axis k of the fixed
+            image. Positions of images on different grids are those of their headers.
         warped: the moving image in the place of the fixed one, ``(batch, channel, *space)``.
-        spacing: distance of neighbours along every axis.
-        solutions: `Solution` of every item on the finest level.
+        spacing: distance of neighbours along every axis of the fixed image.
+        solutions: `Solution` of every item on the finest level of the last stage. Its x is the field
+            that the last stage adds.
         notes: findings, one sentence each.
+        linear: linear motion of every item; None without a linear stage.
+        transforms: the whole motion of every item, positions in the fixed image to positions in the
+            moving one.
+        grids: positions of the pixels of the moving and of the fixed image.
     """
 
     displacement: Tensor
@@ -65,6 +61,10 @@ class Registration:
     spacing: tuple[float, ...]
     solutions: tuple[Solution, ...]
     notes: tuple[str, ...]
+    linear: tuple[Affine | None, ...] = ()
+    transforms: tuple[Transform, ...] = ()
+    grids: tuple[Grid, Grid] = (Grid(), Grid())
+    moving_shape: tuple[int, ...] = ()
 
     @property
     def status(self) -> tuple[str, ...]:
@@ -75,6 +75,14 @@ class Registration:
     def jacobian(self) -> Tensor:
         """Jacobian determinant, the local change of volume, ``(batch, *space)``."""
         return metrics.jacobian_determinant(self.displacement, self.spacing)
+
+    def transform(self, item: int = 0) -> Transform:
+        """Return the map of an item from points of the fixed image to points of the moving one.
+
+        Args:
+            item: number of the item of the batch.
+        """
+        return self.transforms[item]
 
     def apply(self, image: Any) -> Any:
         """Warp another image of the moving side: another channel, or labels.
@@ -92,16 +100,25 @@ class Registration:
         original = image if isinstance(image, Tensor) else torch.as_tensor(np.asarray(image))
         field = self.displacement
         batch = to_image(original, "the image").to(field)
-        if batch.shape[2:] != field.shape[2:]:
+        if tuple(batch.shape[2:]) != self.moving_shape:
             raise InputError(
-                f"the image has {tuple(batch.shape[2:])} pixels, and the registration "
-                f"{tuple(field.shape[2:])}"
+                f"the image has {tuple(batch.shape[2:])} pixels, and the moving image "
+                f"{self.moving_shape}"
             )
         batch = batch.expand(max(len(batch), len(field)), *batch.shape[1:])
-        if original.is_floating_point():
-            warped = Warp(field, self.spacing)(batch)
-        else:  # whole pixels, so that labels do not mix, and no errors of rounding
+        is_label = not original.is_floating_point()
+        if any(motion is not None for motion in self.linear):
+            shape = field.shape[2:]
+            warped = torch.cat(
+                [
+                    _resample(batch[k : k + 1], transform, self.grids, shape, is_label)
+                    for k, transform in enumerate(self.transforms)
+                ]
+            )
+        elif is_label:  # whole pixels, so that labels do not mix, and no errors of rounding
             warped = Warp(_to_nearest(field, self.spacing), self.spacing)(batch).round()
+        else:
+            warped = Warp(field, self.spacing)(batch)
         warped = warped.to(original.dtype)
         if original.ndim == batch.ndim - 2 and len(warped) == 1:
             warped = warped[0, 0]
@@ -114,59 +131,84 @@ def register(
     prior: Prior | None = None,
     *,
     spacing: Sequence[float] | float | None = None,
-    loss: Loss | DataTerm = "least-squares",
+    affine: Any = None,
+    stages: Sequence[str] | None = None,
+    loss: Loss | DataTerm | None = None,
     smoothness: float = 1.0,
     levels: int | None = None,
     landmarks: Any = None,
     landmark_weight: float = 10.0,
     mask: Any = None,
+    moving_mask: Any = None,
+    mirrored: bool = False,
+    quick: bool = False,
     interpolation: Interpolation | None = None,
     solver: Solver | None = None,
     max_iterations: int = 30,
     tolerance: float = 0.03,
     progress: bool = False,
 ) -> Registration:
-    r"""Find the displacement field that takes a moving image to a fixed one.
+    r"""Find the motion that takes a moving image to a fixed one.
 
-    Minimizes ``D(moving(p + u(p)), fixed(p)) + R(u)`` over displacement fields u, one pixel one
-    vector, from coarse to fine images. A batch is registered pair by pair.
+    Linear stages find a motion L of space, as a `priors.AffineMap`, from several starts. The last
+    stage then minimizes ``D(moving(L(p + u(p))), fixed(p)) + R(u)`` over displacement fields u, one
+    pixel one vector. Both go from coarse to fine images. A batch is registered pair by pair.
+
+    Images on one grid have no linear stage, unless the search finds a better position than theirs
+    and linear stages then lower the objective on a coarse level; a note says so.
 
     If the prior has no written weight and there are no landmarks, the images are registered again
     with as much further noise as they have, for any loss. If that changes the field by more than
-    0.4 of its length, the displacement is zero, and a note says so.
+    0.4 of its length, u is zero, and a note says so.
 
     Args:
         moving: image or volume, ``(*space)`` or ``(batch, channel, *space)`` with 2 or 3 axes of
-            space; a tensor, an array, or a volume of `datasets.open`.
-        fixed: image or volume that the moving one is taken to, on the same grid.
+            space; a tensor, an array, or a volume of `datasets.open`, which may have another grid
+            than the fixed one: its header gives its place.
+        fixed: image or volume that the moving one is taken to.
         prior: prior of the displacement: `priors.Bending` (the default), `priors.Diffusion`,
             `priors.LinearElastic`, `priors.GridARAP`, or any other or a sum.
         spacing: distance of neighbours along every axis, a number or one per axis; by default that
             of the volumes, or 1.
+        affine: matrix that maps the indices ``(slice, row, column, 1)`` of an array to ``(x, y, z,
+            1)``, or ``(row, column, 1)`` to ``(x, y, 1)``; or a pair, of moving and fixed image.
+        stages: some of ``"translation"``, ``"rigid"``, ``"similarity"``, ``"affine"`` and
+            ``"bending"``, in this order; ``"bending"`` is the field with its prior. By default
+            ``("rigid", "affine", "bending")`` for images on different grids.
         loss: ``"least-squares"`` for images of the same brightness, ``"ncc"`` (normalized
-            cross-correlation) if brightness and contrast differ, ``"mi"`` (mutual information) for
-            two modalities; or any data term. Least squares compares the images in units of the
-            standard deviation of the fixed one.
+            cross-correlation) if brightness and contrast differ, ``"lncc"`` if they also vary over
+            the image, ``"mi"`` (mutual information) or ``"mind"`` (descriptors of edges) for two
+            modalities; or any data term. By default least squares, and ``"ncc"`` if the grids
+            differ. Least squares compares the images in units of the standard deviation of the
+            fixed one, and means correlation in linear stages.
         smoothness: factor on the weight of the prior. A prior without a written weight has one that
-            suits moderate noise, for any unit of brightness and length.
-        levels: number of resolutions, each half of the next; by default as many as leave 16 pixels
-            along an axis. Axes of fewer than 32 pixels are not halved.
+            suits the noise of the images, for any unit of brightness and length.
+        levels: number of resolutions of the field, each half of the next; by default as many as
+            leave 16 pixels along an axis. Axes of fewer than 32 pixels are not halved. Fields of
+            more than a million pixels are found at half of the resolution.
         landmarks: pair of points in the moving image and the same points in the fixed one,
-            ``(N, 2 or 3)`` each, in the unit of the spacing, from the centre of the first pixel.
+            ``(N, 2 or 3)`` each, along the axes of their image, in the unit of its spacing, from the
+            centre of its first pixel.
         landmark_weight: weight of half the squared distance between landmarks, in pixels.
-        mask: true at pixels of the fixed image whose misfit counts, for least squares.
+        mask: true at pixels of the fixed image whose misfit counts.
+        moving_mask: true at pixels of the moving image that count, for linear stages and what
+            follows them.
+        mirrored: also search mirrored positions, for arrays whose left and right are unknown.
+        quick: a quarter of the resolution, for a first look.
         interpolation: see `operators.ImageWarp`; by default cubic for images, linear for volumes.
-        solver: solver of every level; Gauss-Newton with a Fourier preconditioner by default.
-        max_iterations: largest number of iterations per level.
+        solver: solver of every level of the field; Gauss-Newton with a Fourier preconditioner by
+            default.
+        max_iterations: largest number of iterations per level of the field.
         tolerance: bound on the gradient relative to its start, per level, see the solver.
         progress: show progress bars.
 
     Returns:
-        Displacement, warped image, Jacobian determinant, status and notes.
+        Displacement, transform, warped image, Jacobian determinant, status and notes.
 
     Raises:
-        InputError: for images of different shape, spacing or orientation, that are constant or NaN,
-            an empty mask, or landmarks outside of the image.
+        InputError: for images of different dimension or channels, that do not overlap and have no
+            linear stage, are constant or NaN; an empty mask or one of another grid; or landmarks
+            outside of the image.
 
     >>> row, column = torch.meshgrid(torch.arange(40.0), torch.arange(40.0), indexing="ij")
     >>> blob = lambda r, c: torch.exp(-((row - r) ** 2 + (column - c) ** 2) / 50)
@@ -174,255 +216,109 @@ def register(
     >>> [round(float(u)) for u in motion.displacement[0, :, 20, 20]], motion.status
     ([1, -1], ('converged',))
     """
-    source, target, lengths = read_pair(moving, fixed, spacing)
-    support = None if mask is None else to_mask(mask, target)
-    if support is not None and loss != "least-squares":
-        raise InputError('mask= is for loss="least-squares"; crop the images for other losses')
-    points = None if landmarks is None else to_landmarks(landmarks, lengths, target.shape[2:])
-    priors = _weigh(Bending() if prior is None else prior, loss, lengths, smoothness)
-    kernel: Interpolation = interpolation or ("cubic" if target.ndim == 4 else "linear")
-    algorithm = solver or GaussNewton(
-        preconditioner="fourier", inner_iterations=10, inner_tolerance=0.1
-    )
-    # Least squares in units of the standard deviation of the fixed image, |m(p + u) - f|^2 / s^2,
-    # for weights that do not depend on the unit of the images.
-    unit = (
-        _scale(target, support)
-        if loss == "least-squares"
-        else torch.ones_like(target[:, 0].flatten(1)[:, 0])
-    )
-    is_small = math.prod(target.shape[2:]) < _SMALL
-
-    def fit(finest: _Level, terms: PriorSum) -> Solution:
-        solution: Solution | None = None
-        for level in finest.pyramid(levels):
-            with limit_torch_threads(1) if is_small else nullcontext():
-                solution = solve(
-                    level.problem(loss, kernel),
-                    terms + level.landmarks(points, landmark_weight) if points else terms,
-                    algorithm,
-                    1.0,
-                    initial=level.zeros() if solution is None else level.prolong(solution.x),
-                    max_iterations=max_iterations,
-                    tolerance=tolerance,
-                    progress=progress,
-                    check=False,
-                )
-        assert solution is not None
-        return solution
-
-    # A written weight, or landmarks, are the user's word on the motion.
-    is_tested = points is None and _has_usual_weight(prior)
-    fields, solutions, notes = [], [], []
-    for item in range(len(target)):
-        # Pair by pair: the answer does not depend on the batch, and neither does the work.
-        entry = slice(item, item + 1)
-        inside = None if support is None else support[entry]
-        pair = source[entry] / unit[item], target[entry] / unit[item]
-        terms = priors.select(torch.tensor([item]))
-        solution = fit(_Level.finest(*pair, inside, lengths), terms)
-        field, name = solution.x, f"pair {item}: " if len(target) > 1 else ""
-        noisy = add_own_noise(*pair, inside) if is_tested and bool(field.any()) else None
-        if noisy is not None:
-            again = fit(_Level.finest(*noisy, inside, lengths), terms)
-            share = change_by_noise(field, again.x, inside)
-            if not share <= MOST_BY_NOISE:
-                field = torch.zeros_like(field)
-                notes.append(
-                    f"{name}noise like that of the images changes the field by {share:.0%} of its "
-                    "length, so they determine no motion: the displacement is 0. A larger "
-                    "smoothness may find one; a written weight of the prior keeps the field, which "
-                    f"is solutions[{item}].x"
-                )
-        fields.append(field)
-        solutions.append(solution)
-        notes.extend(_findings(field, lengths, solution, name))
-    u = torch.cat(fields)
-    warped = Warp(u, lengths, kernel)(source)
-    return Registration(u, warped, lengths, tuple(solutions), tuple(notes))
-
-
-@dataclass(frozen=True, eq=False)
-class _Level:
-    """One resolution of a pair of images.
-
-    Attributes:
-        moving, fixed: images ``(1, channel, *space)``.
-        mask: share of a pixel that counts, ``(1, 1, *space)``, or None.
-        spacing: distance of neighbours along every axis.
-        factors: number of finest pixels along a pixel, per axis.
-        halved: axes that the next coarser level halves.
-    """
-
-    moving: Tensor
-    fixed: Tensor
-    mask: Tensor | None
-    spacing: tuple[float, ...]
-    factors: tuple[int, ...]
-    halved: tuple[bool, ...]
-
-    @classmethod
-    def finest(
-        cls, moving: Tensor, fixed: Tensor, mask: Tensor | None, spacing: tuple[float, ...]
-    ) -> _Level:
-        sizes = fixed.shape[2:]
-        weights = None if mask is None else mask.to(fixed)
-        return cls(moving, fixed, weights, spacing, (1,) * len(sizes), _axes_to_halve(sizes))
-
-    def pyramid(self, levels: int | None) -> list[_Level]:
-        """Return this level and coarser ones, the coarsest first."""
-        pyramid = [self]
-        while any(pyramid[0].halved) and (levels is None or len(pyramid) < levels):
-            pyramid.insert(0, pyramid[0].halve())
-        return pyramid
-
-    def halve(self) -> _Level:
-        fixed = _pool(self.fixed, self.halved)
-        return _Level(
-            moving=_pool(self.moving, self.halved),
-            fixed=fixed,
-            mask=None if self.mask is None else _pool(self.mask, self.halved),
-            spacing=tuple(h * (2 if half else 1) for h, half in zip(self.spacing, self.halved)),
-            factors=tuple(n * (2 if half else 1) for n, half in zip(self.factors, self.halved)),
-            halved=_axes_to_halve(fixed.shape[2:]),
-        )
-
-    def prolong(self, field: Tensor) -> Tensor:
-        """Interpolate a displacement of the next coarser level."""
-        factors = tuple(2.0 if half else 1.0 for half in self.halved)
-        mode = "bilinear" if field.ndim == 4 else "trilinear"
-        fine = interpolate(field, scale_factor=factors, mode=mode)
-        for k, n in enumerate(self.fixed.shape[2:]):
-            fine = fine.narrow(k + 2, 0, n)
-        return fine
-
-    def zeros(self) -> Tensor:
-        return self.fixed.new_zeros(1, self.fixed.ndim - 2, *self.fixed.shape[2:])
-
-    def problem(self, loss: Loss | DataTerm, interpolation: Interpolation) -> Problem:
-        A = ImageWarp(self.moving, self.spacing, interpolation)
-        if loss == "least-squares":
-            return Problem(self.fixed, A, LeastSquares(weights=self.mask))
-        return Problem(self.fixed, A, _data_term(loss))
-
-    def landmarks(self, points: tuple[Tensor, Tensor], weight: float) -> PriorSum:
-        """Return the misfit of landmarks, given as pixels of the finest level and displacements."""
-        sizes, places = self.fixed.shape[2:], points[0]
-        factors = torch.tensor(self.factors, dtype=places.dtype)
-        last = torch.tensor(sizes, dtype=places.dtype) - 1
-        # Centres of pixels lie at whole numbers: a coarse pixel k covers the fine ones n k to
-        # n k + n - 1, whose middle is n (k + 1/2) - 1/2.
-        places = ((places + 0.5) / factors - 0.5).clamp_min(0).minimum(last)
-        below = places.floor().minimum((last - 1).clamp_min(0))
-        share, count, dimensions = places - below, len(places), len(sizes)
-        # The matrix interpolates linearly: u(p) is the sum over the corners of the cell of p of
-        # u(corner) times the product over the axes of s_k or 1 - s_k, with the share s.
-        rows, columns, weights = [], [], []
-        for corner in torch.cartesian_prod(*[torch.arange(2)] * dimensions):
-            flat = torch.zeros(count, dtype=torch.long)
-            for k, n in enumerate(sizes):
-                flat = flat * n + (below[:, k].long() + corner[k]).clamp_max(n - 1)
-            weights += [torch.where(corner.bool(), share, 1 - share).prod(1)] * dimensions
-            for k in range(dimensions):
-                rows.append(torch.arange(count) * dimensions + k)
-                columns.append(flat + k * math.prod(sizes))
-        shape = (count * dimensions, dimensions * math.prod(sizes))
-        indices = torch.stack([torch.cat(rows), torch.cat(columns)])
-        matrix = torch.sparse_coo_tensor(
-            indices, torch.cat(weights), shape, check_invariants=False
-        ).to(self.fixed)
-        A = SparseMatrix(matrix, (dimensions, *sizes), (1, shape[0]))
-        y = points[1].flatten().view(1, 1, -1).to(self.fixed)
-        # A coarse pixel stands for several fine ones, as in the misfit of the images.
-        finest = [h / n for h, n in zip(self.spacing, self.factors)]
-        share_of_pixels = 1 / math.prod(self.factors)
-        return weight * share_of_pixels / mean_length(finest) ** 2 * (Misfit(y, LeastSquares()) @ A)
-
-
-def _data_term(loss: Loss | DataTerm) -> DataTerm:
-    if isinstance(loss, DataTerm):
-        return loss
-    if loss == "ncc":
-        return NormalizedCrossCorrelation()
-    if loss == "mi":
-        return MutualInformation()
-    raise InputError(f'loss is "least-squares", "ncc", "mi" or a data term, got {loss!r}')
-
-
-def _has_usual_weight(prior: Prior | None) -> bool:
-    """Return whether a prior is given without a written weight, or is the usual one."""
-    if prior is None:
-        return True
-    terms = prior.as_sum().terms
-    return bool(terms) and not any(term.chosen for term in terms)
-
-
-def _weigh(
-    prior: Prior, loss: Loss | DataTerm, spacing: Sequence[float], smoothness: float
-) -> PriorSum:
-    """Return the priors with the usual weights if none was written, times the smoothness."""
-    check_range("register", "(0, inf)", smoothness=smoothness)
-    priors = prior.as_sum()
-    if any(term.chosen for term in priors.terms):
-        return (smoothness * priors).as_sum()
-    factor = smoothness * (_WEIGHTS.get(loss, 1.0) if isinstance(loss, str) else 1.0)
-    terms: list[Any] = []
-    for energy in (term.prior for term in priors.terms):
-        if not isinstance(energy, DisplacementPrior):
-            raise InputError(
-                f"{energy!r} has no usual weight for a registration; write it, as in 0.1 * "
-                f"{type(energy).__name__}(...)"
-            )
-        # The usual strengths are for pixels of length 1.
-        unit = mean_length(spacing) ** energy.length_power
-        terms.extend((factor * energy.usual_strength * unit * energy).terms)
-    return PriorSum(tuple(terms), priors.implicit)
-
-
-def _scale(image: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the standard deviation of the pixels that count, ``(batch,)``."""
-    deviations = []
-    for k in range(len(image)):
-        inside = image[k] if mask is None else image[k][:, mask[k, 0]]
-        deviations.append(inside.std(correction=0))
-    scale = torch.stack(deviations)
-    return torch.where(scale > 0, scale, 1.0)
-
-
-def _findings(
-    field: Tensor, spacing: tuple[float, ...], solution: Solution, name: str
-) -> list[str]:
-    notes = []
-    folded = float(metrics.folding(field, spacing)[0])
-    if folded > 0:
+    pair = read_pair(moving, fixed, spacing, affine)
+    notes = list(pair.notes)
+    usual = (BENDING,) if pair.is_one_grid else USUAL
+    plan = read_stages(usual if stages is None else stages)
+    if stages is None and not pair.is_one_grid:
         notes.append(
-            f"{name}the field folds at {folded:.2%} of the pixels; a larger weight of the prior "
+            f"the images lie on different grids, so the stages are {', '.join(USUAL)}; stages= "
+            "selects others"
+        )
+    notes += check_overlap(pair, plan)
+    if loss is None:
+        loss = "least-squares" if pair.is_one_grid else "ncc"
+    if not isinstance(loss, DataTerm) and loss not in LOSSES:
+        raise InputError(f"loss is {', '.join(LOSSES)} or a data term, got {loss!r}")
+    is_tested = landmarks is None and has_usual_weight(prior)
+    # Written weights, or landmarks, are the user's word on the motion.
+    task = Task(
+        pair,
+        plan,
+        stage=DeformableStage(
+            loss,
+            interpolation or ("cubic" if pair.fixed.ndim == 4 else "linear"),
+            solver
+            or GaussNewton(preconditioner="fourier", inner_iterations=10, inner_tolerance=0.1),
+            levels=levels,
+            skipped=2 if quick else 0,
+            landmark_weight=landmark_weight,
+            max_iterations=max_iterations,
+            tolerance=tolerance,
+            progress=progress,
+        ),
+        prior=Bending() if prior is None else prior,
+        smoothness=smoothness,
+        points=None if landmarks is None else to_landmarks(landmarks, pair),
+        masks=(
+            None if moving_mask is None else to_mask(moving_mask, pair.moving, pair.grids[0], True),
+            None if mask is None else to_mask(mask, pair.fixed, pair.grids[1]),
+        ),
+        mirrored=mirrored,
+        is_tested=is_tested,
+        is_free=is_tested and stages is None and pair.is_one_grid,
+    )
+    # Pair by pair: the answer does not depend on the batch, and neither does the work.
+    motions = [task.register(item) for item in range(len(pair.fixed))]
+    fields, warped, transforms = [], [], []
+    for item, motion in enumerate(motions):
+        name = f"pair {item}: " if len(motions) > 1 else ""
+        field, transform = compose(motion.field, motion.matrix, pair)
+        fields.append(field)
+        transforms.append(transform)
+        image = pair.moving[item : item + 1]
+        if motion.matrix is None:
+            warped.append(Warp(field, pair.spacing, task.stage.kernel)(image))
+        else:
+            warped.append(_resample(image, transform, pair.grids, pair.fixed.shape[2:]))
+        notes += [name + note for note in motion.notes]
+        notes += [name + note for note in _findings(field, pair, motion)]
+    return Registration(
+        torch.cat(fields),
+        torch.cat(warped),
+        pair.spacing,
+        tuple(motion.solution for motion in motions),
+        tuple(notes),
+        linear=tuple(None if m.matrix is None else Affine(m.matrix) for m in motions),
+        transforms=tuple(transforms),
+        grids=pair.grids,
+        moving_shape=tuple(pair.moving.shape[2:]),
+    )
+
+
+def _findings(field: Tensor, pair: Pair, motion: Motion) -> list[str]:
+    notes = []
+    folded = float(metrics.folding(field, pair.spacing)[0])
+    if folded > 0 and (motion.matrix is None or float(motion.matrix.det()) > 0):
+        notes.append(
+            f"the field folds at {folded:.2%} of the pixels; a larger weight of the prior "
             "prevents it"
         )
-    lengths = torch.tensor([n * h for n, h in zip(field.shape[2:], spacing)], dtype=field.dtype)
-    largest = field[0].abs().flatten(1).amax(1).cpu()
+    lengths = torch.tensor(
+        [n * h for n, h in zip(field.shape[2:], pair.spacing)], dtype=field.dtype
+    )
+    largest = motion.field[0].abs().flatten(1).amax(1).cpu()
     if bool((largest > 0.5 * lengths).any()):
-        notes.append(
-            f"{name}a displacement is longer than half of the image; check the images' positions"
-        )
+        notes.append("a displacement is longer than half of the image; check the images' positions")
+    solution = motion.solution
     if solution.status[0] != "converged":
         notes.append(
-            f"{name}on the finest level the status is {solution.status[0]} after "
+            f"on the finest level the status is {solution.status[0]} after "
             f"{int(solution.iterations[0])} iterations"
         )
     return notes
 
 
-def _axes_to_halve(sizes: Sequence[int]) -> tuple[bool, ...]:
-    return tuple(n >= _HALVED for n in sizes)
-
-
-def _pool(image: Tensor, halved: Sequence[bool]) -> Tensor:
-    """Return the means of two pixels along some axes; the last pixel is repeated if one is missing."""
-    kernel = [2 if half else 1 for half in halved]
-    missing = [n % k for n, k in zip(image.shape[2:], kernel)]
-    padded = pad(image, [m for n in reversed(missing) for m in (0, n)], mode="replicate")
-    return (avg_pool2d if image.ndim == 4 else avg_pool3d)(padded, kernel)
+def _resample(
+    image: Tensor,
+    transform: Transform,
+    grids: tuple[Grid, Grid],
+    shape: Sequence[int],
+    is_label: bool = False,
+) -> Tensor:
+    """Resample an image by the whole motion, once; beyond its border it has its least value."""
+    outside = 0.0 if is_label else float(image.min())
+    return resample(image, transform, grids[1], grids[0], shape, nearest=is_label, outside=outside)
 
 
 def _to_nearest(field: Tensor, spacing: Sequence[float]) -> Tensor:

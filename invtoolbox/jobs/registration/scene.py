@@ -3,10 +3,11 @@
 The tables::
 
     title
-    [registration]  moving, fixed: paths; spacing; mask; loss; smoothness; levels; max_iterations,
-                    tolerance per level; or simulated = true, with seed and noise_std
+    [registration]  moving, fixed: paths; spacing; stages; mask, moving_mask; loss; smoothness; levels;
+                    max_iterations, tolerance per level; mirrored; quick; or simulated = true, with
+                    seed and noise_std
     [[prior]]       priors of the displacement; bending by default, and prior = [] is none. A prior
-                    without a weight has one that suits moderate noise
+                    without a weight has one that suits the misfit that is left
     [output]        folder, formats
 
 ``--set registration.loss=ncc`` changes a key by its dotted name, as in every scene.
@@ -38,7 +39,7 @@ _IMAGE = "image: NIfTI, MetaImage, DICOM, PNG, TIFF or .npy"
 
 
 class RegistrationTable(Table):
-    """Two images on the same grid, or a simulation, and the misfit between them."""
+    """Two images or a simulation, the stages of their motion, and the misfit between them."""
 
     moving: FilePath | None = Field(None, description=f"the moving {_IMAGE}")
     fixed: FilePath | None = Field(None, description=f"the fixed {_IMAGE}")
@@ -47,16 +48,23 @@ class RegistrationTable(Table):
         description="distance of pixels along every axis, for files that do not state it; 1 by "
         "default",
     )
-    mask: FilePath | None = Field(
-        None, description="picture or array, not 0 where the misfit counts"
+    stages: list[Literal["translation", "rigid", "similarity", "affine", "bending"]] | None = Field(
+        None,
+        description="kinds of motion, from the stiffest to the field; by default bending for images "
+        "on one grid that lie near each other, otherwise rigid, affine and bending",
     )
+    mask: FilePath | None = Field(
+        None, description="picture or array, not 0 at pixels of the fixed image that count"
+    )
+    moving_mask: FilePath | None = Field(None, description="the same for the moving image")
     labels: FilePath | None = Field(
         None, description="labels on the moving image, which are warped too, and their file"
     )
-    loss: Literal["least-squares", "ncc", "mi"] = Field(
-        "least-squares",
-        description="least squares for the same brightness, normalized cross-correlation if "
-        "brightness differs, mutual information for two modalities",
+    loss: Literal["least-squares", "ncc", "lncc", "mi", "mind"] | None = Field(
+        None,
+        description="least squares for the same brightness (default on one grid), normalized "
+        "cross-correlation if brightness differs (default on two), in windows if it also varies, "
+        "mutual information or descriptors of edges for two modalities",
     )
     smoothness: float = Field(1.0, gt=0, description="factor on the usual weight of the prior")
     levels: int | None = Field(
@@ -64,6 +72,8 @@ class RegistrationTable(Table):
     )
     max_iterations: int = Field(30, ge=1, description="maximum number of iterations per level")
     tolerance: float = Field(0.03, gt=0, description="bound of the certificate per level")
+    mirrored: bool = Field(False, description="also search mirrored positions")
+    quick: bool = Field(False, description="a quarter of the resolution, for a first look")
     simulated: bool = Field(False, description="simulate a beating ring in place of files")
     seed: int = Field(0, description="seed of the simulation")
     noise_std: float = Field(0.03, ge=0, description="noise of the simulation")
@@ -109,6 +119,9 @@ def _read(file: CheckedScene[RegistrationScene]) -> Inputs:
         "moving": moving,
         "fixed": fixed,
         "mask": None if table.mask is None else datasets.read_mask(file.locate(table.mask)),
+        "moving mask": None
+        if table.moving_mask is None
+        else datasets.read_mask(file.locate(table.moving_mask)),
         "labels": None if table.labels is None else read_image(file.locate(table.labels)),
         "ring": ring,
     }
@@ -123,10 +136,14 @@ def _register(
         inputs["fixed"],
         PriorSum(()) if prior is None else prior,  # None would be the usual prior
         spacing=table.spacing,
+        stages=table.stages,
         loss=table.loss,
         smoothness=table.smoothness,
         levels=table.levels,
         mask=inputs["mask"],
+        moving_mask=inputs["moving mask"],
+        mirrored=table.mirrored,
+        quick=table.quick,
         max_iterations=table.max_iterations,
         tolerance=table.tolerance,
         progress=progress,
@@ -202,19 +219,24 @@ def _write_picture(path: Path, motion: Registration, inputs: Inputs) -> None:
 
 
 COMMAND = SceneCommand(
-    description="Find the displacement field that takes a moving image to a fixed one on the same "
-    "grid, and warp the moving image,\nor labels that belong to it.",
+    description="Find the motion that takes a moving image to a fixed one: linear stages and a "
+    "displacement field. Warp the moving\nimage, or labels that belong to it.",
     positional={"MOVING": "registration.moving", "FIXED": "registration.fixed"},
     options={
+        "--stages": "registration.stages",
+        "--quick": "registration.quick",
         "--loss": "registration.loss",
         "--prior": "prior.name",
         "--smoothness": "registration.smoothness",
         "--spacing": "registration.spacing",
         "--mask": "registration.mask",
+        "--moving-mask": "registration.moving_mask",
+        "--mirrored": "registration.mirrored",
     },
     examples=(
         "register moving.nii.gz fixed.nii.gz --output warped.nii.gz field.npz",
         "register ct.nii.gz mr.nii.gz --loss mi --labels organs.nii.gz moved.nii.gz",
+        "register mni.nii.gz ch2.nii.gz --stages rigid affine --quick",
         "register before.png after.png --prior linear-elastic --smoothness 2",
     ),
     outputs=("{stem}_registered{suffix}",),

@@ -12,6 +12,11 @@ from invtoolbox.datasets.volumes.volume import VolumeInMemory
 from invtoolbox.geometry.grids import Grid
 from tests.command_line import Run, one_sentence
 from tests.jobs.registration.test_register import case
+from tests.jobs.registration.test_stages import body
+
+MIRRORED = Grid(
+    (3.0, 3.0, 3.0), (0.0, 69.0, 0.0), ((0.0, 0.0, 1.0), (0.0, -1.0, 0.0), (1.0, 0.0, 0.0))
+)
 
 
 @pytest.fixture
@@ -45,11 +50,25 @@ def test_volumes_keep_their_grid(run: Run, files: None) -> None:
     grid = Grid(voxel_size=(3.0, 0.5, 0.5), origin=(1.0, 2.0, 3.0))
     it.datasets.write("a.nii.gz", VolumeInMemory(image, grid))
     it.datasets.write("b.nii.gz", VolumeInMemory(np.roll(image, 1, 1), grid))
-    it.datasets.write("c.nii.gz", VolumeInMemory(image, Grid(voxel_size=(3.0, 1.0, 1.0))))
     ran = run("register", "a.nii.gz", "b.nii.gz", "--prior", "linear-elastic", "--quiet")
     assert ran.code == 0 and not ran.out, ran.err
     assert it.datasets.open("a_registered.nii.gz").grid == it.datasets.open("b.nii.gz").grid
-    assert "spacing" in one_sentence(run("register", "a.nii.gz", "c.nii.gz", "-o", "x.nii.gz"))
+
+
+def test_stages_take_volumes_of_different_grids(run: Run, files: None) -> None:
+    pytest.importorskip("nibabel")
+    head = body((20, 24, 22))
+    it.datasets.write("a.nii.gz", VolumeInMemory(head, Grid((3.0, 3.0, 3.0), (20.0, 0.0, 0.0))))
+    it.datasets.write("b.nii.gz", VolumeInMemory(head[:, ::-1].copy(), MIRRORED))
+    words = ("register", "a.nii.gz", "b.nii.gz", "--stages", "translation", "rigid", "--quick")
+    ran = run(*words, "-o", "warped.nii.gz")
+    assert ran.code == 0, ran.err
+    warped = it.datasets.open("warped.nii.gz")
+    assert warped.grid.voxel_size == (3.0, 3.0, 3.0)
+    assert (warped.slices() - head[:, ::-1])[3:-3, 3:-3, 3:-3].std() < 0.2 * head.std()
+    assert "'elastic'" in one_sentence(
+        run("register", "a.nii.gz", "b.nii.gz", "--stages", "elastic")
+    )
 
 
 def test_pictures_and_bad_options(run: Run, files: None) -> None:

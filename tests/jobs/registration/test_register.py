@@ -125,7 +125,12 @@ def test_folding_and_the_end_of_iterations_are_said() -> None:
 
 IMAGE = textured()[0, 0]
 GRID = Grid(voxel_size=(1.0, 1.0, 1.0))
-TURNED = Grid(directions=((0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0)))
+FAR = Grid(origin=(500.0, 0.0, 0.0))
+
+
+class NoWeights(it.data_terms.DataTerm):
+    def value(self, prediction: Tensor, y: Tensor) -> Tensor:
+        return (prediction - y).square().flatten(1).sum(1)
 
 
 def volume(grid: Grid) -> VolumeInMemory:
@@ -135,16 +140,22 @@ def volume(grid: Grid) -> VolumeInMemory:
 @pytest.mark.parametrize(
     "call, words",
     [
-        (lambda: it.register(IMAGE, IMAGE[:40]), "shape.*48 x 48.*40 x 48.*resample"),
+        (lambda: it.register(IMAGE, volume(GRID)), "2 axes.*48 x 48.*3 x 8 x 8"),
+        (lambda: it.register(IMAGE, IMAGE.expand(1, 2, -1, -1)), "1 channels and.*2"),
         (lambda: it.register(IMAGE * torch.nan, IMAGE), "moving image.*NaN"),
         (lambda: it.register(IMAGE, 0 * IMAGE), "fixed image.*constant"),
+        (lambda: it.register(IMAGE, IMAGE, stages=("affine", "rigid")), "not in the order"),
+        (lambda: it.register(IMAGE, IMAGE, stages=("elastic",)), "stages.*got 'elastic'"),
+        (lambda: it.register(IMAGE, IMAGE, stages=()), "empty"),
+        (lambda: it.register(IMAGE, IMAGE, affine=np.eye(4)), r"matrix \(3, 3\)"),
+        (lambda: it.register(IMAGE, IMAGE, affine=np.eye(3), spacing=2.0), "not both"),
         (
-            lambda: it.register(volume(GRID), volume(Grid(voxel_size=(2, 1, 1)))),
-            "spacing.*resample",
+            lambda: it.register(volume(GRID), volume(FAR), stages=("bending",)),
+            "do not overlap.*0 to 7 x 0 to 7 x 0 to 2.*500 to 507",
         ),
-        (lambda: it.register(volume(GRID), volume(TURNED)), "orientation, by 90 degrees"),
+        (lambda: it.register(volume(GRID), volume(GRID), mask=volume(FAR)), "another grid"),
         (lambda: it.register(IMAGE, IMAGE, mask=0 * IMAGE), "mask is empty"),
-        (lambda: it.register(IMAGE, IMAGE, mask=IMAGE > 0, loss="mi"), "least-squares"),
+        (lambda: it.register(IMAGE, IMAGE, mask=IMAGE > 0, loss=NoWeights()), "with weights"),
         (lambda: it.register(IMAGE, IMAGE, loss="ssd"), "loss is"),
         (lambda: it.register(IMAGE, IMAGE, it.priors.Tikhonov()), "write it"),
         (lambda: it.register(IMAGE, IMAGE, landmarks=([[0, 0]], [[50, 0]])), "outside"),

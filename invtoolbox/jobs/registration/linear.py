@@ -1,0 +1,291 @@
+"""Linear stages of a registration: translation, rigid motion, similarity, affine map.
+
+The coarsest level is searched for the rotation over the whole circle or sphere; the best candidates
+are refined together, as the items of one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms import DataTerm, MutualInformation, NormalizedCrossCorrelation
+from invtoolbox.jobs.registration.pyramid import PlacedPixels, levels_of
+from invtoolbox.operators import PlacedImage
+from invtoolbox.priors import AffineMap
+from invtoolbox.priors.implicit.affine_map import LinearMotion
+from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+from invtoolbox.solve import solve
+from invtoolbox.solvers import LBFGS
+
+#: Number of rotations of the search, by dimension: 5 degrees apart, and about 25.
+_ROTATIONS = {2: 72, 3: 1000}
+#: Number of candidates of the search that are refined, and that are left on the second level.
+_REFINED, _LEFT = 10, 2
+#: Number of candidates that are compared at once.
+_AT_ONCE = 64
+#: Largest number of iterations and tolerance of a level: the coarsest, and finer ones.
+_COARSE, _FINE = (30, 3e-2), (30, 1e-2)
+#: Standard deviation of the smoothing of the last level, in pixels of the fixed image.
+_SMOOTH = 1.5
+#: Window of the local correlation, in pixels.
+WINDOW = 7
+
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Points in the fixed and in the moving image, ``(N, d)`` each, and their weight."""
+
+    fixed: Tensor
+    moving: Tensor
+    weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class LinearFit:
+    """Linear motions of a level and their scores, the best first.
+
+    Attributes:
+        matrices: matrices ``(n, d + 1, d + 1)``, positions in the fixed to positions in the moving
+            image, float64.
+        scores: objective of each, ``(n,)``.
+        solution: the last solution, of all motions.
+    """
+
+    matrices: Tensor
+    scores: Tensor
+    solution: Solution | None = None
+
+    def best(self, count: int) -> LinearFit:
+        order = self.scores.argsort(stable=True)[:count]
+        return LinearFit(self.matrices[order], self.scores[order], self.solution)
+
+
+def misfit_of(loss: str | DataTerm, weights: Tensor) -> DataTerm:
+    """Return the misfit of linear stages: one that no change of brightness affects.
+
+    Args:
+        loss: name of the loss, or a data term.
+        weights: weights of the pixels, ``(batch, 1, *space)``.
+    """
+    if isinstance(loss, DataTerm):
+        return loss if not hasattr(loss, "weights") else loss._replace(weights=weights)
+    if loss in ("mi", "mind"):
+        return MutualInformation(weights=weights)
+    return NormalizedCrossCorrelation(WINDOW if loss == "lncc" else None, weights)
+
+
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """Both images at one resolution, and what they are compared by."""
+
+    fixed: PlacedPixels
+    moving: PlacedPixels
+    loss: str | DataTerm
+    landmarks: Landmarks | None
+    centre: Tensor
+    radius: float
+
+    @property
+    def pixels(self) -> int:
+        return math.prod(self.fixed.sizes)
+
+    def operator(self) -> PlacedImage:
+        image = self.moving.image
+        return PlacedImage(image, self.moving.to_index.to(image), self.fixed.points().to(image))
+
+    def weights(self, matrices: Tensor) -> Tensor:
+        """Return the weights of the pixels of the fixed image that a motion maps to the moving."""
+        points = self.fixed.points().to(self.fixed.image)
+        T = matrices.to(points)
+        places = torch.einsum("bij,jn->bin", T[:, :-1, :-1], points.flatten(1)) + T[:, :-1, -1:]
+        weights = self.moving.inside(places.unflatten(2, points.shape[1:]))
+        return weights if self.fixed.mask is None else weights * self.fixed.mask.to(weights)
+
+    def prior(self, kind: LinearMotion, matrices: Tensor) -> AffineMap:
+        landmarks = self.landmarks
+        # A coarse pixel stands for several fine ones, so landmarks weigh as many pixels.
+        weight = 0.0 if landmarks is None else landmarks.weight * self.pixels
+        return AffineMap(
+            kind,
+            matrices,
+            centre=self.centre,
+            radius=self.radius,
+            landmarks=None if landmarks is None else (landmarks.fixed, landmarks.moving),
+            landmark_weight=weight,
+        )
+
+    def problem(self, matrices: Tensor, loss: str | DataTerm) -> Problem:
+        y = self.fixed.image.expand(len(matrices), *self.fixed.image.shape[1:])
+        return Problem(y, self.operator(), misfit_of(loss, self.weights(matrices)))
+
+    def score(self, matrices: Tensor) -> Tensor:
+        """Return the objective of motions per pixel, ``(n,)``.
+
+        Pixels without a counterpart count as those of unrelated images.
+        """
+        # Windows pay off once the images are near each other.
+        loss = "ncc" if self.loss == "lncc" else self.loss
+        whole = 1.0 if self.fixed.mask is None else float(self.fixed.mask.mean())
+        scores = []
+        for chunk in matrices.split(_AT_ONCE):
+            problem = self.problem(chunk, loss)
+            prior = self.prior("affine", chunk).prepare(problem, solve)
+            term, y = problem.data_term.prepare(problem, solve), problem.y
+            z = prior.initial()
+            u = prior.decode(z)
+            weights = self.weights(chunk)
+            absent = whole * self.pixels - weights.flatten(1).sum(1)
+            unrelated = 1.0
+            if not isinstance(term, NormalizedCrossCorrelation):
+                mean = y[:1].mean(tuple(range(2, y.ndim)), keepdim=True).expand_as(y[:1])
+                bare = misfit_of(loss, torch.ones_like(weights[:1])).prepare(problem, solve)
+                unrelated = float(bare.value(mean, y[:1])[0]) / self.pixels
+            value = term.value(problem.operator(u), y) + unrelated * absent * y.shape[1]
+            scores.append(((value + prior.energy(z, u)) / self.pixels).double())
+        return torch.cat(scores)
+
+    def fit(
+        self,
+        kinds: Sequence[LinearMotion],
+        matrices: Tensor,
+        limits: tuple[int, float],
+        progress: bool,
+    ) -> LinearFit:
+        """Refine motions by one kind after the other."""
+        solution: Solution | None = None
+        for kind in kinds:
+            problem = self.problem(matrices, self.loss)
+            prior = self.prior(kind, matrices)
+            solution = solve(
+                problem,
+                prior,
+                LBFGS(),
+                max_iterations=limits[0],
+                tolerance=limits[1],
+                progress=progress,
+                check=False,
+            )
+            bound = prior.prepare(problem, solve)
+            matrices = bound.matrices(solution.parameters).double()
+        return LinearFit(matrices, self.score(matrices), solution)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearStages:
+    """Settings of the linear stages of one pair.
+
+    Attributes:
+        kinds: kinds of motion, from the stiffest to the most flexible.
+        loss: name of the loss, or a data term.
+        landmarks: points that belong together.
+        mirrored: whether mirrored positions are searched too.
+        most: about the largest number of pixels of the finest level.
+        progress: show progress bars.
+    """
+
+    kinds: Sequence[LinearMotion]
+    loss: str | DataTerm
+    landmarks: Landmarks | None = None
+    mirrored: bool = False
+    most: int = 1 << 20
+    progress: bool = False
+
+    def fit(self, fixed: PlacedPixels, moving: PlacedPixels) -> tuple[Tensor, Solution]:
+        """Return the motion from the fixed to the moving image, and the last solution.
+
+        The motion is a matrix ``(d + 1, d + 1)`` of positions, float64.
+        """
+        fixed, moving = fixed.canonical(), moving.canonical()
+        levels = self.levels(fixed, moving)
+        fit = self.search(levels[0]).best(_REFINED)
+        for k, level in enumerate(levels):
+            limits = _COARSE if k == 0 else _FINE
+            kinds = self.kinds if k == 0 else self.kinds[-1:]
+            fit = level.fit(kinds, fit.matrices, limits, self.progress)
+            fit = fit.best(_LEFT if k == 0 else 1)
+        if self.most >= math.prod(fixed.sizes) and self.loss != "lncc":
+            # Some pixels of the whole resolution, equally smooth in the frame of the fixed image.
+            std = _SMOOTH * max(fixed.spacing)
+            larger = float(fit.matrices[0, :-1, :-1].det().abs()) ** (1 / (fixed.image.ndim - 2))
+            levels.append(self._level(fixed.smooth(std).thin(), moving.smooth(larger * std)))
+        fit = levels[-1].fit(self.kinds[-1:], fit.matrices[:1], _FINE, self.progress)
+        assert fit.solution is not None
+        return fit.matrices[0], fit.solution
+
+    def levels(self, fixed: PlacedPixels, moving: PlacedPixels) -> list[_Level]:
+        most = min(self.most, math.prod(fixed.sizes))
+        return [self._level(*pair) for pair in levels_of(fixed, moving, most)]
+
+    def _level(self, fixed: PlacedPixels, moving: PlacedPixels) -> _Level:
+        # In float64, because line searches of few parameters end in the rounding of float32.
+        fixed, moving = fixed.double(), moving.double()
+        return _Level(fixed, moving, self.loss, self.landmarks, *fixed.mass())
+
+    def search(self, coarsest: _Level) -> LinearFit:
+        """Score the candidates of the coarsest level; the first one is no motion."""
+        starts = _candidates(coarsest, self.kinds, self.mirrored)
+        return LinearFit(starts, coarsest.score(starts))
+
+
+def _candidates(level: _Level, kinds: Sequence[LinearMotion], mirrored: bool) -> Tensor:
+    """Return the motions that the search compares, ``(n, d + 1, d + 1)``."""
+    d = len(level.centre)
+    goal = level.moving.mass()
+    scales = [1.0, goal.radius / level.radius] if {"similarity", "affine"} & set(kinds) else [1.0]
+    unit = torch.eye(d, dtype=torch.float64)
+    centres = [
+        (image.corners().amin(0) + image.corners().amax(0)) / 2
+        for image in (level.fixed, level.moving)
+    ]
+    matrices = [torch.eye(d + 1, dtype=torch.float64)]
+    matrices += [_place(unit, *pair) for pair in (centres, (level.centre, goal.centre))]
+    if tuple(kinds) != ("translation",):
+        turns = rotations(d)
+        if mirrored:
+            flip = unit.clone()
+            flip[0, 0] = -1.0
+            turns = torch.cat([turns, turns @ flip])
+        for scale in scales:
+            matrices += [_place(scale * turn, level.centre, goal.centre) for turn in turns]
+    return torch.stack(matrices)
+
+
+def _place(linear: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Return the map ``p -> L (p - source) + target``."""
+    matrix = torch.eye(len(linear) + 1, dtype=torch.float64)
+    matrix[:-1, :-1] = linear
+    matrix[:-1, -1] = target - linear @ source
+    return matrix
+
+
+def rotations(dimensions: int) -> Tensor:
+    """Return rotations that cover the circle or SO(3) evenly, ``(n, d, d)``, float64.
+
+    In space they are the super-Fibonacci spirals of Alexa (CVPR 2022).
+
+    >>> rotations(2).shape, bool((rotations(3).det() - 1).abs().max() < 1e-12)
+    (torch.Size([72, 2, 2]), True)
+    """
+    count = _ROTATIONS[dimensions]
+    s = torch.arange(count, dtype=torch.float64) + 0.5
+    if dimensions == 2:
+        angle = 2 * math.pi * (s - 0.5) / count
+        cos, sin = angle.cos(), angle.sin()
+        return torch.stack([cos, -sin, sin, cos], 1).unflatten(1, (2, 2))
+    # q = (r sin a, r cos a, R sin b, R cos b), r^2 = s / n, R^2 = 1 - s / n, a = 2 pi s / phi,
+    # b = 2 pi s / psi with phi = sqrt 2 and psi^4 = psi + 4.
+    r, R = (s / count).sqrt(), (1 - s / count).sqrt()
+    a, b = 2 * math.pi * s / math.sqrt(2), 2 * math.pi * s / 1.533751168755204288
+    x, y, z, w = r * a.sin(), r * a.cos(), R * b.sin(), R * b.cos()
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, 1) for row in rows], 1)

@@ -1,0 +1,233 @@
+"""Images that do not start on one grid: known motions, headers, stages, losses and masks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+import invtoolbox as it
+from invtoolbox.datasets.volumes.volume import VolumeInMemory
+from invtoolbox.geometry.grids import Grid
+from invtoolbox.geometry.rigid import rotation
+from invtoolbox.geometry.transforms import Affine, Composite
+from invtoolbox.jobs.registration.descriptors import describe
+from invtoolbox.jobs.registration.linear import rotations
+from invtoolbox.jobs.registration.pyramid import PlacedPixels
+from tests.jobs.registration.test_register import textured
+
+
+def body(shape: tuple[int, ...]) -> np.ndarray:
+    """Return blobs of different brightness in an ellipsoid without symmetry."""
+    p = [np.linspace(-1, 1, n) for n in shape]
+    grid = np.stack(np.meshgrid(*p, indexing="ij"))
+    draws = np.random.default_rng(3)
+    image = 1.0 * (
+        ((grid / np.array([0.8, 0.6, 0.7][: len(shape)]).reshape(-1, *[1] * len(shape))) ** 2).sum(
+            0
+        )
+        < 1
+    )
+    for _ in range(9):
+        centre = draws.uniform(-0.4, 0.4, len(shape)).reshape(-1, *[1] * len(shape))
+        image += draws.uniform(-0.8, 0.8) * np.exp(-((grid - centre) ** 2).sum(0) / 0.03)
+    return np.float32(ndimage.gaussian_filter(image, 1.0))
+
+
+def turn_2d(degrees: float, factor: float, shift: tuple[float, float], size: int) -> np.ndarray:
+    """Return a motion about the middle of a picture, positions (x, y) to (x, y)."""
+    angle, c = np.radians(degrees), (size - 1) / 2
+    M = np.eye(3)
+    M[:2, :2] = factor * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    M[:2, 2] = np.array([c, c]) + shift - M[:2, :2] @ [c, c]
+    return M
+
+
+def moved(image: np.ndarray, M: np.ndarray) -> np.ndarray:
+    """Return ``image(M p)`` of a picture, with M in (x, y)."""
+    T, values = Affine(M), torch.from_numpy(image)[None, None]
+    out = it.geometry.transforms.resample(values, T, Grid(), Grid(), image.shape)
+    return out[0, 0].numpy()
+
+
+def away(found: Affine, M: np.ndarray, points: np.ndarray) -> float:
+    return float(
+        np.linalg.norm(
+            found(torch.from_numpy(points)).numpy() - Affine(M)(torch.from_numpy(points)).numpy(),
+            axis=1,
+        ).max()
+    )
+
+
+POINTS = np.array([[20.0, 20.0], [44.0, 30.0], [30.0, 44.0]])
+PICTURE = body((64, 64))
+
+
+@pytest.mark.parametrize("degrees", [25.0, 100.0, 180.0])
+def test_any_rotation_of_a_picture_is_found(degrees: float) -> None:
+    M = turn_2d(degrees, 1.1, (6.0, -4.0), 64)
+    motion = it.register(PICTURE, moved(PICTURE, M), stages=("rigid", "similarity"))
+    assert away(motion.linear[0], M, POINTS) < 0.3
+    assert motion.status == ("converged",)
+    assert isinstance(motion.transform(), Affine) and motion.linear[0] is not None
+    labels = motion.apply(PICTURE > 0.5)
+    goal = moved(np.float32(PICTURE > 0.5), M) > 0.5
+    assert (
+        it.metrics.dice(torch.from_numpy(labels)[None, None], torch.from_numpy(goal)[None, None])
+        > 0.95
+    )
+
+
+def test_two_positions_on_one_grid_get_linear_stages() -> None:
+    M = turn_2d(60.0, 0.9, (8.0, 5.0), 64)
+    motion = it.register(PICTURE, moved(PICTURE, M))
+    assert any("a linear motion explains" in note for note in motion.notes)
+    assert float(it.metrics.folding(motion.displacement)) == 0
+    u = motion.displacement[0].numpy()
+    for x, y in POINTS.astype(int):
+        end = (M @ [x, y, 1])[:2]
+        assert np.abs([x + u[1, y, x], y + u[0, y, x]] - end).max() < 0.5
+    alone = it.register(PICTURE, moved(PICTURE, M), stages=("bending",))
+    assert alone.linear == (None,)
+
+
+@pytest.mark.parametrize("loss", ["mi", "mind"])
+def test_linear_stages_of_two_modalities(loss: Any) -> None:
+    M = turn_2d(15.0, 1.0, (5.0, -3.0), 64)
+    other = np.float32(np.sqrt(2.0 - PICTURE.clip(0, 1.9)))
+    motion = it.register(other, moved(PICTURE, M), loss=loss, stages=("rigid",))
+    assert away(motion.linear[0], M, POINTS) < 0.7
+
+
+HEAD = body((20, 24, 22))
+GRID = Grid((4.0, 3.0, 3.5), (10.0, -20.0, 5.0))
+
+
+def motion_3d() -> np.ndarray:
+    M = np.eye(4)
+    M[:3, :3] = rotation(torch.tensor([0.3, -0.2, 0.4], dtype=torch.float64)).numpy()
+    M[:3, 3] = [15.0, 8.0, -12.0]
+    return M
+
+
+def test_headers_place_volumes() -> None:
+    """The moving volume is the fixed one under a moved, mirrored and permuted header."""
+    M = motion_3d()
+    change = np.eye(4)[[2, 0, 1, 3]].T @ np.diag([1.0, 1.0, -1.0, 1.0])
+    change[:3, 3] = np.eye(4)[[2, 0, 1, 3]].T[:3, 2] * (HEAD.transpose(2, 0, 1).shape[2] - 1)
+    stored = HEAD.transpose(2, 0, 1)[:, :, ::-1].copy()
+    grid = Grid.from_affine(M @ GRID.affine() @ change)
+    motion = it.register(VolumeInMemory(stored, grid), VolumeInMemory(HEAD, GRID))
+    points = GRID.points(HEAD.shape)[5:15, 5:18, 5:16].reshape(-1, 3).numpy()
+    assert away(motion.linear[0], M, points) < 0.2
+    assert sum("different grids" in note for note in motion.notes) == 1
+    assert sum("mirrored" in note for note in motion.notes) == 1
+    assert (motion.warped[0, 0].numpy() - HEAD)[3:-3, 3:-3, 3:-3].std() < 0.05 * HEAD.std()
+    # The displacement along the axes of the fixed volume and the transform are one motion.
+    k = (9, 11, 10)
+    u = motion.displacement[0][(slice(None), *k)].double()
+    world = torch.tensor(np.array(GRID.directions).T) @ u
+    p = GRID.points(HEAD.shape)[k]
+    assert torch.allclose(motion.transform()(p), p + world, atol=1e-3)
+
+
+def test_the_order_of_stored_axes_changes_nothing() -> None:
+    M = motion_3d()
+    fixed = VolumeInMemory(HEAD, GRID)
+    upright = it.register(
+        VolumeInMemory(HEAD, Grid.from_affine(M @ GRID.affine())), fixed, stages="rigid"
+    )
+    change = np.diag([-1.0, 1.0, 1.0, 1.0])
+    change[0, 3] = len(HEAD) - 1
+    flipped = VolumeInMemory(HEAD[::-1].copy(), Grid.from_affine(M @ GRID.affine() @ change))
+    other = it.register(flipped, fixed, stages="rigid")
+    assert torch.allclose(upright.linear[0].matrix, other.linear[0].matrix, atol=1e-4)
+
+
+def test_arrays_have_matrices() -> None:
+    far = np.diag([1.0, 1.0, 1.0, 1.0])
+    far[:3, 3] = 400.0
+    motion = it.register(HEAD, HEAD, affine=(far, np.eye(4)), stages=("translation",))
+    assert torch.allclose(motion.linear[0].matrix, torch.from_numpy(far), atol=0.05)
+    assert any("do not overlap" in note for note in motion.notes)
+    placed = it.register(HEAD, HEAD, affine=np.diag([2.0, 2.0, 3.0, 1.0]))
+    assert placed.spacing == (2.0, 2.0, 3.0) and not placed.displacement.any()
+
+
+def test_masks_of_both_images_and_channels() -> None:
+    M = turn_2d(20.0, 1.0, (4.0, 2.0), 64)
+    fixed = moved(PICTURE, M)
+    masks = np.ones((2, 64, 64), bool)
+    images = [PICTURE.copy(), fixed.copy()]
+    for mask, image, at in zip(masks, images, ((10, 24), (40, 30))):
+        part = tuple(slice(k, k + 12) for k in at)
+        mask[part], image[part] = False, 5.0
+    pair = [np.stack([image, 2 * image + 1])[None] for image in images]
+    motion = it.register(*pair, moving_mask=masks[0], mask=masks[1], stages=("rigid",))
+    assert away(motion.linear[0], M, POINTS) < 0.3
+
+
+def test_landmarks_guide_linear_stages() -> None:
+    flat = 1e-3 * textured(size=64)
+    points = np.array([[12.0, 14.0], [40.0, 20.0], [25.0, 50.0]])  # row, column
+    M = turn_2d(90.0, 1.0, (3.0, 0.0), 64)
+    goals = np.array([(M @ [column, row, 1])[1::-1] for row, column in points])
+    motion = it.register(
+        flat, flat, landmarks=(goals, points), landmark_weight=1e6, stages=("rigid",)
+    )
+    assert away(motion.linear[0], M, points[:, ::-1].copy()) < 0.05
+
+
+def test_quick_keeps_the_size_and_the_motion() -> None:
+    row = torch.linspace(0, 3, 96)
+    u = 3 * torch.stack([row.sin()[:, None] + 0 * row, row.cos() + 0 * row[:, None]])[None]
+    image = textured(1, 96)
+    fixed = it.operators.Warp(u, (1.0, 1.0), "cubic")(image)
+    motion = it.register(image, fixed, quick=True, stages=("bending",))
+    assert motion.displacement.shape == u.shape and motion.solutions[0].x.shape == (1, 2, 24, 24)
+    error = (motion.displacement - u)[..., 8:-8, 8:-8].norm(dim=1).mean()
+    assert error < 0.5 * u[..., 8:-8, 8:-8].norm(dim=1).mean()
+
+
+def test_a_field_follows_the_linear_motion() -> None:
+    M = turn_2d(30.0, 1.0, (3.0, -5.0), 64)
+    motion = it.register(
+        PICTURE, moved(PICTURE, M), stages=("rigid", "affine", "bending"), smoothness=0.1
+    )
+    transform = motion.transform()
+    assert isinstance(transform, (Affine, Composite))
+    for x, y in POINTS:
+        end = transform(torch.tensor([x, y], dtype=torch.float64))
+        assert torch.allclose(end, torch.from_numpy((M @ [x, y, 1])[:2]), atol=0.4)
+
+
+def test_descriptors_ignore_gain_and_sign() -> None:
+    image = textured()
+    assert (describe(3 - 2 * image) - describe(image)).abs().max() < 1e-3
+    assert describe(image).shape == (1, 4, 48, 48)
+
+
+def test_rotations_cover_the_sphere() -> None:
+    """Every rotation is within 20 degrees of one of the search."""
+    grid = rotations(3)
+    draws = torch.randn(200, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    q = draws / draws.norm(dim=1, keepdim=True)
+    angle = 2 * q[:, 0].abs().clamp_max(1).acos()
+    axis = torch.nn.functional.normalize(q[:, 1:] * q[:, :1].sign(), dim=1)
+    turns = rotation(axis * angle[:, None])
+    cosines = (torch.einsum("aij,bij->ab", turns, grid).amax(1) - 1) / 2
+    assert float(cosines.clamp(-1, 1).acos().rad2deg().max()) < 20
+
+
+def test_a_pyramid_keeps_positions() -> None:
+    """A ramp of the positions is the same ramp on every level, in any order of the axes."""
+    matrix = torch.tensor(GRID.affine())
+    ramp = PlacedPixels(torch.zeros(1, 1, 32, 20, 24), matrix).points()
+    image = PlacedPixels(ramp[None], matrix)
+    for level in (image.coarsen(9.0), image.canonical(), image.thin()):
+        inner = (0, slice(None), *[slice(1, -1)] * 3)
+        assert torch.allclose(level.image[inner], level.points()[inner[1:]])
+    assert image.coarsen(9.0).sizes < image.sizes
