@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,7 @@ class DisplacementField(Transform):
 
     def _at(self, index: Tensor) -> Tensor:
         """Return the displacement at voxels between whole numbers, continued beyond the border."""
-        return _interpolate(self.displacement.to(index), index)
+        return _interpolate(self.displacement.to(index.device), index).to(index.dtype)
 
     def jacobian(self) -> Tensor:
         """Compute the Jacobian determinant of T by central differences, ``(*space)``.
@@ -199,6 +200,11 @@ class DisplacementField(Transform):
         to_index = torch.from_numpy(np.linalg.inv(self.grid.affine(self.dimensions)))
         linear = to_index[:-1, :-1].to(self.displacement)
         return jacobian_determinant(torch.tensordot(linear, self.displacement, 1)[None])[0]
+
+    @cached_property
+    def _folds(self) -> int:
+        """Number of voxels where the map folds."""
+        return int((self.jacobian() <= 0).sum())
 
     def inverse(self, tolerance: float = 1e-4) -> DisplacementField:
         """Return the inverse on the same grid, by a fixed-point iteration.
@@ -231,13 +237,11 @@ class DisplacementField(Transform):
 
     def _solve(self, points: Tensor, tolerance: float) -> Tensor:
         """Return p with ``p + u(p) = q`` for points q, where u continues beyond its border."""
-        determinants = self.jacobian()
-        folded = int((determinants <= 0).sum())
-        if folded:
+        if self._folds:
             raise InputError(
-                f"the field folds at {folded} of {determinants.numel()} voxels, so it has no "
-                "inverse; register with a larger weight of the prior, or invert the motion that "
-                "the field was sampled from"
+                f"the field folds at {self._folds} of {self.displacement[0].numel()} voxels, so it "
+                "has no inverse; register with a larger weight of the prior, or invert the motion "
+                "that the field was sampled from"
             )
         bound = tolerance * min(self.grid.voxel_size[3 - self.dimensions :])
         p, step, last = points, torch.ones_like(points[..., :1]), math.inf

@@ -119,7 +119,8 @@ class Nifti(Volume):
             require_plausible(self._data, self._whole, dtype)
         else:
             require_bytes(self._data, self._offset, self._whole, dtype)
-        self._scale = None if slope is None else (float(slope), float(intercept or 0.0))
+        scale = (1.0, 0.0) if slope is None else (float(slope), float(intercept or 0.0))
+        self._scale = None if scale == (1.0, 0.0) else scale
         matrix = _FLIP @ affine
         matrix[:, :3] = matrix[:, 2::-1]  # the axes of the file are column, row, slice
         with decoding(path, "NIfTI"):
