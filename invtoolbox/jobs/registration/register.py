@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +22,10 @@ from invtoolbox.data_terms import (
     MutualInformation,
     NormalizedCrossCorrelation,
 )
+from invtoolbox.datasets.volumes.volume import Volume
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.grids import Grid
+from invtoolbox.geometry.transforms import Affine, Composite, DisplacementField, Transform
 from invtoolbox.jobs.registration.checks import read_pair, to_image, to_landmarks, to_mask
 from invtoolbox.jobs.registration.floor import MOST_BY_NOISE, add_own_noise, change_by_noise
 from invtoolbox.operators import ImageWarp, SparseMatrix, Warp
@@ -58,6 +61,8 @@ class Registration:
         spacing: distance of neighbours along every axis.
         solutions: `Solution` of every item on the finest level.
         notes: findings, one sentence each.
+        transforms: map of every item from points of the fixed image to points of the moving one.
+        grids: positions of the pixels of the moving and of the fixed image.
     """
 
     displacement: Tensor
@@ -65,6 +70,8 @@ class Registration:
     spacing: tuple[float, ...]
     solutions: tuple[Solution, ...]
     notes: tuple[str, ...]
+    transforms: tuple[Transform, ...]
+    grids: tuple[Grid, Grid]
 
     @property
     def status(self) -> tuple[str, ...]:
@@ -75,6 +82,18 @@ class Registration:
     def jacobian(self) -> Tensor:
         """Jacobian determinant, the local change of volume, ``(batch, *space)``."""
         return metrics.jacobian_determinant(self.displacement, self.spacing)
+
+    def transform(self, item: int = 0) -> Transform:
+        """Return the map of an item from points of the fixed image to points of the moving one.
+
+        Points are ``(..., 2 or 3)``, as (x, y[, z]) in mm, see `geometry.transforms`. An image
+        without a grid begins at 0, with x along its columns and y along its rows. `datasets.
+        write_transform` writes the transform for ITK.
+
+        Args:
+            item: number of the item of the batch.
+        """
+        return self.transforms[item]
 
     def apply(self, image: Any) -> Any:
         """Warp another image of the moving side: another channel, or labels.
@@ -239,7 +258,27 @@ def register(
         notes.extend(_findings(field, lengths, solution, name))
     u = torch.cat(fields)
     warped = Warp(u, lengths, kernel)(source)
-    return Registration(u, warped, lengths, tuple(solutions), tuple(notes))
+    grids = _grids(moving, lengths), _grids(fixed, lengths)
+    transforms = tuple(_transform(field, grids) for field in u)
+    return Registration(u, warped, lengths, tuple(solutions), tuple(notes), transforms, grids)
+
+
+def _grids(image: Any, spacing: tuple[float, ...]) -> Grid:
+    grid = image.grid if isinstance(image, Volume) else Grid()
+    slices, rows, columns = (*grid.voxel_size[: 3 - len(spacing)], *spacing)
+    return replace(grid, voxel_size=(slices, rows, columns))
+
+
+def _transform(field: Tensor, grids: tuple[Grid, Grid]) -> Transform:
+    """Return the map of positions in space; the images have the same pixels, perhaps at two places."""
+    matrices = [torch.from_numpy(grid.affine(len(field))) for grid in grids]
+    axes = matrices[1][:-1, :-1]
+    u = torch.tensordot((axes / axes.norm(dim=0)).to(field), field, 1)
+    shift = matrices[0] @ torch.linalg.inv(matrices[1])
+    bent = DisplacementField(u, grids[1])
+    if torch.allclose(shift, torch.eye(len(shift), dtype=shift.dtype), atol=1e-6):
+        return bent
+    return Composite((bent, Affine(shift)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,14 +22,23 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from invtoolbox import datasets, metrics
+from invtoolbox import datasets
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Several, Table
 from invtoolbox.core.checks import open_arrays
-from invtoolbox.datasets.output import write_png
+from invtoolbox.datasets.transforms.points import read_points
+from invtoolbox.datasets.writers import SUFFIXES
+from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
+from invtoolbox.jobs.registration.evaluation import (
+    check_transform,
+    measure,
+    warp_labels,
+    write_picture,
+    write_transform,
+)
 from invtoolbox.jobs.registration.register import Registration, register
 from invtoolbox.priors import PriorSum
 from invtoolbox.simulation.beating_ring import simulate_ring
@@ -53,6 +62,15 @@ class RegistrationTable(Table):
     labels: FilePath | None = Field(
         None, description="labels on the moving image, which are warped too, and their file"
     )
+    fixed_labels: FilePath | None = Field(
+        None, description="labels on the fixed image, for Dice of the warped ones"
+    )
+    landmarks: tuple[FilePath, FilePath] | None = Field(
+        None,
+        title="MOVING_POINTS FIXED_POINTS",
+        description="points in the moving image and the same points in the fixed one (.csv with "
+        "columns x, y, z in mm, .vtk, .ply), for the error only: the registration does not use them",
+    )
     loss: Literal["least-squares", "ncc", "mi"] = Field(
         "least-squares",
         description="least squares for the same brightness, normalized cross-correlation if "
@@ -72,6 +90,10 @@ class RegistrationTable(Table):
     def _one_source(self) -> RegistrationTable:
         if (self.moving is None, self.fixed is None) != (self.simulated,) * 2:
             raise ValueError("give either both moving and fixed, or simulated = true")
+        if self.fixed_labels is not None and self.labels is None:
+            raise ValueError(
+                "fixed_labels are compared with labels on the moving image; give labels"
+            )
         return self
 
 
@@ -110,8 +132,24 @@ def _read(file: CheckedScene[RegistrationScene]) -> Inputs:
         "fixed": fixed,
         "mask": None if table.mask is None else datasets.read_mask(file.locate(table.mask)),
         "labels": None if table.labels is None else read_image(file.locate(table.labels)),
+        "fixed labels": None
+        if table.fixed_labels is None
+        else read_image(file.locate(table.fixed_labels)),
+        "landmarks": None if table.landmarks is None else _read_landmarks(file, table.landmarks),
         "ring": ring,
     }
+
+
+def _read_landmarks(
+    file: CheckedScene[RegistrationScene], paths: tuple[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    sides = [read_points(file.locate(path)) for path in paths]
+    if sides[0].shape != sides[1].shape:
+        raise InputError(
+            f"{paths[0]} has {len(sides[0])} points of {sides[0].shape[1]} coordinates, and "
+            f"{paths[1]} has {len(sides[1])} of {sides[1].shape[1]}; give the same points of both"
+        )
+    return sides[0], sides[1]
 
 
 def _register(
@@ -131,23 +169,6 @@ def _register(
         tolerance=table.tolerance,
         progress=progress,
     )
-
-
-def _measure(motion: Registration, inputs: Inputs) -> dict[str, float]:
-    """Return the mean displacement, in the unit of the spacing, and the share of folds.
-
-    "error" is the mean distance from the true displacement within a simulated ring, in pixels.
-    """
-    u, ring = motion.displacement, inputs["ring"]
-    measures = {
-        "moved": float(u[0].norm(dim=0).mean()),
-        "folding": float(metrics.folding(u, motion.spacing)[0]),
-    }
-    if ring is not None:
-        spacing = u.new_tensor(motion.spacing).view(-1, 1, 1)
-        error = (u[0] / spacing - ring.displacement[0]).norm(dim=0)
-        measures["error"] = float(error[ring.inside].mean())
-    return measures
 
 
 def _describe(motion: Registration) -> tuple[str]:
@@ -172,14 +193,8 @@ def _write_image(path: Path, motion: Registration, inputs: Inputs) -> None:
 
 def _write_labels(path: Path, motion: Registration, inputs: Inputs) -> None:
     """Write the warped labels on the grid of the fixed image."""
-    labels = inputs["labels"]
-    is_volume = isinstance(labels, datasets.Volume)
-    values = labels.slices() if is_volume else labels.numpy()
-    numbers = torch.from_numpy(np.rint(values).astype(np.int16))
-    numbers = numbers[None, None] if is_volume else numbers
-    if numbers.ndim == 5 and numbers.shape[2] == 1:
-        numbers = numbers.squeeze(2)
-    datasets.write(path, _on_grid(inputs["fixed"], motion.apply(numbers)), overwrite=True)
+    labels = warp_labels(motion, inputs["labels"])
+    datasets.write(path, _on_grid(inputs["fixed"], labels), overwrite=True)
 
 
 def _on_grid(fixed: Any, image: Tensor) -> Any:
@@ -187,18 +202,6 @@ def _on_grid(fixed: Any, image: Tensor) -> Any:
         values = image[0, 0] if image.ndim == 5 else image[0]
         return datasets.VolumeInMemory(values, fixed.grid)
     return image[0, 0] if image.shape[1] == 1 else image
-
-
-def _write_picture(path: Path, motion: Registration, inputs: Inputs) -> None:
-    """Write moving, fixed and warped image side by side; of volumes, their middle slices."""
-    views = []
-    for image in (inputs["moving"], inputs["fixed"], motion.warped):
-        values = image.slices() if isinstance(image, datasets.Volume) else image
-        plane = torch.as_tensor(values).float()
-        while plane.ndim > 2:
-            plane = plane[len(plane) // 2]
-        views.append(plane)
-    write_png(path, torch.cat(views, 1), overwrite=True)
 
 
 COMMAND = SceneCommand(
@@ -211,18 +214,28 @@ COMMAND = SceneCommand(
         "--smoothness": "registration.smoothness",
         "--spacing": "registration.spacing",
         "--mask": "registration.mask",
+        "--fixed-labels": "registration.fixed_labels",
+        "--landmarks": "registration.landmarks",
     },
     examples=(
-        "register moving.nii.gz fixed.nii.gz --output warped.nii.gz field.npz",
+        "register moving.nii.gz fixed.nii.gz --output warped.nii.gz --transform motion.h5",
+        "register moving.nii.gz fixed.nii.gz --landmarks moving.csv fixed.csv --output measures.json",
         "register ct.nii.gz mr.nii.gz --loss mi --labels organs.nii.gz moved.nii.gz",
         "register before.png after.png --prior linear-elastic --smoothness 2",
     ),
     outputs=("{stem}_registered{suffix}",),
     writers={
         ".npz": arrays_of(_arrays),
-        ".npy": _write_image,
-        ".png": _write_image,
-        "*": _write_image,
+        **dict.fromkeys(SUFFIXES, _write_image),
+    },
+    files={
+        "--transform": (
+            "file of the transform from the fixed to the moving image, for `invtoolbox warp`, ITK, "
+            "3D Slicer and ANTs: .h5, or a displacement field on the fixed grid, .nii.gz or .mha; "
+            "--output is the warped image",
+            check_transform,
+            write_transform,
+        )
     },
     settings={
         "--poisson": (
@@ -242,14 +255,15 @@ KIND = Kind(
     "two images",
     _read,
     _register,
-    _measure,
+    measure,
     {
         "npz": ("motion.npz", arrays_of(_arrays)),
         "npy": ("warped.npy", _write_warped),
-        "png": ("registration.png", _write_picture),
+        "h5": ("transform.h5", write_transform),
+        "png": ("registration.png", write_picture),
     },
-    usual=("npz", "npy", "png"),
-    units={"error": "pixels"},
+    usual=("npz", "npy", "h5", "png"),
+    units={"error": "pixels", **dict.fromkeys(("landmark error", "worst landmark"), "mm")},
     solution=lambda motion: motion.solutions[0],
     describe=_describe,
     command=COMMAND,
