@@ -61,10 +61,10 @@ def registration_figure(
             panels[3].plot(*lines, color="tab:blue", linewidth=0.5)
         panels[3].set(xlim=(0, columns * w), ylim=ends, aspect="equal")
         shown = panels[4].imshow(change, cmap="RdBu_r", vmin=0, vmax=2, **settings)
-        if (change <= 0).any():  # folds
+        if (change <= 0).any():
             folds = np.ma.masked_where(change > 0, np.ones_like(change))
-            panels[4].imshow(folds, cmap="autumn", vmin=1, vmax=2, **settings)
-        figure.colorbar(shown, ax=panels[4], shrink=0.8, label="folds are red")
+            panels[4].imshow(folds, cmap="summer", vmin=0, vmax=1, **settings)
+        figure.colorbar(shown, ax=panels[4], shrink=0.8, label="folds are yellow")
         for axis, title in zip(panels, titles if number == 0 else [""] * 5):
             axis.set(title=title, xticks=[], yticks=[])
     return figure
