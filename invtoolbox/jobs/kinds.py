@@ -98,7 +98,7 @@ KINDS = {
         "register two images or volumes",
     ),
     "warp": Entry(
-        f"{_JOBS}.registration.warp:KIND",
+        f"{_JOBS}.warp.scene:KIND",
         "an image and transforms",
         "warp",
         "apply transforms to an image, labels, points or a mesh",
