@@ -79,7 +79,7 @@ class Poisson(_Counts):
         check_range(self, "[0, inf)", "background")
 
     def value(self, prediction: Tensor, y: Tensor) -> Tensor:
-        return _divergence(prediction + _field(self.background, prediction), y)
+        return _divergence(self.mean(prediction), y)
 
     def grad(self, prediction: Tensor, y: Tensor) -> Tensor:
         mean = prediction + _field(self.background, prediction)
@@ -100,6 +100,10 @@ class Poisson(_Counts):
         far = root + half.abs()
         mean = torch.where(half >= 0, far, product / far.clamp_min(torch.finfo(far.dtype).tiny))
         return mean - background
+
+    def mean(self, prediction: Tensor) -> Tensor:
+        """Return the mean of the counts, ``prediction + background``."""
+        return prediction + _field(self.background, prediction)
 
     def fitting_prediction(self, y: Tensor) -> Tensor:
         """Return ``y - background``, at least 0."""

@@ -29,7 +29,6 @@ from invtoolbox.jobs.images.one_material import (
     solve_one_material,
 )
 from invtoolbox.measurements import report_findings
-from invtoolbox.operators.base import expand
 from invtoolbox.operators.tomography.arcs import Arc, arc_of
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.validation import ONE_OF, hold_out
@@ -128,9 +127,7 @@ def approximate_counts(
         return problem, ()
     y = problem.y0
     level = y.flatten(1).nanmean(1).nan_to_num(1.0).clamp_min(1.0).sqrt()
-    background = problem.data_term.background.to(y)
-    background = background if background.ndim > 1 else expand(background, y)
-    changed = problem.with_measurements(y - background)
+    changed = problem.with_measurements(y - problem.data_term.mean(torch.zeros_like(y)))
     note = (
         "denoisers have no stable answer with the misfit of Poisson, so least squares took its "
         "place, with the square root of the mean count as the noise level; solver= keeps Poisson"

@@ -213,3 +213,50 @@ def test_a_prior_that_predicts_no_number_loses() -> None:
     by_prior[1] = math.nan
     wins, _ = _judge(torch.stack([by_prior, by_simple, held], 1), -1.0)
     assert wins.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("prior", ["tikhonov", "tv", "denoiser-natural"])
+def test_deblurring_is_no_worse_than_the_blurred_picture(prior: str) -> None:
+    """Least energy amplifies the noise; the other priors know pictures better."""
+    truth = picture()
+    A = it.operators.Blur(torch.ones(5, 5) / 25, (1, 48, 48))
+    y = A.simulate(truth, 0.02, seed=0)
+    solution = it.reconstruct(y, A, prior, progress=False)
+    kept = it.reconstruct(y, A, prior, regularization=solution.regularization, progress=False)
+    if prior == "tikhonov":
+        assert torch.equal(solution.x, y) and rmse(kept.x, truth) > 1.5 * rmse(y, truth)
+        assert any("x is the picture itself" in note for note in solution.notes)
+    else:
+        assert rmse(solution.x, truth) < 0.8 * rmse(y, truth)
+
+
+def test_counts_are_no_worse_as_an_image_than_as_measured() -> None:
+    truth = 200 * picture()
+    A, term = it.operators.Identity((1, 48, 48)), it.data_terms.Poisson(background=2.0)
+    y = A.simulate(truth + 2.0, it.operators.noise.Poisson(1.0), seed=0)
+    solution = it.reconstruct(y, A, "tikhonov", data_term=term, progress=False)
+    assert rmse(solution.x, truth) <= rmse((y - 2).clamp_min(0), truth)
+    better = it.reconstruct(y, A, "tv", data_term=term, progress=False)
+    assert rmse(better.x, truth) < 0.9 * rmse(y - 2, truth)
+
+
+def test_k_space_is_no_worse_than_zero_filling() -> None:
+    truth = picture().to(torch.complex64)
+    lines = torch.rand(48, generator=torch.Generator().manual_seed(0)) < 0.4
+    lines[20:28] = True
+    A = it.operators.CartesianMRI(lines[:, None].expand(48, 48).float(), (48, 48))
+    y = A.simulate(truth, 0.02, seed=0)
+    zero_filled = A.pseudo_inverse(y)
+    for prior in ("tikhonov", "tv"):
+        solution = it.reconstruct(y, A, prior, progress=False)
+        error = (solution.x - truth).abs().square().mean().sqrt()
+        assert error <= 1.001 * (zero_filled - truth).abs().square().mean().sqrt()
+
+
+def test_simulated_items_are_compared_alone_as_in_a_batch() -> None:
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (1, 32, 32))
+    truth = torch.cat([picture(32), picture(32).flip(-1) * 3])
+    y = A.simulate(truth, 0.05, seed=0)
+    together = it.reconstruct(y, A, "tikhonov", progress=False)
+    alone = [it.reconstruct(item, A, "tikhonov", progress=False) for item in y.split(1)]
+    assert torch.equal(together.x, torch.cat([solution.x for solution in alone]))
