@@ -28,6 +28,10 @@ from invtoolbox.jobs.job import Request, check_places
 Writer: TypeAlias = Callable[[Path, Any, Any], Any]
 
 
+#: Function of a path to write and the tables of the scene that raises an `InputError`.
+Check: TypeAlias = Callable[[Path, Any], None]
+
+
 class DescribedKind(Protocol):
     """What a command reads of its kind, such as a `Kind`: tables, formats, and the job."""
 
@@ -71,7 +75,7 @@ class SceneCommand:
     writers: Mapping[str, Writer] = field(default_factory=dict)
     settings: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
     pairs: Mapping[str, tuple[str, Writer]] = field(default_factory=dict)
-    files: Mapping[str, tuple[str, Callable[[Path], None], Writer]] = field(default_factory=dict)
+    files: Mapping[str, tuple[str, Check, Writer]] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
     items: str = ""
@@ -220,7 +224,7 @@ class SceneCommand:
             if path in files:
                 raise InputError(f"{path} is named twice, by {option} too; give two files")
             if option in self.files:
-                self.files[option][1](path)
+                self.files[option][1](path, file.scene)
             files[path] = write
         existing = [str(path) for path in files if path.exists()]
         if len(existing) == len(files) and arguments.resume:

@@ -111,9 +111,15 @@ def warp_labels(motion: Registration, labels: Any) -> Tensor:
     return warped
 
 
-def check_transform(path: Path) -> None:
-    """Raise an `InputError` if a file cannot hold the transform of a registration."""
-    if WRITTEN[check_suffix(path)] in ("text", "matlab"):
+def check_transform(path: Path, scene: Any) -> None:
+    """Raise an `InputError` if a file cannot hold the transform of a registration.
+
+    Args:
+        path: the file.
+        scene: tables of the registration. Linear stages alone are an affine map.
+    """
+    stages = getattr(scene.registration, "stages", None) or ("bending",)
+    if WRITTEN[check_suffix(path)] in ("text", "matlab") and "bending" in stages:
         raise InputError(
             f"{path}: a registration has a displacement field, which this format does not hold; use "
             ".h5, .nii.gz or .mha"
