@@ -62,15 +62,6 @@ class RegistrationTable(Table):
     labels: FilePath | None = Field(
         None, description="labels on the moving image, which are warped too, and their file"
     )
-    fixed_labels: FilePath | None = Field(
-        None, description="labels on the fixed image, for Dice of the warped ones"
-    )
-    landmarks: tuple[FilePath, FilePath] | None = Field(
-        None,
-        title="MOVING_POINTS FIXED_POINTS",
-        description="points in the moving image and the same points in the fixed one (.csv with "
-        "columns x, y, z in mm, .vtk, .ply), for the error only: the registration does not use them",
-    )
     loss: Literal["least-squares", "ncc", "mi"] = Field(
         "least-squares",
         description="least squares for the same brightness, normalized cross-correlation if "
@@ -85,6 +76,15 @@ class RegistrationTable(Table):
     simulated: bool = Field(False, description="simulate a beating ring in place of files")
     seed: int = Field(0, description="seed of the simulation")
     noise_std: float = Field(0.03, ge=0, description="noise of the simulation")
+    fixed_labels: FilePath | None = Field(
+        None, description="labels on the fixed image, for Dice of the warped ones"
+    )
+    landmarks: tuple[FilePath, FilePath] | None = Field(
+        None,
+        title="MOVING_POINTS FIXED_POINTS",
+        description="points in the moving image and the same points in the fixed one (.csv with "
+        "columns x, y, z in mm, .vtk, .ply), for the error only: the registration does not use them",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> RegistrationTable:
@@ -218,10 +218,11 @@ COMMAND = SceneCommand(
         "--landmarks": "registration.landmarks",
     },
     examples=(
-        "register moving.nii.gz fixed.nii.gz --output warped.nii.gz --transform motion.h5",
-        "register moving.nii.gz fixed.nii.gz --landmarks moving.csv fixed.csv --output measures.json",
+        "register moving.nii.gz fixed.nii.gz --output warped.nii.gz field.npz",
         "register ct.nii.gz mr.nii.gz --loss mi --labels organs.nii.gz moved.nii.gz",
         "register before.png after.png --prior linear-elastic --smoothness 2",
+        "register moving.nii.gz fixed.nii.gz --output warped.nii.gz --transform motion.h5",
+        "register moving.nii.gz fixed.nii.gz --landmarks moving.csv fixed.csv --output measures.json",
     ),
     outputs=("{stem}_registered{suffix}",),
     writers={
