@@ -211,11 +211,11 @@ COMMAND = SceneCommand(
     options={
         "--loss": "registration.loss",
         "--prior": "prior.name",
+        "--fixed-labels": "registration.fixed_labels",
+        "--landmarks": "registration.landmarks",
         "--smoothness": "registration.smoothness",
         "--spacing": "registration.spacing",
         "--mask": "registration.mask",
-        "--fixed-labels": "registration.fixed_labels",
-        "--landmarks": "registration.landmarks",
     },
     examples=(
         "register moving.nii.gz fixed.nii.gz --output warped.nii.gz field.npz",
