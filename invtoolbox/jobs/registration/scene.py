@@ -32,6 +32,7 @@ from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
+from invtoolbox.jobs.registration.checks import to_image
 from invtoolbox.jobs.registration.evaluation import (
     check_transform,
     measure,
@@ -135,21 +136,24 @@ def _read(file: CheckedScene[RegistrationScene]) -> Inputs:
         "fixed labels": None
         if table.fixed_labels is None
         else read_image(file.locate(table.fixed_labels)),
-        "landmarks": None if table.landmarks is None else _read_landmarks(file, table.landmarks),
+        "landmarks": None
+        if table.landmarks is None
+        else _read_landmarks(file, table.landmarks, to_image(fixed, "the fixed image").ndim - 2),
         "ring": ring,
     }
 
 
 def _read_landmarks(
-    file: CheckedScene[RegistrationScene], paths: tuple[str, str]
+    file: CheckedScene[RegistrationScene], paths: tuple[str, str], dimensions: int
 ) -> tuple[np.ndarray, np.ndarray]:
     sides = [read_points(file.locate(path)) for path in paths]
-    if sides[0].shape != sides[1].shape:
-        raise InputError(
-            f"{paths[0]} has {len(sides[0])} points of {sides[0].shape[1]} coordinates, and "
-            f"{paths[1]} has {len(sides[1])} of {sides[1].shape[1]}; give the same points of both"
-        )
-    return sides[0], sides[1]
+    for path, side in zip(paths, sides):
+        if side.shape[1] < dimensions or side[:, dimensions:].any() or len(side) != len(sides[0]):
+            raise InputError(
+                f"{path} has {len(side)} points of {side.shape[1]} coordinates, but {len(sides[0])} "
+                f"of {dimensions} are needed; give the same points of both images"
+            )
+    return sides[0][:, :dimensions], sides[1][:, :dimensions]
 
 
 def _register(
