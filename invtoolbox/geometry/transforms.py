@@ -244,18 +244,24 @@ class DisplacementField(Transform):
                 "that the field was sampled from"
             )
         bound = tolerance * min(self.grid.voxel_size[3 - self.dimensions :])
-        p, step, last = points, torch.ones_like(points[..., :1]), math.inf
+        targets = points.reshape(-1, self.dimensions)
+        preimages, q, p = targets.clone(), targets, targets
+        rows = torch.arange(len(q), device=q.device)
+        step, last = torch.ones_like(q[:, :1]), torch.full_like(q[:, :1], math.inf)
         for _ in range(_MOST_ITERATIONS):
-            residual = p - points + self._at(_to_index(self.grid, p)).movedim(0, -1)
-            error = residual.norm(dim=-1, keepdim=True)
-            if bool((error <= bound).all()):
-                return p
+            residual = p - q + self._at(_to_index(self.grid, p)).T
+            error = residual.norm(dim=1, keepdim=True)
             step = torch.where(error > last, 0.5 * step, step)
-            last, p = error, p - step * residual
+            is_open = error[:, 0] > bound
+            preimages[rows[~is_open]] = p[~is_open]
+            if not bool(is_open.any()):
+                return preimages.view_as(points)
+            # Only the points that are left go on.
+            rows, q, last, step = (x[is_open] for x in (rows, q, error, step))
+            p = p[is_open] - step * residual[is_open]
         raise InputError(
-            f"no inverse of the field was found at {int((error > bound).sum())} of "
-            f"{error.numel()} points, to {tolerance:g} voxel: it nearly folds; register with a "
-            "larger weight of the prior"
+            f"no inverse of the field was found at {len(rows)} of {len(targets)} points, to "
+            f"{tolerance:g} voxel: it nearly folds; register with a larger weight of the prior"
         )
 
 

@@ -92,19 +92,19 @@ def _table(path: Path) -> tuple[list[list[str]], list[int]]:
 
 def _vtk(content: bytes) -> tuple[np.ndarray, int, int, np.dtype | None]:
     """Return the points, their first and last byte, and their type, None for text."""
-    found = _VTK.search(content)
-    if not content.startswith(b"# vtk DataFile") or found is None:
+    match = _VTK.search(content)
+    if not content.startswith(b"# vtk DataFile") or match is None:
         raise InputError("no points in VTK's legacy format; save the file as a legacy .vtk")
-    count, start = 3 * int(found[1]), found.end()
-    if b"\nASCII" in content[: found.start()]:
+    count, start = 3 * int(match[1]), match.end()
+    if b"\nASCII" in content[: match.start()]:
         words = [word for _, word in zip(range(count), re.finditer(rb"\S+", content[start:]))]
         numbers = np.array([float(word[0]) for word in words])
         if len(words) == count:
             stop = start + words[-1].end() + 1 if words else start
             return numbers.reshape(-1, 3), start, stop, None
-    dtype = np.dtype({b"float": ">f4", b"double": ">f8"}[found[2]])
+    dtype = np.dtype({b"float": ">f4", b"double": ">f8"}[match[2]])
     stop = start + count * dtype.itemsize
     if stop > len(content):
-        raise InputError(f"truncated: {found[1].decode()} points are declared")
+        raise InputError(f"truncated: {match[1].decode()} points are declared")
     points = np.frombuffer(content[start:stop], dtype).astype(np.float64)
     return points.reshape(-1, 3), start, stop, dtype
