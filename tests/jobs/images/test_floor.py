@@ -8,12 +8,9 @@ from skimage import data
 from skimage.restoration import inpaint_biharmonic
 
 import invtoolbox as it
-from invtoolbox.jobs.images.floor import (
-    _judge,
-    hold_out_gaps,
-    interpolate_smoothly,
-    keep_floor,
-)
+from invtoolbox.jobs.images.by_noise import roughness
+from invtoolbox.jobs.images.floor import keep_floor
+from invtoolbox.jobs.images.held_out import _judge, hold_out_gaps, interpolate_smoothly
 from invtoolbox.parameter_choice.validation import quadratic_model
 from tests.operators.scan_helpers import cells, chords, disc, parallel_distance, turn
 
@@ -260,3 +257,17 @@ def test_simulated_items_are_compared_alone_as_in_a_batch() -> None:
     together = it.reconstruct(y, A, "tikhonov", progress=False)
     alone = [it.reconstruct(item, A, "tikhonov", progress=False) for item in y.split(1)]
     assert torch.equal(together.x, torch.cat([solution.x for solution in alone]))
+
+
+def test_an_answer_as_rough_as_white_noise_is_not_returned() -> None:
+    """A picture that goes on beyond its edges, with the least noise, under a wide kernel."""
+    truth = picture(60)
+    A = it.operators.Blur(torch.ones(5, 5) / 25, (1, 60, 60), boundary="reflect")
+    continued = it.operators.Blur(torch.ones(5, 5) / 25, (1, 60, 60), boundary="periodic")
+    y = continued.simulate(truth, 1e-3, seed=0)
+    noise = torch.randn(1, 1, 60, 60, generator=torch.Generator().manual_seed(0))
+    assert float(roughness(A, truth)) < 0.6 * float(roughness(A, noise))
+    assert float(roughness(A, torch.ones(1, 1, 60, 60))) == 0
+    solution = it.reconstruct(y, A, "tikhonov", noise_std=1e-3, progress=False)
+    assert torch.equal(solution.x, y)
+    assert any("as rough as white noise" in note for note in solution.notes)

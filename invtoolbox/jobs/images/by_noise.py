@@ -1,0 +1,195 @@
+"""Compare a prior with a simple answer by the noise: Stein's estimate, or simulated measurements."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.data_terms.poisson import Poisson
+from invtoolbox.jobs.images.held_out import Again, Verdict
+from invtoolbox.operators.base import expand, inner
+from invtoolbox.operators.imaging.blur import Blur
+from invtoolbox.operators.mri.cartesian import CartesianMRI
+from invtoolbox.parameter_choice import SURE
+from invtoolbox.parameter_choice.noise import noise_std_of
+from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+from invtoolbox.solvers.linear_systems import quotient
+
+#: An estimated noise level of which the answer leaves less than this share as its residual is
+#: doubted: there are hardly any flat parts from which it could come.
+_LEAST_RESIDUAL = 0.55
+#: Noise relative to the range of a picture (32 dB) below which an estimate needs a remark.
+_LOW_NOISE = 10 ** (-32 / 20)
+#: Ratio of squared errors (0.7 dB) by which the prior must win on simulated measurements, which
+#: suit it too well, because they come from its own answer.
+_LEAST_GAIN = 0.85
+#: Step of the divergence in units of the noise, and seed of its signs.
+_STEP, _SEED = 0.3, 0
+#: Ratio of `roughness` to that of white noise from which an answer is noise. Pictures stay below
+#: 0.8, fine textures included.
+_ROUGH = 0.9
+
+
+def compare_with_measurements(problem: Problem, solution: Solution, again: Again) -> Verdict:
+    """Compare a denoised picture with the picture itself.
+
+    Stein's unbiased estimate of the risk, ``|x - y|^2 / m - sigma^2 + 2 sigma^2 div x / m``, is
+    ``sigma^2`` for the picture (Stein 1981). A weight that minimizes it needs no comparison.
+
+    Args:
+        problem: a picture without gaps.
+        solution: its solution.
+        again: solves another problem in the same way.
+    """
+    y, x = problem.y0, solution.x
+    std = noise_std_of(problem)
+    count = y[0].numel()
+    residual = (x - y).flatten(1).double().square().mean(1)
+    wins = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    is_estimated = getattr(problem.data_term, "noise_std", None) is None
+    if is_estimated:
+        wins = residual.sqrt() < _LEAST_RESIDUAL * std
+    if solution.weight_search is None or solution.weight_search.rule != SURE.name:
+        generator = torch.Generator().manual_seed(_SEED)
+        signs = torch.randint(2, (1, *y.shape[1:]), generator=generator).to(y) * 2 - 1
+        step = expand((_STEP * std).clamp_min(torch.finfo(y.dtype).tiny), y)
+        change = again(problem.with_measurements(y + step * signs)) - x
+        degrees = inner((change / step).double(), signs.double().expand_as(change))
+        wins = wins | (residual - std**2 + 2 * std**2 * degrees / count > std**2)
+
+    def reason(k: int) -> str:
+        return (
+            f"the prior would change the picture by more than the noise of {float(std[k]):.3g}: x "
+            "is the picture itself"
+        )
+
+    ranges = torch.stack([item.max() - item.min() for item in y]).double()
+    notes: tuple[str, ...] = ()
+    if is_estimated and bool((std < _LOW_NOISE * ranges).any()):
+        level = float(std[int((std / ranges).argmin())])
+        notes = (
+            f"the noise level was estimated as {level:.3g}, and fine texture may be taken for noise "
+            "at such a low level: give noise_std",
+        )
+    return Verdict(wins, lambda k: y[k : k + 1], reason, notes)
+
+
+def compare_by_simulation(problem: Problem, solution: Solution, again: Again) -> Verdict:
+    """Compare errors on measurements that are simulated from the answer, whose truth is known.
+
+    With the answer x, the simple answer S, simulated noise n and ``d = R(A x + n) - x`` of another
+    solve R, the squared errors are ``|d|^2`` and ``|S A x - x|^2 - |S A d - d|^2 + |S n|^2``. The
+    second term is the share of the first that comes from errors of x itself. This is the parametric
+    bootstrap with a correction of its bias (Efron and Tibshirani 1993, chapters 6 and 10).
+
+    Args:
+        problem: a blurred picture, counts, or k-space on a grid.
+        solution: its solution.
+        again: solves another problem in the same way.
+    """
+    A: Any = problem.operator
+    term, y, x = problem.data_term, problem.y0, solution.x
+    is_k_space = isinstance(A, CartesianMRI)
+
+    def to_image(measurements: Tensor) -> Tensor:
+        return A.pseudo_inverse(measurements) if is_k_space else measurements
+
+    def simple(measurements: Tensor) -> Tensor:
+        if isinstance(term, Poisson):
+            return term.fitting_prediction(measurements)
+        return to_image(measurements)
+
+    def sizes(image: Tensor) -> Tensor:
+        return image.abs().square().flatten(1).double().mean(1)
+
+    clean = A(x)
+    simulated = _simulate(problem, clean)
+    d = again(problem.with_measurements(simulated)) - x
+    by_prior = sizes(d)
+    bias = sizes(to_image(clean) - x) - sizes(to_image(A(d)) - d)
+    by_simple = bias.clamp_min(0) + sizes(simple(simulated) - to_image(clean))
+    name = "the zero-filled image" if is_k_space else "the picture itself"
+    is_noise = torch.zeros_like(by_prior, dtype=torch.bool)
+    if isinstance(A, Blur):
+        generator = torch.Generator().manual_seed(_SEED)
+        white = torch.randn((1, *x.shape[1:]), generator=generator).to(x)
+        is_noise = roughness(A, x) > _ROUGH * roughness(A, white)
+    wins = ~(by_prior <= _LEAST_GAIN * by_simple)
+    if bool(wins.any()):
+        # An answer that another solve does not find again was not what its weight asks for.
+        wins = wins & ~(sizes(again(problem) - x) > by_prior / 4)
+
+    def reason(k: int) -> str:
+        if bool(is_noise[k]):
+            return (
+                "the prior's answer is as rough as white noise, which the operator hardly measures: "
+                f"x is {name}"
+            )
+        return (
+            f"on measurements simulated from the answer, the prior errs by {_root(by_prior[k])} and "
+            f"{name} by {_root(by_simple[k])}: x is {name}"
+        )
+
+    return Verdict(wins | is_noise, lambda k: simple(y[k : k + 1]), reason)
+
+
+def roughness(A: Blur, x: Tensor) -> Tensor:
+    """Return how much a blur changes an image, relative to how much it changes the blurred image.
+
+    ``|x - A x| / |A x - A A x|``, away from edges. It is 2 to 4 in pictures, and largest where the
+    blur measures next to nothing of x.
+
+    Args:
+        A: the blur.
+        x: images ``(batch, channel, rows, columns)``.
+
+    Returns:
+        The ratio, ``(batch,)``; 0 for images that the blur does not change.
+    """
+    once = A(x)
+    pair = []
+    for change in (x - once, once - A(once)):
+        for axis, n in zip((-2, -1), A.kernel.shape[-2:]):
+            edge = 0 if A.boundary == "periodic" or change.shape[axis] <= 4 * n else n // 2 + 1
+            change = change.narrow(axis, edge, change.shape[axis] - 2 * edge)
+        pair.append(change.square().flatten(1).double().mean(1))
+    # A change that is rounding is none.
+    rounding = 8 * torch.finfo(x.dtype).eps * x.abs().flatten(1).amax(1).double()
+    return quotient(torch.where(pair[0] > rounding**2, pair[0], 0.0), pair[1]).sqrt()
+
+
+def _simulate(problem: Problem, clean: Tensor) -> Tensor:
+    """Return measurements with noise like that of the problem.
+
+    What the noise does not explain of the residual is added at other places: errors of the operator
+    are no white noise. Every item has the same draws.
+    """
+    y = problem.y0
+    if isinstance(problem.data_term, Poisson):
+        counts = [
+            torch.poisson(rates, generator=torch.Generator().manual_seed(_SEED))
+            for rates in problem.data_term.mean(clean).clamp_min(0).double().cpu()
+        ]
+        return torch.stack(counts).to(y)
+    draw = torch.Generator().manual_seed(_SEED)
+    white = torch.randn((1, *y.shape[1:]), dtype=y.dtype, generator=draw).to(y.device)
+    residual = y - clean
+    size = residual.abs().square().flatten(1).double().mean(1)
+    variance = noise_std_of(problem) ** 2
+    if y.is_complex():  # real and imaginary part have the variance of the noise each
+        white, variance = white * math.sqrt(2), 2 * variance
+    if isinstance(problem.operator, CartesianMRI):
+        white = white * problem.operator.sampled
+        size = size * y.numel() / problem.operator.sampled.expand(y.shape).sum()
+    shift = [n // 2 for n in y.shape[2:]]
+    moved = residual.roll(shift, tuple(range(2, y.ndim)))
+    share = (1 - variance / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_min(0).sqrt()
+    return clean + expand(variance.sqrt(), y) * white + expand(share, y) * moved
+
+
+def _root(square: Tensor) -> str:
+    return f"{float(square.sqrt()):.3g}"

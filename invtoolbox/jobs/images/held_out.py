@@ -1,0 +1,223 @@
+"""Compare a prior with a simple answer on pixels or views that neither has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from skimage.restoration import inpaint_biharmonic
+from torch import Tensor
+
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.objective.gaps import interpolate
+from invtoolbox.objective.initial_guess import first_guess
+from invtoolbox.operators.imaging.downsampling import Downsampling
+from invtoolbox.operators.imaging.sampling import Inpainting
+from invtoolbox.parameter_choice.validation import ONE_OF, quadratic_model, separate_generator
+from invtoolbox.problem import Problem
+
+#: Largest number of folds of held-out pixels, and number of pixels of which one fold is enough.
+_FOLDS, _ENOUGH = 4, 1 << 14
+#: Largest number of pixels of a biharmonic interpolation, whose time grows faster than linearly.
+_BIHARMONIC = 1 << 18
+#: Standard errors of the paired difference by which the prior must win.
+_ERRORS = 1.0
+#: Standard errors by which the prior must lose to the filtered back-projection.
+_VIEW_ERRORS = 2.0
+
+#: Solve another problem with the weight and the solver of a solution: ``(problem) -> images``.
+Again = Callable[[Problem], Tensor]
+
+
+class Verdict(NamedTuple):
+    """In which items the simple answer is taken, and why.
+
+    Attributes:
+        wins: ``(batch,)`` booleans.
+        simple: simple answers of these items, by their place in the batch.
+        reason: a sentence per item, without the item's number.
+        notes: further sentences for the user.
+    """
+
+    wins: Tensor
+    simple: Callable[[int], Tensor]
+    reason: Callable[[int], str]
+    notes: tuple[str, ...] = ()
+
+
+def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
+    """Predict held-out pixels by the prior and by an interpolation.
+
+    Args:
+        problem: a picture with gaps, or a small picture under `Downsampling`.
+        known: the pixels that are measured, booleans of the shape of ``y``.
+        again: solves another problem in the same way.
+    """
+    y, A = _pixels(problem), problem.operator
+    is_small = isinstance(A, Downsampling)
+
+    def predict(x: Tensor) -> Tensor:
+        return A(x) if is_small else x
+
+    def enlarge(image: Tensor) -> Tensor:
+        if not is_small:
+            return image
+        size = problem.image_shape[1:]
+        return torch.nn.functional.interpolate(image, size, mode="bicubic", align_corners=False)
+
+    folds = min(_FOLDS, -(-_ENOUGH // y[0].numel()))
+    squares = []
+    for fold in range(folds):
+        held = torch.cat([hold_out_gaps(mask, fold) for mask in known])
+        fitted = known & ~held
+        x = again(problem.with_data_term(_with_weights(problem, fitted)))
+        simple = enlarge(_interpolate_items(y, fitted))
+        pair = [held * (predict(z) - y).square() for z in (x, simple)]
+        squares.append(torch.stack([*pair, held.to(y)], 1))
+    wins, errors = _judge(torch.cat(squares, 2), -_ERRORS)
+    name = "a bicubic interpolation" if is_small else "an interpolation of the known pixels"
+
+    def reason(k: int) -> str:
+        prior, simple = (float(error[k]) for error in errors)
+        return (
+            f"{name} predicts held-out ones to {simple:.3g}, and the prior to {prior:.3g}: x is the "
+            "interpolation"
+        )
+
+    return Verdict(
+        wins, lambda k: enlarge(interpolate_smoothly(y[k : k + 1], known[k : k + 1])), reason
+    )
+
+
+def compare_views(problem: Problem, again: Again) -> Verdict:
+    """Predict held-out views by the prior and by the filtered back-projection of the others.
+
+    Counts of photons are compared as weighted logarithms.
+
+    Args:
+        problem: a scan.
+        again: solves another problem in the same way.
+    """
+    model, _ = quadratic_model(problem)
+    is_held = torch.arange(problem.operator.blocks or 0, device=problem.y0.device) % ONE_OF
+    is_held = is_held == ONE_OF // 2
+    fitted, held = ((is_held == choice).nonzero().squeeze(1) for choice in (False, True))
+    some, unseen = (model.subset(views) for views in (fitted, held))
+
+    def invert(scan: Problem) -> Tensor:
+        return first_guess(scan.with_data_term(LeastSquares()), inverse=True)
+
+    weights = getattr(unseen.data_term, "weights", None)
+    weights = torch.ones_like(unseen.y0) if weights is None else weights.expand_as(unseen.y0)
+    pair = [
+        weights * (unseen.operator(x) - unseen.y0).square()
+        for x in (again(problem.subset(fitted)), invert(some))
+    ]
+    wins, errors = _judge(torch.stack([*pair, (weights > 0).to(pair[0])], 1), _VIEW_ERRORS)
+
+    def reason(k: int) -> str:
+        prior, back_projection = (float(error[k]) for error in errors)
+        return (
+            "the filtered back-projection predicts held-out views to "
+            f"{back_projection:.3g}, and the prior to {prior:.3g}: x is the filtered back-projection"
+        )
+
+    return Verdict(wins, lambda k: invert(model.select(held.new_tensor([k]))), reason)
+
+
+def _judge(squares: Tensor, errors: float) -> tuple[Tensor, list[Tensor]]:
+    """Return in which items the simple answer wins, and both root mean squares.
+
+    Args:
+        squares: squared residuals of the prior and of the simple answer, and what is held out,
+            ``(batch, 3, ...)``.
+        errors: number of standard errors of the paired difference by which the prior must lose.
+    """
+    by_prior, by_simple, held = squares.flatten(2).double().unbind(1)
+    count = held.sum(1).clamp_min(1)
+    loss = (by_prior - by_simple).sum(1) / count
+    spread = (held * (by_prior - by_simple - loss[:, None]).square()).sum(1) / count
+    wins = ~(loss <= errors * (spread / count).sqrt())  # also if the prior predicts NaN
+    return wins, [(s.sum(1) / count).sqrt() for s in (by_prior, by_simple)]
+
+
+def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
+    """Return pixels to hold out whose gaps resemble the real ones, ``(1, channel, *space)``.
+
+    Candidates are a random sixth of the known pixels, and the pattern of gaps moved by a random
+    shift, in a third of the blocks. The one is chosen whose distances to the next fitted pixel are
+    closest to those of the unknown pixels.
+
+    Args:
+        known: booleans ``(channel, *space)``.
+        seed: seed of the draws.
+    """
+    generator = separate_generator(seed)
+    first = known.any(0)
+    space = first.shape
+    scattered = torch.rand(space, generator=generator).to(first.device) < 1 / ONE_OF
+    if bool(first.all()):
+        return scattered.expand(1, *known.shape) & known
+    shift = [int(torch.randint(1, n, (), generator=generator)) if n > 1 else 0 for n in space]
+    side = [max(1, n // 8) for n in space]
+    blocks = torch.rand([-(-n // s) for n, s in zip(space, side)], generator=generator) < 1 / 3
+    for axis, (n, s) in enumerate(zip(space, side)):
+        blocks = blocks.repeat_interleave(s, axis).narrow(axis, 0, n)
+    moved = ~first.roll(shift, tuple(range(len(space)))) & blocks.to(first.device)
+    aim = _mean_distance(~first, first)
+    patterns = [
+        p & first
+        for p in (scattered, moved)
+        if bool((p & first).any()) and bool((first & ~p).any())
+    ]
+    best = min(
+        patterns,
+        key=lambda p: abs(np.log(_mean_distance(p, first & ~p) / aim)),
+        default=scattered & first,
+    )
+    return best.expand(1, *known.shape) & known
+
+
+def _mean_distance(of: Tensor, to: Tensor) -> float:
+    """Return the mean distance of some pixels to the nearest of others."""
+    from scipy.ndimage import distance_transform_edt
+
+    distance = distance_transform_edt(~to.cpu().numpy())
+    return float(distance[of.cpu().numpy()].mean())
+
+
+def interpolate_smoothly(image: Tensor, known: Tensor) -> Tensor:
+    """Fill unknown pixels by biharmonic interpolation, large images by means of blocks.
+
+    Args:
+        image: ``(1, channel, *space)``.
+        known: booleans of the same shape.
+    """
+    if image[0, 0].numel() > _BIHARMONIC or image.ndim != 4:
+        return interpolate(image, known)
+    channels = []
+    for values, mask in zip(image[0].double().cpu().numpy(), known[0].cpu().numpy()):
+        scale = float(np.abs(values[mask]).max(initial=0.0)) or 1.0
+        channels.append(scale * inpaint_biharmonic(np.where(mask, values / scale, 0), ~mask))
+    return torch.as_tensor(np.stack(channels)[None]).to(image)
+
+
+def _interpolate_items(image: Tensor, known: Tensor) -> Tensor:
+    return torch.cat([interpolate_smoothly(*pair) for pair in zip(image.split(1), known.split(1))])
+
+
+def _pixels(problem: Problem) -> Tensor:
+    """Return the measured pixels, zero where none was measured."""
+    A: Any = problem.operator
+    return A.pseudo_inverse(problem.y) if isinstance(A, Inpainting) else problem.y0
+
+
+def _with_weights(problem: Problem, fitted: Tensor) -> LeastSquares:
+    term = problem.data_term
+    assert isinstance(term, LeastSquares)
+    weights = fitted.to(problem.y0)
+    if term.weights is not None:
+        weights = weights * term.weights.to(weights)
+    return LeastSquares(term.noise_std, weights)
