@@ -58,6 +58,7 @@ from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, open_sweeps
 from invtoolbox.datasets.sweeps.opensceneflow import OpenSceneFlow
 from invtoolbox.datasets.sweeps.pcd import read_pcd
 from invtoolbox.datasets.sweeps.waymo import Waymo
+from invtoolbox.datasets.transforms.opening import read_transform, write_transform
 from invtoolbox.datasets.views.colmap import open_colmap, read_colmap, write_colmap
 from invtoolbox.datasets.views.llff import open_llff
 from invtoolbox.datasets.views.opening import VIEW_READERS, open_views
@@ -177,6 +178,7 @@ __all__ = [
     "read_poses",
     "read_segy",
     "read_splats",
+    "read_transform",
     "read_voxels",
     "refuse_source",
     "remove_stale",
@@ -201,6 +203,7 @@ __all__ = [
     "write_splats",
     "write_tiff",
     "write_tiff_stack",
+    "write_transform",
     "write_transforms",
     "write_voxels",
     "writing",

@@ -28,6 +28,7 @@ from invtoolbox.datasets.scans.zeiss import Txm, Txrm
 from invtoolbox.datasets.sweeps.flow_files import read_flow
 from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, SWEEP_TYPES, reader_of_folder
 from invtoolbox.datasets.sweeps.recordings import RECORDINGS, refuse_others
+from invtoolbox.datasets.transforms.opening import read_transform
 from invtoolbox.datasets.views.opening import VIEW_READERS, reader_of_views
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.volumes.arrays import Arrays
@@ -81,6 +82,7 @@ FILE_READERS: dict[str, Callable[[Path], Any]] = {
     "dmat": read_dmat,
     "segy": read_segy,
     "toml": read_toml,
+    "transform": read_transform,
     **EVENT_READERS,
 }
 

@@ -24,5 +24,6 @@ from .splatting import rasterization as rasterization
 from .transforms import Affine as Affine
 from .transforms import Composite as Composite
 from .transforms import DisplacementField as DisplacementField
+from .transforms import Inverse as Inverse
 from .transforms import Transform as Transform
 from .transforms import resample as resample

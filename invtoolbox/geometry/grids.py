@@ -91,6 +91,40 @@ class Grid:
             + matrix[:-1, -1]
         )
 
+    def itk(self, dimensions: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return spacing, origin and direction as in ITK, whose axes are columns, rows, slices.
+
+        Column k of the direction, ``(d, d)``, is the unit vector along axis k.
+
+        Args:
+            dimensions: number of axes of the image, 2 or 3.
+
+        >>> Grid((2.0, 1.0, 0.5)).itk()[0]
+        array([0.5, 1. , 2. ])
+        """
+        if dimensions == 3:
+            spacing, direction = np.array(self.voxel_size[::-1]), np.array(self.directions[::-1]).T
+            return spacing, np.array(self.origin), direction
+        matrix = self.affine(2)
+        linear = matrix[:2, 1::-1]
+        spacing = np.linalg.norm(linear, axis=0)
+        return spacing, matrix[:2, 2], linear / spacing
+
+    @staticmethod
+    def from_itk(spacing: Any, origin: Any, direction: Any) -> Grid:
+        """Build the grid of an image of 2 or 3 axes from the numbers of `itk`.
+
+        >>> Grid.from_itk((0.5, 1.0), (3.0, 4.0), np.eye(2)).affine(2)
+        array([[0. , 0.5, 3. ],
+               [1. , 0. , 4. ],
+               [0. , 0. , 1. ]])
+        """
+        d, matrix = len(spacing), np.eye(4)
+        matrix[:d, :d] = np.asarray(direction, dtype=np.float64) * np.asarray(spacing)
+        matrix[:3, :3] = matrix[:3, 2::-1]
+        matrix[:d, 3] = origin
+        return Grid.from_affine(matrix)
+
     @staticmethod
     def from_affine(matrix: Any, unit: str = "mm") -> Grid:
         """Build the grid from a matrix of `affine`.

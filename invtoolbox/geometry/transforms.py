@@ -10,6 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,20 @@ class Transform(ABC):
     @abstractmethod
     def inverse(self) -> Transform:
         """Return the map from the moving image's space to the fixed one's."""
+
+    def invert(self, points: Tensor) -> Tensor:
+        """Return the points of the fixed image that the transform maps to points of the moving one.
+
+        Unlike `inverse`, it interpolates no inverse field, so it is exact for points between voxels
+        and outside of the grid of a field.
+
+        Args:
+            points: points of the moving image, ``(..., dimensions)``.
+
+        Raises:
+            InputError: points of the other dimension, or no inverse.
+        """
+        return self.inverse()(points)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +187,7 @@ class DisplacementField(Transform):
 
     def _at(self, index: Tensor) -> Tensor:
         """Return the displacement at voxels between whole numbers, continued beyond the border."""
-        return _interpolate(self.displacement.to(index), index)
+        return _interpolate(self.displacement.to(index.device), index).to(index.dtype)
 
     def jacobian(self) -> Tensor:
         """Compute the Jacobian determinant of T by central differences, ``(*space)``.
@@ -186,16 +201,21 @@ class DisplacementField(Transform):
         linear = to_index[:-1, :-1].to(self.displacement)
         return jacobian_determinant(torch.tensordot(linear, self.displacement, 1)[None])[0]
 
+    @cached_property
+    def _folds(self) -> int:
+        """Number of voxels where the map folds."""
+        return int((self.jacobian() <= 0).sum())
+
     def inverse(self, tolerance: float = 1e-4) -> DisplacementField:
         """Return the inverse on the same grid, by a fixed-point iteration.
 
-        At every voxel q, ``v <- v - w (v + u(q + v))`` with a step w, which is halved where the
+        For every voxel q, ``p <- p - w (p + u(p) - q)`` with a step w, which is halved where the
         error grows (Chen et al. 2008 with w = 1). Beyond its border u continues with the values
         there; the inverse, as every field, is 0 outside of the grid.
 
         Args:
-            tolerance: largest error ``|v + u(q + v)|`` at a voxel, in units of the smallest voxel
-                size. Between voxels the inverse is interpolated.
+            tolerance: largest error ``|p + u(p) - q|`` at a voxel, in units of the smallest voxel
+                size. Between voxels the inverse is interpolated; see `invert`.
 
         Raises:
             InputError: the field folds, so it has no inverse, or the tolerance is not met.
@@ -204,29 +224,44 @@ class DisplacementField(Transform):
         >>> DisplacementField(u, Grid()).inverse().displacement[0, 0, 2]  # 2 / 1.1 - 2
         tensor(-0.1818)
         """
-        determinants = self.jacobian()
-        folded = int((determinants <= 0).sum())
-        if folded:
-            raise InputError(
-                f"the field folds at {folded} of {determinants.numel()} voxels, so it has no "
-                "inverse; register with a larger weight of the prior, or invert the motion that "
-                "the field was sampled from"
-            )
         points = self.grid.points(self.displacement.shape[1:]).to(self.displacement.device)
-        sizes = self.grid.voxel_size[3 - self.dimensions :]
-        bound, step, last = tolerance * min(sizes), torch.ones_like(points[..., 0]), math.inf
-        v = torch.zeros_like(points).movedim(-1, 0)
+        v = (self._solve(points, tolerance) - points).movedim(-1, 0)
+        return DisplacementField(v.to(self.displacement.dtype), self.grid)
+
+    def invert(self, points: Tensor) -> Tensor:
+        preimages = self._solve(points, 1e-4)
+        # A point outside of the grid does not move, unless a point within moves there.
+        sizes = self.displacement.shape[1:]
+        within = [_is_inside(_to_index(self.grid, p), sizes) for p in (points, preimages)]
+        return torch.where((within[0] | within[1])[..., None], preimages, points)
+
+    def _solve(self, points: Tensor, tolerance: float) -> Tensor:
+        """Return p with ``p + u(p) = q`` for points q, where u continues beyond its border."""
+        if self._folds:
+            raise InputError(
+                f"the field folds at {self._folds} of {self.displacement[0].numel()} voxels, so it "
+                "has no inverse; register with a larger weight of the prior, or invert the motion "
+                "that the field was sampled from"
+            )
+        bound = tolerance * min(self.grid.voxel_size[3 - self.dimensions :])
+        targets = points.reshape(-1, self.dimensions)
+        preimages, q, p = targets.clone(), targets, targets
+        rows = torch.arange(len(q), device=q.device)
+        step, last = torch.ones_like(q[:, :1]), torch.full_like(q[:, :1], math.inf)
         for _ in range(_MOST_ITERATIONS):
-            residual = v + self._at(_to_index(self.grid, points + v.movedim(0, -1)))
-            error = residual.norm(dim=0)
-            if float(error.max()) <= bound:
-                return DisplacementField(v.to(self.displacement.dtype), self.grid)
+            residual = p - q + self._at(_to_index(self.grid, p)).T
+            error = residual.norm(dim=1, keepdim=True)
             step = torch.where(error > last, 0.5 * step, step)
-            last, v = error, v - step * residual
+            is_open = error[:, 0] > bound
+            preimages[rows[~is_open]] = p[~is_open]
+            if not bool(is_open.any()):
+                return preimages.view_as(points)
+            # Only the points that are left go on.
+            rows, q, last, step = (x[is_open] for x in (rows, q, error, step))
+            p = p[is_open] - step * residual[is_open]
         raise InputError(
-            f"no inverse of the field was found at {int((error > bound).sum())} of "
-            f"{error.numel()} voxels, to {tolerance:g} voxel: it nearly folds; register with a "
-            "larger weight of the prior"
+            f"no inverse of the field was found at {len(rows)} of {len(targets)} points, to "
+            f"{tolerance:g} voxel: it nearly folds; register with a larger weight of the prior"
         )
 
 
@@ -264,6 +299,31 @@ class Composite(Transform):
 
     def inverse(self) -> Composite:
         return Composite([step.inverse() for step in reversed(self.steps)])
+
+    def invert(self, points: Tensor) -> Tensor:
+        for step in reversed(self.steps):
+            points = step.invert(points)
+        return points
+
+
+@dataclass(frozen=True, eq=False)
+class Inverse(Transform):
+    """Inverse of a transform, solved anew for every point; see `Transform.invert`.
+
+    Args:
+        transform: transform that can be inverted.
+    """
+
+    transform: Transform
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dimensions", self.transform.dimensions)
+
+    def _map(self, points: Tensor) -> Tensor:
+        return self.transform.invert(points)
+
+    def inverse(self) -> Transform:
+        return self.transform
 
 
 def resample(

@@ -28,6 +28,10 @@ from invtoolbox.jobs.job import Request, check_places
 Writer: TypeAlias = Callable[[Path, Any, Any], Any]
 
 
+#: Function of a path to write and the tables of the scene that raises an `InputError`.
+Check: TypeAlias = Callable[[Path, Any], None]
+
+
 class DescribedKind(Protocol):
     """What a command reads of its kind, such as a `Kind`: tables, formats, and the job."""
 
@@ -51,12 +55,13 @@ class SceneCommand:
         examples: command lines without the leading ``invtoolbox``.
         outputs: default of ``--output``: names of files, in which ``{stem}`` and ``{suffix}`` are
             those of the first positional argument; or one folder.
-        writers: functions that write an output of a suffix that is no format of the kind; "*"
-            stands for all other suffixes.
+        writers: functions that write an output of a suffix, in place of the format of the kind.
         settings: options of settings that no table declares, such as those of a prior: the dotted
             key, and the settings of the argument.
         pairs: options that take a file to read and a file to write: the dotted key of the first,
             and the function that writes the second.
+        files: options of further files to write: the help, the function that checks the path before
+            anything is computed, and the function that writes the file.
         defaults: defaults of options, as a user writes them, in place of those of the tables.
         notes: further lines at the end of the help.
         items: what a study takes one by one, for the help; empty if the command makes no studies.
@@ -70,6 +75,7 @@ class SceneCommand:
     writers: Mapping[str, Writer] = field(default_factory=dict)
     settings: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
     pairs: Mapping[str, tuple[str, Writer]] = field(default_factory=dict)
+    files: Mapping[str, tuple[str, Check, Writer]] = field(default_factory=dict)
     defaults: Mapping[str, str] = field(default_factory=dict)
     notes: str = ""
     items: str = ""
@@ -101,6 +107,8 @@ class SceneCommand:
         for option, (key, _) in self.pairs.items():
             described = field_at(kind.tables, key).description
             parser.add_argument(option, nargs=2, metavar=("FILE", "OUTPUT"), help=described)
+        for option, (words, _, _) in self.files.items():
+            parser.add_argument(option, metavar="OUTPUT", help=words)
         options.add_overrides(parser, "scene")
         self.add_results(parser, kind)
 
@@ -120,7 +128,7 @@ class SceneCommand:
             nargs="+",
             metavar="PATH",
             help="files, whose suffixes give the formats "
-            f"({', '.join(s for s in suffixes if s not in ('', '*'))}, json for the measures); or one folder "
+            f"({', '.join(filter(None, suffixes))}, json for the measures); or one folder "
             f"for everything that `invtoolbox run` writes (default: {' '.join(names)})",
         )
         results.add_argument(
@@ -200,12 +208,24 @@ class SceneCommand:
         outputs = self._outputs(arguments, source)
         folder = outputs[0] if len(outputs) == 1 and not outputs[0].suffix else None
         request = Request((), folder, arguments.resume, arguments.overwrite)
+        further = [(option, write) for option, (_, write) in self.pairs.items()]
+        further += [(option, write) for option, (_, _, write) in self.files.items()]
+        further = [(option, write) for option, write in further if _value(arguments, option)]
         if folder is not None:
+            if further:
+                raise InputError(
+                    f"{further[0][0]} writes a file; give files as --output, no folder"
+                )
             return kind.job(file, request, None)
         files = {path: self._writer(path, kind) for path in outputs}
-        for option, (_, write) in self.pairs.items():
-            if pair := _value(arguments, option):
-                files[Path(pair[1])] = write
+        for option, write in further:
+            named = _value(arguments, option)
+            path = Path(named[1] if isinstance(named, list) else named)
+            if path in files:
+                raise InputError(f"{path} is named twice, by {option} too; give two files")
+            if option in self.files:
+                self.files[option][1](path, file.scene)
+            files[path] = write
         existing = [str(path) for path in files if path.exists()]
         if len(existing) == len(files) and arguments.resume:
             raise InputError(
@@ -289,8 +309,6 @@ class SceneCommand:
             return self.writers[suffix]
         if form in (*kind.writers, "json", "html"):
             return form
-        if "*" in self.writers:
-            return self.writers["*"]
         forms = (*kind.writers, *(s.lstrip(".") for s in self.writers), "json", "html")
         raise InputError(
             f"{path}: no format for the suffix {suffix!r}; use one of {', '.join(filter(None, forms))}"

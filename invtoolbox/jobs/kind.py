@@ -8,8 +8,9 @@ rest for all kinds: it checks the scene, refuses to lose results or to resume ot
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
@@ -242,7 +243,15 @@ class KindJob(SceneJob[S], Generic[S, R]):
             if form == "json":
                 write_json(path, metrics)
             elif form == "html":
-                write_scene_report(path, self.file, outcome, kind.units)
+                with tempfile.TemporaryDirectory() as folder:
+                    # Without a PNG among the files, the report shows the picture of the kind.
+                    name, draw = kind.writers.get("png", ("", write_solution))
+                    shown = tuple(outputs)
+                    if name and not any(place.suffix == ".png" for place in outputs):
+                        draw(Path(folder, name), result, inputs)
+                        shown = (*shown, Path(folder, name))
+                    pictured = replace(outcome, files=shown)
+                    write_scene_report(path, self.file, pictured, kind.units)
             else:
                 write = kind.writers[form][1] if isinstance(form, str) else form
                 write(path, result, inputs)

@@ -97,6 +97,12 @@ KINDS = {
         "register",
         "register two images or volumes",
     ),
+    "warp": Entry(
+        f"{_JOBS}.warp.scene:KIND",
+        "an image and transforms",
+        "warp",
+        "apply transforms to an image, labels, points or a mesh",
+    ),
     "events": Entry(
         f"{_JOBS}.events.scene:KIND",
         "events",

@@ -51,9 +51,10 @@ def print_notes(notes: Iterable[str]) -> None:
 
 def print_metrics(metrics: Mapping[str, float | Sequence[float]], units: Mapping[str, str]) -> None:
     """Print metrics, numbers or one number per item, with their units, one metric per line."""
+    width = max([15, *(len(name) + 1 for name in metrics)])
     for name, value in metrics.items():
         numbers = ", ".join(f"{v:.4g}" for v in np.atleast_1d(value))
-        print(f"  {name:<15}{numbers} {units.get(name, '')}".rstrip())
+        print(f"  {name:<{width}}{numbers} {units.get(name, '')}".rstrip())
 
 
 def print_files(files: Sequence[Path], folder: Path) -> None:

@@ -43,7 +43,14 @@ from invtoolbox.metrics.images import (
     rmse,
     ssim,
 )
-from invtoolbox.metrics.registration import dice, folding, hausdorff, jacobian_determinant
+from invtoolbox.metrics.registration import (
+    dice,
+    folding,
+    hausdorff,
+    jacobian_determinant,
+    jacobian_statistics,
+    target_registration_error,
+)
 from invtoolbox.metrics.stein_discrepancy import kernel_stein_discrepancy
 
 __all__ = [
@@ -68,6 +75,7 @@ __all__ = [
     "folding",
     "hausdorff",
     "jacobian_determinant",
+    "jacobian_statistics",
     "kernel_stein_discrepancy",
     "mae",
     "matthews_correlation",
@@ -83,6 +91,7 @@ __all__ = [
     "space_time_angle_error",
     "ssim",
     "static_end_point_error",
+    "target_registration_error",
     "three_way_epe",
     "trajectory_errors",
 ]

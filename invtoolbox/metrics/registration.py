@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -63,6 +63,49 @@ def folding(displacement: Tensor, spacing: Sequence[float] | None = None) -> Ten
     """
     folded = jacobian_determinant(displacement, spacing) <= 0
     return mean_items(folded.to(displacement.dtype))
+
+
+def jacobian_statistics(jacobian: Tensor) -> dict[str, float]:
+    """Compute the extremes of a Jacobian determinant and the spread of its logarithm.
+
+    Args:
+        jacobian: determinant, ``(*space)``. The logarithm is of the pixels that do not fold.
+
+    Returns:
+        "least jacobian", "largest jacobian", and "log-jacobian deviation", the standard deviation.
+
+    >>> jacobian_statistics(torch.tensor([0.5, 1.0, 2.0]))["log-jacobian deviation"]
+    0.5659...
+    """
+    positive = jacobian[jacobian > 0].double()
+    return {
+        "least jacobian": float(jacobian.min()),
+        "largest jacobian": float(jacobian.max()),
+        "log-jacobian deviation": float(positive.log().std(correction=0)),
+    }
+
+
+def target_registration_error(
+    transform: Callable[[Tensor], Tensor], moving: Tensor, fixed: Tensor
+) -> Tensor:
+    """Compute the distance ``|T(p) - q|`` of landmarks after a registration, ``(N,)``.
+
+    Landmarks must not have taken part in the registration.
+
+    Args:
+        transform: map from points of the fixed image to points of the moving one.
+        moving: landmarks q in the moving image, ``(N, d)``.
+        fixed: the same landmarks p in the fixed image, ``(N, d)``.
+
+    >>> target_registration_error(lambda p: p + 1, torch.zeros(1, 2), torch.zeros(1, 2))
+    tensor([1.4142])
+    """
+    if moving.ndim != 2 or moving.shape != fixed.shape:
+        raise InputError(
+            f"landmarks are two arrays (N, d) of the same points, got {tuple(moving.shape)} and "
+            f"{tuple(fixed.shape)}"
+        )
+    return (transform(fixed) - moving).norm(dim=-1)
 
 
 def dice(segmentation: Tensor, reference: Tensor, label: int = 1) -> Tensor:

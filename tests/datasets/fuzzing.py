@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from invtoolbox import Problem, Solution, datasets, solve
+from invtoolbox.geometry import Affine, Composite, DisplacementField, Grid
 from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
@@ -196,6 +197,14 @@ def write_solution(path: Path) -> Path:
     return solve(problem, "tikhonov", regularization=1.0, progress=False).save(path)
 
 
+def write_transform(path: Path) -> Path:
+    """An affine map, a field, or both, by the suffix."""
+    affine = Affine(np.diag([1.1, 0.9, 1.0, 1.0]))
+    field = DisplacementField(torch.from_numpy(RNG.normal(size=(3, 4, 5, 6))), Grid())
+    both: dict[str, Any] = {".tfm": affine, ".mat": affine, ".h5": Composite([field, affine])}
+    return datasets.write_transform(path, both.get(path.suffix, field)).path
+
+
 def write_scene(path: Path) -> Path:
     path.write_text(
         '# A scene.\n[measurements]\npath = "a.npy"\n[solver]\nname = "adam"\n'
@@ -288,6 +297,11 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "line.sgy": ("segy", test_segy.write),
     "solution.h5": ("solution", write_solution),
     "scene.toml": ("toml", write_scene),
+    "affine.tfm": ("transform", write_transform),
+    "affine.mat": ("transform", write_transform),
+    "both.h5": ("transform", write_transform),
+    "field.nii.gz": ("transform", write_transform),
+    "field.mha": ("transform", write_transform),
 }
 #: Seeds that hold files whose length is declared nowhere: one cut at a whole number of points (or
 #: poses) is a shorter one; and a street, where a digit more or less is another street.

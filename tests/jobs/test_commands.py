@@ -25,6 +25,7 @@ from tests.datasets import test_segy
 LINES = {
     "normals": "map.npy --k 0 --set integration.max_iterations=3",
     "register": "before.npy after.npy --set registration.max_iterations=2",
+    "warp": "before.npy --transform shift.tfm --like after.npy",
     "events": "recording.npz --camera K.txt --iterations 3",
     "animate": "before.npy --rest a0.npy --moved a1.npy --iterations 3",
     "waves": "line.sgy --rows 4 --spacing 10 --frequency 12 --velocities 1400 1800 "
@@ -42,6 +43,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ring = simulate_ring(k)
         for name, image in zip(names, (ring.moving, ring.fixed)):
             np.save(f"{name}.npy", image[0, 0].numpy())
+    shift = it.geometry.Affine([[1, 0, 1.5], [0, 1, 2.5], [0, 0, 1]])
+    it.datasets.write_transform("shift.tfm", shift)
     truth = simulate_events(0, count=300)
     it.datasets.write_events("recording.npz", truth.events)
     np.savetxt("K.txt", truth.intrinsics.numpy())
@@ -65,11 +68,11 @@ def digests(folder: Path) -> dict[str, str]:
             opened: Any = np.load(path)
             arrays = opened if path.suffix == ".npz" else {"": opened}
             content = b"".join(name.encode() + arrays[name].tobytes() for name in sorted(arrays))
-        elif path.suffix == ".h5":
+        elif path.suffix == ".h5" and path.stem != "transform":
             content = it.Solution.load(path).x.numpy().tobytes()
         elif path.is_dir():
             content = b"".join(inner.read_bytes() for inner in sorted(path.iterdir()))
-        elif path.suffix in (".ply", ".obj") or path.name == "metrics.json":
+        elif path.suffix in (".ply", ".obj", ".mha", ".h5") or path.name == "metrics.json":
             content = path.read_bytes()
         else:
             continue

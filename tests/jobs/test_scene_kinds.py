@@ -78,6 +78,7 @@ def test_a_scene_of_two_images_finds_the_motion(
         "report.html",
         "motion.npz",
         "warped.npy",
+        "transform.h5",
         "registration.png",
     }
     short = {"registration.max_iterations": 3, "output.formats": []}

@@ -27,6 +27,8 @@ _LINES = re.MULTILINE | re.DOTALL
 _Contents = tuple[np.ndarray, np.ndarray, torch.Tensor | None]
 #: Formats that `read_mesh` and `write_mesh` support through trimesh.
 _THROUGH_TRIMESH = (".ply", ".glb", ".gltf", ".stl", ".3mf", ".dae")
+#: Formats that `write_mesh` writes.
+SUFFIXES = (".obj", ".off", *_THROUGH_TRIMESH)
 
 
 def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
@@ -95,7 +97,7 @@ def write_mesh(path: str | Path, mesh: Any, overwrite: bool = False) -> Written:
     mesh = Mesh.of(mesh)
     vertices, faces = mesh.vertices.detach().double().cpu().numpy(), mesh.faces.cpu().numpy()
     kind = file.suffix.lower()
-    if kind not in (".obj", ".off", *_THROUGH_TRIMESH):
+    if kind not in SUFFIXES:
         raise InputError(
             f"{file}: the format of meshes is not known; use .obj, .off, "
             f"{', '.join(_THROUGH_TRIMESH)}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ class MetaImage(Volume):
     """
 
     format_name = "MetaImage"
+    #: Whether a voxel may hold several numbers; they are then counted as columns.
+    takes_vectors = False
 
     def __init__(
         self,
@@ -86,7 +88,14 @@ class MetaImage(Volume):
                 f"{path}: DimSize is {header.get('DimSize')} with NDims {header.get('NDims')}; "
                 "expected two to four positive sizes and their number"
             )
+        self.channels = _numbers(path, header, "ElementNumberOfChannels", int)[0]
+        if not 1 <= self.channels <= (4 if self.takes_vectors else 1):
+            raise InputError(
+                f"{path}: holds {self.channels} channels; export one channel per file, or read a "
+                "displacement field with read_transform"
+            )
         columns, rows, slices, frames = [*sizes, 1, 1][:4]
+        columns *= self.channels
         self._dtype = _dtype(path, header)
         self._packed = _flag(path, header, "CompressedData")
         name = header["ElementDataFile"]
@@ -150,24 +159,9 @@ def write_metaimage(
     data = path.with_suffix(".zraw" if compress else ".raw")
 
     def header(packed: int | None) -> bytes:
-        lines = [
-            "ObjectType = Image",
-            "NDims = 3",
-            "BinaryData = True",
-            "BinaryDataByteOrderMSB = False",
-            f"CompressedData = {packed is not None}",
-            *([f"CompressedDataSize = {packed}"] if packed is not None else []),
-            # The fastest axis comes first: column, row, slice.
-            "TransformMatrix = "
-            + _join(c for direction in grid.directions[::-1] for c in direction),
-            "Offset = " + _join(grid.origin),
-            "ElementSpacing = " + _join(grid.voxel_size[::-1]),
-            f"DimSize = {shape[2]} {shape[1]} {shape[0]}",
-            f"ElementType = {_NAMES[dtype.str[1:]]}",
-            *(f"{key} = {number!r}" for key, number in zip(_RESCALE, scale)),
-            f"ElementDataFile = {'LOCAL' if local else data.name}",
-        ]
-        return ("\n".join(lines) + "\n").encode()
+        fields = [f"{key} = {number!r}" for key, number in zip(_RESCALE, scale)]
+        name = "LOCAL" if local else data.name
+        return start_of_file(shape, grid, dtype, packed, fields, name)
 
     values = (np.ascontiguousarray(page, dtype).tobytes() for page in pages)
     if local and not compress:
@@ -188,6 +182,43 @@ def write_metaimage(
         overwrite,
     )
     return Written(path)
+
+
+def start_of_file(
+    shape: Sequence[int],
+    grid: Grid,
+    dtype: np.dtype,
+    packed: int | None = None,
+    fields: Sequence[str] = (),
+    name: str = "LOCAL",
+) -> bytes:
+    """Return the header of a MetaImage file.
+
+    Args:
+        shape: number of voxels along every axis, of an image or a volume.
+        grid: positions of the voxels.
+        dtype: little-endian type of the values.
+        packed: number of compressed bytes, None for raw values.
+        fields: further lines.
+        name: name of the file of the values, or LOCAL.
+    """
+    spacing, origin, direction = grid.itk(len(shape))  # the fastest axis comes first
+    lines = [
+        "ObjectType = Image",
+        f"NDims = {len(shape)}",
+        "BinaryData = True",
+        "BinaryDataByteOrderMSB = False",
+        f"CompressedData = {packed is not None}",
+        *([f"CompressedDataSize = {packed}"] if packed is not None else []),
+        "TransformMatrix = " + _join(direction.T.ravel()),
+        "Offset = " + _join(origin),
+        "ElementSpacing = " + _join(spacing),
+        "DimSize = " + " ".join(map(str, shape[::-1])),
+        *fields,
+        f"ElementType = {_NAMES[dtype.str[1:]]}",
+        f"ElementDataFile = {name}",
+    ]
+    return ("\n".join(lines) + "\n").encode()
 
 
 def _header(path: Path) -> tuple[dict[str, str], int]:
@@ -216,11 +247,7 @@ def _header(path: Path) -> tuple[dict[str, str], int]:
     require_keys(f"{path}: the header lacks", keys, fields, "not a MetaImage file, or truncated")
     if fields.get("ObjectType", "Image") != "Image":
         raise InputError(f"{path}: holds a {fields['ObjectType']}; only images are read")
-    if fields.get("ElementNumberOfChannels", "1") != "1":
-        raise InputError(
-            f"{path}: holds {fields['ElementNumberOfChannels']} channels; export one channel per "
-            "file"
-        )
+    fields.setdefault("ElementNumberOfChannels", "1")
     if "BinaryData" in fields and not _flag(path, fields, "BinaryData"):
         raise InputError(f"{path}: its values are text; save them as binary data")
     return fields, position
@@ -285,16 +312,11 @@ def _grid(path: Path, header: dict[str, str], axes: int) -> Grid:
             f"{len(origin)} and {len(matrix)} numbers; {axes} axes need {axes}, {axes} and "
             f"{axes**2}"
         )
-    full = np.eye(4)
-    if matrix:  # one row per axis of the image, columns first
-        full[:axes, :axes] = np.array(matrix).reshape(axes, axes)
-    sizes = [*spacing[:3], *[1.0] * (3 - len(spacing[:3]))]
-    position = [*origin[:3], *[0.0] * (3 - len(origin[:3]))]
-    affine = np.eye(4)
-    affine[:3, :3] = (full[:3, :3] * np.array(sizes)[:, None])[::-1].T
-    affine[:3, 3] = position
+    d = min(axes, 3)
+    # One row per axis of the image, columns first.
+    direction = np.reshape(matrix or np.eye(axes), (axes, axes)).T[:d, :d]
     with naming(path):
-        return Grid.from_affine(affine)
+        return Grid.from_itk((spacing or [1.0] * d)[:d], (origin or [0.0] * d)[:d], direction)
 
 
 def _numbers(path: Path, header: dict[str, str], key: str, kind: Any) -> list[Any]:

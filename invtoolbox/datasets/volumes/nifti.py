@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
+import math
 import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,8 @@ class Nifti(Volume):
     """
 
     format_name = "NIfTI"
+    #: Number of leading axes that may be longer than 1.
+    most_axes = 4
 
     def __init__(
         self,
@@ -78,10 +83,12 @@ class Nifti(Volume):
             slope, intercept = header.get_slope_inter()
             self._offset = int(header.get_data_offset())
             pair = not header.is_single
+            self.intent = int(header["intent_code"])
+            self.intent_name = header["intent_name"].item().decode("latin-1")
         if (
             len(shape) < 2
             or any(n < 1 for n in shape)
-            or any(n != 1 for n in shape[4:])
+            or any(n != 1 for n in shape[self.most_axes :])
             or dtype.kind not in "iuf"
         ):
             raise InputError(
@@ -104,14 +111,16 @@ class Nifti(Volume):
                 f"{path}: the header places its values at byte {self._offset}, within the header; "
                 "fetch it again"
             )
-        columns, rows, slices, frames = [*shape[:4], 1, 1][:4]
+        columns, rows, slices = [*shape[:3], 1][:3]
+        frames = math.prod(shape[3:])
         self._whole, self._dtype = (frames * slices, rows, columns), dtype
         self._packed = _is_packed(self._data)
         if self._packed:
             require_plausible(self._data, self._whole, dtype)
         else:
             require_bytes(self._data, self._offset, self._whole, dtype)
-        self._scale = None if slope is None else (float(slope), float(intercept or 0.0))
+        scale = (1.0, 0.0) if slope is None else (float(slope), float(intercept or 0.0))
+        self._scale = None if scale == (1.0, 0.0) else scale
         matrix = _FLIP @ affine
         matrix[:, :3] = matrix[:, 2::-1]  # the axes of the file are column, row, slice
         with decoding(path, "NIfTI"):
@@ -157,32 +166,59 @@ def write_nifti(
     ...     Nifti(folder + "/x.nii.gz").grid.voxel_size
     (2.0, 1.0, 1.0)
     """
-    nibabel = _nibabel()
+    check_available()
     path = Path(path).expanduser()
     shape, dtype, pages = slices_of(path, volume)
     dtype, grid = type_to_write(dtype), grid_to_write(path, volume, voxel_size)
+    start = start_of_file(shape[::-1], dtype, grid, getattr(volume, "scale", None))
+    with writing(path, overwrite) as file:
+        write_packed(path, file, itertools.chain([start], _bytes(pages, dtype)))
+    return Written(path)
+
+
+def start_of_file(
+    sizes: Sequence[int],
+    dtype: np.dtype,
+    grid: Grid,
+    scale: tuple[float, float] | None = None,
+    intent: str = "none",
+) -> bytes:
+    """Return the header of a NIfTI file and the gap up to its values.
+
+    Args:
+        sizes: sizes of the axes, columns first.
+        dtype: type of the values.
+        grid: positions of the voxels.
+        scale: slope and intercept of the values.
+        intent: meaning of the values, in the words of nibabel.
+    """
+    nibabel = _nibabel()
     matrix = _FLIP @ grid.affine()
     matrix[:, :3] = matrix[:, 2::-1]
-    large = max(shape) > _LARGEST_SIZE
+    large = max(sizes) > _LARGEST_SIZE
     header = (nibabel.Nifti2Header if large else nibabel.Nifti1Header)(endianness="<")
-    header.set_data_shape(shape[::-1])
+    header.set_data_shape(sizes)
     header.set_data_dtype(dtype)
     header.set_sform(matrix, code="scanner")
     header.set_qform(matrix, code="scanner")
     header.set_xyzt_units(_NAMES.get(grid.unit, "unknown"))
-    header.set_slope_inter(*(getattr(volume, "scale", None) or (1, 0)))
+    header.set_slope_inter(*(scale or (1, 0)))
+    header.set_intent(intent)
     offset = 544 if large else 352
     header.set_data_offset(offset)
     start = io.BytesIO()
     header.write_to(start)
-    with writing(path, overwrite) as file:
-        if path.name.lower().endswith(".gz"):
-            # Without time and name in the compressed file, the same volume gives the same bytes.
-            with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
-                _write(packed, start.getvalue().ljust(offset, b"\0"), pages, dtype)
-        else:
-            _write(file, start.getvalue().ljust(offset, b"\0"), pages, dtype)
-    return Written(path)
+    return start.getvalue().ljust(offset, b"\0")
+
+
+def write_packed(path: Path, file: Any, blocks: Iterable[bytes]) -> None:
+    """Write blocks of bytes to a stream, compressed if the name of the file ends with .gz."""
+    if not path.name.lower().endswith(".gz"):
+        file.writelines(blocks)
+        return
+    # Without time and name in the compressed file, the same volume gives the same bytes.
+    with gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+        packed.writelines(blocks)
 
 
 def check_available() -> None:
@@ -190,10 +226,8 @@ def check_available() -> None:
     _nibabel()
 
 
-def _write(stream: Any, header: bytes, pages: Any, dtype: np.dtype) -> None:
-    stream.write(header)
-    for page in pages:
-        stream.write(np.ascontiguousarray(page, dtype).tobytes())
+def _bytes(pages: Iterable[Any], dtype: np.dtype) -> Iterator[bytes]:
+    return (np.ascontiguousarray(page, dtype).tobytes() for page in pages)
 
 
 def _header(path: Path) -> Any:

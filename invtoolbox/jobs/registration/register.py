@@ -79,6 +79,10 @@ class Registration:
     def transform(self, item: int = 0) -> Transform:
         """Return the map of an item from points of the fixed image to points of the moving one.
 
+        Points are ``(..., 2 or 3)``, as (x, y[, z]) in mm, see `geometry.transforms`. An image
+        without a grid begins at 0, with x along its columns and y along its rows. `datasets.
+        write_transform` writes the transform for ITK.
+
         Args:
             item: number of the item of the batch.
         """

@@ -23,14 +23,24 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from invtoolbox import datasets, metrics
+from invtoolbox import datasets
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Several, Table
 from invtoolbox.core.checks import open_arrays
-from invtoolbox.datasets.output import write_png
+from invtoolbox.datasets.transforms.points import read_points
+from invtoolbox.datasets.writers import SUFFIXES
+from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
+from invtoolbox.jobs.registration.checks import to_image
+from invtoolbox.jobs.registration.evaluation import (
+    check_transform,
+    measure,
+    warp_labels,
+    write_picture,
+    write_transform,
+)
 from invtoolbox.jobs.registration.register import Registration, register
 from invtoolbox.priors import PriorSum
 from invtoolbox.simulation.beating_ring import simulate_ring
@@ -77,11 +87,24 @@ class RegistrationTable(Table):
     simulated: bool = Field(False, description="simulate a beating ring in place of files")
     seed: int = Field(0, description="seed of the simulation")
     noise_std: float = Field(0.03, ge=0, description="noise of the simulation")
+    fixed_labels: FilePath | None = Field(
+        None, description="labels on the fixed image, for Dice of the warped ones"
+    )
+    landmarks: tuple[FilePath, FilePath] | None = Field(
+        None,
+        title="MOVING_POINTS FIXED_POINTS",
+        description="points in the moving image and the same points in the fixed one (.csv with "
+        "columns x, y, z in mm, .vtk, .ply), for the error only: the registration does not use them",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> RegistrationTable:
         if (self.moving is None, self.fixed is None) != (self.simulated,) * 2:
             raise ValueError("give either both moving and fixed, or simulated = true")
+        if self.fixed_labels is not None and self.labels is None:
+            raise ValueError(
+                "fixed_labels are compared with labels on the moving image; give labels"
+            )
         return self
 
 
@@ -123,8 +146,27 @@ def _read(file: CheckedScene[RegistrationScene]) -> Inputs:
         if table.moving_mask is None
         else datasets.read_mask(file.locate(table.moving_mask)),
         "labels": None if table.labels is None else read_image(file.locate(table.labels)),
+        "fixed labels": None
+        if table.fixed_labels is None
+        else read_image(file.locate(table.fixed_labels)),
+        "landmarks": None
+        if table.landmarks is None
+        else _read_landmarks(file, table.landmarks, to_image(fixed, "the fixed image").ndim - 2),
         "ring": ring,
     }
+
+
+def _read_landmarks(
+    file: CheckedScene[RegistrationScene], paths: tuple[str, str], dimensions: int
+) -> tuple[np.ndarray, np.ndarray]:
+    sides = [read_points(file.locate(path)) for path in paths]
+    for path, side in zip(paths, sides):
+        if side.shape[1] < dimensions or side[:, dimensions:].any() or len(side) != len(sides[0]):
+            raise InputError(
+                f"{path} has {len(side)} points of {side.shape[1]} coordinates, but {len(sides[0])} "
+                f"of {dimensions} are needed; give the same points of both images"
+            )
+    return sides[0][:, :dimensions], sides[1][:, :dimensions]
 
 
 def _register(
@@ -150,23 +192,6 @@ def _register(
     )
 
 
-def _measure(motion: Registration, inputs: Inputs) -> dict[str, float]:
-    """Return the mean displacement, in the unit of the spacing, and the share of folds.
-
-    "error" is the mean distance from the true displacement within a simulated ring, in pixels.
-    """
-    u, ring = motion.displacement, inputs["ring"]
-    measures = {
-        "moved": float(u[0].norm(dim=0).mean()),
-        "folding": float(metrics.folding(u, motion.spacing)[0]),
-    }
-    if ring is not None:
-        spacing = u.new_tensor(motion.spacing).view(-1, 1, 1)
-        error = (u[0] / spacing - ring.displacement[0]).norm(dim=0)
-        measures["error"] = float(error[ring.inside].mean())
-    return measures
-
-
 def _describe(motion: Registration) -> tuple[str]:
     largest = float(motion.displacement[0].norm(dim=0).max())
     return (f"the largest displacement is {largest:.3g}, in the unit of the spacing",)
@@ -189,14 +214,8 @@ def _write_image(path: Path, motion: Registration, inputs: Inputs) -> None:
 
 def _write_labels(path: Path, motion: Registration, inputs: Inputs) -> None:
     """Write the warped labels on the grid of the fixed image."""
-    labels = inputs["labels"]
-    is_volume = isinstance(labels, datasets.Volume)
-    values = labels.slices() if is_volume else labels.numpy()
-    numbers = torch.from_numpy(np.rint(values).astype(np.int16))
-    numbers = numbers[None, None] if is_volume else numbers
-    if numbers.ndim == 5 and numbers.shape[2] == 1:
-        numbers = numbers.squeeze(2)
-    datasets.write(path, _on_grid(inputs["fixed"], motion.apply(numbers)), overwrite=True)
+    labels = warp_labels(motion, inputs["labels"])
+    datasets.write(path, _on_grid(inputs["fixed"], labels), overwrite=True)
 
 
 def _on_grid(fixed: Any, image: Tensor) -> Any:
@@ -204,18 +223,6 @@ def _on_grid(fixed: Any, image: Tensor) -> Any:
         values = image[0, 0] if image.ndim == 5 else image[0]
         return datasets.VolumeInMemory(values, fixed.grid)
     return image[0, 0] if image.shape[1] == 1 else image
-
-
-def _write_picture(path: Path, motion: Registration, inputs: Inputs) -> None:
-    """Write moving, fixed and warped image side by side; of volumes, their middle slices."""
-    views = []
-    for image in (inputs["moving"], inputs["fixed"], motion.warped):
-        values = image.slices() if isinstance(image, datasets.Volume) else image
-        plane = torch.as_tensor(values).float()
-        while plane.ndim > 2:
-            plane = plane[len(plane) // 2]
-        views.append(plane)
-    write_png(path, torch.cat(views, 1), overwrite=True)
 
 
 COMMAND = SceneCommand(
@@ -227,6 +234,8 @@ COMMAND = SceneCommand(
         "--quick": "registration.quick",
         "--loss": "registration.loss",
         "--prior": "prior.name",
+        "--fixed-labels": "registration.fixed_labels",
+        "--landmarks": "registration.landmarks",
         "--smoothness": "registration.smoothness",
         "--spacing": "registration.spacing",
         "--mask": "registration.mask",
@@ -238,13 +247,22 @@ COMMAND = SceneCommand(
         "register ct.nii.gz mr.nii.gz --loss mi --labels organs.nii.gz moved.nii.gz",
         "register mni.nii.gz ch2.nii.gz --stages rigid affine --quick",
         "register before.png after.png --prior linear-elastic --smoothness 2",
+        "register moving.nii.gz fixed.nii.gz --output warped.nii.gz --transform motion.h5",
+        "register moving.nii.gz fixed.nii.gz --landmarks moving.csv fixed.csv --output measures.json",
     ),
     outputs=("{stem}_registered{suffix}",),
     writers={
         ".npz": arrays_of(_arrays),
-        ".npy": _write_image,
-        ".png": _write_image,
-        "*": _write_image,
+        **dict.fromkeys(SUFFIXES, _write_image),
+    },
+    files={
+        "--transform": (
+            "file of the transform from the fixed to the moving image, for `invtoolbox warp`, ITK, "
+            "3D Slicer and ANTs: .h5, or a displacement field on the fixed grid, .nii.gz or .mha; "
+            "--output is the warped image",
+            check_transform,
+            write_transform,
+        )
     },
     settings={
         "--poisson": (
@@ -264,14 +282,15 @@ KIND = Kind(
     "two images",
     _read,
     _register,
-    _measure,
+    measure,
     {
         "npz": ("motion.npz", arrays_of(_arrays)),
         "npy": ("warped.npy", _write_warped),
-        "png": ("registration.png", _write_picture),
+        "h5": ("transform.h5", write_transform),
+        "png": ("registration.png", write_picture),
     },
-    usual=("npz", "npy", "png"),
-    units={"error": "pixels"},
+    usual=("npz", "npy", "h5", "png"),
+    units={"error": "pixels", **dict.fromkeys(("landmark error", "worst landmark"), "mm")},
     solution=lambda motion: motion.solutions[0],
     describe=_describe,
     command=COMMAND,

@@ -1,0 +1,1 @@
+"""Readers and writers of transforms between images, in the formats of ITK and ANTs."""

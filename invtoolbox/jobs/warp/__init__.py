@@ -1,0 +1,1 @@
+"""Transforms applied to images, labels, points and meshes."""
