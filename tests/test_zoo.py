@@ -30,9 +30,7 @@ zoo, run, items, pictures, scans = (
 NAMES = [name for name, job in zoo.JOBS.items() if not job.is_slow]
 #: Items of the odd half whose answer is more than 1 dB worse than the simple answer, without a
 #: mark, and why. They fail the day they keep the floor, so that a fix removes them from here.
-BROKEN = {
-    ("register", 1): "noise moves a picture whose own motion is below half a pixel",
-}
+BROKEN: dict[tuple[str, int], str] = {}
 #: Jobs with one item in the sample, which takes a minute.
 SINGLE = {
     "inpainting pixels": 1,

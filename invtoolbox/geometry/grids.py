@@ -69,7 +69,7 @@ class Grid:
         matrix[:3, 3] = self.origin
         if dimensions == 3:
             return matrix
-        if abs(matrix[2, 1:3]).max() > 1e-6 * max(self.voxel_size):  # not parallel to x and y
+        if np.max(np.abs(matrix[2, 1:3])) > 1e-6 * max(self.voxel_size):  # not parallel to x and y
             matrix[:2] = np.array(self.directions)[[2, 1]] @ matrix[:3]
         return matrix[np.ix_((0, 1, 3), (1, 2, 3))]
 

@@ -148,7 +148,7 @@ class ScannerScan(Volume):
         flip_rows, flip_columns = self._steps
         # Rows are counted as they are read; moved pictures need all stored rows.
         stored = np.arange(height)[::flip_rows][rows]
-        low, high = (0, height) if self._moves is not None else (stored.min(), stored.max() + 1)
+        low, high = (0, height) if self._moves is not None else (np.min(stored), np.max(stored) + 1)
         y = np.empty((stop - start, len(stored), columns), dtype=np.float32)
         dead = starved = 0
         step = max(_CHUNK // ((high - low) * columns), 1)
@@ -244,7 +244,7 @@ def _closed(angles: np.ndarray) -> bool:
     """Return whether angles cover a full turn without a gap."""
     ordered = np.unique((angles % (2 * np.pi)).round(6))
     gaps = np.diff(ordered, append=ordered[0] + 2 * np.pi)
-    return bool(gaps.max() <= 2.5 * np.median(gaps))
+    return bool(np.max(gaps) <= 2.5 * np.median(gaps))
 
 
 def _circle(

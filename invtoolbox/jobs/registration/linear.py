@@ -7,13 +7,14 @@ are refined together, as the items of one batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from invtoolbox.data_terms import DataTerm, MutualInformation, NormalizedCrossCorrelation
+from invtoolbox.geometry.transforms import Affine
 from invtoolbox.jobs.registration.pyramid import PlacedPixels, levels_of
 from invtoolbox.operators import PlacedImage
 from invtoolbox.priors import AffineMap
@@ -25,8 +26,10 @@ from invtoolbox.solvers import LBFGS
 
 #: Number of rotations of the search, by dimension: 5 degrees apart, and about 25.
 _ROTATIONS = {2: 72, 3: 1000}
-#: Number of candidates of the search that are refined, and that are left on the second level.
-_REFINED, _LEFT = 10, 2
+#: Number of candidates of the search that are refined, and of different ones that are left.
+_REFINED, _LEFT = 10, 4
+#: Largest distance, in radii of the fixed image, of the positions of one motion.
+_SAME = 0.1
 #: Number of candidates that are compared at once.
 _AT_ONCE = 64
 #: Largest number of iterations and tolerance of a level: the coarsest, and finer ones.
@@ -35,6 +38,10 @@ _COARSE, _FINE = (30, 3e-2), (30, 1e-2)
 _SMOOTH = 1.5
 #: Window of the local correlation, in pixels.
 WINDOW = 7
+
+
+#: Objective of the field that follows a motion: ``(fixed, moved image) -> energy``.
+Bend = Callable[[PlacedPixels, Tensor], float]
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,18 @@ class LinearFit:
     def best(self, count: int) -> LinearFit:
         order = self.scores.argsort(stable=True)[:count]
         return LinearFit(self.matrices[order], self.scores[order], self.solution)
+
+    def distinct(self, level: _Level, count: int) -> LinearFit:
+        """Return the best motions that differ: heads resemble themselves turned by 180 degrees."""
+        ordered = self.best(len(self.scores))
+        corners = level.fixed.corners()
+        places = torch.stack([Affine(matrix)(corners) for matrix in ordered.matrices])
+        kept = list[int]()
+        for k, corner in enumerate(places):
+            distances = (places[kept] - corner).norm(dim=-1).flatten(1).amax(1)
+            if bool((distances > _SAME * level.radius).all()):
+                kept.append(k)
+        return LinearFit(ordered.matrices[kept], ordered.scores[kept], self.solution).best(count)
 
 
 def misfit_of(loss: str | DataTerm, weights: Tensor) -> DataTerm:
@@ -106,6 +125,12 @@ class _Level:
         places = torch.einsum("bij,jn->bin", T[:, :-1, :-1], points.flatten(1)) + T[:, :-1, -1:]
         weights = self.moving.inside(places.unflatten(2, points.shape[1:]))
         return weights if self.fixed.mask is None else weights * self.fixed.mask.to(weights)
+
+    def moved(self, matrix: Tensor) -> Tensor:
+        """Return the moving image on the pixels of the fixed one, continued beyond its border."""
+        points = self.fixed.points()
+        u = (matrix[:-1, :-1] @ points.flatten(1) + matrix[:-1, -1:]).unflatten(1, points.shape[1:])
+        return self.operator()((u - points)[None].to(self.moving.image))
 
     def prior(self, kind: LinearMotion, matrices: Tensor) -> AffineMap:
         landmarks = self.landmarks
@@ -196,10 +221,17 @@ class LinearStages:
     most: int = 1 << 20
     progress: bool = False
 
-    def fit(self, fixed: PlacedPixels, moving: PlacedPixels) -> tuple[Tensor, Solution]:
+    def fit(
+        self, fixed: PlacedPixels, moving: PlacedPixels, bend: Bend | None = None
+    ) -> tuple[Tensor, Solution]:
         """Return the motion from the fixed to the moving image, and the last solution.
 
         The motion is a matrix ``(d + 1, d + 1)`` of positions, float64.
+
+        Args:
+            fixed: the fixed image.
+            moving: the moving image.
+            bend: objective of a field after a motion, by which different motions are compared.
         """
         fixed, moving = fixed.canonical(), moving.canonical()
         levels = self.levels(fixed, moving)
@@ -208,7 +240,13 @@ class LinearStages:
             limits = _COARSE if k == 0 else _FINE
             kinds = self.kinds if k == 0 else self.kinds[-1:]
             fit = level.fit(kinds, fit.matrices, limits, self.progress)
-            fit = fit.best(_LEFT if k == 0 else 1)
+            if k == 0:
+                fit = fit.distinct(level, _LEFT)
+            if k == min(1, len(levels) - 1) and bend is not None and len(fit.scores) > 1:
+                energies = [bend(level.fixed, level.moved(m)) for m in fit.matrices]
+                scores = torch.tensor(energies, dtype=torch.float64)
+                fit = LinearFit(fit.matrices, scores, fit.solution)
+            fit = fit if k == 0 and len(levels) > 1 else fit.best(1)
         if self.most >= math.prod(fixed.sizes) and self.loss != "lncc":
             # Some pixels of the whole resolution, equally smooth in the frame of the fixed image.
             std = _SMOOTH * max(fixed.spacing)

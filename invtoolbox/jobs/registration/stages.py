@@ -19,7 +19,7 @@ from invtoolbox.geometry.transforms import (
 )
 from invtoolbox.jobs.registration.checks import Pair
 from invtoolbox.jobs.registration.deformable import DeformableStage, FieldLevel
-from invtoolbox.jobs.registration.linear import LinearStages
+from invtoolbox.jobs.registration.linear import Bend, LinearStages
 from invtoolbox.jobs.registration.pyramid import PlacedPixels
 from invtoolbox.operators import PlacedImage
 from invtoolbox.priors import PriorSum
@@ -152,7 +152,12 @@ def to_field(
 
 
 def needs_linear(
-    stage: DeformableStage, terms: PriorSum, finest: FieldLevel, linear: LinearStages, pair: Pair
+    stage: DeformableStage,
+    terms: PriorSum,
+    finest: FieldLevel,
+    linear: LinearStages,
+    pair: Pair,
+    bend: Bend | None,
 ) -> bool:
     """Return whether linear stages explain two images on one grid better than a field alone.
 
@@ -166,6 +171,7 @@ def needs_linear(
         finest: both images.
         linear: the linear stages.
         pair: both images and their grid.
+        bend: objective of the field that follows a motion, see `LinearStages.fit`.
     """
     fixed, moving = (
         PlacedPixels(image, pair.matrix(side), mask)
@@ -183,7 +189,7 @@ def needs_linear(
     sizes = [math.prod(level.fixed.shape[2:]) for level in levels]
     count = max(1, sum(n <= _COMPARED[len(pair.spacing)] for n in sizes))
     coarse = levels[count - 1]
-    matrix, _ = replace(linear, most=sizes[count - 1]).fit(fixed, moving)
+    matrix, _ = replace(linear, most=sizes[count - 1]).fit(fixed, moving, bend)
     return field(_turn(coarse, matrix, pair)) < (1 - stage.tolerance) * field(coarse)
 
 

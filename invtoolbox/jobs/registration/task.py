@@ -16,7 +16,7 @@ from invtoolbox.jobs.registration.deformable import (
     weigh,
 )
 from invtoolbox.jobs.registration.floor import MOST_BY_NOISE, add_own_noise, change_by_noise
-from invtoolbox.jobs.registration.linear import Landmarks, LinearStages
+from invtoolbox.jobs.registration.linear import Bend, Landmarks, LinearStages
 from invtoolbox.jobs.registration.pyramid import PlacedPixels
 from invtoolbox.jobs.registration.stages import Stages, needs_linear, place, to_field
 from invtoolbox.priors import Prior, PriorSum
@@ -78,7 +78,7 @@ class Task:
                 PlacedPixels(image, pair.matrix(k)).masked(mask)
                 for k, (image, mask) in enumerate(zip((moving, fixed), supports))
             ]
-            matrix, solution = linear.fit(places[1], places[0])
+            matrix, solution = linear.fit(places[1], places[0], self._bending(item))
         if matrix is not None or supports[0] is not None:
             eye = torch.eye(fixed.ndim - 1, dtype=torch.float64)
             moving, inside = place(pair, eye if matrix is None else matrix, moving, supports[0])
@@ -120,7 +120,25 @@ class Task:
         self, linear: LinearStages, moving: Tensor, fixed: Tensor, weights: Tensor | None, item: int
     ) -> bool:
         finest = self._level(moving, fixed, weights)
-        return needs_linear(self.stage, self._terms(item, finest), finest, linear, self.pair)
+        terms, bend = self._terms(item, finest), self._bending(item)
+        return needs_linear(self.stage, terms, finest, linear, self.pair, bend)
+
+    def _bending(self, item: int) -> Bend | None:
+        """Return the objective of the field after a motion, by which motions are compared."""
+        if not self.plan.is_deformable or self.points is not None:
+            return None
+        simple = replace(self.stage, levels=None, skipped=0)
+
+        def energy(fixed: PlacedPixels, moved: Tensor) -> float:
+            mask = None if fixed.mask is None else fixed.mask.float()
+            unit = scale(fixed.image, mask) if simple.loss == "least-squares" else 1.0
+            pair = (moved / unit).float(), (fixed.image / unit).float()
+            level = FieldLevel.finest(*pair, mask, fixed.spacing)
+            terms = weigh(self.prior, simple.loss, level, self.smoothness)
+            terms = (1.0 * terms.select(torch.tensor([item]))).as_sum()  # one objective
+            return simple.objective(level, terms, simple.fit(level, terms, None)[-1].solution.x)
+
+        return energy
 
     def _bend(
         self,

@@ -112,7 +112,7 @@ def looks_like_labels(values: np.ndarray) -> bool:
     if not 1 < len(levels) <= _MOST_LABELS:
         return False
     left, right = values[..., 1:], values[..., :-1]
-    background = levels[counts.argmax()]
+    background = levels[np.argmax(counts)]
     counted = (left != background) | (right != background)
     return bool(counted.any()) and float((left == right)[counted].mean()) > 0.5
 
