@@ -55,7 +55,9 @@ def test_busy_processors_are_not_free() -> None:
             process.wait()
 
 
-def test_resumed_run_keeps_its_threads(tmp_path: Path) -> None:
+def test_resumed_run_keeps_its_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(threads, "_AT_START", 4)  # so that 2 is a number that the user gave
     problem = it.Problem(torch.rand(1, 1, 8, 8), it.operators.Identity((1, 8, 8)))
     seen: list[int] = []
 

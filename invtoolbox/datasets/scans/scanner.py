@@ -148,7 +148,9 @@ class ScannerScan(Volume):
         flip_rows, flip_columns = self._steps
         # Rows are counted as they are read; moved pictures need all stored rows.
         stored = np.arange(height)[::flip_rows][rows]
-        low, high = (0, height) if self._moves is not None else (np.min(stored), np.max(stored) + 1)
+        low, high = 0, height
+        if self._moves is None:
+            low, high = int(np.min(stored)), int(np.max(stored)) + 1
         y = np.empty((stop - start, len(stored), columns), dtype=np.float32)
         dead = starved = 0
         step = max(_CHUNK // ((high - low) * columns), 1)
