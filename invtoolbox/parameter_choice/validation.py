@@ -45,7 +45,7 @@ _DOUBTFUL, _ABOVE, _BEYOND = 1.5, 1.5, 3
 #: Share of the whitest residual if it is white.
 _LEAST_SHARE = 0.4
 #: The residual is too large, too small or too far from white for noise of the stated level.
-_TOO_LARGE, _TOO_SMALL, _COLOURED = 1.15, 0.9, 0.5
+_TOO_LARGE, _TOO_SMALL, COLOURED = 1.15, 0.9, 0.5
 
 
 @dataclass(frozen=True)
@@ -394,7 +394,7 @@ def explain(problem: Problem, item: int, fit: Sequence[float], held: Sequence[fl
     level = None if std is None else float(std.flatten()[min(item, std.numel() - 1)])
     if problem.y0.is_complex():
         unseen, fitted = unseen / 2**0.5, fitted / 2**0.5  # the noise level is that of one part
-    if white > _COLOURED:
+    if white > COLOURED:
         return (
             f"noise does not explain the residual{where}, which is not white: check that the "
             "operator describes the measurements"

@@ -15,6 +15,7 @@ from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.mri.cartesian import CartesianMRI
 from invtoolbox.parameter_choice import SURE
 from invtoolbox.parameter_choice.noise import noise_std_of
+from invtoolbox.parameter_choice.validation import COLOURED, whiteness
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.linear_systems import quotient
@@ -29,9 +30,6 @@ _LOW_NOISE = 10 ** (-32 / 20)
 _LEAST_GAIN = 0.85
 #: Step of the divergence in units of the noise, and seed of its signs.
 _STEP, _SEED = 0.3, 0
-#: Ratio of `roughness` to that of white noise from which an answer is noise. Pictures stay below
-#: 0.8, fine textures included.
-_ROUGH = 0.9
 
 
 def compare_with_measurements(problem: Problem, solution: Solution, again: Again) -> Verdict:
@@ -117,7 +115,9 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
     if isinstance(A, Blur):
         generator = torch.Generator().manual_seed(_SEED)
         white = torch.randn((1, *x.shape[1:]), generator=generator).to(x)
-        is_noise = roughness(A, x) > _ROUGH * roughness(A, white)
+        # Points are as rough as white noise too, but noise explains what they leave.
+        is_coloured = whiteness(y - clean) > COLOURED
+        is_noise = is_coloured & (roughness(A, x) > roughness(A, white))
     wins = ~(by_prior <= _LEAST_GAIN * by_simple)
     if bool(wins.any()):
         # An answer that another solve does not find again was not what its weight asks for.
@@ -126,8 +126,8 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
     def reason(k: int) -> str:
         if bool(is_noise[k]):
             return (
-                "the prior's answer is as rough as white noise, which the operator hardly measures: "
-                f"x is {name}"
+                "the prior's answer is rougher than white noise, and noise does not explain the "
+                f"residual: x is {name}"
             )
         return (
             f"on measurements simulated from the answer, the prior errs by {_root(by_prior[k])} and "
