@@ -21,15 +21,15 @@ from invtoolbox.data_terms import (
     NormalizedCrossCorrelation,
 )
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.registration.descriptors import describe
+from invtoolbox.geometry.placed_pixels import pool
 from invtoolbox.jobs.registration.linear import WINDOW
-from invtoolbox.jobs.registration.pyramid import pool
 from invtoolbox.operators import ImageWarp, SparseMatrix
 from invtoolbox.operators.image_warp import Interpolation
 from invtoolbox.priors import Misfit, Prior, PriorSum
 from invtoolbox.priors.base import Term
 from invtoolbox.priors.motion.displacement import DisplacementPrior, mean_length
 from invtoolbox.problem import Problem
+from invtoolbox.processing.descriptors import describe
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 from invtoolbox.solvers import Solver

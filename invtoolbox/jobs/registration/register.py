@@ -25,11 +25,12 @@ from invtoolbox.jobs.registration.deformable import (
 from invtoolbox.jobs.registration.stages import (
     BENDING,
     USUAL,
+    Motion,
+    Task,
     check_overlap,
     compose,
     read_stages,
 )
-from invtoolbox.jobs.registration.task import Motion, Task
 from invtoolbox.operators import Warp
 from invtoolbox.operators.image_warp import Interpolation
 from invtoolbox.priors import Bending, Prior

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.jobs.registration.floor import add_own_noise, change_by_noise
+from invtoolbox.jobs.registration.stages import add_own_noise, change_by_noise
 from tests.jobs.registration.test_register import error, swirl, textured
 
 

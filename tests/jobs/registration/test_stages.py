@@ -12,11 +12,11 @@ from scipy import ndimage
 import invtoolbox as it
 from invtoolbox.datasets.volumes.volume import VolumeInMemory
 from invtoolbox.geometry.grids import Grid
+from invtoolbox.geometry.placed_pixels import PlacedPixels
 from invtoolbox.geometry.rigid import rotation
 from invtoolbox.geometry.transforms import Affine, Composite
-from invtoolbox.jobs.registration.descriptors import describe
 from invtoolbox.jobs.registration.linear import rotations
-from invtoolbox.jobs.registration.pyramid import PlacedPixels
+from invtoolbox.processing.descriptors import describe
 from tests.jobs.registration.test_register import textured
 
 
