@@ -126,8 +126,8 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
     def reason(k: int) -> str:
         if bool(is_noise[k]):
             return (
-                "the prior's answer is rougher than white noise, and noise does not explain the "
-                f"residual: x is {name}"
+                "the prior's answer is rougher than white noise, and its residual is not white: "
+                f"x is {name}"
             )
         return (
             f"on measurements simulated from the answer, the prior errs by {_root(by_prior[k])} and "
