@@ -15,7 +15,8 @@ class PlacedImage(Operator):
 
     The points p belong to another grid, and B maps positions to (fractional) indices of the image,
     so that both may have different spacings, orientations and sizes. Between pixels the image is
-    interpolated linearly, and beyond its border it continues with the values there. In contrast to
+    interpolated linearly, and beyond its border it continues with the values there; at positions
+    that are NaN it is NaN. In contrast to
     `ImageWarp` it has no closed second derivative: methods that need the gradient only, such as
     `LBFGS`, are for it.
 
@@ -51,7 +52,11 @@ class PlacedImage(Operator):
         place = (self.points.to(x) + x).flatten(2).transpose(1, 2)
         scaled = (place @ B[:, :-1].T + (B[:, -1] - 1)).unflatten(1, self.points.shape[1:])
         image = self.moving.to(x).expand(len(x), *self.moving.shape[1:])
-        return grid_sample(image, scaled, padding_mode="border", align_corners=True)
+        # The derivative of torch's sampling reads outside of the image where a position is NaN.
+        is_number = ~scaled.isnan().any(-1)
+        scaled = torch.where(is_number[..., None], scaled, 0.0)
+        sampled = grid_sample(image, scaled, padding_mode="border", align_corners=True)
+        return torch.where(is_number[:, None], sampled, torch.nan)
 
     def parameters(self) -> dict[str, Tensor]:
         """``moving``, the image; it has a first axis of length 1."""

@@ -77,3 +77,18 @@ def test_landmarks_and_starts() -> None:
     assert torch.allclose(bound.energy(z, bound.decode(z)), torch.tensor([0.0, 6.0]))
     with pytest.raises(InputError, match="PlacedImage"):
         prior.prepare(it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4))), it.solve)
+
+
+def test_positions_that_are_nan_give_nan_and_a_derivative() -> None:
+    """The sampling of torch alone ends the process."""
+    points = torch.stack(
+        torch.meshgrid(*[torch.arange(9.0, dtype=torch.float64)] * 2, indexing="ij")
+    )
+    B = torch.eye(3, dtype=torch.float64)[:2]
+    A = PlacedImage(torch.rand(1, 1, 9, 9, dtype=torch.float64), B, points)
+    u = torch.zeros(1, 2, 9, 9, dtype=torch.float64)
+    u[..., 0, 0] = torch.nan
+    u.requires_grad_()
+    y = A(u)
+    assert bool(y[0, 0, 0, 0].isnan()) and int(y.isnan().sum()) == 1
+    assert torch.autograd.grad(y.nansum(), u)[0].flatten(2)[..., 1:].isfinite().all()

@@ -197,7 +197,10 @@ class _Level:
                 check=False,
             )
             bound = prior.prepare(problem, solve)
-            matrices = bound.matrices(solution.parameters).double()
+            fitted = bound.matrices(solution.parameters).double()
+            # A start that left the image may have no finite answer, and stays where it was.
+            is_finite = fitted.flatten(1).isfinite().all(1)[:, None, None]
+            matrices = torch.where(is_finite, fitted, matrices)
         return LinearFit(matrices, self.score(matrices), solution)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from invtoolbox import metrics
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.placed_pixels import PlacedPixels
 from invtoolbox.geometry.transforms import (
@@ -206,7 +207,13 @@ def needs_linear(
     count = max(1, sum(n <= _COMPARED[len(pair.spacing)] for n in sizes))
     coarse = levels[count - 1]
     matrix, _ = replace(linear, most=sizes[count - 1]).fit(fixed, moving, bend)
-    return field(_turn(coarse, matrix, pair)) < (1 - stage.tolerance) * field(coarse)
+    turned = _turn(coarse, matrix, pair)
+    # Images of inverted contrast lie where they belong, although another place looks more alike.
+    images = (coarse.fixed, coarse.moving, turned.moving)
+    same, there = (float(metrics.correlation(images[0], image)) for image in images[1:])
+    if not there > abs(same):
+        return False
+    return field(turned) < (1 - stage.tolerance) * field(coarse)
 
 
 def _turn(level: FieldLevel, matrix: Tensor, pair: Pair) -> FieldLevel:

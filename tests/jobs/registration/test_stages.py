@@ -231,3 +231,11 @@ def test_a_pyramid_keeps_positions() -> None:
         inner = (0, slice(None), *[slice(1, -1)] * 3)
         assert torch.allclose(level.image[inner], level.points()[inner[1:]])
     assert image.coarsen(9.0).sizes < image.sizes
+
+
+def test_inverted_contrast_is_no_reason_to_turn_an_image() -> None:
+    """Least squares do not suit it, but the images lie where they belong."""
+    row, column = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    fixed = torch.exp(-((row - 30) ** 2 / 150 + (column - 34) ** 2 / 60)) + 0.3 * (row > 40).float()
+    motion = it.register(1.2 - fixed.roll(1, 0), fixed)
+    assert motion.linear == (None,)
