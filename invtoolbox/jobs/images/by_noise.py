@@ -140,8 +140,8 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
 def roughness(A: Blur, x: Tensor) -> Tensor:
     """Return how much a blur changes an image, relative to how much it changes the blurred image.
 
-    ``|x - A x| / |A x - A A x|``, away from edges. It is 2 to 4 in pictures, and largest where the
-    blur measures next to nothing of x.
+    ``|x - A x| / |A x - A A x|``, away from edges. It is 1 to 6 in the pictures of
+    `benchmarks/zoo.py`, and largest where the blur measures next to nothing of x.
 
     Args:
         A: the blur.

@@ -107,9 +107,9 @@ def _place(
         for k, matrix in enumerate((affine, affine) if is_one else affine):
             headers[k] = headers[k] if matrix is None else _grid_of(matrix, dimensions, spacing)
     present = [grid for grid in headers if grid is not None]
-    is_number = isinstance(spacing, (int, float))
-    listed = (float(spacing),) * dimensions if is_number else spacing  # type: ignore[arg-type]
-    sizes = check_lengths("the images", listed, dimensions)  # type: ignore[arg-type]
+    if isinstance(spacing, (int, float)):
+        spacing = (float(spacing),) * dimensions
+    sizes = check_lengths("the images", spacing, dimensions)
     usual = Grid(voxel_size=_three(sizes)) if not present or spacing is not None else present[-1]
     if spacing is not None and affine is None:  # the user's word on the distances
         headers = [
