@@ -46,7 +46,6 @@ for (int k = 0; k < to - from; ++k) {
     REAL* next = line + stride;
     if (size_z > (REAL)0.02) {
         const REAL per = pers[k], shift = shifts[k], edge = edges[k];
-        const REAL start = za - zb * (REAL)MARGIN;
         const REAL reach = (per < (REAL)0 ? -per : per) * (REAL)(LANES - 1);
         const REAL* cells = values - MARGIN;
         // Add `number` terms; `whole`: their cells lie in two vectors; `half`: in one and a half.
@@ -56,7 +55,9 @@ for (int k = 0; k < to - from; ++k) {
                 const ivec r = __builtin_convertvector(at * per + shift, ivec);
                 const int r0 = (int)(edge + per * (REAL)i);
                 const ivec index = keep(r - (INTEGER)r0);
-                vec offset = start + zb * __builtin_convertvector(r, vec) - at;
+                // Without the margin first: zb MARGIN would cost digits of the position.
+                const vec cell = __builtin_convertvector(r, vec) - (REAL)MARGIN;
+                vec offset = zb * cell + (za - at);
                 vec low, high;
                 if (whole) {
                     low = load(cells + r0);

@@ -5,9 +5,12 @@ for (int r = 0; r < here; r += LANES) {
     REAL start_a[LANES], start_b[LANES], slope_a[LANES], slope_b[LANES], length[LANES];
 #include "slab_group.h"
     if (from >= to) continue;
-    bool whole = true;
+    // Positions are monotone along the group if all rays run to the same side along the main axis.
+    const double first_m = fma(rp0 + (double)r, T[9 + M], middle[M]);
+    const double last_m = fma(rp0 + (double)(r + LANES - 1), T[9 + M], middle[M]);
+    bool monotone = PARALLEL || first_m * last_m > 0.0;
     for (int l = 0; l < LANES; ++l)
-        whole = whole && length[l] > (REAL)0;
+        monotone = monotone && length[l] > (REAL)0;
     vec total = (vec)(REAL)0;
     const REAL* base = (const REAL*)slab + FRONT + (from - k_first) * plane;
     for (int k = from; k < to; ++k, base += plane) {
@@ -19,11 +22,11 @@ for (int r = 0; r < here; r += LANES) {
         xb = xb < last_b ? xb : (vec)last_b;
         const ivec ia = __builtin_convertvector(xa, ivec), ib = __builtin_convertvector(xb, ivec);
         const vec wb = xb - __builtin_convertvector(ib, vec);
-        // Along the column positions are monotone: the ends bound the lines and the voxels.
+        // The ends of a monotone group bound its lines and voxels.
         const int a0 = (int)ia[0], a1 = (int)ia[LANES - 1];
         const int b0 = (int)ib[0], b1 = (int)ib[LANES - 1];
         const int line0 = least(a0, a1), line1 = most(a0, a1) + 1, i0 = least(b0, b1);
-        if (whole && line1 - line0 <= SWEEP && most(b0, b1) - i0 < 2 * LANES - 1) {
+        if (monotone && line1 - line0 <= SWEEP && most(b0, b1) - i0 < 2 * LANES - 1) {
             const ivec index = ib - (INTEGER)i0;
             for (int j = line0; j <= line1; ++j) {
                 const REAL* line = base + j * stride + i0;
