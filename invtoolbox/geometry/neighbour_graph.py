@@ -13,7 +13,7 @@ from torch import Tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.core.sparse_graph import connected_components
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, check_name
 from invtoolbox.geometry.meshes import check_mesh, cotangent_weights, mesh_edges
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 
@@ -141,8 +141,7 @@ class NeighbourGraph(Settings):
                 and so no cotangents.
         """
         check_mesh(vertices, faces)
-        if weights not in ("cotangent", "clamped", "uniform"):
-            raise unknown_name("weights", weights, ("cotangent", "clamped", "uniform"))
+        check_name("weights", weights, ("cotangent", "clamped", "uniform"))
         edges = mesh_edges(faces, len(vertices))
         if weights == "uniform":
             return cls(vertices, edges, vertices.new_ones(edges.shape[1]))
@@ -237,8 +236,7 @@ def _check_cloud(
         raise InputError(
             f"{len(points)} points take labels of shape ({len(points)},), got {tuple(labels.shape)}"
         )
-    if weights not in ("uniform", "gaussian"):
-        raise unknown_name("weights", weights, ("uniform", "gaussian"))
+    check_name("weights", weights, ("uniform", "gaussian"))
     return points.detach().double().cpu().numpy()
 
 
