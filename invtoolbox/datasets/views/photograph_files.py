@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +18,73 @@ from invtoolbox.errors import InputError
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".3gp")
 #: Formats that cameras write and that are not read here, with a program that converts them.
 _CONVERTERS = {
-    **dict.fromkeys(
-        (".heic", ".heif", ".avif"), "heif-convert IN OUT.jpg (libheif), or sips on macOS"
-    ),
+    ".avif": "heif-convert IN OUT.jpg (libheif)",
     **dict.fromkeys(
         (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
         "darktable-cli IN OUT.jpg, or dcraw -c IN",
     ),
-    **dict.fromkeys((".webp", ".jxl", ".gif"), "magick IN OUT.png (ImageMagick)"),
+    **dict.fromkeys((".jxl", ".gif"), "magick IN OUT.png (ImageMagick)"),
 }
-#: Names of the folder of the pictures within a capture.
-_FOLDERS = ("images", "input", "rgb", "photos")
+#: Names of the folder of the pictures within a capture, in the order of preference.
+_FOLDERS = ("images", "input", "rgb", "photos", "image")
+
+
+def picture_folders(capture: Path, names: Sequence[str] = _FOLDERS) -> list[Path]:
+    """Return the folders of pictures of a capture, and then of their smaller copies.
+
+    A smaller copy of ``images`` is ``images_4``, the larger copies first.
+
+    Args:
+        capture: folder of the capture.
+        names: names of the folders.
+    """
+    copies = sorted(
+        (folder for name in names for folder in capture.glob(f"{glob.escape(name)}_[0-9]*")),
+        key=lambda folder: (len(folder.name), folder.name),
+    )
+    return [f for f in (*(capture / name for name in names), *copies) if f.is_dir()]
+
+
+def find_pictures(pictures: Sequence[Path], capture: Path) -> dict[Path, Path]:
+    """Find pictures in a neighbouring folder, if none of them is at its place.
+
+    The neighbours are the smaller copies of the named folder, the folders of pictures next to it
+    and in the capture, and the capture itself. A file may have another suffix. The first folder
+    with the most of the pictures is taken.
+
+    Args:
+        pictures: paths at which the pictures should be.
+        capture: folder of the file of cameras.
+
+    Returns:
+        The paths of the pictures by the paths at which they should be.
+    """
+    stems = {picture.stem.lower(): picture for picture in pictures}
+    if len(stems) < len(pictures) or any(picture.is_file() for picture in pictures):
+        return {}
+    folder = pictures[0].parent
+    places = [folder, *picture_folders(folder.parent, [folder.name])]
+    for root in (folder.parent, capture):
+        places += [*picture_folders(root), root]
+    best: dict[Path, Path] = {}
+    for place in dict.fromkeys(p for p in places if p.is_dir()):
+        files = sorted(f for f in place.iterdir() if f.suffix.lower() in SUFFIXES)
+        hits = {stems[f.stem.lower()]: f for f in files if f.stem.lower() in stems}
+        best = hits if len(hits) > len(best) else best
+    return best
 
 
 def is_video(path: Path) -> bool:
     """Return whether the suffix of a file is of a video."""
     return path.suffix.lower() in VIDEOS
+
+
+def holds_photographs(folder: Path) -> bool:
+    """Return whether a folder, or a folder ``images`` in it, holds pictures or videos."""
+    places = (folder, *(folder / name for name in _FOLDERS))
+    return any(
+        f.suffix.lower() in (*SUFFIXES, *VIDEOS) for p in places if p.is_dir() for f in p.iterdir()
+    )
 
 
 def find_photographs(folder: Path) -> list[Path]:
@@ -123,7 +176,7 @@ def _decode(video: Path, count: int) -> Any:
     av = optional_package(
         "av",
         f"{video} is a video, whose frames are decoded by PyAV, which is not installed;",
-        "sfm",
+        "captures",
         f", or extract frames with ffmpeg -i {video.name} -r 2 frames/%04d.png",
     )
     try:

@@ -64,7 +64,7 @@ def find_cameras(
     colmap = optional_package(
         "pycolmap",
         "photographs without cameras are placed by pycolmap, which is not installed;",
-        "sfm",
+        "captures",
         ", or give a folder with the cameras of COLMAP or nerfstudio",
     )
     pictures = (

@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,23 @@ def read_json(file: Path) -> Any:
     """Read the contents of a JSON file, or raise an `InputError`."""
     with reading(file, "JSON"):
         return json.loads(file.read_text("utf-8"))
+
+
+def camera_files(folder: Path) -> list[Path]:
+    """Return the JSON files of cameras in a folder, in the order of preference."""
+    usual = [folder / name for name in FILES]
+    more = [*folder.glob("transforms*.json"), *folder.glob("reconstruction*.json")]
+    return [file for file in dict.fromkeys((*usual, *sorted(more))) if file.is_file()]
+
+
+def named_pictures(file: Path) -> list[Path]:
+    """Return the paths of the pictures that a ``transforms.json`` names; none of a faulty file."""
+    table = read_json(file)
+    frames = table.get("frames") if isinstance(table, dict) else None
+    words = [frame.get("file_path") for frame in frames or () if isinstance(frame, dict)]
+    with suppress(InputError):
+        return [_find_picture(file, str(word)) for word in words]
+    return []
 
 
 def _intrinsics(
