@@ -72,7 +72,7 @@ def open_colmap(
     if near.name != "images" and pictures is None:
         views = replace(views, notes=(*views.notes, f"the pictures are taken from {near}"))
     if len(models) > 1:
-        note = f"the model {folder} is read, the larger or first of {len(models)} with pictures"
+        note = f"the model {folder} is read, the first of {len(models)} models with pictures"
         views = replace(views, notes=(*views.notes, note))
     return views
 

@@ -18,6 +18,7 @@ from invtoolbox.datasets.views.photograph_files import find_pictures, holds_phot
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.rgbd import is_rgbd, open_rgbd
 from invtoolbox.datasets.views.transforms import (
+    FILES,
     camera_files,
     named_pictures,
     open_blender,
@@ -91,7 +92,8 @@ def open_views(
     with trusting(trusted):
         views = VIEW_READERS[reader](path, loading)
     others = [f.name for f in camera_files(path.parent) if f != path] if path.is_file() else []
-    if is_chosen and (others or place not in (path, path.parent)):
+    is_usual = path in (place, *(place / name for name in (*FILES, "reconstruction.json")))
+    if is_chosen and (others or not is_usual):
         unread = f"; not read: {join_first(others, 5)}" if others else ""
         views = replace(views, notes=(*views.notes, f"the cameras are read from {path}{unread}"))
     return views
