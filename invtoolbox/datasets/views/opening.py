@@ -117,7 +117,7 @@ def reader_of_views(place: Path, is_below: bool = False) -> tuple[str, Path] | N
     """
     if place.is_file():
         return _reader_of_json(place) if place.suffix.lower() == ".json" else None
-    recognized = [found for file in camera_files(place) if (found := _reader_of_json(file))]
+    recognized = [pair for file in camera_files(place) if (pair := _reader_of_json(file))]
     for is_moved in (False, True):
         for reader, file in recognized:
             pictures = named_pictures(file)  # none of another format, whose reader reports faults

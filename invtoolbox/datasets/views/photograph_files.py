@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import glob
+import math
 from collections import Counter
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from invtoolbox.core.environment import optional_package
 from invtoolbox.datasets.output import write_bytes
-from invtoolbox.datasets.volumes.pictures import SUFFIXES
+from invtoolbox.datasets.volumes.pictures import SUFFIXES, read_size
 from invtoolbox.errors import InputError
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".3gp")
@@ -126,6 +130,65 @@ def find_photographs(folder: Path) -> list[Path]:
     return photographs
 
 
+def as_jpeg(pictures: Sequence[Path], folder: Path) -> list[Path]:
+    """Write copies of pictures that pycolmap reads, with their headers; return the copies.
+
+    Pictures that pycolmap reads are returned themselves.
+    """
+    from PIL import Image
+
+    if all(p.suffix.lower() not in (".webp", ".heic", ".heif") for p in pictures):
+        return list(pictures)
+    folder.mkdir(parents=True, exist_ok=True)
+    copies = []
+    for picture in pictures:
+        read_size(picture)  # a picture that cannot be decoded is named
+        buffer = BytesIO()
+        with Image.open(picture) as opened:
+            opened.convert("RGB").save(buffer, "JPEG", quality=95, exif=opened.getexif())
+        copy = folder / f"{picture.name}.jpg"
+        copies.append(write_bytes(copy, buffer.getvalue(), overwrite=True))
+    return copies
+
+
+def read_position(picture: Path) -> tuple[float, float, float] | None:
+    """Read latitude and longitude in degrees, and altitude in metres, from a header (EXIF GPS)."""
+    from PIL import Image
+
+    read_size(picture)
+    with Image.open(picture) as opened:
+        gps = opened.getexif().get_ifd(0x8825)
+    try:
+        angles = [
+            float(d) + float(m) / 60 + float(s) / 3600
+            for d, m, s in (gps[number] for number in (2, 4))
+        ]
+        signs = [-1.0 if str(gps[number])[:1] in "SW" else 1.0 for number in (1, 3)]
+        height = float(gps.get(6, 0.0)) * (-1 if gps.get(5) in (1, b"\1") else 1)
+    except (KeyError, ValueError, TypeError, ZeroDivisionError):
+        return None
+    place = signs[0] * angles[0], signs[1] * angles[1], height
+    return place if all(map(math.isfinite, place)) else None
+
+
+def east_north_up(places: Sequence[tuple[float, float, float]]) -> Tensor:
+    """Convert latitudes, longitudes and altitudes to metres from their mean, float64 ``(N, 3)``.
+
+    >>> east_north_up([(50.0, 8.0, 100.0), (50.001, 8.0, 102.0)])
+    tensor([[  0.0000, -55.6145,  -1.0000],
+            [  0.0000,  55.6145,   1.0000]], dtype=torch.float64)
+    """
+    table = torch.tensor(places, dtype=torch.float64)
+    offsets = table - table.mean(0)
+    # Radii of curvature of the ellipsoid of WGS 84, along the meridian and across.
+    latitude = float(table[:, 0].mean().deg2rad())
+    square = 1 - 0.00669438 * math.sin(latitude) ** 2
+    across = 6378137.0 / math.sqrt(square)
+    along = across * (1 - 0.00669438) / square
+    east = across * math.cos(latitude) * offsets[:, 1].deg2rad()
+    return torch.stack([east, along * offsets[:, 0].deg2rad(), offsets[:, 2]], 1)
+
+
 def extract_frames(video: Path, folder: Path, count: int = 100) -> list[Path]:
     """Write the sharpest frame of each of ``count`` equal parts of a video as a PNG file.
 
@@ -164,8 +227,6 @@ def extract_frames(video: Path, folder: Path, count: int = 100) -> list[Path]:
 
 
 def _write_frame(folder: Path, section: int, pixels: np.ndarray, image: Any) -> Path:
-    from io import BytesIO
-
     buffer = BytesIO()
     image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return write_bytes(folder / f"frame_{section:04d}.png", buffer.getvalue(), overwrite=True)

@@ -120,5 +120,6 @@ class PosedPictures:
             + (f", with {', '.join(extra)}" if extra else "")
             + (f", {len(self.skipped)} skipped" if self.skipped else "")
             + (", on disk" if self.source is not None else "")
+            + "".join(f"; {note}" for note in self.notes)
             + ")"
         )

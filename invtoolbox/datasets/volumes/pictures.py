@@ -115,7 +115,7 @@ def _format_of(path: Path) -> str:
             "export it again"
         )
     if kind == "heif":
-        need = f"{path} is a HEIC file, which pi-heif decodes;"
+        need = f"{path} is a HEIC file, decoded by pi-heif, which is not installed;"
         optional_package("pi_heif", need, "captures").register_heif_opener()
     return kind
 
