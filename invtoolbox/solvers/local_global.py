@@ -90,7 +90,7 @@ class LocalGlobal(Solver):
     max_iterations: int = 500
     tolerance: float = 1e-5
     memory: int = 8
-    plain_steps: int = 20
+    plain_steps: int = 10
     sufficient_decrease: float = 1e-4
 
     certificate_name: ClassVar[str] = "relative gradient norm of the free points"
