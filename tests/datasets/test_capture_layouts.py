@@ -110,6 +110,21 @@ def one_folder_down(data: Path, place: Path) -> Path:
     return place
 
 
+def paths_of_another_machine(data: Path, place: Path) -> Path:
+    """Write absolute paths, half of them with the separators of Windows."""
+    copy(data / FOX, place, pictures="photos")
+    table = json.loads((place / "transforms.json").read_text())
+    for k, frame in enumerate(table["frames"]):
+        name = Path(frame["file_path"]).name
+        frame["file_path"] = f"/home/me/fox/{name}" if k % 2 else f"C:\\fox\\{name}"
+    (place / "transforms.json").write_text(json.dumps(table))
+    return place
+
+
+def stem(name: str) -> str:
+    return Path(name.replace("\\", "/")).stem
+
+
 OPEN: dict[str, tuple[Callable[[Path, Path], Path], int, str]] = {
     "as it stands": (lambda data, place: data / FOX, 50, ""),
     "images_4 and images_8": (smaller_copies, 50, "pictures are taken from .*images_4"),
@@ -126,6 +141,7 @@ OPEN: dict[str, tuple[Callable[[Path, Path], Path], int, str]] = {
     ),
     "two models, input": (two_models, 50, r"the model .*sparse/1 is read"),
     "one folder down, WebP": (one_folder_down, 50, "cameras are read from .*fox/transforms.json"),
+    "paths of another machine": (paths_of_another_machine, 50, "taken from .*photos"),
     "pictures beside the file": (beside_the_file, 100, "the pictures are taken from"),
 }
 
@@ -140,9 +156,9 @@ def test_a_layout_opens_with_every_camera(name: str, data_dir: Path, tmp_path: P
     assert bool(note) == bool(views.notes) and re.search(note, " ".join(views.notes))
     original = data_dir / ("opensfm_berlin" if count == 3 else FOX if count == 50 else LEGO)
     same = open_views(original, largest_side=60)
-    assert {Path(n).stem for n in views.cameras.names} == {Path(n).stem for n in same.cameras.names}
-    order = {Path(n).stem: k for k, n in enumerate(same.cameras.names)}
-    rows = [order[Path(n).stem] for n in views.cameras.names]
+    assert {stem(n) for n in views.cameras.names} == {stem(n) for n in same.cameras.names}
+    order = {stem(n): k for k, n in enumerate(same.cameras.names)}
+    rows = [order[stem(n)] for n in views.cameras.names]
     assert torch.allclose(
         views.cameras.world_to_camera, same.cameras.world_to_camera[rows], atol=1e-5
     )

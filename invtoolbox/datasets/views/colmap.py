@@ -60,8 +60,9 @@ def open_colmap(
         InputError: for the errors of `read_colmap`, a missing folder of pictures, or a model of
             cameras whose distortion is not known here.
     """
-    models = model_folders(Path(path).expanduser())
-    pairs = [(m, pictures_of(m) if pictures is None else Path(pictures)) for m in models]
+    project = Path(path).expanduser()
+    models = model_folders(project)
+    pairs = [(m, pictures_of(m, project) if pictures is None else Path(pictures)) for m in models]
     folder, near = next(((m, images) for m, images in pairs if images is not None), pairs[0])
     if near is None:
         raise InputError(
@@ -77,13 +78,15 @@ def open_colmap(
     return views
 
 
-def pictures_of(model: Path) -> Path | None:
-    """Return the folder of the pictures of a model, at most three folders above it."""
+def pictures_of(model: Path, project: Path) -> Path | None:
+    """Return the folder of the pictures of a model, in the project or three folders above it."""
     for parent in (model, *list(model.parents)[:3]):
         for pictures in picture_folders(parent):
             return pictures
         # Pictures above ``dense`` are those before the lens was removed.
         if parent.name == "dense" or (parent.parent.name == "dense" and parent.name != "sparse"):
+            break
+        if parent == project != model:
             break
     return None
 

@@ -127,7 +127,7 @@ def reader_of_views(place: Path, is_below: bool = False) -> tuple[str, Path] | N
                 return reader, file
     with suppress(InputError):
         models = model_folders(place)
-        if not recognized or any(pictures_of(model) is not None for model in models):
+        if not recognized or any(pictures_of(model, place) is not None for model in models):
             return "colmap", place
     if (place / "poses_bounds.npy").is_file():
         return "llff", place

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -42,11 +41,14 @@ def picture_folders(capture: Path, names: Sequence[str] = _FOLDERS) -> list[Path
         capture: folder of the capture.
         names: names of the folders.
     """
-    copies = sorted(
-        (folder for name in names for folder in capture.glob(f"{glob.escape(name)}_[0-9]*")),
-        key=lambda folder: (len(folder.name), folder.name),
-    )
-    return [f for f in (*(capture / name for name in names), *copies) if f.is_dir()]
+    copies = {
+        int(word): folder
+        for folder in capture.glob("*_[0-9]*")
+        for name, _, word in (folder.name.rpartition("_"),)
+        if name in names and word.isdecimal()
+    }
+    smaller = [copies[factor] for factor in sorted(copies)]
+    return [f for f in (*(capture / name for name in names), *smaller) if f.is_dir()]
 
 
 def find_pictures(pictures: Sequence[Path], capture: Path) -> dict[Path, Path]:
@@ -67,9 +69,11 @@ def find_pictures(pictures: Sequence[Path], capture: Path) -> dict[Path, Path]:
     if len(stems) < len(pictures) or any(picture.is_file() for picture in pictures):
         return {}
     folder = pictures[0].parent
-    places = [folder, *picture_folders(folder.parent, [folder.name])]
-    for root in (folder.parent, capture):
-        places += [*picture_folders(root), root]
+    places = [folder]
+    if folder != capture:  # what lies next to the capture is of others
+        places += picture_folders(folder.parent, [folder.name])
+        places += [*picture_folders(folder.parent), folder.parent]
+    places += [*picture_folders(capture), capture]
     best: dict[Path, Path] = {}
     for place in dict.fromkeys(p for p in places if p.is_dir()):
         files = sorted(f for f in place.iterdir() if f.suffix.lower() in SUFFIXES)
