@@ -117,7 +117,15 @@ def reader_of_views(place: Path, is_below: bool = False) -> tuple[str, Path] | N
     """
     if place.is_file():
         return _reader_of_json(place) if place.suffix.lower() == ".json" else None
-    recognized = [pair for file in camera_files(place) if (pair := _reader_of_json(file))]
+    recognized: list[tuple[str, Path]] = []
+    for file in camera_files(place):
+        try:
+            pair = _reader_of_json(file)
+        except InputError:
+            if not recognized:
+                raise
+            continue  # a damaged file next to a whole one
+        recognized += [pair] if pair is not None else []
     for is_moved in (False, True):
         for reader, file in recognized:
             pictures = named_pictures(file)  # none of another format, whose reader reports faults

@@ -160,16 +160,16 @@ def read_position(picture: Path) -> tuple[float, float, float] | None:
     from PIL import Image
 
     read_size(picture)
-    with Image.open(picture) as opened:
-        gps = opened.getexif().get_ifd(0x8825)
     try:
+        with Image.open(picture) as opened:
+            gps = opened.getexif().get_ifd(0x8825)
         angles = [
             float(d) + float(m) / 60 + float(s) / 3600
             for d, m, s in (gps[number] for number in (2, 4))
         ]
         signs = [-1.0 if str(gps[number])[:1] in "SW" else 1.0 for number in (1, 3)]
         height = float(gps.get(6, 0.0)) * (-1 if gps.get(5) in (1, b"\1") else 1)
-    except (KeyError, ValueError, TypeError, ZeroDivisionError):
+    except (KeyError, ValueError, TypeError, ZeroDivisionError, SyntaxError, OSError):
         return None
     place = signs[0] * angles[0], signs[1] * angles[1], height
     return place if all(map(math.isfinite, place)) else None

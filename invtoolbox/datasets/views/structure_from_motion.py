@@ -52,8 +52,8 @@ def find_cameras(
     size, taken by one camera with one focal length, share their intrinsics. The results are a
     project of COLMAP in the folder `results`, which `open_found_cameras` and `open_colmap` open. The
     unit of the world is arbitrary; positions in the headers (EXIF GPS) make it metres, east, north
-    and up, if they are exact enough. If the
-    folder holds the cameras of the same photographs already, nothing is computed.
+    and up, if they are exact enough. If the folder holds the cameras of the same photographs
+    already, nothing is computed.
 
     Args:
         path: folder of photographs, or a video.
