@@ -78,6 +78,24 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     )
 
 
+def check_name(kind: str, name: object, known: Iterable[str]) -> None:
+    """Refuse a name that is none of the known ones.
+
+    Args:
+        kind: kind of the name, for example ``"filter"``.
+        name: the name.
+        known: known names.
+
+    Raises:
+        InputError: the name is not known; the sentence is that of `unknown_name`.
+
+    >>> check_name("filter", "hann", ("ram-lak", "hann"))
+    """
+    names = tuple(known)
+    if name not in names:
+        raise unknown_name(kind, str(name), names)
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3, cutoff: float = 0.5) -> list[str]:
     """Return the known names that are written most like a name, the closest first.
 

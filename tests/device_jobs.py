@@ -101,7 +101,7 @@ def lpn(device: str, steps: int) -> Tensor:
         it.operators.Blur(torch.ones(3, 3) / 9, (SIZE, SIZE)), picture(1, 1, SIZE, SIZE)
     )
     prior = it.priors.load("lpn-natural")
-    return solve(problem, prior, it.solvers.ADMM(), device, steps, regularization="auto")
+    return solve(problem, prior, it.solvers.ADMM(), device, steps, regularization=1.0)
 
 
 def vble(device: str, steps: int) -> Tensor:

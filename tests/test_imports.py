@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = (
     "deepinv",
@@ -40,37 +38,45 @@ def test_imports_run_one_way() -> None:
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr
 
 
-@pytest.mark.parametrize(
-    "code",
-    [
+#: Runs every argument in a process of its own, which has imported torch and NumPy and nothing else.
+EACH_ALONE = """
+import os, sys
+import numpy, torch
+for code in sys.argv[1:]:
+    if not (child := os.fork()):
+        exec(code)
+        sys.exit()
+    assert os.waitpid(child, 0)[1] == 0, code
+"""
+
+
+def run_each_alone(*codes: str) -> str:
+    command = [sys.executable, "-c", EACH_ALONE, *codes]
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, timeout=120, check=True
+    ).stdout
+
+
+def test_heavy_packages_wait_until_they_are_used() -> None:
+    look = f"print(*(m for m in {HEAVY} if m in sys.modules))"
+    uses = (
         "import invtoolbox",
         "import invtoolbox as it; it.Problem, it.solvers.CGLS, it.priors.TotalVariation, "
         "it.operators.Identity",
         "import invtoolbox.cli; invtoolbox.cli.parser()",
-    ],
-)
-def test_heavy_packages_wait_until_they_are_used(code: str) -> None:
-    look = f"{code}; import sys; print(*(m for m in {HEAVY} if m in sys.modules))"
-    ran = subprocess.run(
-        [sys.executable, "-c", look], capture_output=True, text=True, timeout=120, check=True
     )
-    assert ran.stdout.split() == []
+    assert run_each_alone(*(f"{use}; {look}" for use in uses)).split() == []
 
 
-@pytest.mark.parametrize(
-    "first",
-    [
-        "invtoolbox.jobs.images.reconstruct",
-        "invtoolbox.solve",
-        "invtoolbox.priors",
-        "invtoolbox.catalogue.registry",
-        "invtoolbox.catalogue.shelves",
-        "invtoolbox.jobs.images.run",
-        "invtoolbox.plotting",
-    ],
-)
-def test_any_module_may_be_imported_first(first: str) -> None:
-    look = (
-        f"import {first}, invtoolbox as it; assert callable(it.solve) and callable(it.reconstruct)"
+def test_any_module_may_be_imported_first() -> None:
+    modules = (
+        "jobs.images.reconstruct",
+        "solve",
+        "priors",
+        "catalogue.registry",
+        "catalogue.shelves",
+        "jobs.images.run",
+        "plotting",
     )
-    subprocess.run([sys.executable, "-c", look], timeout=120, check=True)
+    check = "import invtoolbox as it; assert callable(it.solve) and callable(it.reconstruct)"
+    run_each_alone(*(f"import invtoolbox.{module}; {check}" for module in modules))

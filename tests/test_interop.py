@@ -92,7 +92,7 @@ def test_deepinvs_trainer_trains_a_network_on_our_scan(tmp_path: Any) -> None:
         torch.optim.Adam(model.parameters(), 3e-3),
         loader,
         losses=deepinv.loss.SupLoss(),
-        epochs=30,
+        epochs=8,
         online_measurements=False,
         save_path=None,
         show_progress_bar=False,

@@ -26,7 +26,11 @@ def measurements() -> tuple[torch.Tensor, torch.Tensor]:
 RUNS: dict[str, dict[str, Any]] = {
     "fixed weight": {"prior": "tikhonov", "regularization": 0.1},
     "moving weight": {"prior": "tikhonov", "regularization": "discrepancy"},
-    "compared weights": {"prior": "tikhonov", "regularization": "gcv", "max_iterations": 20},
+    "compared weights": {
+        "prior": "tikhonov",
+        "regularization": it.parameter_choice.GCV(points=3, sections=1),
+        "solver": it.solvers.ConjugateGradient(max_iterations=20),
+    },
     "sampler": {
         "prior": "tikhonov",
         "solver": it.solvers.UnadjustedLangevin(max_iterations=12, burn_in=4),

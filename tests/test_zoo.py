@@ -33,6 +33,10 @@ NAMES = [name for name, job in zoo.JOBS.items() if not job.is_slow]
 BROKEN: dict[tuple[str, int], str] = {}
 #: Jobs with one item in the sample, which takes a minute.
 SINGLE = {
+    "denoising": 7,
+    "deblurring": 1,
+    "super-resolution": 7,
+    "depths": 7,
     "inpainting pixels": 1,
     "inpainting lines": 1,
     "ct parallel": 7,

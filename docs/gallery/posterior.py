@@ -43,7 +43,7 @@ second = it.exact_posterior(measured(candidates), prior).shares.topk(2).values[:
 shown = candidates[second.topk(4).indices]
 posterior = it.exact_posterior(measured(shown), prior)
 sampled = it.solve(
-    measured(shown), prior, it.solvers.DiffPIR(at_once=64, max_iterations=2), progress=False
+    measured(shown), prior, it.solvers.DiffPIR(at_once=64, max_iterations=1), progress=False
 )
 for k in range(len(shown)):
     likely = posterior.shares[k].topk(2)

@@ -16,7 +16,7 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from invtoolbox.errors import InputError, match_name, nearest, suggest, unknown_name
+from invtoolbox.errors import InputError, check_name, match_name, nearest, suggest, unknown_name
 
 #: Kinds of parts. Each is a package of the toolbox; readers have their names in
 #: `invtoolbox.datasets`.
@@ -60,8 +60,7 @@ def names(kind: str) -> dict[str, Callable[[], Any]]:
     Args:
         kind: one of `KINDS`.
     """
-    if kind not in KINDS:
-        raise unknown_name("kind of part", kind, KINDS)
+    check_name("kind of part", kind, KINDS)
     loaders: dict[str, Callable[[], Any]] = {
         point.name: point.load for point in entry_points(group=f"invtoolbox.{kind}")
     }

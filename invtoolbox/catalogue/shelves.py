@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from invtoolbox.core.trust import is_trusting, refuse_special
-from invtoolbox.errors import InputError, match_name, require_name, unknown_name, warn_user
+from invtoolbox.errors import InputError, check_name, match_name, require_name, warn_user
 
 SHELVES = ("solvers", "priors", "scenes", "datasets")
 
@@ -53,8 +53,7 @@ def folders(kind: str) -> list[Path]:
     Args:
         kind: name of the shelf.
     """
-    if kind not in SHELVES:
-        raise unknown_name("shelf", kind, SHELVES)
+    check_name("shelf", kind, SHELVES)
     user = Path(os.environ.get("INVTOOLBOX_CATALOGUE") or Path.cwd())
     shelves = [user / kind, _shipped() / kind]
     return list(dict.fromkeys(shelf.resolve() for shelf in shelves if shelf.is_dir()))

@@ -108,7 +108,7 @@ def join_items(parts: Sequence[T]) -> T:
     {'a': tensor([0., 1., 1.])}
     """
     leaves = [dict(tree_leaves(tree)) for tree in parts]
-    return _rebuild(parts[0], lambda path, _: torch.cat([tensors[path] for tensors in leaves]), "")
+    return _rebuild(parts[0], lambda path, _: _join([tensors[path] for tensors in leaves]), "")
 
 
 def map_items(function: Callable[..., T], *tensors: Tensor) -> T:
@@ -131,8 +131,8 @@ def map_items(function: Callable[..., T], *tensors: Tensor) -> T:
         return function(*tensors)
     if batch <= 1:
         return function(*map(align, tensors))
-    items = zip(*(map(_align_item, t.expand(batch, *t.shape[1:]).split(1)) for t in tensors))
-    return join_items([tree_map(_align_item, function(*item)) for item in items])
+    items = zip(*(_split(t.expand(batch, *t.shape[1:])) for t in tensors))
+    return join_items([function(*item) for item in items])
 
 
 def align(x: Tensor) -> Tensor:
@@ -154,31 +154,60 @@ def align(x: Tensor) -> Tensor:
     return x.clone() if start % 64 else x
 
 
-class _AlignedCopy(torch.autograd.Function):
-    """Aligned copy whose gradients of any order are aligned copies too."""
+class _Split(torch.autograd.Function):
+    """Aligned items of a batch; the gradients that they get are aligned items too."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.clone()
+    def forward(x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(item.clone() for item in x.split(1))
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         pass
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return _AlignedCopy.apply(gradients[0])
+        return _Join.apply(*gradients)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
-        return _AlignedCopy.apply(tangents[0])
+        return _Split.apply(*tangents)
 
 
-def _align_item(x: Tensor) -> Any:
-    """Align an item, and its gradients, which are views of the gradients of the batch."""
-    return _AlignedCopy.apply(x) if torch.is_grad_enabled() and x.requires_grad else align(x)
+class _Join(torch.autograd.Function):
+    """Batch of some items, the transpose of `_Split`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*items: Tensor) -> Tensor:
+        return torch.cat(items)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _Split.apply(*gradients)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        return _Join.apply(*tangents)
+
+
+def _split(x: Tensor) -> Sequence[Tensor]:
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Split.apply(x)
+    return [align(item) for item in x.split(1)]
+
+
+def _join(items: Sequence[Tensor]) -> Tensor:
+    if torch.is_grad_enabled() and any(item.requires_grad for item in items):
+        return _Join.apply(*items)
+    return torch.cat(tuple(items))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from torch import Tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.core.sparse_graph import connected_components
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, check_name
 from invtoolbox.geometry.meshes import (
     check_mesh,
     cotangent_weights,
@@ -154,8 +154,7 @@ class NeighbourGraph(Settings):
             InputError: if a face names a vertex that does not exist.
         """
         check_mesh(vertices, faces)
-        if weights not in get_args(MeshWeights):
-            raise unknown_name("weights", weights, get_args(MeshWeights))
+        check_name("weights", weights, get_args(MeshWeights))
         edges = mesh_edges(faces, len(vertices))
         if weights == "uniform":
             return cls(vertices, edges, vertices.new_ones(edges.shape[1]))
@@ -263,8 +262,7 @@ def _check_cloud(
         raise InputError(
             f"{len(points)} points take labels of shape ({len(points)},), got {tuple(labels.shape)}"
         )
-    if weights not in ("uniform", "gaussian"):
-        raise unknown_name("weights", weights, ("uniform", "gaussian"))
+    check_name("weights", weights, ("uniform", "gaussian"))
     return points.detach().double().cpu().numpy()
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, check_name
 from invtoolbox.operators.elementary import Unitary
 
 
@@ -159,8 +159,7 @@ def _filters(name: str) -> tuple[list[float], list[float]]:
     import pywt
 
     names = pywt.wavelist(kind="discrete")
-    if name not in names:
-        raise unknown_name("wavelet", name, names)
+    check_name("wavelet", name, names)
     wavelet = pywt.Wavelet(name)
     low, high = [float(v) for v in wavelet.dec_lo[::-1]], [float(v) for v in wavelet.dec_hi[::-1]]
     # A wavelet that a library calls orthogonal may be so to few digits only (dmey); then the

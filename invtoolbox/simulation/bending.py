@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import unknown_name
+from invtoolbox.errors import check_name
 from invtoolbox.geometry.cameras import Cameras, look_at
 from invtoolbox.geometry.gaussians import Splats
 
@@ -70,8 +70,7 @@ def bend(points: Tensor, motion: Bend, share: float) -> Tensor:
     >>> bend(torch.zeros(1, 3), "s-and-twist", 1.0)
     tensor([[0.0000, 0.5000, 0.0000]])
     """
-    if motion not in get_args(Bend):
-        raise unknown_name("motion of the bar", motion, get_args(Bend))
+    check_name("motion of the bar", motion, get_args(Bend))
     arc = motion == "bend"
 
     def slope(along: Tensor) -> Tensor:

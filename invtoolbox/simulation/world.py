@@ -16,7 +16,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, check_name
 from invtoolbox.geometry.rigid import rigid, rotation, rotation_vector
 from invtoolbox.kernels.rendering.raycast import KINDS, Primitives
 
@@ -66,11 +66,9 @@ class Thing:
     ground: bool = False
 
     def __post_init__(self) -> None:
-        if self.category not in CATEGORIES:
-            raise unknown_name("category", self.category, CATEGORIES)
+        check_name("category", self.category, CATEGORIES)
         for primitive in self.parts:
-            if primitive.kind not in KINDS:
-                raise unknown_name("kind of primitive", primitive.kind, KINDS)
+            check_name("kind of primitive", primitive.kind, KINDS)
 
     def at(self, time: float) -> tuple[float, float, float, float]:
         """Return x, y, z and heading at a time in seconds."""

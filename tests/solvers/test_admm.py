@@ -25,7 +25,7 @@ def blurred(boundary: str = "periodic", noise_std: float = 0.02) -> tuple[it.Pro
 
 @pytest.mark.parametrize("boundary", ["periodic", "reflect"])
 @pytest.mark.parametrize(
-    "prior", [it.priors.L1(), it.priors.TotalVariation(tolerance=1e-6)], ids=["l1", "tv"]
+    "prior", [it.priors.L1(), it.priors.TotalVariation(tolerance=1e-5)], ids=["l1", "tv"]
 )
 def test_agrees_with_fista(boundary: str, prior: ExplicitPrior) -> None:
     problem, _ = blurred(boundary)
@@ -33,8 +33,8 @@ def test_agrees_with_fista(boundary: str, prior: ExplicitPrior) -> None:
     # A blur hides differences between minimizers, so what is compared is the objective.
     values = []
     for solver in (
-        FISTA(max_iterations=600, tolerance=1e-5),
-        ADMM(max_iterations=1500, tolerance=1e-5),
+        FISTA(max_iterations=600, tolerance=1e-4),
+        ADMM(max_iterations=1500, tolerance=1e-4),
     ):
         x = it.solve(problem, prior, solver, regularization=weight).x
         values.append(

@@ -298,16 +298,18 @@ def alone(problem: it.Problem, prior: Any, k: int) -> tuple[it.Problem, Any]:
 @pytest.mark.parametrize("rule", [False, True], ids=["weights", "discrepancy"])
 def test_batch_equals_items(rule: bool) -> None:
     problem, prior = varied()
+    how: dict[str, Any] = {}
     if rule:
         prior = it.priors.TotalVariation() + it.priors.NonNegative()
-    fixed = it.solve(problem, prior, PDHG(), max_iterations=60, tolerance=0)
-    stopped = it.solve(problem, prior, PDHG(), tolerance=1e-2)
+        how = {"regularization": "discrepancy"}
+    fixed = it.solve(problem, prior, PDHG(), max_iterations=60, tolerance=0, **how)
+    stopped = it.solve(problem, prior, PDHG(), tolerance=1e-2, **how)
     assert len(set(stopped.iterations.tolist())) > 1
     for k in range(5):
         own = alone(problem, prior, k)
-        lone = it.solve(*own, PDHG(), max_iterations=60, tolerance=0)
+        lone = it.solve(*own, PDHG(), max_iterations=60, tolerance=0, **how)
         assert float((fixed.x[k] - lone.x[0]).norm() / lone.x.norm()) <= 1e-5
-        lone = it.solve(*own, PDHG(), tolerance=1e-2)
+        lone = it.solve(*own, PDHG(), tolerance=1e-2, **how)
         assert float((stopped.x[k] - lone.x[0]).norm() / lone.x.norm()) <= 1e-3
         assert int(stopped.iterations[k]) == int(lone.iterations[0])
 

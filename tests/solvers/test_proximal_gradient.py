@@ -69,8 +69,8 @@ def test_acceleration_pays() -> None:
             lasso(),
             it.priors.L1(),
             solver,
-            regularization=0.1,
-            tolerance=1e-6,
+            regularization=1.0,
+            tolerance=1e-4,
             max_iterations=20000,
         ).iterations.max()
         for solver in (ProximalGradient(), FISTA())
@@ -86,9 +86,9 @@ def test_smooth_priors_join_the_gradient() -> None:
             return torch.log(torch.cosh(x)).flatten(1).sum(1)
 
     problem = lasso()
-    reference = it.solve(problem, LogCosh(), LBFGS(tolerance=1e-9), regularization=0.5).x
-    for solver in (ProximalGradient(tolerance=1e-8, max_iterations=20000), FISTA(tolerance=1e-8)):
-        x = it.solve(problem, LogCosh(), solver, regularization=0.5).x
+    reference = it.solve(problem, LogCosh(), LBFGS(tolerance=1e-9), regularization=5.0).x
+    for solver in (ProximalGradient(tolerance=1e-7, max_iterations=20000), FISTA(tolerance=1e-7)):
+        x = it.solve(problem, LogCosh(), solver, regularization=5.0).x
         assert float((x - reference).norm() / reference.norm()) < 1e-5
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from invtoolbox.core.checks import decoding, open_arrays, require_file, require_keys, sniff
 from invtoolbox.core.guards import check_choice
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, check_name
 
 if TYPE_CHECKING:
     from invtoolbox.operators.base import LinearOperator
@@ -126,8 +126,7 @@ def read_angles(table: Any, folder: Path | None = None) -> tuple[float, ...]:
             '[angles] unit = "degrees", start = 0, stop = 180, count = 181'
         )
     for key in table:
-        if key not in _ANGLE_FIELDS:
-            raise unknown_name("field of [angles]", key, _ANGLE_FIELDS)
+        check_name("field of [angles]", key, _ANGLE_FIELDS)
     scale = angle_unit(table)
     if "values" in table or "file" in table:
         if len(table) > 2:

@@ -17,7 +17,7 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.datasets.measurement import check_index
 from invtoolbox.datasets.pose_files import poses_of_lidar, read_calibration, read_poses
 from invtoolbox.datasets.sweeps.point_files import require_measurements
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, check_name
 from invtoolbox.geometry.sweeps import Sweep
 
 #: Value of `poses` for reading a data set without its poses.
@@ -212,8 +212,7 @@ def choose(
 ) -> Entry:
     """Return the entry of this name, or the only entry if no name is given."""
     if name is not None:
-        if name not in entries:
-            raise unknown_name(f"{kind} in {folder}", name, entries)
+        check_name(f"{kind} in {folder}", name, entries)
         return entries[name]
     if len(entries) != 1:
         raise InputError(

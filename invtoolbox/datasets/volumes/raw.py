@@ -29,7 +29,7 @@ from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_pair
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Volume, check_voxel_size, grid_to_write, slices_of
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, check_name
 from invtoolbox.geometry.grids import Grid
 
 _TYPES = (
@@ -164,8 +164,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     """Read the fields of the TOML file of a raw volume; an unknown field is an error."""
     fields = _peek(path, strict=True)
     for key in fields:
-        if key not in _FIELDS:
-            raise unknown_name(f"field of {path.name}", key, _FIELDS)
+        check_name(f"field of {path.name}", key, _FIELDS)
     missing = [k for k in ("shape", "dtype") if k not in fields]
     if missing:
         raise InputError(

@@ -49,7 +49,7 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.views.opening import reader_of_views
 from invtoolbox.datasets.views.photograph_files import is_video
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
-from invtoolbox.errors import InputError, naming, unknown_name
+from invtoolbox.errors import InputError, check_name, naming
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.tables import DataTerm as DataTermTable
 from invtoolbox.jobs.images.tables import Prior as PriorTable
@@ -417,8 +417,7 @@ def scene_of_folder(folder: Path, model: str = "gaussians") -> dict[str, Any]:
     >>> scene_of_folder(Path("desk"), "voxel-grid")["views"]["hold_out"]
     10
     """
-    if model not in DEFAULTS:
-        raise unknown_name("representation of a scene", model, DEFAULTS)
+    check_name("representation of a scene", model, DEFAULTS)
     views = {
         "path": str(folder.expanduser().absolute()),
         "hold_out": 10,

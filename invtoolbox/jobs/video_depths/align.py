@@ -14,7 +14,7 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms import LeastSquares, Student
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
-from invtoolbox.operators import DepthGaps, Identity
+from invtoolbox.operators import DepthGaps, Identity, LinearOperator
 from invtoolbox.priors import DepthConsistency
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -323,14 +323,17 @@ def _descend(
         misfit = (A(x)[is_seen] / width).square().log1p().sum()
         return float(misfit + 0.5 * (ridge * x.flatten().square()).sum())
 
+    def linearize(x: Tensor, is_seen: Tensor) -> tuple[Tensor, Tensor]:
+        gaps, J = A(x), A.linearize(x)
+        weights = _weights(gaps, is_seen, width)
+        slope = J.adjoint(weights * gaps).flatten() + ridge * x.flatten()
+        return slope, _gram(A, J, weights) + ridge.diag()
+
     for _ in range(_ROUNDS):
         is_seen, before = A.with_seen(x)[1] if counts is None else counts, x
         value = energy(x, is_seen)
+        slope, H = linearize(x, is_seen)
         for _ in range(_STEPS):
-            gaps = A(x)
-            weights = torch.where(is_seen, 2 / (width**2 + gaps.square()), 0.0)
-            slope = A.linearize(x).adjoint(weights * gaps).flatten() + ridge * x.flatten()
-            H = _information(A, x, width, is_seen) + ridge.diag()
             step = torch.linalg.solve(H + damping * H.diagonal().diag(), slope).view_as(x)
             trial = energy(x - step, is_seen)
             if not trial < value:
@@ -340,6 +343,7 @@ def _descend(
             x, damping = x - step, max(damping / 100, 1e-9)
             if gain < 1e-9 * abs(value):
                 break
+            slope, H = linearize(x, is_seen)
         if float((x - before).abs().max()) < 1e-5:
             break
     return x
@@ -367,8 +371,9 @@ def _record(A: DepthGaps, start: Tensor, width: float, deviations: Tensor) -> So
         check=False,
     )
 
-    slope = (A.linearize(x).adjoint(term.grad(A(x), y)) + weights * x).flatten()
-    H = _information(A, x, width, is_seen) + weights.flatten().diag()
+    gaps, J = A(x), A.linearize(x)
+    slope = (J.adjoint(term.grad(gaps, y)) + weights * x).flatten()
+    H = _gram(A, J, _weights(gaps, is_seen, width)) + weights.flatten().diag()
     H += 1e-12 * H.diagonal().mean() * torch.eye(len(slope)).to(H)
     # Newton's decrement g^T H^-1 g is the squared length of a further step in standard deviations.
     # The gradient itself jumps at the borders of interpolation cells, and need not vanish.
@@ -408,14 +413,21 @@ def _largest_distance(cameras: Cameras) -> float:
     return length
 
 
-def _information(A: DepthGaps, x: Tensor, width: float, counts: Tensor | None = None) -> Tensor:
+def _information(A: DepthGaps, x: Tensor, width: float) -> Tensor:
     """Return the matrix J^T W J of the robust misfit at x, ``(2 C, 2 C)``, of seen pixels."""
-    gaps, is_seen = A.with_seen(x)
-    is_seen = is_seen if counts is None else counts
-    weights = torch.where(is_seen, 2 / (width**2 + gaps.square()), 0.0)[0]
-    slopes = A.linearize(x).parameters()["slopes"][0]
+    return _gram(A, A.linearize(x), _weights(*A.with_seen(x), width))
+
+
+def _weights(gaps: Tensor, is_seen: Tensor, width: float) -> Tensor:
+    """Return the weights W of Student's t, 0 for pixels that do not count."""
+    return torch.where(is_seen, 2 / (width**2 + gaps.square()), 0.0)
+
+
+def _gram(A: DepthGaps, J: LinearOperator, weights: Tensor) -> Tensor:
+    """Return the matrix J^T W J, ``(2 C, 2 C)``."""
+    slopes = J.parameters()["slopes"][0]
     # A gap depends on scale and shift of its two views alone.
-    blocks = torch.einsum("aprc,bprc,prc->pab", slopes, slopes, weights)
+    blocks = torch.einsum("aprc,bprc,prc->pab", slopes, slopes, weights[0])
     count = A.domain_shape[1]
     places = torch.stack([A.first, count + A.first, A.second, count + A.second], 1)
     matrix = blocks.new_zeros(2 * count, 2 * count)

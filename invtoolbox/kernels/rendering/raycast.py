@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, check_name
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
 
@@ -87,8 +87,7 @@ class Primitives:
         tensor([1])
         """
         for kind in kinds:
-            if kind not in KINDS:
-                raise unknown_name("kind of primitive", kind, KINDS)
+            check_name("kind of primitive", kind, KINDS)
         zero = torch.zeros(len(kinds), 3, dtype=torch.float64)
         numbers = torch.tensor([KINDS.index(kind) for kind in kinds], dtype=torch.int64)
         return cls(numbers, half_size.double(), pose.double(), zero, zero, zero)

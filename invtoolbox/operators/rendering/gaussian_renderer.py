@@ -16,7 +16,7 @@ from torch import Tensor
 
 from invtoolbox.core.constants import compute_once, constant, is_nonzero
 from invtoolbox.core.guards import check_range
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, check_name
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.geometry.lens import Lens
@@ -169,10 +169,8 @@ class GaussianRenderer(_SplatOperator):
     ) -> None:
         check_range(self, "(0, inf]", blur=blur)
         for name in outputs:
-            if name not in _CHANNELS:
-                raise unknown_name("output of GaussianRenderer", name, _CHANNELS)
-        if backend not in ("own", "gsplat"):
-            raise unknown_name("backend of GaussianRenderer", backend, ("own", "gsplat"))
+            check_name("output of GaussianRenderer", name, _CHANNELS)
+        check_name("backend of GaussianRenderer", backend, ("own", "gsplat"))
         if backend != "own" and (absgrad or rolling is not None):
             raise InputError(
                 "backend='gsplat' has neither absgrad nor a rolling shutter here; take backend='own'"
@@ -443,8 +441,7 @@ class GaussianRanges(_SplatOperator):
         pose_step: float = 1e-3,
     ) -> None:
         for name in outputs:
-            if name not in _OUTPUTS:
-                raise unknown_name("output of GaussianRanges", name, _OUTPUTS)
+            check_name("output of GaussianRanges", name, _OUTPUTS)
         poses = torch.eye(4, dtype=directions.dtype)[None] if poses is None else poses
         if (
             poses.ndim != 3

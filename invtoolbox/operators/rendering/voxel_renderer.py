@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, check_name
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.kernels.rendering.voxel_rendering import Rendering, render_voxels
@@ -73,8 +73,7 @@ class VoxelRenderer(Operator):
         block: Literal["ray", "picture"] | int = "ray",
     ) -> None:
         for name in outputs:
-            if name not in _OUTPUTS:
-                raise unknown_name("output of VoxelRenderer", name, _OUTPUTS)
+            check_name("output of VoxelRenderer", name, _OUTPUTS)
         self.rays = RayBundle.of(rays)
         #: The rays of every block, ``(blocks, height, width)``; None if blocks are rays.
         self.tiles = None if block == "ray" else _tiles(self.rays.picture_shape, block)

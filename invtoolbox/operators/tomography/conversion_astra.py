@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, check_name
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.tomography.cone_beam import ConeBeam
 from invtoolbox.operators.tomography.conversion_poses import Grid, refuse_items, scan_of, scan_of_2d
@@ -56,8 +56,7 @@ def from_astra(proj_geom: dict[str, Any], vol_geom: dict[str, Any]) -> Scan2D | 
     ParallelBeam(4x4, 2 views, 6 detectors)
     """
     kind = proj_geom["type"]
-    if kind not in _TYPES:
-        raise unknown_name("ASTRA geometry", str(kind), _TYPES)
+    check_name("ASTRA geometry", kind, _TYPES)
     grid = _grid(vol_geom, 2 if kind in _TYPES[:4] else 3)
     simple = not any(grid.centre)
     if kind == "parallel" and simple:

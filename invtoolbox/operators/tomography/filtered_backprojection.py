@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, check_name
 
 FILTERS = ("ram-lak", "shepp-logan", "cosine", "hamming", "hann")
 
@@ -57,8 +57,7 @@ def filter_projections(
     >>> float(filter_projections(line, 1.0)[0, 32]) < 0.01      # a constant is filtered away
     True
     """
-    if filter not in FILTERS:
-        raise unknown_name("filter", filter, FILTERS)
+    check_name("filter", filter, FILTERS)
     check_range("filtered back-projection", "(0, 1]", cutoff=cutoff)
     cells = y.shape[-1]
     # 2 D - 1 samples keep the D outputs from wrapping around.

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.errors import InputError, unknown_name
+from invtoolbox.errors import InputError, check_name
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.priors.base import ExplicitPrior
 
@@ -49,8 +49,7 @@ class CauchySchwarz(ExplicitPrior):
     is_smooth = True
 
     def __init__(self, levels: Literal["binary", "one-sided", "ternary"] = "one-sided") -> None:
-        if levels not in _POWERS:
-            raise unknown_name("levels", levels, _POWERS)
+        check_name("levels", levels, _POWERS)
         self.levels = levels
 
     def level(self, x: Tensor) -> Tensor:

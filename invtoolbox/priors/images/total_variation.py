@@ -385,6 +385,7 @@ class TotalVariationDual(ItemwiseIteration):
         # norms of groups and differences along one axis.
         self.p, self.q, self.g = ([torch.zeros_like(self.x) for _ in self.axes] for _ in range(3))
         self.u, self.norm, self.difference = (torch.empty_like(self.x) for _ in range(3))
+        self.parts: dict[tuple[int, int, int, int], Tensor] = {}
 
     def solve(self, tolerance: float, max_iterations: int) -> tuple[Tensor, Tensor]:
         """Return ``(u, relative gap)`` of every item."""
@@ -408,12 +409,8 @@ class TotalVariationDual(ItemwiseIteration):
         # g = q + D u / L with the step 1 / L, L = |D|^2 the Lipschitz constant of the dual.
         for axis, slope, q, g in zip(self.axes, self.slopes, self.q, self.g):
             for inside, difference in self._differences(axis):
-                torch.add(
-                    _at(q, axis, inside),
-                    difference,
-                    alpha=slope / self.bound,
-                    out=_at(g, axis, inside),
-                )
+                before, after = self._part(q, axis, *inside), self._part(g, axis, *inside)
+                torch.add(before, difference, alpha=slope / self.bound, out=after)
         self._project(self.g)
         # q = p_new + beta (p_new - p): p holds the difference until the lists are swapped.
         beta = (k - 1) / (k + _MOMENTUM)
@@ -434,7 +431,7 @@ class TotalVariationDual(ItemwiseIteration):
             # g = q + (D u - mu q) / L.
             torch.mul(q, 1 - self.smoothing / total, out=g)
             for inside, difference in self._differences(axis):
-                _at(g, axis, inside).addcmul_(difference, slope / total)
+                self._part(g, axis, *inside).addcmul_(difference, slope / total)
         self._project(self.g)
         for p, q, g in zip(self.p, self.q, self.g):
             # As in the other step, with one beta per item.
@@ -448,14 +445,14 @@ class TotalVariationDual(ItemwiseIteration):
         # (D^T p)_i = a (p_{i-1} - p_i) along every axis, so u_i gains a p_i and loses a p_{i-1}.
         for axis, slope, dual in zip(self.axes, self.slopes, p):
             n = dual.shape[axis]
-            inside = dual.narrow(axis, 0, n - 1)
-            self.u.narrow(axis, 0, n - 1).add_(inside, alpha=slope)
-            self.u.narrow(axis, 1, n - 1).sub_(inside, alpha=slope)
+            inside = self._part(dual, axis, 0, n - 1)
+            self._part(self.u, axis, 0, n - 1).add_(inside, alpha=slope)
+            self._part(self.u, axis, 1, n - 1).sub_(inside, alpha=slope)
             if self.periodic:
                 # The difference from the last pixel to the first.
-                last = dual.narrow(axis, n - 1, 1)
-                self.u.narrow(axis, n - 1, 1).add_(last, alpha=slope)
-                self.u.narrow(axis, 0, 1).sub_(last, alpha=slope)
+                last = self._part(dual, axis, n - 1, 1)
+                self._part(self.u, axis, n - 1, 1).add_(last, alpha=slope)
+                self._part(self.u, axis, 0, 1).sub_(last, alpha=slope)
         if self.lower is not None:
             torch.maximum(self.u, self.lower, out=self.u)
         if self.upper is not None:
@@ -466,15 +463,24 @@ class TotalVariationDual(ItemwiseIteration):
 
         Every piece comes with its place along the axis, ``(start, length)``.
         """
-        u, n = self.u, self.u.shape[axis]
+        n = self.u.shape[axis]
         # u_{i+1} - u_i in the first n - 1 places, and u_0 - u_{n-1} in the last if periodic.
-        inside = self.difference.narrow(axis, 0, n - 1)
-        torch.sub(u.narrow(axis, 1, n - 1), u.narrow(axis, 0, n - 1), out=inside)
+        inside = self._part(self.difference, axis, 0, n - 1)
+        ahead, here = self._part(self.u, axis, 1, n - 1), self._part(self.u, axis, 0, n - 1)
+        torch.sub(ahead, here, out=inside)
         yield (0, n - 1), inside
         if self.periodic:
-            last = self.difference.narrow(axis, n - 1, 1)
-            torch.sub(u.narrow(axis, 0, 1), u.narrow(axis, n - 1, 1), out=last)
+            last = self._part(self.difference, axis, n - 1, 1)
+            ahead, here = self._part(self.u, axis, 0, 1), self._part(self.u, axis, n - 1, 1)
+            torch.sub(ahead, here, out=last)
             yield (n - 1, 1), last
+
+    def _part(self, buffer: Tensor, axis: int, start: int, length: int) -> Tensor:
+        """Return a part of a buffer; in small images a new view takes longer than the sum."""
+        key = id(buffer), axis, start, length
+        if key not in self.parts:
+            self.parts[key] = buffer.narrow(axis, start, length)
+        return self.parts[key]
 
     def _project(self, g: list[Tensor]) -> None:
         """Project g onto the unit ball of the dual norm of the energy's norm, in place."""
@@ -518,7 +524,7 @@ class TotalVariationDual(ItemwiseIteration):
         # The buffers g are free between steps, so they store the differences.
         for axis, slope, g in zip(self.axes, self.slopes, self.g):
             for inside, difference in self._differences(axis):
-                torch.mul(difference, slope, out=_at(g, axis, inside))
+                torch.mul(difference, slope, out=self._part(g, axis, *inside))
             if not self.periodic:
                 g.narrow(axis, g.shape[axis] - 1, 1).zero_()
         # h(|D u|) of every group.
@@ -555,7 +561,4 @@ class TotalVariationDual(ItemwiseIteration):
         self.p, self.q, self.g = (
             [t.index_select(0, index) for t in by_axis] for by_axis in (self.p, self.q, self.g)
         )
-
-
-def _at(tensor: Tensor, axis: int, place: tuple[int, int]) -> Tensor:
-    return tensor.narrow(axis, *place)
+        self.parts.clear()
