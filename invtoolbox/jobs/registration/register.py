@@ -14,7 +14,7 @@ from invtoolbox import metrics
 from invtoolbox.data_terms import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
-from invtoolbox.geometry.transforms import Affine, Transform, resample
+from invtoolbox.geometry.transforms import Affine, DisplacementField, Transform, resample
 from invtoolbox.jobs.registration.checks import Pair, read_pair, to_image, to_landmarks, to_mask
 from invtoolbox.jobs.registration.deformable import (
     LOSSES,
@@ -49,7 +49,7 @@ class Registration:
         warped: the moving image in the place of the fixed one, ``(batch, channel, *space)``.
         spacing: distance of neighbours along every axis of the fixed image.
         solutions: `Solution` of every item on the finest level of the last stage. Its x is the field
-            that the last stage adds.
+            that the last stage adds, for a diffeomorphic stage the velocity of it.
         notes: findings, one sentence each.
         linear: linear motion of every item; None without a linear stage.
         transforms: the whole motion of every item, positions in the fixed image to positions in the
@@ -71,6 +71,25 @@ class Registration:
     def status(self) -> tuple[str, ...]:
         """Status of every item on the finest level."""
         return tuple(solution.status[0] for solution in self.solutions)
+
+    @property
+    def inverse(self) -> Tensor:
+        """Displacement of the inverse motion on the moving image, ``(batch, 2 or 3, *space)``.
+
+        Component k is along axis k of the moving image. A diffeomorphic stage finds the inverse
+        together with the motion; of other fields it is computed, which takes some time.
+
+        Raises:
+            InputError: the field folds, so it has no inverse.
+        """
+        grid, shape = self.grids[0], self.moving_shape
+        linear = torch.from_numpy(grid.affine(len(shape)))[:-1, :-1]
+        to_axes = torch.linalg.inv(linear / linear.norm(dim=0))
+        fields = [
+            DisplacementField.sample(transform.inverse(), grid, shape).displacement
+            for transform in self.transforms
+        ]
+        return torch.stack([torch.tensordot(to_axes, u, 1) for u in fields]).to(self.displacement)
 
     @property
     def jacobian(self) -> Tensor:
@@ -159,6 +178,11 @@ def register(
     stage then minimizes ``D(moving(L(p + u(p))), fixed(p)) + R(u)`` over displacement fields u, one
     pixel one vector. Both go from coarse to fine images. A batch is registered pair by pair.
 
+    A diffeomorphic stage minimizes ``D(m(exp v), f) / 2 + D(f(exp -v), m) / 2 + R(v)`` over
+    stationary velocities v, with ``m = moving(L(p))`` and ``p + u(p) = exp(v)(p)``
+    (`operators.Exponential`). The field does not fold, has an inverse, and exchanged images have
+    the inverse motion (Ashburner 2007; Vercauteren et al. 2008).
+
     Images on one grid have no linear stage, unless the search finds a better position than theirs
     and linear stages then lower the objective on a coarse level; a note says so.
 
@@ -178,8 +202,8 @@ def register(
         affine: matrix that maps the indices ``(slice, row, column, 1)`` of an array to ``(x, y, z,
             1)``, or ``(row, column, 1)`` to ``(x, y, 1)``; or a pair, of moving and fixed image.
         stages: some of ``"translation"``, ``"rigid"``, ``"similarity"``, ``"affine"`` and
-            ``"bending"``, in this order; ``"bending"`` is the field with its prior. By default
-            ``("rigid", "affine", "bending")`` for images on different grids.
+            ``"bending"`` or ``"diffeomorphic"``, in this order; the last two are fields with the
+            prior. By default ``("rigid", "affine", "bending")`` for images on different grids.
         loss: ``"least-squares"`` for images of the same brightness, ``"ncc"`` (normalized
             cross-correlation) if brightness and contrast differ, ``"lncc"`` if they also vary over
             the image, ``"mi"`` (mutual information) or ``"mind"`` (descriptors of edges) for two
@@ -251,6 +275,7 @@ def register(
             max_iterations=max_iterations,
             tolerance=tolerance,
             progress=progress,
+            is_diffeomorphic=plan.is_diffeomorphic,
         ),
         prior=Bending() if prior is None else prior,
         smoothness=smoothness,
@@ -268,7 +293,7 @@ def register(
     fields, warped, transforms = [], [], []
     for item, motion in enumerate(motions):
         name = f"pair {item}: " if len(motions) > 1 else ""
-        field, transform = compose(motion.field, motion.matrix, pair)
+        field, transform = compose(motion, pair)
         fields.append(field)
         transforms.append(transform)
         image = pair.moving[item : item + 1]
@@ -296,8 +321,8 @@ def _findings(field: Tensor, pair: Pair, motion: Motion) -> list[str]:
     folded = float(metrics.folding(field, pair.spacing)[0])
     if folded > 0 and (motion.matrix is None or float(motion.matrix.det()) > 0):
         notes.append(
-            f"the field folds at {folded:.2%} of the pixels; a larger weight of the prior "
-            "prevents it"
+            f"the field folds at {folded:.2%} of the pixels; a larger weight of the prior or "
+            'stages=("diffeomorphic",) prevents it'
         )
     lengths = torch.tensor(
         [n * h for n, h in zip(field.shape[2:], pair.spacing)], dtype=field.dtype

@@ -58,10 +58,14 @@ class RegistrationTable(Table):
         description="distance of pixels along every axis, for files that do not state it; 1 by "
         "default",
     )
-    stages: list[Literal["translation", "rigid", "similarity", "affine", "bending"]] | None = Field(
+    stages: (
+        list[Literal["translation", "rigid", "similarity", "affine", "bending", "diffeomorphic"]]
+        | None
+    ) = Field(
         None,
-        description="kinds of motion, from the stiffest to the field; by default bending for images "
-        "on one grid that lie near each other, otherwise rigid, affine and bending",
+        description="kinds of motion, from the stiffest to the field, which bends or, diffeomorphic, "
+        "neither folds nor depends on the order of the images; by default bending for images on one "
+        "grid that lie near each other, otherwise rigid, affine and bending",
     )
     mask: FilePath | None = Field(
         None, description="picture or array, not 0 at pixels of the fixed image that count"
