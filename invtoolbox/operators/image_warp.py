@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
@@ -206,7 +206,7 @@ class Exponential(Operator):
         domain_shape: Sequence[int],
         spacing: Sequence[float] | None = None,
         time: float = 1.0,
-        squarings: int = 6,
+        squarings: int = 4,
     ) -> None:
         if len(domain_shape) not in (3, 4) or domain_shape[0] != len(domain_shape) - 1:
             raise InputError(
@@ -231,7 +231,7 @@ class Exponential(Operator):
 
     def near_derivative(self, x: Tensor) -> LinearOperator:
         """Return ``t dv``, to which the derivative tends for short and for rigid motions."""
-        return self.time * Identity(self.domain_shape)
+        return cast(LinearOperator, self.time * Identity(self.domain_shape))
 
 
 class WarpSequence(LinearOperator):

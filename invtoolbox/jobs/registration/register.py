@@ -14,7 +14,7 @@ from invtoolbox import metrics
 from invtoolbox.data_terms import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
-from invtoolbox.geometry.transforms import Affine, DisplacementField, Transform, resample
+from invtoolbox.geometry.transforms import Affine, Composite, DisplacementField, Transform, resample
 from invtoolbox.jobs.registration.checks import Pair, read_pair, to_image, to_landmarks, to_mask
 from invtoolbox.jobs.registration.deformable import (
     LOSSES,
@@ -71,6 +71,19 @@ class Registration:
     def status(self) -> tuple[str, ...]:
         """Status of every item on the finest level."""
         return tuple(solution.status[0] for solution in self.solutions)
+
+    @property
+    def has_inverse(self) -> bool:
+        """Whether the inverse was found together with the motion."""
+        steps = [
+            step
+            for transform in self.transforms
+            for step in (transform.steps if isinstance(transform, Composite) else [transform])
+        ]
+        return all(
+            isinstance(step, Affine) or getattr(step, "backward", None) is not None
+            for step in steps
+        )
 
     @property
     def inverse(self) -> Tensor:
