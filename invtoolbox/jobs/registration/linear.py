@@ -30,8 +30,10 @@ _ROTATIONS = {2: 72, 3: 1000}
 _REFINED, _LEFT = 10, 4
 #: Largest distance, in radii of the fixed image, of the positions of one motion.
 _SAME = 0.1
-#: Number of candidates that are compared at once.
-_AT_ONCE = 64
+#: Difference of the images' radii, relative, that the refinement bridges without a scaled start.
+_SAME_SCALE = 0.05
+#: Number of candidates that are compared at once, few enough for the cache of a processor.
+_AT_ONCE = 16
 #: Largest number of iterations and tolerance of a level: the coarsest, and finer ones.
 _COARSE, _FINE = (30, 3e-2), (30, 1e-2)
 #: Standard deviation of the smoothing of the last level, in pixels of the fixed image.
@@ -278,7 +280,9 @@ def _candidates(level: _Level, kinds: Sequence[LinearMotion], mirrored: bool) ->
     """Return the motions that the search compares, ``(n, d + 1, d + 1)``."""
     d = len(level.centre)
     goal = level.moving.mass()
-    scales = [1.0, goal.radius / level.radius] if {"similarity", "affine"} & set(kinds) else [1.0]
+    ratio = goal.radius / level.radius
+    is_scaled = {"similarity", "affine"} & set(kinds) and abs(ratio - 1) > _SAME_SCALE
+    scales = [1.0, ratio] if is_scaled else [1.0]
     unit = torch.eye(d, dtype=torch.float64)
     centres = [
         (image.corners().amin(0) + image.corners().amax(0)) / 2
