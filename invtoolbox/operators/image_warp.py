@@ -195,8 +195,8 @@ class Exponential(Operator):
 
     >>> v = torch.zeros(1, 2, 1, 9)
     >>> v[:, 1] = 0.5 * (torch.arange(9.0) - 4)  # x' = x / 2, whose flow is x exp(t / 2)
-    >>> Exponential((2, 1, 9))(v)[0, 1, 0, 5]  # exp(1/2) - 1
-    tensor(0.6487)
+    >>> round(float(Exponential((2, 1, 9))(v)[0, 1, 0, 5]), 2)  # exp(1/2) - 1
+    0.65
     """
 
     has_batch_axis = True

@@ -237,7 +237,8 @@ def register(
             follows them.
         mirrored: also search mirrored positions, for arrays whose left and right are unknown.
         quick: a quarter of the resolution, for a first look.
-        interpolation: see `operators.ImageWarp`; by default cubic for images, linear for volumes.
+        interpolation: see `operators.ImageWarp`; cubic by default, whose slopes are continuous, but
+            volumes are warped linearly in the end, as ITK warps them.
         solver: solver of every level of the field; Gauss-Newton with a Fourier preconditioner by
             default.
         max_iterations: largest number of iterations per level of the field.
@@ -279,7 +280,7 @@ def register(
         plan,
         stage=DeformableStage(
             loss,
-            interpolation or ("cubic" if pair.fixed.ndim == 4 else "linear"),
+            interpolation or "cubic",
             solver
             or GaussNewton(preconditioner="fourier", inner_iterations=10, inner_tolerance=0.1),
             levels=levels,
@@ -311,7 +312,8 @@ def register(
         transforms.append(transform)
         image = pair.moving[item : item + 1]
         if motion.matrix is None:
-            warped.append(Warp(field, pair.spacing, task.stage.kernel)(image))
+            kernel = interpolation or ("cubic" if image.ndim == 4 else "linear")
+            warped.append(Warp(field, pair.spacing, kernel)(image))
         else:
             warped.append(_resample(image, transform, pair.grids, pair.fixed.shape[2:]))
         notes += [name + note for note in motion.notes]
