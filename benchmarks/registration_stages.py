@@ -261,14 +261,22 @@ def inverse() -> bool:
             away = np.nan if truth is None else np.linalg.norm(u - truth, axis=0)[mask].mean()
             folds = float(it.metrics.folding(motion.displacement)[0])
             rows.append((away, folds, float(motion.jacobian[0].numpy()[mask].min()), spent))
-        back = it.register(*pair[::-1], stages=stages)
-        gap = np.linalg.norm(u - back.inverse[0].numpy(), axis=0)[mask]
         round_trip = motion.displacement + warp_images(
             motion.inverse, motion.displacement, (1.0, 1.0)
         )
-        left = round_trip[0].norm(dim=0).numpy()[mask]
+        row = [round_trip[0].norm(dim=0).numpy()[mask]]
+        # Exchanged images: with linear stages, and the field alone after the linear motion.
+        moving = torch.from_numpy(pair[0])[None, None]
+        placed = resample(moving, motion.linear[0], Grid(), Grid(), pair[1].shape)[0, 0].numpy()
+        alone = it.register(placed, pair[1], stages=("diffeomorphic",))
+        for there, back in (
+            (motion, it.register(*pair[::-1], stages=stages)),
+            (alone, it.register(pair[1], placed, stages=("diffeomorphic",))),
+        ):
+            gap = (there.displacement - back.inverse)[0].norm(dim=0)
+            row.append(gap.numpy()[mask])
         likeness = np.corrcoef(motion.warped.flatten(), pair[1].ravel())[0, 1]
-        ends.append((left.mean(), left.max(), gap.mean(), gap.max(), likeness))
+        ends.append([f(left) for left in row for f in (np.mean, np.max)] + [likeness])
     tables, last = [np.array(rows) for rows in (bending, flows)], np.array(ends)
     for name, table in zip(("bending", "diffeomorphic"), tables):
         drawn, two = table[:-1], table[-1]
@@ -279,18 +287,20 @@ def inverse() -> bool:
             f"{two[1]:.2%}, least Jacobian {two[2]:.2f}; {two[3]:.1f} s"
         )
     for name, table in (("pairs of slices", last[:-1]), ("r16 to r27", last[-1:])):
-        print(
-            f"  {name}, diffeomorphic: inverse after the field, mean {table[:, 0].mean():.4f}, largest "
-            f"{table[:, 1].max():.4f} pixels; exchanged images, mean {table[:, 2].mean():.4f}, largest "
-            f"{table[:, 3].max():.4f} pixels; correlation at least {table[:, 4].min():.3f}"
-        )
+        print(f"  {name}, diffeomorphic; correlation at least {table[:, 6].min():.3f}")
+        for k, what in enumerate(
+            ("the inverse after the field", "exchanged images", "exchanged images, field alone")
+        ):
+            print(
+                f"    {what}: mean {table[:, 2 * k].mean():.4f}, largest {table[:, 2 * k + 1].max():.4f}"
+                " pixels"
+            )
     return report(
         {
             "the inverse after the field, everywhere: 0.05 pixels": last[:, 1].max() <= 0.05,
+            "exchanged images, field alone, everywhere: 0.1 pixels": last[:, 5].max() <= 0.1,
             "exchanged images, mean of every pair: 0.1 pixels": last[:, 2].max() <= 0.1,
             "no folds": tables[1][:, 1].max() == 0,
-            "mean error at most 1.1 times that of bending": np.nanmean(tables[1][:, 0])
-            <= 1.1 * np.nanmean(tables[0][:, 0]),
         }
     )
 
