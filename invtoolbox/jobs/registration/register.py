@@ -193,7 +193,7 @@ def register(
 
     A diffeomorphic stage minimizes ``D(m(exp v), f) / 2 + D(f(exp -v), m) / 2 + R(v)`` over
     stationary velocities v, with ``m = moving(L(p))`` and ``p + u(p) = exp(v)(p)``
-    (`operators.Exponential`). The field does not fold, has an inverse, and exchanged images have
+    (`operators.Exponential`). The field does not fold, has an inverse, and exchanged m and f have
     the inverse motion (Ashburner 2007; Vercauteren et al. 2008).
 
     Images on one grid have no linear stage, unless the search finds a better position than theirs
