@@ -8,8 +8,11 @@ world       mni moved by 20 degrees, 30 mm and a factor of 1.2, through its head
 orders      the 48 orders and directions of the axes in which arrays of both heads may be stored
 rotations   mni at 4 mm, turned about 50 random axes by 0 to 180 degrees
 slices      pairs of slices, shifted, scaled, turned and deformed, with nothing chosen
-fields      mni at 3 mm, smooth fields of 1 to 3 voxels, with and without an affine map; greedy, if
-            picsl_greedy is installed
+inverse     the same pairs by rigid, affine and diffeomorphic stages, and by bending in place of the last:
+            the inverse composed with the field, and the motion of exchanged images
+exchanged   pairs of slices after their linear motion, the field alone: the motion of exchanged images
+fields      mni at 3 mm, smooth fields of 1 to 3 voxels, with and without an affine map, by the default
+            and by a diffeomorphic stage; greedy, if picsl_greedy is installed
 full        mni to ch2 at 1 mm, 182 x 218 x 182, in one process of its own
 
 The sections that are named run, all by default. ``--tune`` prints errors over the weight of the field on
@@ -34,8 +37,10 @@ from invtoolbox.datasets.volumes.volume import VolumeInMemory
 from invtoolbox.geometry.grids import Grid
 from invtoolbox.geometry.rigid import rotation
 from invtoolbox.geometry.transforms import Affine, resample
+from invtoolbox.operators.image_warp import warp_images
 
 SEED = 900
+_PAIRS = 20
 
 
 def heads() -> tuple[VolumeInMemory, VolumeInMemory]:
@@ -189,15 +194,19 @@ def smooth_field(
     return u * largest / np.sqrt((u**2).sum(0)).max()
 
 
-def slices() -> bool:
+def people() -> list[np.ndarray]:
+    """Return slices of two people."""
     folder = data_folder() / "brains_two_grids"
-    images = [
+    return [
         it.datasets.open_measurements(folder / f"{name}slice.jpg")[0].y[0, :1].mean(0).numpy()
         for name in ("r16", "r27")
     ]
-    pairs, cases = 20, np.random.default_rng(SEED)
-    rows = []
-    for k in range(pairs):
+
+
+def slice_cases() -> Iterator[tuple[list[np.ndarray], np.ndarray, np.ndarray]]:
+    """Yield moving and fixed slice, true displacement, and the pixels that count."""
+    images, cases = people(), np.random.default_rng(SEED)
+    for k in range(_PAIRS):
         image = images[k % 2] / images[k % 2].std()
         u = smooth_field(image.shape, cases, 24.0, 4.0)
         turn, factor = np.radians(cases.uniform(-45, 45)), cases.uniform(0.85, 1.15)
@@ -207,9 +216,14 @@ def slices() -> bool:
         q = np.tensordot(L, p + u - middle[:, None, None], 1) + (middle + shift)[:, None, None]
         fixed = ndimage.map_coordinates(image, q, order=3, mode="constant")
         noisy = [x + 0.05 * cases.standard_normal(x.shape) for x in (image, fixed)]
-        motion, spent = seconds(lambda noisy=noisy: it.register(*map(np.float32, noisy)))
-        inside = fixed > 0.3
-        away = np.linalg.norm(motion.displacement[0].numpy() - (q - p), axis=0)[inside].mean()
+        yield [np.float32(x) for x in noisy], q - p, fixed > 0.3
+
+
+def slices() -> bool:
+    images, rows = people(), []
+    for noisy, truth, inside in slice_cases():
+        motion, spent = seconds(lambda noisy=noisy: it.register(*noisy))
+        away = np.linalg.norm(motion.displacement[0].numpy() - truth, axis=0)[inside].mean()
         says = motion.status[0] != "converged" or bool(
             [n for n in motion.notes if "a linear motion" not in n]
         )
@@ -218,7 +232,7 @@ def slices() -> bool:
     table = np.array(rows, dtype=float)
     good = table[:, 0] <= 2
     print(
-        f"  {pairs} pairs of slices: {int(good.sum())} within 2 pixels, median "
+        f"  {_PAIRS} pairs of slices: {int(good.sum())} within 2 pixels, median "
         f"{np.median(table[:, 0]):.2f}, worst {table[:, 0].max():.2f}; of the others "
         f"{int(table[~good, 1].sum())} say so; folds at most {table[:, 2].max():.2%}; "
         f"{table[:, 3].mean():.1f} s"
@@ -235,6 +249,72 @@ def slices() -> bool:
             "folds at most 0.1 %": max(table[:, 2].max(), between) <= 1e-3,
         }
     )
+
+
+def inverse() -> bool:
+    stages = ("rigid", "affine", "diffeomorphic")
+    bending, flows, ends = [], [], []
+    for pair, truth, inside in [*slice_cases(), (people(), None, None)]:
+        mask = pair[1] > 0.2 * pair[1].max() if inside is None else inside
+        for names, rows in ((("rigid", "affine", "bending"), bending), (stages, flows)):
+            motion, spent = seconds(lambda pair=pair, names=names: it.register(*pair, stages=names))
+            u = motion.displacement[0].numpy()
+            away = np.nan if truth is None else np.linalg.norm(u - truth, axis=0)[mask].mean()
+            folds = float(it.metrics.folding(motion.displacement)[0])
+            rows.append((away, folds, float(motion.jacobian[0].numpy()[mask].min()), spent))
+        back = it.register(*pair[::-1], stages=stages)
+        gap = np.linalg.norm(u - back.inverse[0].numpy(), axis=0)[mask]
+        round_trip = motion.displacement + warp_images(
+            motion.inverse, motion.displacement, (1.0, 1.0)
+        )
+        left = round_trip[0].norm(dim=0).numpy()[mask]
+        likeness = np.corrcoef(motion.warped.flatten(), pair[1].ravel())[0, 1]
+        ends.append((left.mean(), left.max(), gap.mean(), gap.max(), likeness))
+    tables, last = [np.array(rows) for rows in (bending, flows)], np.array(ends)
+    for name, table in zip(("bending", "diffeomorphic"), tables):
+        drawn, two = table[:-1], table[-1]
+        print(
+            f"  {_PAIRS} pairs of slices, rigid, affine, {name}: error mean {drawn[:, 0].mean():.3f}, worst "
+            f"{drawn[:, 0].max():.3f}; folds at most {drawn[:, 1].max():.2%}, least Jacobian "
+            f"{drawn[:, 2].min():.2f}; {drawn[:, 3].mean():.1f} s\n  r16 to r27, {name}: folds at "
+            f"{two[1]:.2%}, least Jacobian {two[2]:.2f}; {two[3]:.1f} s"
+        )
+    for name, table in (("pairs of slices", last[:-1]), ("r16 to r27", last[-1:])):
+        print(
+            f"  {name}, diffeomorphic: inverse after the field, mean {table[:, 0].mean():.4f}, largest "
+            f"{table[:, 1].max():.4f} pixels; exchanged images, mean {table[:, 2].mean():.4f}, largest "
+            f"{table[:, 3].max():.4f} pixels; correlation at least {table[:, 4].min():.3f}"
+        )
+    return report(
+        {
+            "the inverse after the field, everywhere: 0.05 pixels": last[:, 1].max() <= 0.05,
+            "exchanged images, mean of every pair: 0.1 pixels": last[:, 2].max() <= 0.1,
+            "no folds": tables[1][:, 1].max() == 0,
+            "mean error at most 1.1 times that of bending": np.nanmean(tables[1][:, 0])
+            <= 1.1 * np.nanmean(tables[0][:, 0]),
+        }
+    )
+
+
+def exchanged() -> bool:
+    images, rows = people(), []
+    images = [np.float32(image / image.std()) for image in images]
+    cases = [tuple(images), *[pair for pair, _, _ in itertools.islice(slice_cases(), 4)]]
+    for moving, fixed in cases:
+        near = it.register(moving, fixed, stages=("rigid", "affine")).warped[0, 0].numpy()
+        there, back = (
+            it.register(*pair, stages=("diffeomorphic",)) for pair in ((near, fixed), (fixed, near))
+        )
+        mask = fixed > 0.2 * fixed.max()
+        gap = (there.displacement - back.inverse)[0].norm(dim=0).numpy()[mask]
+        rows.append((gap.mean(), gap.max(), float(there.displacement[0].norm(dim=0).max())))
+    table = np.array(rows)
+    print(
+        f"  r16 placed on r27, and 4 pairs of slices, the field alone: exchanged images, mean "
+        f"{table[:, 0].max():.4f}, largest {table[:, 1].max():.4f} pixels, of motions up to "
+        f"{table[:, 2].max():.1f} pixels"
+    )
+    return report({"exchanged images, everywhere: 0.1 pixels": table[:, 1].max() <= 0.1})
 
 
 def field_cases() -> Iterator[tuple[str, VolumeInMemory, VolumeInMemory, np.ndarray]]:
@@ -282,19 +362,25 @@ def fields() -> bool:
     print("  mni at 3 mm: error in voxels, Dice of three tissue classes, folds, processor seconds")
     ours, peers = [], []
     for name, moving, fixed, truth in field_cases():
-        motion, spent = seconds(lambda m=moving, f=fixed: it.register(m, f))
-        row = (*measure(motion.displacement[0].numpy() / 3.0, moving.slices(), truth), spent)
-        ours.append(row)
-        print(
-            f"    {name:24s} ours   {row[0]:.3f} {row[1]:.3f} {row[2]:.2%} {row[3]:5.1f}  "
-            f"{motion.status[0]}",
-            flush=True,
-        )
+        for word in ("default", "diffeomorphic"):
+            linear_stages = ("rigid", "affine") if "affine" in name else ()
+            stages = None if word == "default" else (*linear_stages, word)
+            motion, spent = seconds(
+                lambda m=moving, f=fixed, stages=stages: it.register(m, f, stages=stages)
+            )
+            row = (*measure(motion.displacement[0].numpy() / 3.0, moving.slices(), truth), spent)
+            if word == "default":
+                ours.append(row)
+            print(
+                f"    {name:24s} {word:13s} {row[0]:.3f} {row[1]:.3f} {row[2]:.2%} {row[3]:5.1f}  "
+                f"{motion.status[0]}",
+                flush=True,
+            )
         if (peer := greedy(moving, fixed)) is not None:
             row = (*measure(peer[0], moving.slices(), truth), peer[1])
             peers.append(row)
             print(
-                f"    {name:24s} greedy {row[0]:.3f} {row[1]:.3f} {row[2]:.2%} {row[3]:5.1f}",
+                f"    {name:24s} greedy        {row[0]:.3f} {row[1]:.3f} {row[2]:.2%} {row[3]:5.1f}",
                 flush=True,
             )
     table = np.array(ours)
@@ -414,7 +500,9 @@ def tune() -> None:
         )
 
 
-SECTIONS = {f.__name__: f for f in (world, orders, rotations, slices, fields, full)}
+SECTIONS = {
+    f.__name__: f for f in (world, orders, rotations, slices, inverse, exchanged, fields, full)
+}
 
 
 def main(only: str = "", tune_: bool = False) -> None:

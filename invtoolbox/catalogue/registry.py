@@ -43,7 +43,7 @@ _WITHOUT_NAME = {
         ConditionalMixture ConditionalPrior Deformation GaussianLatents GaussianPair HuberNorm
         Misfit ProbabilityFlow RigidMotion RigidTrack SmoothedNorm ThroughOperator
         TotalDeepVariation TunedGenerator""",
-    "operators": """Operator LinearOperator EulerRollout Gated ImageWarp Matrix NoMeasurement
+    "operators": """Operator LinearOperator EulerRollout Exponential Gated ImageWarp Matrix NoMeasurement
         NormalIntegration OnBoth OverTime PixelGraphLaplacian PointWarp PointWarpBothWays SideGap
         SparseMatrix VectorScan Warp WarpSequence""",
     "data_terms": "DataTerm PlaneToPlane RolloutChamfer Stack",

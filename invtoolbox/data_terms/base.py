@@ -332,6 +332,16 @@ class Stack(DataTerm):
         total = self._add([value for value, _ in pairs])
         return total, tuple(weight * gradient for weight, (_, gradient) in zip(self.weights, pairs))
 
+    def gauss_newton(self, prediction: Any, y: Any) -> Callable[[Any], Any] | None:
+        bends = [
+            term.weighted if term.is_quadratic else term.gauss_newton(p, m)
+            for term, p, m in zip(self.terms, prediction, y)
+        ]
+        whole = [bend for bend in bends if bend is not None]
+        if len(whole) < len(bends):
+            return None
+        return lambda v: tuple(w * bend(t) for w, bend, t in zip(self.weights, whole, v))
+
     def prox(self, prediction: Any, y: Any, step: float | Tensor) -> Any:
         return tuple(
             term.prox(p, m, w * step)

@@ -143,18 +143,16 @@ class PlacedPixels:
         mask = None if self.mask is None else self.mask[every]
         return PlacedPixels(self.image[every], self.matrix @ change, mask)
 
-    def inside(self, places: Tensor) -> Tensor:
-        """Return the weights of the mask at positions, 0 outside: ``(b, d, *s)`` to ``(b, 1, *s)``."""
-        B = self.to_index.to(places)
-        index = torch.einsum("ij,bjn->bin", B[:, :-1], places.flatten(2)) + B[:, -1:]
-        sizes = torch.tensor(self.sizes).to(places)[:, None]
+    def inside(self, index: Tensor) -> Tensor:
+        """Return the weights of the mask at indices, 0 outside: ``(b, d, *s)`` to ``(b, 1, *s)``."""
+        sizes = torch.tensor(self.sizes).to(index).view(-1, *[1] * (index.ndim - 2))
         is_inside = ((index >= -0.5) & (index <= sizes - 0.5)).all(1, keepdim=True)
-        weights = is_inside.to(places).unflatten(2, places.shape[2:])
+        weights = is_inside.to(index)
         if self.mask is None:
             return weights
         last = (sizes - 1).clamp_min(1)
-        scaled = (2 * index / last - 1).flip(1).movedim(1, -1).unflatten(1, places.shape[2:])
-        mask = self.mask.to(places).expand(len(places), *[-1] * (self.mask.ndim - 1))
+        scaled = (2 * index / last - 1).flip(1).movedim(1, -1)
+        mask = self.mask.to(index).expand(len(index), *[-1] * (self.mask.ndim - 1))
         return weights * grid_sample(mask, scaled, padding_mode="border", align_corners=True)
 
     def corners(self) -> Tensor:

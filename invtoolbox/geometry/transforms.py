@@ -140,6 +140,8 @@ class DisplacementField(Transform):
         displacement: the field u, ``(d, *space)``, with components (x, y[, z]) in mm: components
             are in the order of coordinates, and axes in the order (slice,) row, column.
         grid: positions of the voxels.
+        backward: displacements of the inverse on the same voxels, if they are known, as those of a
+            flow are.
 
     Raises:
         InputError: a field of another shape, or that is not finite.
@@ -153,6 +155,7 @@ class DisplacementField(Transform):
 
     displacement: Tensor
     grid: Grid
+    backward: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.displacement.shape)
@@ -207,7 +210,7 @@ class DisplacementField(Transform):
         return int((self.jacobian() <= 0).sum())
 
     def inverse(self, tolerance: float = 1e-4) -> DisplacementField:
-        """Return the inverse on the same grid, by a fixed-point iteration.
+        """Return the inverse on the same grid: the known one, or by a fixed-point iteration.
 
         For every voxel q, ``p <- p - w (p + u(p) - q)`` with a step w, which is halved where the
         error grows (Chen et al. 2008 with w = 1). Beyond its border u continues with the values
@@ -224,6 +227,8 @@ class DisplacementField(Transform):
         >>> DisplacementField(u, Grid()).inverse().displacement[0, 0, 2]  # 2 / 1.1 - 2
         tensor(-0.1818)
         """
+        if self.backward is not None:
+            return DisplacementField(self.backward, self.grid, self.displacement)
         points = self.grid.points(self.displacement.shape[1:]).to(self.displacement.device)
         v = (self._solve(points, tolerance) - points).movedim(-1, 0)
         return DisplacementField(v.to(self.displacement.dtype), self.grid)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.algebra import Composition
+from invtoolbox.operators.algebra import Composition, Stack, stack
 from invtoolbox.operators.base import LinearOperator, Operator, expand
 from invtoolbox.priors.base import ExplicitPrior
 
@@ -174,15 +174,25 @@ class Linearization:
 
 
 def closed_derivative(operator: Operator, x: Tensor) -> LinearOperator | None:
-    """Return the derivative at x of an operator that has it in closed form, else ``None``."""
+    """Return the derivative at x of an operator that has it in closed form, else ``None``.
+
+    An operator may replace it by a `near_derivative`.
+    """
     if isinstance(operator, LinearOperator):
         return operator
+    if isinstance(operator, Stack):
+        parts = [closed_derivative(part, x) for part in operator.parts]
+        derivatives = [part for part in parts if part is not None]
+        whole = len(derivatives) == len(parts)
+        return cast(LinearOperator, stack(derivatives)) if whole else None
     if isinstance(operator, Composition):
         outer, inner = operator.parts
         first = closed_derivative(inner, x)
         second = None if first is None else closed_derivative(outer, inner(x))
         return None if first is None or second is None else cast(LinearOperator, second @ first)
-    return operator.linearize(x) if type(operator).linearize is not Operator.linearize else None
+    if type(operator).linearize is not Operator.linearize:
+        return operator.linearize(x)
+    return operator.near_derivative(x)
 
 
 def _is_square(prior: ExplicitPrior, image: Any) -> bool:

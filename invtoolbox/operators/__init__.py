@@ -10,7 +10,7 @@ from invtoolbox.operators.elementary import Identity, NoMeasurement
 from invtoolbox.operators.event_warp import EventWarp
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.operators.graph_laplacian import PixelGraphLaplacian
-from invtoolbox.operators.image_warp import ImageWarp, Warp, WarpSequence
+from invtoolbox.operators.image_warp import Exponential, ImageWarp, Warp, WarpSequence
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.imaging.blur_3d import Blur3D, measured_psf
 from invtoolbox.operators.imaging.compressed_sensing import GaussianSensing, HadamardSensing
@@ -61,6 +61,7 @@ __all__ = [
     "ElasticStrain",
     "EulerRollout",
     "EventWarp",
+    "Exponential",
     "ExposedRenderer",
     "FanBeam",
     "FiniteDifference",

@@ -85,6 +85,14 @@ class Operator(Settings, ABC):
 
         return Jacobian(self, x)
 
+    def near_derivative(self, x: Tensor) -> LinearOperator | None:
+        """Return a linear operator near the derivative of ``A`` at ``x``, or None.
+
+        Gauss-Newton methods take its products for directions of descent, if those of the derivative
+        cost much more. Gradients stay exact.
+        """
+        return None
+
     def simulate(self, x: Tensor, noise: Any = 0.0, seed: int | Sequence[int] = 0) -> Any:
         """Simulate noisy measurements ``A(x) + e``; the noise depends on ``seed`` alone.
 

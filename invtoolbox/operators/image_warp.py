@@ -1,21 +1,25 @@
-"""Images warped by a displacement field: nonlinear in the displacement, linear in the image."""
+"""Images warped by a displacement field, and the displacement of a stationary velocity."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from invtoolbox.core.guards import check_choice
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator, count_items
+from invtoolbox.operators.elementary import Identity
 from invtoolbox.operators.finite_difference import check_lengths
 
 Interpolation = Literal["linear", "cubic"]
 _INTERPOLATIONS = ("linear", "cubic")
+#: Number of pixels of a volume from which the derivative of a composition is computed anew, not stored.
+_STORED = 1 << 17
 
 
 class ImageWarp(Operator):
@@ -172,6 +176,62 @@ class Warp(LinearOperator):
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         warp = super()._replace(parameters)
         return warp._with_items(count_items("displacements", warp.displacement))
+
+
+class Exponential(Operator):
+    r"""Displacement u of the flow of a stationary velocity v for a time t, ``p + u(p) = exp(t v)(p)``.
+
+    Scaling and squaring (Arsigny et al. 2006): the flow for the time ``t / 2^n`` is a step of the
+    midpoint rule, which is composed with itself n times, ``u(p) <- u(p) + u(p + u(p))``. A short
+    step does not fold, and neither do compositions of maps that do not. The inverse is the flow
+    for the time ``-t``. In a problem, ``ImageWarp(moving) @ Exponential(shape)`` warps an image by
+    a velocity, the unknown, and priors of displacements are priors of the velocity.
+
+    Args:
+        domain_shape: shape of v and u, ``(2 or 3, *space)``.
+        spacing: distance of neighbours along every axis, the unit of v and u; 1 by default.
+        time: the time t.
+        squarings: the number n.
+
+    >>> v = torch.zeros(1, 2, 1, 9)
+    >>> v[:, 1] = 0.5 * (torch.arange(9.0) - 4)  # x' = x / 2, whose flow is x exp(t / 2)
+    >>> round(float(Exponential((2, 1, 9))(v)[0, 1, 0, 5]), 2)  # exp(1/2) - 1
+    0.65
+    """
+
+    has_batch_axis = True
+
+    def __init__(
+        self,
+        domain_shape: Sequence[int],
+        spacing: Sequence[float] | None = None,
+        time: float = 1.0,
+        squarings: int = 4,
+    ) -> None:
+        if len(domain_shape) not in (3, 4) or domain_shape[0] != len(domain_shape) - 1:
+            raise InputError(
+                "Exponential takes velocities (2, rows, columns) or (3, slices, rows, columns), got "
+                f"{tuple(domain_shape)}"
+            )
+        check_range(self, "[0, 30]", squarings=squarings)
+        self.domain_shape = self.range_shape = tuple(domain_shape)
+        self.spacing = check_lengths(type(self).__name__, spacing, len(domain_shape) - 1)
+        self.time, self.squarings = float(time), int(squarings)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        step = (self.time / 2**self.squarings) * x
+        u = warp_images(step, 0.5 * step, self.spacing)
+        is_large = x.requires_grad and math.prod(self.domain_shape[1:]) > _STORED
+        for _ in range(self.squarings):
+            u = checkpoint(self._square, u, use_reentrant=False) if is_large else self._square(u)
+        return u
+
+    def _square(self, u: Tensor) -> Tensor:
+        return u + warp_images(u, u, self.spacing)
+
+    def near_derivative(self, x: Tensor) -> LinearOperator:
+        """Return ``t dv``, to which the derivative tends for short and for rigid motions."""
+        return cast(LinearOperator, self.time * Identity(self.domain_shape))
 
 
 class WarpSequence(LinearOperator):

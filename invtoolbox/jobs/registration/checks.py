@@ -17,6 +17,8 @@ from invtoolbox.geometry.grids import Grid
 from invtoolbox.operators.finite_difference import check_lengths
 
 _NAMES = ("the moving image", "the fixed image")
+#: An image of at most this number of values, most of whose neighbours are equal, is taken as labels.
+_MOST_LABELS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,8 +89,16 @@ def read_pair(
     batch = max(len(a), len(b))
     dtype = torch.promote_types(a.dtype, b.dtype)
     pair = [image.to(dtype).expand(batch, *image.shape[1:]) for image in (a, b.to(a.device))]
+    labels = []
     for image, name in zip(pair, _NAMES):
         _check_values(image, name)
+        if bool((image == image.round()).all()) and looks_like_labels(image.cpu().numpy()):
+            labels.append(name)
+    if labels:
+        notes += (
+            f"{' and '.join(labels)} {'look' if labels[1:] else 'looks'} like labels, whose numbers "
+            "are no brightness: register the images that they belong to, and warp the labels by it",
+        )
     is_one_grid = a.shape[2:] == b.shape[2:] and _is_same(*grids, a.shape[2:])
     return Pair(pair[0], pair[1], grids, lengths, is_one_grid, notes)
 
@@ -159,6 +169,24 @@ def _is_same(moving: Grid, fixed: Grid, sizes: Sequence[int]) -> bool:
     difference = np.abs(moving.affine(len(sizes)) - fixed.affine(len(sizes)))
     reach = (difference[:-1] * np.array([*sizes, 1.0])).sum()
     return bool(reach <= 1e-3 * min(fixed.voxel_size[-len(sizes) :]))
+
+
+def looks_like_labels(values: np.ndarray) -> bool:
+    """Return whether an image has few values, each of which fills regions.
+
+    Args:
+        values: image ``(..., columns)``.
+
+    >>> looks_like_labels(np.repeat([0, 3, 7], 10)), looks_like_labels(np.arange(30) % 7)
+    (True, False)
+    """
+    levels, counts = np.unique(values, return_counts=True)
+    if not 1 < len(levels) <= _MOST_LABELS:
+        return False
+    left, right = values[..., 1:], values[..., :-1]
+    background = levels[np.argmax(counts)]
+    counted = (left != background) | (right != background)
+    return bool(counted.any()) and float((left == right)[counted].mean()) > 0.5
 
 
 def to_image(image: Any, name: str) -> Tensor:

@@ -1,11 +1,15 @@
-"""The deformable stage: a displacement field between two images on one grid, from coarse to fine."""
+"""The deformable stage: a field between two images on one grid, from coarse to fine.
+
+The field is a displacement, or a velocity along which the displacement flows; that one is found from
+both images alike, so that they may be exchanged.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -19,11 +23,13 @@ from invtoolbox.data_terms import (
     LeastSquares,
     MutualInformation,
     NormalizedCrossCorrelation,
+    Stack,
 )
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.placed_pixels import pool
 from invtoolbox.jobs.registration.linear import WINDOW
-from invtoolbox.operators import ImageWarp, SparseMatrix
+from invtoolbox.operators import Exponential, ImageWarp, SparseMatrix, stack
+from invtoolbox.operators.base import Operator
 from invtoolbox.operators.image_warp import Interpolation
 from invtoolbox.priors import Misfit, Prior, PriorSum
 from invtoolbox.priors.base import Term
@@ -88,6 +94,7 @@ class DeformableStage:
     max_iterations: int
     tolerance: float
     progress: bool
+    is_diffeomorphic: bool = False
 
     def fit(
         self,
@@ -109,11 +116,12 @@ class DeformableStage:
         for k, level in enumerate(self.pyramid(finest)):
             with limit_torch_threads(1) if is_small else nullcontext():
                 start = level.prolong(fits[-1].solution.x) if fits else level.zeros()
-                problem = level.problem(self.loss, self.kernel)
+                problem = self._problem(level, points)
                 weight = weighted[k].weight if weighted else self._weigh(terms, level, start)
                 priors = terms if weight is None else weight * terms
-                if points is not None:
-                    priors = priors + level.landmarks(points, self.landmark_weight)
+                if points is not None and not self.is_diffeomorphic:
+                    A, y, strength = level.landmarks(points, self.landmark_weight)
+                    priors = priors + strength * (Misfit(y, LeastSquares()) @ A)
                 is_large = math.prod(level.fixed.shape[2:]) > _MANY
                 solution = solve(
                     problem,
@@ -137,7 +145,7 @@ class DeformableStage:
             terms: the priors with their weights.
             x: the field, ``(1, d, *space)``.
         """
-        problem = level.problem(self.loss, self.kernel)
+        problem = self._problem(level, None)
         with torch.no_grad():
             term = problem.data_term.prepare(problem, solve)
             total = float(term.value(problem.operator(x), problem.y)[0])
@@ -145,6 +153,29 @@ class DeformableStage:
                 energy = prior.prior.prepare(problem, solve).energy(x)
                 total += float(prior.weight * energy[0])
         return total
+
+    def _problem(self, level: FieldLevel, points: tuple[Tensor, Tensor] | None) -> Problem:
+        """Return the problem of a level; in that of a velocity landmarks are measurements."""
+        to_fixed = level.problem(self.loss, self.kernel)
+        if not self.is_diffeomorphic:
+            return to_fixed
+        # 1/2 D(moving(exp v), fixed) + 1/2 D(fixed(exp -v), moving): exchanged images have -v.
+        to_moving = replace(level, moving=level.fixed, fixed=level.moving).problem(
+            self.loss, self.kernel
+        )
+        shape = (level.fixed.ndim - 2, *level.fixed.shape[2:])
+        flows = [Exponential(shape, level.spacing, time) for time in (1.0, -1.0)]
+        sides = (to_fixed, to_moving)
+        operators: list[Operator] = [side.operator @ flow for side, flow in zip(sides, flows)]
+        measurements, terms = [side.y for side in sides], [side.data_term for side in sides]
+        weights = [0.5, 0.5]
+        if points is not None:
+            A, y, strength = level.landmarks(points, self.landmark_weight)
+            operators.append(A @ flows[0])
+            measurements.append(y)
+            terms.append(LeastSquares())
+            weights.append(strength)
+        return Problem(tuple(measurements), stack(operators), Stack(*terms, weights=weights))
 
     def _weigh(self, terms: PriorSum, level: FieldLevel, start: Tensor) -> float | None:
         """Return the factor of usual weights that follows the misfit at the start of a level.
@@ -240,8 +271,15 @@ class FieldLevel:
         A = ImageWarp(moving, self.spacing, interpolation)
         return Problem(fixed, A, _data_term(loss, self.mask))
 
-    def landmarks(self, points: tuple[Tensor, Tensor], weight: float) -> PriorSum:
-        """Return the misfit of landmarks, given as pixels of the finest level and displacements."""
+    def landmarks(
+        self, points: tuple[Tensor, Tensor], weight: float
+    ) -> tuple[SparseMatrix, Tensor, float]:
+        """Return operator, measurements and weight of the misfit of landmarks.
+
+        Args:
+            points: landmarks as pixels of the finest level, and their displacements.
+            weight: weight of half a squared distance in pixels.
+        """
         sizes, places = self.fixed.shape[2:], points[0]
         factors = torch.tensor(self.factors, dtype=places.dtype)
         last = torch.tensor(sizes, dtype=places.dtype) - 1
@@ -271,7 +309,7 @@ class FieldLevel:
         # A coarse pixel stands for several fine ones, as in the misfit of the images.
         finest = [h / n for h, n in zip(self.spacing, self.factors)]
         share_of_pixels = 1 / math.prod(self.factors)
-        return weight * share_of_pixels / mean_length(finest) ** 2 * (Misfit(y, LeastSquares()) @ A)
+        return A, y, weight * share_of_pixels / mean_length(finest) ** 2
 
 
 def _data_term(loss: Loss | DataTerm, mask: Tensor | None) -> DataTerm:

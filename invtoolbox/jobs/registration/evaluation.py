@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,18 @@ from torch import Tensor
 from invtoolbox import datasets, metrics
 from invtoolbox.datasets.transforms.opening import WRITTEN, check_suffix
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.transforms import Affine, Composite, DisplacementField, resample
+from invtoolbox.geometry.grids import Grid
+from invtoolbox.geometry.transforms import (
+    Affine,
+    Composite,
+    DisplacementField,
+    Transform,
+    resample,
+)
 from invtoolbox.jobs.kind import Inputs, write_figure
 from invtoolbox.jobs.registration.checks import to_image
 from invtoolbox.jobs.registration.register import Registration
+from invtoolbox.jobs.registration.stages import read_stages
 from invtoolbox.plotting.registration import registration_figure
 
 #: Number of bins of the histograms of mutual information.
@@ -129,7 +138,8 @@ def check_transform(path: Path, scene: Any) -> None:
         scene: tables of the registration. Linear stages alone are an affine map.
     """
     stages = getattr(scene.registration, "stages", None) or ("bending",)
-    if WRITTEN[check_suffix(path)] in ("text", "matlab") and "bending" in stages:
+    is_field = read_stages(stages).is_deformable
+    if WRITTEN[check_suffix(path)] in ("text", "matlab") and is_field:
         raise InputError(
             f"{path}: a registration has a displacement field, which this format does not hold; use "
             ".h5, .nii.gz or .mha"
@@ -138,11 +148,20 @@ def check_transform(path: Path, scene: Any) -> None:
 
 def write_transform(path: Path, motion: Registration, inputs: Inputs) -> None:
     """Write the transform of the first item; in formats of fields as one field on the fixed grid."""
-    transform = motion.transform()
+    _write(path, motion, motion.transform(), motion.grids[1], motion.displacement.shape[2:])
+
+
+def write_inverse(path: Path, motion: Registration, inputs: Inputs) -> None:
+    """Write the inverse of the first item; in formats of fields as one field on the moving grid."""
+    _write(path, motion, motion.transform().inverse(), motion.grids[0], motion.moving_shape)
+
+
+def _write(
+    path: Path, motion: Registration, transform: Transform, grid: Grid, shape: Sequence[int]
+) -> None:
     if WRITTEN[check_suffix(path)] in ("nifti", "metaimage"):
-        shape = motion.displacement.shape[2:]
-        field = DisplacementField.sample(transform, motion.grids[1], shape)
-        transform = DisplacementField(field.displacement.to(motion.displacement), field.grid)
+        field = DisplacementField.sample(transform, grid, shape)
+        transform = DisplacementField(field.displacement.to(motion.displacement), grid)
     datasets.write_transform(path, transform, overwrite=True)
 
 

@@ -30,8 +30,10 @@ _ROTATIONS = {2: 72, 3: 1000}
 _REFINED, _LEFT = 10, 4
 #: Largest distance, in radii of the fixed image, of the positions of one motion.
 _SAME = 0.1
-#: Number of candidates that are compared at once.
-_AT_ONCE = 64
+#: Difference of the images' radii, relative, that the refinement bridges without a scaled start.
+_SAME_SCALE = 0.05
+#: Number of candidates that are compared at once, few enough for the cache of a processor.
+_AT_ONCE = 16
 #: Largest number of iterations and tolerance of a level: the coarsest, and finer ones.
 _COARSE, _FINE = (30, 3e-2), (30, 1e-2)
 #: Standard deviation of the smoothing of the last level, in pixels of the fixed image.
@@ -121,9 +123,9 @@ class _Level:
     def weights(self, matrices: Tensor) -> Tensor:
         """Return the weights of the pixels of the fixed image that a motion maps to the moving."""
         points = self.fixed.points().to(self.fixed.image)
-        T = matrices.to(points)
-        places = torch.einsum("bij,jn->bin", T[:, :-1, :-1], points.flatten(1)) + T[:, :-1, -1:]
-        weights = self.moving.inside(places.unflatten(2, points.shape[1:]))
+        B = self.moving.to_index.to(points) @ matrices.to(points)
+        index = torch.einsum("bij,jn->bin", B[..., :-1], points.flatten(1)) + B[..., -1:]
+        weights = self.moving.inside(index.unflatten(2, points.shape[1:]))
         return weights if self.fixed.mask is None else weights * self.fixed.mask.to(weights)
 
     def moved(self, matrix: Tensor) -> Tensor:
@@ -145,9 +147,9 @@ class _Level:
             landmark_weight=weight,
         )
 
-    def problem(self, matrices: Tensor, loss: str | DataTerm) -> Problem:
-        y = self.fixed.image.expand(len(matrices), *self.fixed.image.shape[1:])
-        return Problem(y, self.operator(), misfit_of(loss, self.weights(matrices)))
+    def problem(self, weights: Tensor, loss: str | DataTerm) -> Problem:
+        y = self.fixed.image.expand(len(weights), *self.fixed.image.shape[1:])
+        return Problem(y, self.operator(), misfit_of(loss, weights))
 
     def score(self, matrices: Tensor) -> Tensor:
         """Return the objective of motions per pixel, ``(n,)``.
@@ -159,12 +161,12 @@ class _Level:
         whole = 1.0 if self.fixed.mask is None else float(self.fixed.mask.mean())
         scores = []
         for chunk in matrices.split(_AT_ONCE):
-            problem = self.problem(chunk, loss)
+            weights = self.weights(chunk)
+            problem = self.problem(weights, loss)
             prior = self.prior("affine", chunk).prepare(problem, solve)
             term, y = problem.data_term.prepare(problem, solve), problem.y
             z = prior.initial()
             u = prior.decode(z)
-            weights = self.weights(chunk)
             absent = whole * self.pixels - weights.flatten(1).sum(1)
             unrelated = 1.0
             if not isinstance(term, NormalizedCrossCorrelation):
@@ -185,7 +187,7 @@ class _Level:
         """Refine motions by one kind after the other."""
         solution: Solution | None = None
         for kind in kinds:
-            problem = self.problem(matrices, self.loss)
+            problem = self.problem(self.weights(matrices), self.loss)
             prior = self.prior(kind, matrices)
             solution = solve(
                 problem,
@@ -278,7 +280,9 @@ def _candidates(level: _Level, kinds: Sequence[LinearMotion], mirrored: bool) ->
     """Return the motions that the search compares, ``(n, d + 1, d + 1)``."""
     d = len(level.centre)
     goal = level.moving.mass()
-    scales = [1.0, goal.radius / level.radius] if {"similarity", "affine"} & set(kinds) else [1.0]
+    ratio = goal.radius / level.radius
+    is_scaled = {"similarity", "affine"} & set(kinds) and abs(ratio - 1) > _SAME_SCALE
+    scales = [1.0, ratio] if is_scaled else [1.0]
     unit = torch.eye(d, dtype=torch.float64)
     centres = [
         (image.corners().amin(0) + image.corners().amax(0)) / 2

@@ -14,7 +14,7 @@ from invtoolbox import metrics
 from invtoolbox.data_terms import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
-from invtoolbox.geometry.transforms import Affine, Transform, resample
+from invtoolbox.geometry.transforms import Affine, Composite, DisplacementField, Transform, resample
 from invtoolbox.jobs.registration.checks import Pair, read_pair, to_image, to_landmarks, to_mask
 from invtoolbox.jobs.registration.deformable import (
     LOSSES,
@@ -49,7 +49,7 @@ class Registration:
         warped: the moving image in the place of the fixed one, ``(batch, channel, *space)``.
         spacing: distance of neighbours along every axis of the fixed image.
         solutions: `Solution` of every item on the finest level of the last stage. Its x is the field
-            that the last stage adds.
+            that the last stage adds, for a diffeomorphic stage the velocity of it.
         notes: findings, one sentence each.
         linear: linear motion of every item; None without a linear stage.
         transforms: the whole motion of every item, positions in the fixed image to positions in the
@@ -71,6 +71,38 @@ class Registration:
     def status(self) -> tuple[str, ...]:
         """Status of every item on the finest level."""
         return tuple(solution.status[0] for solution in self.solutions)
+
+    @property
+    def has_inverse(self) -> bool:
+        """Whether the inverse was found together with the motion."""
+        steps = [
+            step
+            for transform in self.transforms
+            for step in (transform.steps if isinstance(transform, Composite) else [transform])
+        ]
+        return all(
+            isinstance(step, Affine) or getattr(step, "backward", None) is not None
+            for step in steps
+        )
+
+    @property
+    def inverse(self) -> Tensor:
+        """Displacement of the inverse motion on the moving image, ``(batch, 2 or 3, *space)``.
+
+        Component k is along axis k of the moving image. A diffeomorphic stage finds the inverse
+        together with the motion; of other fields it is computed, which takes some time.
+
+        Raises:
+            InputError: the field folds, so it has no inverse.
+        """
+        grid, shape = self.grids[0], self.moving_shape
+        linear = torch.from_numpy(grid.affine(len(shape)))[:-1, :-1]
+        to_axes = torch.linalg.inv(linear / linear.norm(dim=0))
+        fields = [
+            DisplacementField.sample(transform.inverse(), grid, shape).displacement
+            for transform in self.transforms
+        ]
+        return torch.stack([torch.tensordot(to_axes, u, 1) for u in fields]).to(self.displacement)
 
     @property
     def jacobian(self) -> Tensor:
@@ -159,6 +191,11 @@ def register(
     stage then minimizes ``D(moving(L(p + u(p))), fixed(p)) + R(u)`` over displacement fields u, one
     pixel one vector. Both go from coarse to fine images. A batch is registered pair by pair.
 
+    A diffeomorphic stage minimizes ``D(m(exp v), f) / 2 + D(f(exp -v), m) / 2 + R(v)`` over
+    stationary velocities v, with ``m = moving(L(p))`` and ``p + u(p) = exp(v)(p)``
+    (`operators.Exponential`). The field does not fold, has an inverse, and exchanged m and f have
+    the inverse motion (Ashburner 2007; Vercauteren et al. 2008).
+
     Images on one grid have no linear stage, unless the search finds a better position than theirs
     and linear stages then lower the objective on a coarse level; a note says so.
 
@@ -178,8 +215,8 @@ def register(
         affine: matrix that maps the indices ``(slice, row, column, 1)`` of an array to ``(x, y, z,
             1)``, or ``(row, column, 1)`` to ``(x, y, 1)``; or a pair, of moving and fixed image.
         stages: some of ``"translation"``, ``"rigid"``, ``"similarity"``, ``"affine"`` and
-            ``"bending"``, in this order; ``"bending"`` is the field with its prior. By default
-            ``("rigid", "affine", "bending")`` for images on different grids.
+            ``"bending"`` or ``"diffeomorphic"``, in this order; the last two are fields with the
+            prior. By default ``("rigid", "affine", "bending")`` for images on different grids.
         loss: ``"least-squares"`` for images of the same brightness, ``"ncc"`` (normalized
             cross-correlation) if brightness and contrast differ, ``"lncc"`` if they also vary over
             the image, ``"mi"`` (mutual information) or ``"mind"`` (descriptors of edges) for two
@@ -200,7 +237,8 @@ def register(
             follows them.
         mirrored: also search mirrored positions, for arrays whose left and right are unknown.
         quick: a quarter of the resolution, for a first look.
-        interpolation: see `operators.ImageWarp`; by default cubic for images, linear for volumes.
+        interpolation: see `operators.ImageWarp`; cubic by default, whose slopes are continuous, but
+            volumes are warped linearly in the end, as ITK warps them.
         solver: solver of every level of the field; Gauss-Newton with a Fourier preconditioner by
             default.
         max_iterations: largest number of iterations per level of the field.
@@ -242,7 +280,7 @@ def register(
         plan,
         stage=DeformableStage(
             loss,
-            interpolation or ("cubic" if pair.fixed.ndim == 4 else "linear"),
+            interpolation or "cubic",
             solver
             or GaussNewton(preconditioner="fourier", inner_iterations=10, inner_tolerance=0.1),
             levels=levels,
@@ -251,6 +289,7 @@ def register(
             max_iterations=max_iterations,
             tolerance=tolerance,
             progress=progress,
+            is_diffeomorphic=plan.is_diffeomorphic,
         ),
         prior=Bending() if prior is None else prior,
         smoothness=smoothness,
@@ -268,12 +307,13 @@ def register(
     fields, warped, transforms = [], [], []
     for item, motion in enumerate(motions):
         name = f"pair {item}: " if len(motions) > 1 else ""
-        field, transform = compose(motion.field, motion.matrix, pair)
+        field, transform = compose(motion, pair)
         fields.append(field)
         transforms.append(transform)
         image = pair.moving[item : item + 1]
         if motion.matrix is None:
-            warped.append(Warp(field, pair.spacing, task.stage.kernel)(image))
+            kernel = interpolation or ("cubic" if image.ndim == 4 else "linear")
+            warped.append(Warp(field, pair.spacing, kernel)(image))
         else:
             warped.append(_resample(image, transform, pair.grids, pair.fixed.shape[2:]))
         notes += [name + note for note in motion.notes]
@@ -296,8 +336,8 @@ def _findings(field: Tensor, pair: Pair, motion: Motion) -> list[str]:
     folded = float(metrics.folding(field, pair.spacing)[0])
     if folded > 0 and (motion.matrix is None or float(motion.matrix.det()) > 0):
         notes.append(
-            f"the field folds at {folded:.2%} of the pixels; a larger weight of the prior "
-            "prevents it"
+            f"the field folds at {folded:.2%} of the pixels; a larger weight of the prior or "
+            'stages=("diffeomorphic",) prevents it'
         )
     lengths = torch.tensor(
         [n * h for n, h in zip(field.shape[2:], pair.spacing)], dtype=field.dtype

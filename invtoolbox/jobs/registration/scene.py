@@ -38,6 +38,7 @@ from invtoolbox.jobs.registration.evaluation import (
     check_transform,
     measure,
     warp_labels,
+    write_inverse,
     write_picture,
     write_transform,
 )
@@ -58,10 +59,14 @@ class RegistrationTable(Table):
         description="distance of pixels along every axis, for files that do not state it; 1 by "
         "default",
     )
-    stages: list[Literal["translation", "rigid", "similarity", "affine", "bending"]] | None = Field(
+    stages: (
+        list[Literal["translation", "rigid", "similarity", "affine", "bending", "diffeomorphic"]]
+        | None
+    ) = Field(
         None,
-        description="kinds of motion, from the stiffest to the field; by default bending for images "
-        "on one grid that lie near each other, otherwise rigid, affine and bending",
+        description="kinds of motion, from the stiffest to the field, which bends or, diffeomorphic, "
+        "neither folds nor depends on the order of the images; by default bending for images on one "
+        "grid that lie near each other, otherwise rigid, affine and bending",
     )
     mask: FilePath | None = Field(
         None, description="picture or array, not 0 at pixels of the fixed image that count"
@@ -200,7 +205,8 @@ def _describe(motion: Registration) -> tuple[str]:
 def _arrays(motion: Registration, inputs: Inputs) -> dict[str, Any]:
     """Return displacement, Jacobian determinant and spacing of the first item."""
     displacement, jacobian = motion.displacement[0], motion.jacobian[0]
-    return {"displacement": displacement, "jacobian": jacobian, "spacing": motion.spacing}
+    arrays = {"displacement": displacement, "jacobian": jacobian, "spacing": motion.spacing}
+    return {**arrays, "inverse": motion.inverse[0]} if motion.has_inverse else arrays
 
 
 def _write_warped(path: Path, motion: Registration, inputs: Inputs) -> None:
@@ -248,6 +254,7 @@ COMMAND = SceneCommand(
         "register mni.nii.gz ch2.nii.gz --stages rigid affine --quick",
         "register before.png after.png --prior linear-elastic --smoothness 2",
         "register moving.nii.gz fixed.nii.gz --output warped.nii.gz --transform motion.h5",
+        "register a.nii.gz b.nii.gz --stages affine diffeomorphic --transform to_a.mha --inverse to_b.mha",
         "register moving.nii.gz fixed.nii.gz --landmarks moving.csv fixed.csv --output measures.json",
     ),
     outputs=("{stem}_registered{suffix}",),
@@ -262,7 +269,13 @@ COMMAND = SceneCommand(
             "--output is the warped image",
             check_transform,
             write_transform,
-        )
+        ),
+        "--inverse": (
+            "file of the inverse transform, from the moving to the fixed image, in the same formats; a "
+            "displacement field is on the moving grid. A diffeomorphic stage always has one",
+            check_transform,
+            write_inverse,
+        ),
     },
     settings={
         "--poisson": (

@@ -28,15 +28,15 @@ from invtoolbox.jobs.registration.deformable import (
     weigh,
 )
 from invtoolbox.jobs.registration.linear import Bend, Landmarks, LinearStages
-from invtoolbox.operators import PlacedImage
+from invtoolbox.operators import Exponential, PlacedImage
 from invtoolbox.parameter_choice.noise import estimate_or_nan
 from invtoolbox.priors import Prior, PriorSum
 from invtoolbox.priors.implicit.affine_map import LINEAR_MOTIONS, LinearMotion
 from invtoolbox.priors.motion.displacement import mean_length
 from invtoolbox.solution import Solution
 
-#: The deformable stage.
-BENDING = "bending"
+#: The deformable stages, by a displacement and by a velocity.
+BENDING, DIFFEOMORPHIC = "bending", "diffeomorphic"
 #: Stages that are usual for images on different grids.
 USUAL = ("rigid", "affine", BENDING)
 #: Number of pixels of the level on which stages are compared, by dimension.
@@ -55,19 +55,20 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Stages:
-    """The linear stages, and whether a deformable one follows."""
+    """The linear stages, and whether a deformable one follows, with an inverse or without."""
 
     linear: tuple[LinearMotion, ...]
     is_deformable: bool
+    is_diffeomorphic: bool
 
 
 def read_stages(stages: Sequence[str]) -> Stages:
     """Check the names of stages and their order.
 
     Raises:
-        InputError: an unknown name, or a stage before one that is stiffer.
+        InputError: an unknown name, a stage before one that is stiffer, or two fields.
     """
-    names = (*LINEAR_MOTIONS, BENDING)
+    names = (*LINEAR_MOTIONS, BENDING, DIFFEOMORPHIC)
     stages = (stages,) if isinstance(stages, str) else tuple(stages)
     unknown = [stage for stage in stages if stage not in names]
     if unknown or not stages:
@@ -81,8 +82,12 @@ def read_stages(stages: Sequence[str]) -> Stages:
         raise InputError(
             f"the stages {', '.join(stages)} are not in the order {', '.join(names)}, once each"
         )
+    if {BENDING, DIFFEOMORPHIC} <= set(stages):
+        raise InputError(
+            f"the stages {BENDING} and {DIFFEOMORPHIC} both end in a field; give one of them"
+        )
     linear = tuple(name for name in LINEAR_MOTIONS if name in stages)
-    return Stages(linear, BENDING in stages)
+    return Stages(linear, len(linear) < len(stages), DIFFEOMORPHIC in stages)
 
 
 def check_overlap(pair: Pair, stages: Stages) -> list[str]:
@@ -125,20 +130,21 @@ def place(
     return image, None if bool((weights == 1).all()) else weights
 
 
-def compose(field: Tensor, matrix: Tensor | None, pair: Pair) -> tuple[Tensor, Transform]:
+def compose(motion: Motion, pair: Pair) -> tuple[Tensor, Transform]:
     """Return the whole displacement along the axes of the fixed image, and the transform.
 
     ``T(p) = L(p + u(p))`` with the field u and the linear motion L.
 
     Args:
-        field: u along the axes, ``(1, d, *space)``.
-        matrix: the linear motion, or None.
+        motion: field and linear motion of the pair.
         pair: both images.
     """
+    field, matrix = motion.field, motion.matrix
     place = PlacedPixels(pair.fixed[:1], pair.matrix(1))
     D = (place.matrix[:-1, :-1] / place.matrix[:-1, :-1].norm(dim=0)).to(field)
     u = torch.tensordot(D, field[0], 1)  # components x, y, z
-    bent = DisplacementField(u, pair.grids[1])
+    back = None if motion.inverse is None else torch.tensordot(D, motion.inverse[0], 1)
+    bent = DisplacementField(u, pair.grids[1], back)
     if matrix is None:
         return field, bent
     linear = Affine(matrix)
@@ -233,12 +239,13 @@ def _turn(level: FieldLevel, matrix: Tensor, pair: Pair) -> FieldLevel:
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """Motion of one pair: field, linear motion or None, last solution, and notes."""
+    """Motion of one pair: field, linear motion or None, last solution, notes, and inverse field."""
 
     field: Tensor
     matrix: Tensor | None
     solution: Solution
     notes: list[str]
+    inverse: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -296,7 +303,11 @@ class Task:
             field = fixed.new_zeros(1, fixed.ndim - 2, *fixed.shape[2:])
             return Motion(field, matrix, solution, notes)
         field, solution, found = self._bend(item, moving, fixed, weights, matrix)
-        return Motion(field, matrix, solution, notes + found)
+        back = None
+        if self.stage.is_diffeomorphic:
+            flows = [Exponential(field.shape[1:], pair.spacing, time) for time in (1.0, -1.0)]
+            field, back = (flow(field) for flow in flows)
+        return Motion(field, matrix, solution, notes + found, back)
 
     def _linear(self, fixed: Tensor) -> LinearStages:
         pixels, stage, landmarks = fixed[0, 0].numel(), self.stage, None
@@ -317,6 +328,8 @@ class Task:
         # Least squares in units of the standard deviation of the fixed image, |m(p + u) - f|^2 /
         # s^2, for weights that do not depend on the unit of the images.
         unit = scale(fixed, weights) if self.stage.loss == "least-squares" else 1.0
+        if self.stage.is_diffeomorphic and self.stage.loss == "least-squares":
+            unit = (unit * scale(moving, weights)) ** 0.5  # alike in both images
         return FieldLevel.finest(moving / unit, fixed / unit, weights, self.pair.spacing)
 
     def _terms(self, item: int, finest: FieldLevel) -> PriorSum:
@@ -334,7 +347,7 @@ class Task:
         """Return the objective of the field after a motion, by which motions are compared."""
         if not self.plan.is_deformable or self.points is not None:
             return None
-        simple = replace(self.stage, levels=None, skipped=0)
+        simple = replace(self.stage, levels=None, skipped=0, is_diffeomorphic=False)
 
         def energy(fixed: PlacedPixels, moved: Tensor) -> float:
             mask = None if fixed.mask is None else fixed.mask.float()

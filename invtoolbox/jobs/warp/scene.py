@@ -39,10 +39,8 @@ from invtoolbox.geometry.transforms import (
 )
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
+from invtoolbox.jobs.registration.checks import looks_like_labels
 from invtoolbox.jobs.registration.scene import read_image
-
-#: An image of at most this number of values, most of whose neighbours are equal, is taken as labels.
-_MOST_LABELS = 256
 
 
 class WarpTable(Table):
@@ -97,24 +95,6 @@ class Warped:
     grid: Grid
     measures: dict[str, float]
     notes: tuple[str, ...]
-
-
-def looks_like_labels(values: np.ndarray) -> bool:
-    """Return whether an image has few values, each of which fills regions.
-
-    Args:
-        values: image ``(..., columns)``.
-
-    >>> looks_like_labels(np.repeat([0, 3, 7], 10)), looks_like_labels(np.arange(30) % 7)
-    (True, False)
-    """
-    levels, counts = np.unique(values, return_counts=True)
-    if not 1 < len(levels) <= _MOST_LABELS:
-        return False
-    left, right = values[..., 1:], values[..., :-1]
-    background = levels[np.argmax(counts)]
-    counted = (left != background) | (right != background)
-    return bool(counted.any()) and float((left == right)[counted].mean()) > 0.5
 
 
 def to_voxels(image: Any, dimensions: int, name: str) -> tuple[np.ndarray, Grid]:

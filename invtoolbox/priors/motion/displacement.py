@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.algebra import Composition
+from invtoolbox.operators.algebra import Composition, Stack
 from invtoolbox.operators.base import LinearOperator, Operator, inner
 from invtoolbox.operators.finite_difference import FiniteDifference, check_lengths
-from invtoolbox.operators.image_warp import ImageWarp
+from invtoolbox.operators.image_warp import Exponential, ImageWarp
 from invtoolbox.operators.strain import ElasticStrain, SecondDifferences, lame_coefficients
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.images.tikhonov import Tikhonov
@@ -202,8 +202,8 @@ def mean_length(spacing: Sequence[float]) -> float:
     return math.prod(spacing) ** (1 / len(spacing))
 
 
-def _image_warp(operator: Operator) -> ImageWarp | None:
-    """Return the `ImageWarp` that an operator applies first, or None."""
-    while isinstance(operator, Composition):
-        operator = operator.parts[1]
-    return operator if isinstance(operator, ImageWarp) else None
+def _image_warp(operator: Operator) -> ImageWarp | Exponential | None:
+    """Return the `ImageWarp` or `Exponential` that an operator applies first, or None."""
+    while isinstance(operator, (Composition, Stack)):
+        operator = operator.parts[1 if isinstance(operator, Composition) else 0]
+    return operator if isinstance(operator, (ImageWarp, Exponential)) else None

@@ -13,7 +13,7 @@ import invtoolbox as it
 from invtoolbox.datasets.transforms.points import read_points
 from invtoolbox.geometry import Affine, DisplacementField, Grid
 from invtoolbox.geometry.meshes import Mesh
-from invtoolbox.jobs.warp.scene import looks_like_labels
+from invtoolbox.jobs.registration.checks import looks_like_labels
 from tests.command_line import Run, one_sentence
 
 sitk = pytest.importorskip("SimpleITK")
