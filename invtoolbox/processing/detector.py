@@ -36,19 +36,24 @@ def extend_truncated(
     r"""Extend truncated projections smoothly on both sides of the detector.
 
     Filtered back-projection treats line integrals beyond the detector as 0. Its filter turns the
-    step at the edge into a bright rim and a shift of the values inside. Beyond the detector, the
-    object is taken for a homogeneous ellipse with the line integrals ``E``, which is fitted to all
-    views. A view continues by
+    step at the edge into a bright rim and a shift of the values inside. Here a view continues by
+    the mean of two guesses. The first one is a homogeneous ellipse with the line integrals ``E``,
+    fitted to all views; the second one is the mirror image of the view, as far as the ellipse
+    reaches:
 
-    .. math:: e_k = \max(E_k + (y_0 - E_0) \cos^2(\pi k / (2 n + 2)), 0)
+    .. math:: e_k = \tfrac{1}{2} \max(E_k + (y_0 - E_0) f_k(n), 0)
+              + \tfrac{1}{2} \max(2 y_0 - y_k, 0) f_k(1.5 r), \quad
+              f_k(m) = \cos^2(\pi k / (2 m + 2)) \text{ for } k \le m,
 
-    at ``k`` cells beyond the edge of value :math:`y_0`. Of a 3D scan the ellipse is that of the
-    plane of the source, with one density per row of the panel. If a scan has no such plane (helices,
-    poses per view), a view continues by its own mirror image through the value at the edge, faded
-    out: :math:`\max(2 y_0 - y_k, 0) \cos^2(\pi k / (2 n + 2))`.
+    at ``k`` of ``n`` cells beyond the edge of value :math:`y_0`, of an ellipse that reaches ``r``
+    cells beyond it. Of a 3D scan the ellipse is that of the plane of the source, with one density
+    per row of the panel. A scan without such a plane (helices, poses per view) is continued by
+    mirror images with ``n`` in place of ``1.5 r``.
 
     The values inside the field of view become usable, but their level remains a guess, which only
-    information from outside can determine.
+    information from outside can determine. A solver needs an image that covers the object. It takes
+    the level from the added cells if they have a small weight, such as
+    ``LeastSquares(weights=w)`` with 1 in the measured cells and 0.01 in the added ones.
 
     Args:
         measurement: line integrals ``(1, 1, view, *detector)`` and their geometry, of a 2D or a 3D
@@ -67,7 +72,7 @@ def extend_truncated(
     >>> g = Geometry("parallel", angles=(0.0, 1.0, 2.0), num_detectors=5, image_shape=(4, 4))
     >>> disc = 2 * (4.5**2 - torch.arange(-2.0, 3.0).square()).sqrt()
     >>> extend_truncated(Measurement(disc.expand(1, 1, 3, 5), g), 2).y[0, 0, 0].round(decimals=1)
-    tensor([4.1000, 6.7000, 8.1000, 8.8000, 9.0000, 8.8000, 8.1000, 6.7000, 4.1000])
+    tensor([3.0000, 6.1000, 8.1000, 8.8000, 9.0000, 8.8000, 8.1000, 6.1000, 3.0000])
     """
     y = measurement if isinstance(measurement, Tensor) else measurement.y
     if isinstance(measurement, Tensor) and not isinstance(operator, Scan):
@@ -77,13 +82,10 @@ def extend_truncated(
     count = y.shape[-1]
     n = count // 2 if cells is None else int(cells)
     check_range("extend_truncated", f"[1, {count - 1}]", cells=n)
-    fade = torch.cos(
-        math.pi / (2 * n + 2) * torch.arange(1, n + 1, dtype=y.dtype, device=y.device)
-    ).square()
     scan: Any = operator if isinstance(measurement, Tensor) else measurement.geometry
     if not isinstance(scan, Scan):
         scan = scan.operator()
-    outside = [_continue(item[None], scan, n, fade) for item in y]
+    outside = [_continue(item[None], scan, n) for item in y]
     left, right = (torch.cat(side) for side in zip(*outside))
     y = torch.cat([left, y, right], -1)
     if isinstance(measurement, Tensor):
@@ -99,34 +101,48 @@ def extend_truncated(
     return _replace(measurement, y, changed, measurement.noise_std, detector_extended=n)
 
 
-def _continue(y: Tensor, scan: Scan, cells: int, fade: Tensor) -> tuple[Tensor, Tensor]:
+def _continue(y: Tensor, scan: Scan, cells: int) -> tuple[Tensor, Tensor]:
     """Continue the views of one item to the left and to the right; see `extend_truncated`.
 
     Args:
         y: line integrals, ``(1, channel, view, *detector)``.
         scan: their operator.
         cells: number of cells on each side.
-        fade: factors of these cells, beginning at the detector.
     """
     plane = None if y.is_complex() else Sinogram.of(y, scan)
     if plane is None or not bool((plane.values > 0).any()):
-        first, last = y[..., 1 : cells + 1], y[..., -1 - cells : -1].flip(-1)
-        left, right = (
-            (2 * e - v).clamp_min(0) * fade for e, v in ((y[..., :1], first), (y[..., -1:], last))
-        )
-        return left.flip(-1), right
-    ellipse = _fit_ellipse(plane)
+        return _beyond(y.flip(-1), None, cells).flip(-1), _beyond(y, None, cells)
     views, count = plane.values.shape
     longer = plane.change(values=plane.values.new_zeros(views, count + 2 * cells))
-    E = torch.from_numpy(_project_ellipse(longer, ellipse)).to(y)
+    E = torch.from_numpy(_project_ellipse(longer, _fit_ellipse(plane))).to(y)
     E = E.view(views, *[1] * (y.ndim - 4), -1)
     # One density per channel and row of the panel.
-    axes = (2, y.ndim - 1)
-    E = E * (y.sum(axes, keepdim=True) / E[..., cells:-cells].sum((0, -1)).clamp_min(1e-30))
-    inside = y - E[..., cells:-cells]
-    left = E[..., :cells] + inside[..., :1] * fade.flip(-1)
-    right = E[..., -cells:] + inside[..., -1:] * fade
-    return left.clamp_min(0), right.clamp_min(0)
+    sums = y.sum((2, y.ndim - 1), keepdim=True)
+    E = E * (sums / E[..., cells:-cells].sum((0, -1)).clamp_min(1e-30))
+    return _beyond(y.flip(-1), E.flip(-1), cells).flip(-1), _beyond(y, E, cells)
+
+
+def _beyond(y: Tensor, E: Tensor | None, cells: int) -> Tensor:
+    """Continue views beyond their last cell.
+
+    Args:
+        y: line integrals of the object.
+        E: line integrals of the ellipse on the longer detector, if there is one.
+        cells: number of cells.
+    """
+    k = torch.arange(1, cells + 1, dtype=y.real.dtype, device=y.device)
+
+    def fade(reach: Tensor) -> Tensor:
+        return torch.cos(math.pi * k / (2 * reach + 2)).square() * (k <= reach)
+
+    whole = torch.full_like(k[:1], cells)
+    mirror = (2 * y[..., -1:] - y[..., -1 - cells : -1].flip(-1)).clamp_min(0)
+    if E is None:
+        return mirror * fade(whole)
+    ahead, edge = E[..., -cells:], E[..., -1 - cells : -cells]
+    ellipse = (ahead + (y[..., -1:] - edge) * fade(whole)).clamp_min(0)
+    reach = (1.5 * (ahead > 0).sum(-1, keepdim=True)).clamp(1, cells)
+    return (ellipse + mirror * fade(reach)) / 2
 
 
 def _fit_ellipse(plane: Sinogram) -> np.ndarray:

@@ -82,6 +82,7 @@ COMMAND = ImageCommand(
         "ct tooth.h5 --items all --workers 2 --output tooth.mha",
         "ct projections.h5 --geometry cone.toml --fbp --output volume.nii.gz",
         "ct projections.h5 --geometry cone.toml --initial fbp --prior tv,nonnegative --output slices/",
+        "ct scan.xtekct --memory 4GB --workers 4 --output volume.zarr",
     ),
     outputs=("{stem}_reconstruction.tif",),
     settings={
