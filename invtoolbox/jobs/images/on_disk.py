@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from invtoolbox import datasets
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.interrupts import terminate_as_interrupt
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.datasets.output import make_folder, remove_stale
@@ -80,6 +81,9 @@ def reconstruct_on_disk(job: ImageJob, progress: bool) -> SceneOutcome[OnDisk]:
     """
     if not job.outputs:
         job = dataclasses.replace(job, outputs={job.folder: ""})
+    request = job.request
+    workers = 1 if request.workers is None else request.workers
+    check_range("a run on workers", "[1, inf)", workers=workers, threads=request.threads)
     path, form = _output(job)
     opened, scan, geometry = _open(job)
     objective, solver = _objective(job, scan)
@@ -116,22 +120,21 @@ def reconstruct_on_disk(job: ImageJob, progress: bool) -> SceneOutcome[OnDisk]:
         state / "plan.json",
         {"settings": settings, "plan": {"slices": plan.slices, "views": plan.views}},
     )
-    count, request = len(plan.slabs(scan)), job.request
+    count = len(plan.slabs(scan))
     if progress:
         room = 8 * np.prod(scan.volume_shape)
         if solver is not None:
             room = 2 * room + 12 * np.prod(scan.range_shape)
-        processes = f"{request.workers} processes of " if (request.workers or 1) > 1 else ""
+        processes = f"{workers} processes of " if workers > 1 else ""
         print(
             f"{count} slabs of {plan.slices} slices, {plan.views} of {scan.blocks} views at a time: "
             f"{processes}{plan.bytes / 1e9:.2f} GB of memory, {room / 1e9:.2f} GB of disk"
         )
     tasks = count if solver is None else max(count, -(-scan.blocks // plan.views))
-    workers = min(request.workers or 1, tasks)
     try:
         with (
             terminate_as_interrupt(),
-            pool(workers, request.cluster, request.threads) as perform,
+            pool(min(workers, tasks), request.cluster, request.threads) as perform,
         ):
             if solver is None:
                 invert = partial(_invert_slab, job, state, plan)
