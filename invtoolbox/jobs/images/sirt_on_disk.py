@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from invtoolbox import datasets
+from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.datasets.output import make_folder
 from invtoolbox.jobs.images.slabs import Plan, slab_file
 from invtoolbox.jobs.job import read_json, write_json
@@ -91,9 +92,10 @@ class SlabSIRT:
             column = max(total(partial(self.sum_columns, row), slabs))
             write_json(record, {"iteration": 0, "row": row, "column": column, "certificate": None})
         facts = read_json(record)
-        term = self.objective.problem.data_term
-        expected = None if term.noise_std is None else math.sqrt(np.prod(self.scan.range_shape))
-        target = -1.0 if expected is None else self.solver.tau * expected
+        term = cast(LeastSquares, self.objective.problem.data_term)
+        # tau times the expected discrepancy; without a noise level, no discrepancy is small enough.
+        expected = math.sqrt(math.prod(self.scan.range_shape))
+        target = -1.0 if term.noise_std is None else self.solver.tau * expected
         with tqdm(total=most, initial=facts["iteration"], disable=not progress or None) as bar:
             while True:
                 iteration, certificate = facts["iteration"], facts["certificate"]
