@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.pytrees import align
-from invtoolbox.core.reductions import norm_items, sum_items
+from invtoolbox.core.reductions import norm_items
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 
@@ -445,9 +445,12 @@ def inner(a: Any, b: Any) -> Tensor:
     """Compute the real inner product of each item, shape ``(batch,)``; tuples are summed over."""
     if isinstance(a, (tuple, list)):
         return torch.stack([inner(p, q) for p, q in zip(a, b)]).sum(0)
-    a, b = a.flatten(1), b.flatten(1)
     if a.is_complex() or b.is_complex():
-        return sum_items(a * b.conj()).real
+        # Re <a, b> of the real and imaginary parts: the rounding of a complex product depends on its
+        # place in the batch.
+        kind = torch.promote_types(a.dtype, b.dtype)
+        a, b = (torch.view_as_real(v.to(kind).resolve_conj()) for v in (a, b))
+    a, b = a.flatten(1), b.flatten(1)
     if a.is_cuda:
         return torch.linalg.vecdot(a, b)
     if a.shape[1] < 4096:

@@ -9,6 +9,7 @@ import torch
 
 from invtoolbox.core.reductions import mean_items, norm_items, sum_items
 from invtoolbox.core.threads import limit_torch_threads
+from invtoolbox.operators.base import inner
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
@@ -33,3 +34,18 @@ def test_the_sum_has_a_gradient() -> None:
     with limit_torch_threads(2):
         sum_items(x.square()).backward()
     assert torch.equal(x.grad, 2 * x.detach())
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_complex_inner_products_do_not_depend_on_the_batch(mixed: bool) -> None:
+    # The last values of a tensor are multiplied one by one, with other roundings than vectors are.
+    draw = torch.Generator().manual_seed(3)
+    for _ in range(60):
+        x = torch.randn(3, 21, 21, dtype=torch.complex64, generator=draw)
+        y = x.real.clone() if mixed else torch.randn(x.shape, dtype=x.dtype, generator=draw)
+        together = inner(x, y)
+        assert torch.equal(
+            together, torch.cat([inner(x[k : k + 1], y[k : k + 1]) for k in range(3)])
+        )
+        expected = (x.to(torch.complex128) * y.conj()).sum((1, 2)).real
+        torch.testing.assert_close(together.double(), expected, rtol=1e-4, atol=1e-3)

@@ -52,6 +52,10 @@ _MOST = 1 << 20
 #: its pixels. Both were chosen on textures and blobs of 64 to 192 pixels and 32 to 48 voxels along
 #: an edge, with smooth fields and noise of 0 to 0.2 (``benchmarks/registration_stages.py --tune``).
 _NOISE, _EDGE = 0.1, 160.0
+#: Edge of pictures below which the weight does not fall further, chosen on 40 pictures of 32 to 64
+#: pixels (the even half of `benchmarks/zoo.py` and more of its kind): of 0 to 160, 96 to 128 have the
+#: least mean error.
+_LEAST_EDGE = 112.0
 #: Losses whose misfit is half of a squared distance in units of the images; the others have the usual
 #: strengths themselves.
 _FOLLOWED = ("least-squares", "ncc", "lncc", "mind")
@@ -318,7 +322,8 @@ def weigh(prior: Prior, loss: Loss | DataTerm, finest: FieldLevel, smoothness: f
             )
         edge = mean_length(finest.spacing)
         if loss in _FOLLOWED:
-            edge *= mean_length(finest.fixed.shape[2:]) / _EDGE
+            sizes = finest.fixed.shape[2:]
+            edge *= max(mean_length(sizes), _LEAST_EDGE if len(sizes) == 2 else 0.0) / _EDGE
         unit = edge**energy.length_power
         terms.append(Term(factor * energy.usual_strength * unit, energy))
     return PriorSum(tuple(terms), priors.implicit)
