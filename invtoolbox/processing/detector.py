@@ -148,6 +148,9 @@ def _beyond(y: Tensor, E: Tensor | None, cells: int) -> Tensor:
 def _fit_ellipse(plane: Sinogram) -> np.ndarray:
     """Fit a homogeneous ellipse to the line integrals of one plane.
 
+    Rays count by the cube of their distance from the axis, because the outer ones show how far the
+    object reaches, and the inner ones its inclusions.
+
     Returns:
         Density, two half axes, angle of the first one, and the centre (x, y).
     """
@@ -161,10 +164,10 @@ def _fit_ellipse(plane: Sinogram) -> np.ndarray:
     start = [float(plane.values.max()) / (2.6 * reach), 1.37 * reach, 1.3 * reach, 0.3, 0.0, 0.0]
     low = [0.0, reach / 4, reach / 4, -math.inf, -reach, -reach]
     high = [math.inf, 3 * reach, 3 * reach, math.inf, reach, reach]
-    target = few.values.numpy()
+    target, weights = few.values.numpy(), (plane.distances / reach).abs().pow(3).numpy()
     return np.asarray(
         least_squares(
-            lambda ellipse: (_project_ellipse(few, ellipse) - target).ravel(),
+            lambda ellipse: ((_project_ellipse(few, ellipse) - target) * weights).ravel(),
             start,
             bounds=(low, high),
             x_scale=[start[0], reach, reach, 1.0, reach, reach],

@@ -94,7 +94,7 @@ class SlabSIRT:
         facts = read_json(record)
         term = cast(LeastSquares, self.objective.problem.data_term)
         # tau times the expected discrepancy; without a noise level, no discrepancy is small enough.
-        expected = math.sqrt(math.prod(self.scan.range_shape))
+        expected = math.sqrt(np.prod(self.scan.range_shape))
         target = -1.0 if term.noise_std is None else self.solver.tau * expected
         with tqdm(total=most, initial=facts["iteration"], disable=not progress or None) as bar:
             while True:
