@@ -303,6 +303,8 @@ _MAGIC = {
 }
 
 
+#: Brands of pictures (not of videos) that are coded by HEVC.
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1")
 #: Lengths of the header of the versions of BMP.
 _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 
@@ -310,7 +312,7 @@ _BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)
 def sniff(path: Path) -> str:
     """Return the format that the first bytes of a file show, or "" for an unknown format.
 
-    The formats are "png", "jpeg", "bmp", "tiff", "npy", "npz", "hdf5", "mat5", "mat7.3", "dicom",
+    The formats are "png", "jpeg", "bmp", "tiff", "webp", "heif", "npy", "npz", "hdf5", "mat5", "mat7.3", "dicom",
     "nifti" and "metaimage". Of a file that gzip packed, the format of the content is returned.
     """
     with path.open("rb") as stream:
@@ -330,6 +332,10 @@ def sniff(path: Path) -> str:
     # Two letters are little; the number after them is the length of the second header.
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "bmp"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "webp"
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
+        return "heif"
     if _is_nifti(head):
         return "nifti"
     if head.lstrip().startswith((b"ObjectType", b"NDims")):

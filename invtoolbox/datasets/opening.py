@@ -91,6 +91,8 @@ _READER_OF = {
     "jpeg": "pictures",
     "bmp": "pictures",
     "tiff": "pictures",
+    "webp": "pictures",
+    "heif": "pictures",
     "npy": "arrays",
     "npz": "arrays",
     "dicom": "dicom",
@@ -164,7 +166,11 @@ def open(
         if reader is None:
             path = Path(path).expanduser()
             path = (scan_file(path) if path.is_dir() else None) or path
-            reader = _reader_of_folder(path) if path.is_dir() else _reader_of_file(path)
+            views = reader_of_views(path) if path.is_dir() else None
+            if views is not None:
+                reader, path = views
+            else:
+                reader = _reader_of_folder(path) if path.is_dir() else _reader_of_file(path)
         reader = match_name(reader, READERS) or reader
         if reader in SWEEP_READERS or reader in VIEW_READERS:
             if geometry is not None:
@@ -243,7 +249,7 @@ def _reader_of_file(path: Path) -> str:
         )
     raise InputError(
         f"{path}: the first bytes show no known format; readable are MATLAB .mat, DXchange, "
-        "NXtomo and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, BMP, TIFF, .npy, .npz, the scans "
+        "NXtomo and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, BMP, TIFF, WebP, HEIC, .npy, .npz, the scans "
         ".xtekct, .txrm, .log, .xml and .csv, and raw values with a TOML file next to them"
     )
 
@@ -275,9 +281,6 @@ def scan_file(path: Path) -> Path | None:
 
 
 def _reader_of_folder(path: Path) -> str:
-    views = reader_of_views(path)
-    if views is not None:
-        return views[0]
     files = [f for f in path.iterdir() if f.is_file()]
     has_pictures = bool({f.suffix.lower() for f in files} & set(SUFFIXES))
     has_slices = any(is_slice(f) for f in files)

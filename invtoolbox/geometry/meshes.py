@@ -178,8 +178,8 @@ def points_of(shape: Any) -> tuple[Tensor, Tensor | None]:
     return points, colors if colors is not None and colors.shape == points.shape else None
 
 
-#: Smallest area of a triangle, in units of the square of its longest edge; below it, cotangents
-#: have no correct digit in single precision.
+#: Smallest area of a triangle, in units of half the square of its longest edge; below it,
+#: cotangents have no correct digit in single precision.
 _LEAST_AREA = 1e-10
 
 
@@ -223,34 +223,33 @@ def mesh_edges(faces: Tensor, count: int) -> Tensor:
     return torch.stack([keys // count, keys % count])
 
 
-def cotangent_weights(vertices: Tensor, faces: Tensor, edges: Tensor) -> Tensor:
-    """Compute half the sum of the cotangents opposite to each edge, ``(E,)``, in float64."""
+def half_cotangents(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Compute half the cotangent of the angle at each corner, ``(F, 3)``, in float64.
+
+    A triangle without area has no cotangents. It counts as an equilateral one, which keeps the
+    lengths of its edges.
+    """
     corners = vertices.double()[faces.long()]  # (F, 3, 3)
-    # Twice the area of each triangle: |(b - a) x (c - a)|.
-    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(
-        dim=1
-    )
+    u, v = corners.roll(-1, 1) - corners, corners.roll(-2, 1) - corners
+    # Between edges u and v, cot = u . v / |u x v|, and |u x v| is twice the area.
+    area = torch.linalg.cross(u[:, 0], v[:, 0]).norm(dim=1, keepdim=True)
     # The square of the longest edge has the unit of an area, so the test does not depend on the unit.
-    longest = (corners - corners.roll(1, dims=1)).square().sum(-1).amax(1)
-    flat = area <= _LEAST_AREA * longest
-    if bool(flat.any()):
-        k = int(flat.nonzero()[0])
-        raise InputError(
-            f"{int(flat.sum())} triangles of the mesh have no area and so no cotangents, "
-            f"the first is face {k} with the vertices {faces[k].tolist()}; remove them, or use "
-            "weights='uniform'"
-        )
+    flat = area <= _LEAST_AREA * u.square().sum(-1).amax(1, keepdim=True)
+    return torch.where(flat, 0.5 / 3**0.5, 0.5 * (u * v).sum(-1) / area)
+
+
+def cotangent_weights(vertices: Tensor, faces: Tensor, edges: Tensor) -> Tensor:
+    """Compute half the sum of the cotangents opposite to each edge, ``(E,)``."""
     weights = vertices.new_zeros(edges.shape[1], dtype=torch.float64)
     count, keys = len(vertices), edges[0] * len(vertices) + edges[1]
     # w_ij = (cot alpha + cot beta) / 2 over the angles opposite to the edge (Pinkall and Polthier
-    # 1993). Between edges u and v, cot = u . v / |u x v|, and |u x v| is twice the area.
-    for k in range(3):
-        after, before = (k + 1) % 3, (k + 2) % 3
-        u, v = corners[:, after] - corners[:, k], corners[:, before] - corners[:, k]
-        half = 0.5 * (u * v).sum(1) / area
-        i, j = faces[:, after].long(), faces[:, before].long()
-        for first, second in ((i, j), (j, i)):
-            weights.index_add_(0, torch.searchsorted(keys, first * count + second), half)
+    # 1993).
+    half = half_cotangents(vertices, faces).T.flatten()
+    i, j = (faces.long().roll(-k, 1).T.flatten() for k in (1, 2))
+    proper = i != j  # a triangle may name a vertex twice
+    half, i, j = half[proper], i[proper], j[proper]
+    for first, second in ((i, j), (j, i)):
+        weights.index_add_(0, torch.searchsorted(keys, first * count + second), half)
     return weights.to(vertices.dtype)
 
 

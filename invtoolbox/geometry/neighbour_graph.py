@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 import torch
@@ -14,11 +14,16 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.core.sparse_graph import connected_components
 from invtoolbox.errors import InputError, unknown_name
-from invtoolbox.geometry.meshes import check_mesh, cotangent_weights, mesh_edges
+from invtoolbox.geometry.meshes import (
+    check_mesh,
+    cotangent_weights,
+    half_cotangents,
+    mesh_edges,
+)
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 
 Weights = Literal["uniform", "gaussian"]
-MeshWeights = Literal["cotangent", "clamped", "uniform"]
+MeshWeights = Literal["spokes-and-rims", "clamped", "cotangent", "uniform"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +32,13 @@ class NeighbourGraph(Settings):
 
     Attributes:
         positions: positions at rest, ``(N, 3)``.
-        edges: edges, ``(2, E)`` whole numbers: the point that an edge belongs to, and its
+        edges: edges, ``(2, E)`` whole numbers: the point that an edge starts at, and its
             neighbour.
         weights: weights of the edges, ``(E,)``, not negative.
         signed: whether weights may be negative, as cotangents are; ``sum_ij w_ij |x_i - x_j|^2`` is
             not negative nevertheless.
+        owners: the point whose neighbourhood an edge belongs to, ``(E,)`` whole numbers; None if it
+            is the start of the edge.
         differences: the sparse matrix ``(E, N)`` with ``(differences(v))_e = v_i - v_j`` for the
             edge e from i to j.
 
@@ -48,6 +55,7 @@ class NeighbourGraph(Settings):
     edges: Tensor
     weights: Tensor
     signed: bool = False
+    owners: Tensor | None = None
     differences: SparseProduct = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -134,20 +142,38 @@ class NeighbourGraph(Settings):
                 to 0. ``"uniform"`` is 1. Sums of squares that are not differences of one field, as
                 in `priors.ARAP`, do become negative under signed weights: a mesh with obtuse
                 triangles then leaves its shape at rest for a crumpled shape of less energy.
-                Therefore negative weights are set to 0 by default.
+                Therefore negative weights are set to 0 by default. ``"spokes-and-rims"`` adds to
+                the signed edges of each vertex the opposite edges of its triangles. The
+                neighbourhoods of `priors.ARAP` are then triangles as a whole, whose energies
+                ``area |F - R|^2`` are not negative (Chao et al., "A simple geometric model for
+                elastic deformations", 2010).
+
+        A triangle without area counts as an equilateral one, because it has no cotangents.
 
         Raises:
-            InputError: if a face names a vertex that does not exist, or if a triangle has no area
-                and so no cotangents.
+            InputError: if a face names a vertex that does not exist.
         """
         check_mesh(vertices, faces)
-        if weights not in ("cotangent", "clamped", "uniform"):
-            raise unknown_name("weights", weights, ("cotangent", "clamped", "uniform"))
+        if weights not in get_args(MeshWeights):
+            raise unknown_name("weights", weights, get_args(MeshWeights))
         edges = mesh_edges(faces, len(vertices))
         if weights == "uniform":
             return cls(vertices, edges, vertices.new_ones(edges.shape[1]))
-        signed, cotangents = weights == "cotangent", cotangent_weights(vertices, faces, edges)
-        return cls(vertices, edges, cotangents if signed else cotangents.clamp_min(0), signed)
+        cotangents = cotangent_weights(vertices, faces, edges)
+        if weights == "clamped":
+            return cls(vertices, edges, cotangents.clamp_min(0))
+        if weights == "cotangent":
+            return cls(vertices, edges, cotangents, signed=True)
+        # The rim of a corner is the opposite edge, with the cotangent of this corner.
+        corners, after, before = (faces.long().roll(-k, 1).flatten() for k in range(3))
+        rims = half_cotangents(vertices, faces).flatten().to(cotangents)
+        return cls(
+            vertices,
+            torch.cat([edges, torch.stack([after, before])], 1),
+            torch.cat([cotangents, rims]),
+            signed=True,
+            owners=torch.cat([edges[0], corners]),
+        )
 
     @classmethod
     def of_grid(

@@ -36,6 +36,8 @@ class Springs(Majorizer):
         edges: ``(2, E)``, one tensor for all items or one per item.
         strengths: the c of the edges, ``(E,)`` for each tensor of edges; ``(batch, E)`` if items
             share the edges only.
+        lengths: lengths of the edges at rest, ``(E,)`` for each tensor of edges, if the prior has a
+            shape at rest.
 
     >>> springs = Springs((torch.tensor([[0], [1]]),), (torch.tensor([2.0]),))
     >>> springs.product(torch.tensor([[[1.0, 0, 0], [0, 0, 0]]]))
@@ -43,8 +45,13 @@ class Springs(Majorizer):
              [-2.,  0.,  0.]]])
     """
 
-    def __init__(self, edges: tuple[Tensor, ...], strengths: tuple[Tensor, ...]) -> None:
-        self.edges, self.strengths = edges, strengths
+    def __init__(
+        self,
+        edges: tuple[Tensor, ...],
+        strengths: tuple[Tensor, ...],
+        lengths: tuple[Tensor, ...] = (),
+    ) -> None:
+        self.edges, self.strengths, self.lengths = edges, strengths, lengths
 
     @property
     def is_shared(self) -> bool:
@@ -56,6 +63,15 @@ class Springs(Majorizer):
         place = k if len(self.edges) > 1 else 0
         strengths = self.strengths[place]
         return self.edges[place], strengths if strengths.ndim == 1 else strengths[k]
+
+    def rounding(self) -> Tensor:
+        """Return the size of rounding errors of the gradient, ``(1,)`` or ``(batch,)``.
+
+        At rest the forces ``c_e |e|`` along the edges cancel up to their last digits.
+        """
+        forces = [(c * e).norm(dim=-1).flatten() for c, e in zip(self.strengths, self.lengths)]
+        total = torch.cat(forces) if forces else self.strengths[0].new_zeros(1)
+        return 32 * torch.finfo(total.dtype).eps * total
 
     def product(self, v: Tensor) -> Tensor:
         points = as_points(v)

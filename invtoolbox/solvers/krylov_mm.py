@@ -18,7 +18,7 @@ from invtoolbox.priors.images.smoothed_norm import SmoothedNorm, as_smoothed_nor
 from invtoolbox.solvers.base import State, implicit_reason
 from invtoolbox.solvers.duality import GradientSolver
 from invtoolbox.solvers.linear_systems import quotient, relative
-from invtoolbox.solvers.subspace import SubspaceProblem, discrepancy_weight, minimize
+from invtoolbox.solvers.subspace import SubspaceProblem, discrepancy_weight, minimize, times
 
 #: Largest weight, as a multiple of the largest eigenvalue of ``A^T W A`` over the mean one of
 #: ``L^T L``. At 10 % noise and a graph made from noise the weight was 1e4; if more is needed, the
@@ -455,7 +455,7 @@ def _restart(state: KrylovState) -> None:
     rotation = torch.stack(units, 2)
     for rows in (state.basis, state.measured, state.transformed):
         rows[:, :2] = torch.stack([_combine(unit, rows) for unit in units], 1)
-    previous = torch.bmm(rotation.mT, state.previous.unsqueeze(2)).squeeze(2)
+    previous = times(rotation.mT, state.previous)
     state.subspace.change_basis(rotation, current.shape[1])
     state.previous.zero_()
     state.previous[:, :2] = previous

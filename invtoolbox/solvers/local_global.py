@@ -37,6 +37,7 @@ class LocalGlobalState(State):
     changes: Tensor  # (batch, memory, n) the changes y of the gradient along them
     solved: Tensor  # (batch, memory, n) M^-1 y
     scale: Tensor  # (batch,) scale of the gradient norm
+    rounding: Tensor  # (batch,) size of the rounding errors of the gradient
     free: Tensor  # (batch, N) the points that are not held
     which: Tensor  # (batch,) the factor of an item
     factored: Tensor  # (batch,) the weight of the priors in it
@@ -68,7 +69,7 @@ class LocalGlobal(Solver):
     springs (`ARAP`, `Isometry`, ...). If a majorizer is not fixed, M is factorized at every step.
     Converges to a stationary point if the quadratics are bounded along the way. Certificate:
     ``|grad F|`` over the points that are free, relative to its value at the start or at 0, the
-    larger. The factors live on the CPU.
+    larger; 0 if it is not larger than rounding errors, as at rest. The factors live on the CPU.
 
     Args:
         memory: number of pairs kept per item; 0 for plain steps only.
@@ -89,7 +90,7 @@ class LocalGlobal(Solver):
     max_iterations: int = 500
     tolerance: float = 1e-5
     memory: int = 8
-    plain_steps: int = 20
+    plain_steps: int = 10
     sufficient_decrease: float = 1e-4
 
     certificate_name: ClassVar[str] = "relative gradient norm of the free points"
@@ -137,18 +138,22 @@ class LocalGlobal(Solver):
         norm = item_norm(new.gradient)
         scale = gradient_scale(objective, norm)
         factors, which = _factors(objective, start, free)
+        rounding = torch.zeros_like(scale)
+        for weight, prior in objective.terms:
+            rounding = rounding + weight * cast(Springs, prior.majorizer(start)).rounding()
         pairs = start.new_zeros(len(start), self.memory, start[0].numel())
         return LocalGlobalState(
             x=start,
             value=new.value,
             discrepancy=new.discrepancy,
-            certificate=norm / scale,
+            certificate=_certificate(norm, scale, rounding),
             gradient=new.gradient,
             target=_solve(factors, which, new.gradient),
             moves=pairs,
             changes=pairs.clone(),
             solved=pairs.clone(),
             scale=scale,
+            rounding=rounding,
             free=free,
             which=which,
             factored=objective.regularization,
@@ -193,7 +198,7 @@ class LocalGlobal(Solver):
             x=x,
             value=new.value,
             discrepancy=new.discrepancy,
-            certificate=item_norm(new.gradient) / state.scale,
+            certificate=_certificate(item_norm(new.gradient), state.scale, state.rounding),
             gradient=new.gradient,
             target=after,
             moves=moves,
@@ -243,6 +248,11 @@ class LocalGlobal(Solver):
             value = value + weight * cast(Tensor, energy)
         # Exact measurements hold from the start.
         return Evaluation(value, gradient * _mask(free, x), torch.zeros_like(value))
+
+
+def _certificate(norm: Tensor, scale: Tensor, rounding: Tensor) -> Tensor:
+    """Return the gradient norm relative to its scale, 0 if it is not larger than its rounding."""
+    return torch.where(norm > rounding, norm / scale, 0.0)
 
 
 def _append(pairs: Tensor, latest: Tensor, good: Tensor) -> Tensor:

@@ -60,10 +60,10 @@ class SubspaceProblem:
             (self.data_matrix, small.data_matrix),
             (self.prior_matrix, small.prior_matrix),
         ):
-            changed = new.mT @ block @ new
+            changed = map_items(lambda N, M: N.mT @ M @ N, new, block)
             matrix.zero_()
             matrix[:, :m, :m] = changed
-        coefficients = _times(new.mT, small.coefficients)
+        coefficients = times(new.mT, small.coefficients)
         self.coefficients.zero_()
         self.coefficients[:, :m] = coefficients
 
@@ -111,10 +111,10 @@ def _log_error(small: SubspaceProblem, t: Tensor, target: Tensor) -> tuple[Tenso
     eta = t.exp()
     factor = _Factor(small, eta)
     step = -factor.solve(small.data_gradient + eta.view(-1, 1) * small.prior_gradient)
-    fitted = _times(small.data_matrix, step)
+    fitted = times(small.data_matrix, step)
     tiny = torch.finfo(torch.float64).tiny
     squared = (small.squared + ((2 * small.data_gradient + fitted) * step).sum(1)).clamp_min(tiny)
-    decrease = factor.solve(small.prior_gradient + _times(small.prior_matrix, step))
+    decrease = factor.solve(small.prior_gradient + times(small.prior_matrix, step))
     slope = -eta * ((small.data_gradient + fitted) * decrease).sum(1) / squared
     return 0.5 * squared.log() - target.clamp_min(tiny).log(), slope
 
@@ -133,15 +133,16 @@ class _Factor:
         scaled = matrix * self.scale.unsqueeze(1) * self.scale.unsqueeze(2)
         eye = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
         scaled = scaled + eye * torch.where(diagonal > 0, _RIDGE, 1.0).unsqueeze(1)
-        self.factor, failed = torch.linalg.cholesky_ex(scaled)
+        self.factor, failed = map_items(lambda M: torch.linalg.cholesky_ex(M)[:2], scaled)
         if bool((failed > 0).any()):  # rounding made it indefinite: damp the items in question
             damped = scaled + eye * torch.where(failed > 0, 1e-3, 0.0).view(-1, 1, 1)
-            self.factor = torch.linalg.cholesky_ex(damped).L
+            self.factor = map_items(lambda M: torch.linalg.cholesky_ex(M).L, damped)
 
     def solve(self, right: Tensor) -> Tensor:
         scaled = (right * self.scale).unsqueeze(2)
-        return torch.cholesky_solve(scaled, self.factor).squeeze(2) * self.scale
+        return map_items(torch.cholesky_solve, scaled, self.factor).squeeze(2) * self.scale
 
 
-def _times(matrix: Tensor, vector: Tensor) -> Tensor:
+def times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Return the product of each item's matrix and vector, ``(batch, m)``."""
     return map_items(lambda M, v: torch.bmm(M, v.unsqueeze(2)).squeeze(2), matrix, vector)

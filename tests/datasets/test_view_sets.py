@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -120,6 +121,9 @@ def test_points_and_masks_come_along(tmp_path: Path) -> None:
     )
     assert torch.allclose(found.colors * 255, view_sets.model().colors.float())
     near_far = open_views(view_sets.write_llff(tmp_path / "l"), shrink=2).near_far
+    (tmp_path / "l" / "images").rename(tmp_path / "l" / "images_4")
+    renamed = open_views(tmp_path / "l")
+    assert len(renamed) == 3 and re.search("are taken from .*images_4", renamed.notes[0])
     assert near_far is not None and near_far.tolist() == [[2.0, 6.0]] * 3
 
 

@@ -107,6 +107,23 @@ def test_an_item_of_odd_size_has_the_same_bits_alone() -> None:
     assert all(torch.equal(run(y[k : k + 1].clone())[0], together[k]) for k in range(3))
 
 
+@pytest.mark.parametrize("weight", [1e-3, 1e-2, 1e-1])
+def test_an_item_has_the_same_bits_alone_after_a_restart(weight: float) -> None:
+    A = it.operators.HadamardSensing(image_shape=(23, 23), measurements=41, seed=0)
+    A = A.to(torch.float64)
+    x = torch.rand(3, 1, 23, 23, generator=torch.Generator().manual_seed(0)).double()
+    y = A.simulate(x, 0.05, seed=0)
+
+    def run(y: torch.Tensor) -> torch.Tensor:
+        prior = it.priors.Tikhonov("gradient")
+        return it.solve(
+            it.Problem(y, A), prior, "krylov-mm", weight, max_iterations=40, progress=False
+        ).x
+
+    together = run(y)
+    assert all(torch.equal(run(y[k : k + 1].clone())[0], together[k]) for k in range(3))
+
+
 @pytest.mark.parametrize("name", list(PRIORS))
 @pytest.mark.parametrize("basis_size", [6, 30])
 def test_finds_the_minimizer(name: str, basis_size: int) -> None:

@@ -7,6 +7,7 @@ read and write the model alone; `invtoolbox.datasets.views.colmap_files` reads a
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,16 @@ from invtoolbox.datasets.views.colmap_files import (
     write_binary,
     write_text,
 )
+from invtoolbox.datasets.views.photograph_files import picture_folders
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.sparse_model import SparseModel
 from invtoolbox.datasets.views.view_loading import Loading, rigid_poses
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import rotation_vector
 from invtoolbox.geometry.rotations import of_rotation_vector
+
+#: Places of models in a project, in the order of preference.
+_MODELS = ("sparse/[0-9]*", "sparse", "colmap/sparse/[0-9]*", "dense/[0-9]*/sparse", "dense/sparse")
 
 
 def open_colmap(
@@ -44,25 +49,46 @@ def open_colmap(
     The points of the model become ``points`` and ``colors``.
 
     Args:
-        path: folder of the project, or of the model. The model of a project lies in ``sparse/0``,
-            ``sparse`` or ``colmap/sparse/0``.
+        path: folder of the project, or of the model. The models of a project lie in ``sparse/0``,
+            ``sparse``, ``colmap/sparse/0``, and ``dense/0/sparse`` or ``dense/sparse``. The first
+            that has pictures is taken, the larger ones of ``sparse`` first.
         loading: how the pictures are loaded.
-        pictures: folder of the pictures; ``images`` in the project by default.
+        pictures: folder of the pictures; by default ``images`` or a folder of a similar name in the
+            project.
 
     Raises:
         InputError: for the errors of `read_colmap`, a missing folder of pictures, or a model of
             cameras whose distortion is not known here.
     """
-    folder = model_folder(Path(path).expanduser())
-    if pictures is None:
-        near = [parent / "images" for parent in (folder, *list(folder.parents)[:3])]
-        pictures = next((images for images in near if images.is_dir()), None)
-        if pictures is None:
-            raise InputError(
-                f"{folder}: there is no folder 'images' in the project of this model; give "
-                "pictures="
-            )
-    return read_colmap(folder).views(folder, Path(pictures), loading)
+    project = Path(path).expanduser()
+    models = model_folders(project)
+    pairs = [(m, pictures_of(m, project) if pictures is None else Path(pictures)) for m in models]
+    folder, near = next(((m, images) for m, images in pairs if images is not None), pairs[0])
+    if near is None:
+        raise InputError(
+            f"{folder}: there is no folder 'images' in the project of this model; move the pictures "
+            "there, or give pictures="
+        )
+    views = read_colmap(folder).views(folder, near, loading)
+    if near.name != "images" and pictures is None:
+        views = replace(views, notes=(*views.notes, f"the pictures are taken from {near}"))
+    if len(models) > 1:
+        note = f"the model {folder} is read, the first of {len(models)} models with pictures"
+        views = replace(views, notes=(*views.notes, note))
+    return views
+
+
+def pictures_of(model: Path, project: Path) -> Path | None:
+    """Return the folder of the pictures of a model, in the project or three folders above it."""
+    for parent in (model, *list(model.parents)[:3]):
+        for pictures in picture_folders(parent):
+            return pictures
+        # Pictures above ``dense`` are those before the lens was removed.
+        if parent.name == "dense" or (parent.parent.name == "dense" and parent.name != "sparse"):
+            break
+        if parent == project != model:
+            break
+    return None
 
 
 def read_colmap(path: str | os.PathLike[str]) -> SparseModel:
@@ -118,11 +144,28 @@ def write_colmap(
 
 
 def model_folder(path: Path) -> Path:
-    """Return the folder of the model of a project."""
-    for folder in (path, *(path / name for name in ("sparse/0", "sparse", "colmap/sparse/0"))):
-        for suffix in (".bin", ".txt"):
-            if all((folder / f"{name}{suffix}").is_file() for name in ("cameras", "images")):
-                return folder
+    """Return the folder of the first model of a project."""
+    return model_folders(path)[0]
+
+
+def model_folders(path: Path) -> list[Path]:
+    """Return the folders of the models of a project, the larger models of ``sparse`` first.
+
+    Raises:
+        InputError: if there is none.
+    """
+    folders: list[Path] = []
+    for place in ("", *_MODELS):
+        sizes = {
+            folder: images.stat().st_size
+            for folder in (sorted(path.glob(place)) if place else [path])
+            for suffix in (".txt", ".bin")
+            if (folder / f"cameras{suffix}").is_file()
+            and (images := folder / f"images{suffix}").is_file()
+        }
+        folders += sorted(sizes, key=lambda folder: -sizes[folder])
+    if folders:
+        return folders
     raise InputError(
         f"{path} holds no sparse model of COLMAP; give a folder with cameras.bin and images.bin, "
         "or .txt, in it or in sparse/0"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from invtoolbox.core.checks import reading
+from invtoolbox.datasets.views.photograph_files import picture_folders
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.view_loading import Loading, View, load_views, rigid_poses
 from invtoolbox.datasets.volumes.pictures import SUFFIXES
@@ -34,8 +35,9 @@ def open_llff(
     Args:
         path: path of the folder, or of the file.
         loading: how the pictures are loaded.
-        pictures: folder of the pictures; ``images`` by default. The intrinsics of smaller copies
-            (``images_4``) are scaled.
+        pictures: folder of the pictures; by default ``images``, or the first of its smaller copies
+            (``images_4``) with as many pictures as poses. The intrinsics of smaller copies are
+            scaled.
 
     Raises:
         InputError: if the numbers of poses and of pictures differ, or if a pose is damaged.
@@ -51,9 +53,15 @@ def open_llff(
                 "must be (pictures, 17)"
             )
         rows = np.array(rows, dtype=np.float64)
-    folder = file.parent / "images" if pictures is None else Path(pictures).expanduser()
-    entries = folder.iterdir() if folder.is_dir() else ()
-    files = sorted((f for f in entries if f.suffix.lower() in SUFFIXES), key=lambda f: f.name)
+    folders = [file.parent / "images"] if pictures is None else [Path(pictures).expanduser()]
+    folders += picture_folders(file.parent) if pictures is None else []
+    contents = [
+        sorted((f for f in folder.glob("*") if f.suffix.lower() in SUFFIXES), key=lambda f: f.name)
+        for folder in folders
+    ]
+    fits = [len(files) == len(rows) for files in contents]
+    chosen = fits.index(True) if True in fits else 0
+    folder, files = folders[chosen], contents[chosen]
     if len(files) != len(rows) or not files:
         raise InputError(
             f"{file} holds {len(rows)} poses, but {folder} holds {len(files)} pictures; they must "
@@ -82,4 +90,5 @@ def open_llff(
     loaded = load_views(file, views, loading)
     order = {name: k for k, name in enumerate(names)}
     bounds = rows[[order[name] for name in loaded.cameras.names], 15:]
-    return replace(loaded, near_far=torch.from_numpy(bounds).float())
+    notes = () if chosen == 0 else (f"the pictures are taken from {folder}",)
+    return replace(loaded, near_far=torch.from_numpy(bounds).float(), notes=(*loaded.notes, *notes))

@@ -2,36 +2,97 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from invtoolbox.core.environment import optional_package
 from invtoolbox.datasets.output import write_bytes
-from invtoolbox.datasets.volumes.pictures import SUFFIXES
+from invtoolbox.datasets.volumes.pictures import SUFFIXES, read_size
 from invtoolbox.errors import InputError
 
 VIDEOS = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".3gp")
 #: Formats that cameras write and that are not read here, with a program that converts them.
 _CONVERTERS = {
-    **dict.fromkeys(
-        (".heic", ".heif", ".avif"), "heif-convert IN OUT.jpg (libheif), or sips on macOS"
-    ),
+    ".avif": "heif-convert IN OUT.jpg (libheif)",
     **dict.fromkeys(
         (".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
         "darktable-cli IN OUT.jpg, or dcraw -c IN",
     ),
-    **dict.fromkeys((".webp", ".jxl", ".gif"), "magick IN OUT.png (ImageMagick)"),
+    **dict.fromkeys((".jxl", ".gif"), "magick IN OUT.png (ImageMagick)"),
 }
-#: Names of the folder of the pictures within a capture.
-_FOLDERS = ("images", "input", "rgb", "photos")
+#: Names of the folder of the pictures within a capture, in the order of preference.
+_FOLDERS = ("images", "input", "rgb", "photos", "image")
+
+
+def picture_folders(capture: Path, names: Sequence[str] = _FOLDERS) -> list[Path]:
+    """Return the folders of pictures of a capture, and then of their smaller copies.
+
+    A smaller copy of ``images`` is ``images_4``, the larger copies first.
+
+    Args:
+        capture: folder of the capture.
+        names: names of the folders.
+    """
+    copies = {
+        int(word): folder
+        for folder in capture.glob("*_[0-9]*")
+        for name, _, word in (folder.name.rpartition("_"),)
+        if name in names and word.isdecimal()
+    }
+    smaller = [copies[factor] for factor in sorted(copies)]
+    return [f for f in (*(capture / name for name in names), *smaller) if f.is_dir()]
+
+
+def find_pictures(pictures: Sequence[Path], capture: Path) -> dict[Path, Path]:
+    """Find pictures in a neighbouring folder, if none of them is at its place.
+
+    The neighbours are the smaller copies of the named folder, the folders of pictures next to it
+    and in the capture, and the capture itself. A file may have another suffix. The first folder
+    with the most of the pictures is taken.
+
+    Args:
+        pictures: paths at which the pictures should be.
+        capture: folder of the file of cameras.
+
+    Returns:
+        The paths of the pictures by the paths at which they should be.
+    """
+    stems = {picture.stem.lower(): picture for picture in pictures}
+    if len(stems) < len(pictures) or any(picture.is_file() for picture in pictures):
+        return {}
+    folder = pictures[0].parent
+    places = [folder]
+    if folder != capture:  # what lies next to the capture is of others
+        places += picture_folders(folder.parent, [folder.name])
+        places += [*picture_folders(folder.parent), folder.parent]
+    places += [*picture_folders(capture), capture]
+    best: dict[Path, Path] = {}
+    for place in dict.fromkeys(p for p in places if p.is_dir()):
+        files = sorted(f for f in place.iterdir() if f.suffix.lower() in SUFFIXES)
+        hits = {stems[f.stem.lower()]: f for f in files if f.stem.lower() in stems}
+        best = hits if len(hits) > len(best) else best
+    return best
 
 
 def is_video(path: Path) -> bool:
     """Return whether the suffix of a file is of a video."""
     return path.suffix.lower() in VIDEOS
+
+
+def holds_photographs(folder: Path) -> bool:
+    """Return whether a folder, or a folder ``images`` in it, holds pictures or videos."""
+    places = (folder, *(folder / name for name in _FOLDERS))
+    return any(
+        f.suffix.lower() in (*SUFFIXES, *VIDEOS) for p in places if p.is_dir() for f in p.iterdir()
+    )
 
 
 def find_photographs(folder: Path) -> list[Path]:
@@ -73,6 +134,65 @@ def find_photographs(folder: Path) -> list[Path]:
     return photographs
 
 
+def as_jpeg(pictures: Sequence[Path], folder: Path) -> list[Path]:
+    """Write copies of pictures that pycolmap reads, with their headers; return the copies.
+
+    Pictures that pycolmap reads are returned themselves.
+    """
+    from PIL import Image
+
+    if all(p.suffix.lower() not in (".webp", ".heic", ".heif") for p in pictures):
+        return list(pictures)
+    folder.mkdir(parents=True, exist_ok=True)
+    copies = []
+    for picture in pictures:
+        read_size(picture)  # a picture that cannot be decoded is named
+        buffer = BytesIO()
+        with Image.open(picture) as opened:
+            opened.convert("RGB").save(buffer, "JPEG", quality=95, exif=opened.getexif())
+        copy = folder / f"{picture.name}.jpg"
+        copies.append(write_bytes(copy, buffer.getvalue(), overwrite=True))
+    return copies
+
+
+def read_position(picture: Path) -> tuple[float, float, float] | None:
+    """Read latitude and longitude in degrees, and altitude in metres, from a header (EXIF GPS)."""
+    from PIL import Image
+
+    read_size(picture)
+    try:
+        with Image.open(picture) as opened:
+            gps = opened.getexif().get_ifd(0x8825)
+        angles = [
+            float(d) + float(m) / 60 + float(s) / 3600
+            for d, m, s in (gps[number] for number in (2, 4))
+        ]
+        signs = [-1.0 if str(gps[number])[:1] in "SW" else 1.0 for number in (1, 3)]
+        height = float(gps.get(6, 0.0)) * (-1 if gps.get(5) in (1, b"\1") else 1)
+    except (KeyError, ValueError, TypeError, ZeroDivisionError, SyntaxError, OSError):
+        return None
+    place = signs[0] * angles[0], signs[1] * angles[1], height
+    return place if all(map(math.isfinite, place)) else None
+
+
+def east_north_up(places: Sequence[tuple[float, float, float]]) -> Tensor:
+    """Convert latitudes, longitudes and altitudes to metres from their mean, float64 ``(N, 3)``.
+
+    >>> east_north_up([(50.0, 8.0, 100.0), (50.001, 8.0, 102.0)])
+    tensor([[  0.0000, -55.6145,  -1.0000],
+            [  0.0000,  55.6145,   1.0000]], dtype=torch.float64)
+    """
+    table = torch.tensor(places, dtype=torch.float64)
+    offsets = table - table.mean(0)
+    # Radii of curvature of the ellipsoid of WGS 84, along the meridian and across.
+    latitude = float(table[:, 0].mean().deg2rad())
+    square = 1 - 0.00669438 * math.sin(latitude) ** 2
+    across = 6378137.0 / math.sqrt(square)
+    along = across * (1 - 0.00669438) / square
+    east = across * math.cos(latitude) * offsets[:, 1].deg2rad()
+    return torch.stack([east, along * offsets[:, 0].deg2rad(), offsets[:, 2]], 1)
+
+
 def extract_frames(video: Path, folder: Path, count: int = 100) -> list[Path]:
     """Write the sharpest frame of each of ``count`` equal parts of a video as a PNG file.
 
@@ -111,8 +231,6 @@ def extract_frames(video: Path, folder: Path, count: int = 100) -> list[Path]:
 
 
 def _write_frame(folder: Path, section: int, pixels: np.ndarray, image: Any) -> Path:
-    from io import BytesIO
-
     buffer = BytesIO()
     image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return write_bytes(folder / f"frame_{section:04d}.png", buffer.getvalue(), overwrite=True)
@@ -123,7 +241,7 @@ def _decode(video: Path, count: int) -> Any:
     av = optional_package(
         "av",
         f"{video} is a video, whose frames are decoded by PyAV, which is not installed;",
-        "sfm",
+        "captures",
         f", or extract frames with ffmpeg -i {video.name} -r 2 frames/%04d.png",
     )
     try:

@@ -39,6 +39,7 @@ class PosedPictures:
         source: function that reads the pictures of some numbers from files; None if the tensors
             hold the pictures. With a source, `pictures` and `alpha` have no rows, and `read`
             returns pictures.
+        notes: sentences about what was read in place of what, such as smaller copies of pictures.
     """
 
     cameras: Cameras
@@ -53,6 +54,7 @@ class PosedPictures:
     near_far: Tensor | None = None
     sizes: Tensor | None = None
     source: Callable[[Tensor], PosedPictures] | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.cameras)
@@ -118,5 +120,6 @@ class PosedPictures:
             + (f", with {', '.join(extra)}" if extra else "")
             + (f", {len(self.skipped)} skipped" if self.skipped else "")
             + (", on disk" if self.source is not None else "")
+            + "".join(f"; {note}" for note in self.notes)
             + ")"
         )

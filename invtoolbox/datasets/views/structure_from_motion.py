@@ -11,24 +11,35 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from invtoolbox.core.checks import missing_path
 from invtoolbox.core.environment import optional_package
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.views.colmap import open_colmap
-from invtoolbox.datasets.views.photograph_files import extract_frames, find_photographs, is_video
+from invtoolbox.datasets.views.photograph_files import (
+    as_jpeg,
+    east_north_up,
+    extract_frames,
+    find_photographs,
+    is_video,
+    read_position,
+)
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.view_loading import Loading
 from invtoolbox.datasets.volumes.pictures import SUFFIXES, read_size
 from invtoolbox.datasets.volumes.volume import join_first
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.cameras import Similarity
 
 #: Longer side to which pictures are reduced for the search of features, pixels.
 FEATURE_SIDE = 1600
 #: Number of frames that are taken from a video.
 FRAMES = 100
 _RECORD = "cameras.json"
+#: Largest distance of positions in headers from the cameras, relative to the spread of the positions.
+_LARGEST_ERROR = 0.3
 
 
 def find_cameras(
@@ -39,8 +50,10 @@ def find_cameras(
     Features of all pairs of photographs (of neighbouring frames of a video) are matched, and
     pycolmap's incremental mapper places the photographs one after the other. Photographs of one
     size, taken by one camera with one focal length, share their intrinsics. The results are a
-    project of COLMAP in the folder `results`, which `open_found_cameras` and `open_colmap` open. If
-    the folder holds the cameras of the same photographs already, nothing is computed.
+    project of COLMAP in the folder `results`, which `open_found_cameras` and `open_colmap` open. The
+    unit of the world is arbitrary; positions in the headers (EXIF GPS) make it metres, east, north
+    and up, if they are exact enough. If the folder holds the cameras of the same photographs
+    already, nothing is computed.
 
     Args:
         path: folder of photographs, or a video.
@@ -64,13 +77,13 @@ def find_cameras(
     colmap = optional_package(
         "pycolmap",
         "photographs without cameras are placed by pycolmap, which is not installed;",
-        "sfm",
+        "captures",
         ", or give a folder with the cameras of COLMAP or nerfstudio",
     )
     pictures = (
         extract_frames(place, folder / "frames", FRAMES)
         if place.is_file()
-        else find_photographs(place)
+        else as_jpeg(find_photographs(place), folder / "frames")
     )
     model = model or ("SIMPLE_RADIAL" if len(pictures) < 10 else "OPENCV")
     work = folder / "structure-from-motion"
@@ -86,11 +99,17 @@ def find_cameras(
                 f"placed, not {join_first(missing, 5)}; take photographs of one scene, each of which "
                 "overlaps with the next by more than half"
             )
+        notes = _to_metres(colmap, best, pictures)
         (folder / "sparse" / "0").mkdir(parents=True, exist_ok=True)
         best.write_binary(str(folder / "sparse" / "0"))
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    content = {"key": key, "pictures": str(pictures[0].parent.absolute()), "missing": missing}
+    content = {
+        "key": key,
+        "pictures": str(pictures[0].parent.absolute()),
+        "missing": missing,
+        "notes": notes,
+    }
     return write_bytes(record, json.dumps(content, indent=1).encode(), overwrite=True)
 
 
@@ -103,7 +122,8 @@ def open_found_cameras(record: str | Path, loading: Loading = Loading()) -> Pose
     """
     content = _read(Path(record))
     loaded = open_colmap(Path(record).parent, loading, pictures=content["pictures"])
-    return replace(loaded, skipped=(*loaded.skipped, *content["missing"]))
+    skipped, notes = (*loaded.skipped, *content["missing"]), content.get("notes", ())
+    return replace(loaded, skipped=skipped, notes=(*loaded.notes, *notes))
 
 
 def _lone_video(place: Path) -> Path:
@@ -144,6 +164,30 @@ def _place(
     finally:
         colmap.logging.minloglevel = before
     return max(models.values(), key=lambda model: model.num_reg_images(), default=None)
+
+
+def _to_metres(colmap: Any, model: Any, pictures: Sequence[Path]) -> list[str]:
+    """Move a model to the positions in the headers of its pictures, and return a note of it."""
+    places = {picture.name: read_position(picture) for picture in pictures}
+    images = [i for i in model.images.values() if i.has_pose and places[i.name] is not None]
+    if len(images) < 4:
+        return []
+    metres = east_north_up([place for i in images if (place := places[i.name]) is not None])
+    centres = torch.from_numpy(np.stack([image.projection_center() for image in images]))
+    fit = Similarity.between(centres, metres)
+    error = float((fit.points(centres) - metres).norm(dim=1).square().mean().sqrt())
+    spreads = torch.linalg.svdvals(metres) / len(images) ** 0.5
+    source = f"the positions (EXIF GPS) of {len(images)} photographs, {error:.2g} m off the cameras"
+    if error > _LARGEST_ERROR * float(spreads[0]):
+        return [f"the unit of the world is unknown: {source}, are too coarse"]
+    # Positions along a line determine the scale alone.
+    is_turned = error <= _LARGEST_ERROR * float(spreads[1])
+    matrix = torch.cat([fit.scale * fit.rotation, fit.shift[:, None]], 1)
+    if not is_turned:
+        matrix = torch.cat([fit.scale * torch.eye(3), torch.zeros(3, 1)], 1).double()
+    model.transform(colmap.Sim3d(matrix.numpy()))
+    axes = ", its axes are east, north and up" if is_turned else ""
+    return [f"the unit of the world is the metre{axes}, by {source}"]
 
 
 def _by_camera(pictures: Sequence[Path]) -> list[list[Path]]:

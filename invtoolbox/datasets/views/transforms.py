@@ -11,8 +11,9 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from invtoolbox.core.checks import reading, require_file
 from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_bytes
 from invtoolbox.datasets.ply import read_ply
+from invtoolbox.datasets.views.photograph_files import picture_folders
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.view_loading import (
     Loading,
@@ -208,8 +210,7 @@ def open_blender(path: str | os.PathLike[str], loading: Loading = Loading()) -> 
     views = []
     poses = from_opengl(rigid_poses(file, words, matrices, "camera to world"))
     for word, pose in zip(words, poses):
-        place = named_file(file.parent, word, file)
-        place = place if place.suffix else place.with_suffix(".png")
+        place = _find_picture(file, word)
         views.append(View(place.name, place, pose, angle, written_name=word))
     return load_views(file, views, loading)
 
@@ -218,6 +219,23 @@ def read_json(file: Path) -> Any:
     """Read the contents of a JSON file, or raise an `InputError`."""
     with reading(file, "JSON"):
         return json.loads(file.read_text("utf-8"))
+
+
+def camera_files(folder: Path) -> list[Path]:
+    """Return the JSON files of cameras in a folder, in the order of preference."""
+    usual = [folder / name for name in FILES]
+    more = [*folder.glob("transforms*.json"), *folder.glob("reconstruction*.json")]
+    return [file for file in dict.fromkeys((*usual, *sorted(more))) if file.is_file()]
+
+
+def named_pictures(file: Path) -> list[Path]:
+    """Return the paths of the pictures that a ``transforms.json`` names; none of a faulty file."""
+    table = read_json(file)
+    frames = table.get("frames") if isinstance(table, dict) else None
+    words = [frame.get("file_path") for frame in frames or () if isinstance(frame, dict)]
+    with suppress(InputError):
+        return [_find_picture(file, str(word)) for word in words]
+    return []
 
 
 def _intrinsics(
@@ -285,7 +303,15 @@ def _number(file: Path, table: Mapping[str, Any], name: str, otherwise: float) -
 
 def _find_picture(file: Path, word: str) -> Path:
     """Return the file of a frame; instant-ngp and Blender leave out the suffix .png."""
-    place = named_file(file.parent, word, file)
+    if "\\" in word and not (file.parent / word).is_file():  # a path of Windows
+        word = word.replace("\\", "/")
+    try:
+        place = named_file(file.parent, word, file)
+    except InputError:
+        # Of a path on another machine, the name is looked for in this capture.
+        if not PurePosixPath(word).is_absolute() or not picture_folders(file.parent):
+            raise
+        place = file.parent / PurePosixPath(word).name
     if place.is_file() or place.suffix.lower() in SUFFIXES:
         return place
     return place.with_name(place.name + ".png")

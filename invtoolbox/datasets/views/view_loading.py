@@ -20,6 +20,7 @@ from torch.nn import functional
 from invtoolbox.core.checks import sniff
 from invtoolbox.core.guards import check_range
 from invtoolbox.datasets.pose_files import nearest_motions, rotation_errors
+from invtoolbox.datasets.views.photograph_files import find_pictures
 from invtoolbox.datasets.views.picture_files import (
     middle_depth,
     read_blocks,
@@ -122,13 +123,15 @@ def load_views(
                 f"{', '.join(v.name for v in views[:3])}"
             )
         views = [view for view in views if view.name in set(loading.names)]
+    capture = Path(path) if Path(path).is_dir() else Path(path).parent
+    places = find_pictures([view.picture for view in views], capture) if views else {}
+    notes = [f"the pictures are taken from {place.parent}" for place in list(places.values())[:1]]
+    views = [replace(view, picture=places.get(view.picture, view.picture)) for view in views]
     existing = [view for view in views if view.picture.is_file()]
     if not existing:
-        where = f", such as {views[0].picture}" if views else ""
-        raise InputError(
-            f"none of the {len(views)} pictures of {path} exists{where}; check the folder of the "
-            "pictures"
-        )
+        where = f"; move them to {views[0].picture.parent}" if views else ""
+        first = f", such as {views[0].picture.name}" if views else ""
+        raise InputError(f"none of the {len(views)} pictures of {path} exists{first}{where}")
     frames = _Frames(path, loading)
     for view in existing:
         frames.add(view)
@@ -145,6 +148,7 @@ def load_views(
         tuple(view.written_name or view.name for view in views if view not in existing),
         sizes=frames.sizes,
         source=frames.load,
+        notes=tuple(notes),
     )
     return stored if loading.on_disk else stored.read()
 
@@ -244,7 +248,7 @@ class _Frames:
             view: the picture and its camera.
         """
         stored = read_size(view.picture)
-        has_tag = sniff(view.picture) in ("jpeg", "png", "tiff")
+        has_tag = sniff(view.picture) in ("jpeg", "png", "tiff", "webp")
         turns = _TURNS.get(read_orientation(view.picture), 0) if has_tag else 0
         view = _as_stored(view, stored, turns)
         K = _fit_intrinsics(self.path, view, stored)

@@ -1,4 +1,4 @@
-"""Reader of pictures: PNG, JPEG, BMP and TIFF as tensors with values from 0 to 1."""
+"""Reader of pictures: PNG, JPEG, BMP, TIFF, WebP and HEIC as tensors with values from 0 to 1."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from invtoolbox.core.checks import Bounded, decoding, require_file, require_plausible, sniff
+from invtoolbox.core.environment import optional_package
 from invtoolbox.datasets.measurement import Measurement, as_tensor, check_index
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.tiff import check_length, read_page, require_pages
@@ -17,7 +18,7 @@ from invtoolbox.errors import InputError
 
 # Number of the orientation tag, in EXIF and in TIFF.
 _ORIENTATION = 274
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".heif")
 
 
 class Pictures:
@@ -96,6 +97,8 @@ def read_pixels(path: Path, page: int) -> np.ndarray:
             require_plausible(path, (picture.height, picture.width, bands), np.uint8)
             if picture.mode == "CMYK":
                 return _as_rgb(picture)
+            if kind in ("webp", "heif"):
+                return np.asarray(picture)
         if kind == "png" and _is_deep_color(path):
             return _read_deep_color(path)
         from skimage.io import imread
@@ -106,10 +109,14 @@ def read_pixels(path: Path, page: int) -> np.ndarray:
 
 def _format_of(path: Path) -> str:
     kind = sniff(require_file(path))
-    if kind not in ("png", "jpeg", "bmp", "tiff"):
+    if kind not in ("png", "jpeg", "bmp", "tiff", "webp", "heif"):
         raise InputError(
-            f"{path}: the first bytes are not those of a PNG, JPEG, BMP or TIFF file; export it again"
+            f"{path}: the first bytes are not those of a PNG, JPEG, BMP, TIFF, WebP or HEIC file; "
+            "export it again"
         )
+    if kind == "heif":
+        need = f"{path} is a HEIC file, decoded by pi-heif, which is not installed;"
+        optional_package("pi_heif", need, "captures").register_heif_opener()
     return kind
 
 

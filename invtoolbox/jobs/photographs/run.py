@@ -222,7 +222,7 @@ def _compare(
 
 
 def _notes(photographs: Photographs, is_empty: bool) -> tuple[str, ...]:
-    notes = []
+    notes = list(photographs.train.notes)
     skipped = photographs.train.skipped
     if skipped:
         first = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")

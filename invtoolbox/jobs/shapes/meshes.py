@@ -11,8 +11,8 @@ The tables::
                            about ("centre", "origin" or a point), shift
     [observed]             or some vertices of another mesh with noise:
                            frame, path, share, relative_noise (of the diagonal), seed
-    [[prior]]              ARAP by default; the graph of the mesh is "clamped"
-                           (cotangents, the default), "cotangent" or "uniform"
+    [[prior]]              ARAP by default; the graph of the mesh is "spokes-and-rims" (the
+                           default of ARAP), "clamped" (of the others), "cotangent" or "uniform"
     [solver]               name, settings, budgets
     [output]               folder, formats
 
@@ -261,9 +261,8 @@ def _with_graphs(tables: list[PriorTable], mesh: Mesh) -> list[PriorTable]:
     complete = []
     for table in tables:
         settings = dict(table.settings)
-        weights = settings.pop(
-            "graph", None if {"neighbours", "radius"} & set(settings) else "clamped"
-        )
+        usual = "spokes-and-rims" if table.name == "arap" else "clamped"
+        weights = settings.pop("graph", None if {"neighbours", "radius"} & set(settings) else usual)
         if weights is not None:
             settings["graph"] = NeighbourGraph.of_mesh(mesh.vertices, mesh.faces, weights)
         complete.append(PriorTable(name=table.name, weight=table.weight, **settings))

@@ -1,7 +1,8 @@
 // Arguments: RotationArguments of rotations.py.
 //
 // Fit a rotation R to the neighbourhood of one point of one item: minimize sum w |e + d - R e|^2
-// over its edges, which are e at rest and e + d after the motion. Out come R - 1 and the minimum.
+// over the edges that the point owns, which are e at rest and e + d after the motion. Out come R - 1
+// and the minimum.
 //
 // R is the unit quaternion of the largest eigenvalue of Horn's 4 x 4 matrix ("Closed-form solution
 // of absolute orientation using unit quaternions", 1987), refined by Newton's method, in double
@@ -9,7 +10,8 @@
 const long long item = task / count;
 const int i = (int)(task % count);
 const int* first = (const int*)starts;
-const int* other = (const int*)neighbours;
+const int* from = (const int*)tails;
+const int* to = (const int*)heads;
 const REAL* w = (const REAL*)weights;
 const REAL* rest = (const REAL*)vectors;
 const REAL* x = (const REAL*)moved + 3 * item * count;
@@ -17,9 +19,10 @@ const REAL* x = (const REAL*)moved + 3 * item * count;
 double s[9] = {0};
 for (int e = first[i]; e < first[i + 1]; ++e) {
     const REAL* r = rest + 3 * (long long)e;
-    const REAL* o = x + 3 * (long long)other[e];
+    const REAL* p = x + 3 * (long long)from[e];
+    const REAL* o = x + 3 * (long long)to[e];
     for (int a = 0; a < 3; ++a) {
-        const double b = (double)w[e] * ((double)r[a] + ((double)x[3 * i + a] - (double)o[a]));
+        const double b = (double)w[e] * ((double)r[a] + ((double)p[a] - (double)o[a]));
         s[3 * a] += b * r[0];
         s[3 * a + 1] += b * r[1];
         s[3 * a + 2] += b * r[2];
@@ -132,9 +135,10 @@ const double turn[9] = {
 double energy = 0.0;
 for (int e = first[i]; e < first[i + 1]; ++e) {
     const REAL* r = rest + 3 * (long long)e;
-    const REAL* o = x + 3 * (long long)other[e];
+    const REAL* p = x + 3 * (long long)from[e];
+    const REAL* o = x + 3 * (long long)to[e];
     for (int a = 0; a < 3; ++a) {
-        const double left = ((double)x[3 * i + a] - (double)o[a]) -
+        const double left = ((double)p[a] - (double)o[a]) -
                             (turn[3 * a] * r[0] + turn[3 * a + 1] * r[1] + turn[3 * a + 2] * r[2]);
         energy += (double)w[e] * left * left;
     }

@@ -25,11 +25,14 @@ class RotationArguments:
     """Arguments of the kernels: the fit writes energies, the gradient writes slopes."""
 
     moved: Tensor  # displacements d, (batch, N, 3)
-    starts: Tensor  # first edge of every point, (N + 1,) int32
-    neighbours: Tensor  # point that an edge leads to, (E,) int32
+    starts: Tensor  # first edge that every point owns, (N + 1,) int32
+    owners: Tensor  # point whose rotation an edge follows, (E,) int32
+    tails: Tensor  # point that an edge starts at, (E,) int32
+    heads: Tensor  # point that an edge leads to, (E,) int32
+    departures: Tensor  # first entry of `departing` of every point, (N + 1,) int32
+    departing: Tensor  # edges, sorted by the point that they start at, (E,) int32
     arrivals: Tensor  # first entry of `arriving` of every point, (N + 1,) int32
     arriving: Tensor  # edges, sorted by the point that they lead to, (E,) int32
-    owners: Tensor  # point that an edge belongs to, (E,) int32
     weights: Tensor  # (E,)
     vectors: Tensor  # (E, 3)
     turns: Tensor  # R - 1, (batch, N, 3, 3)
@@ -53,37 +56,48 @@ def gradient_kernel(dtype: torch.dtype) -> Kernel:
 class Neighbourhoods(Settings):
     r"""Edges of N points at rest.
 
-    They are sorted by the point that they belong to, and indexed by the point that they lead to.
+    They are sorted by the point that owns them, and indexed by the points at both ends.
 
     Args:
-        edges: the point that an edge belongs to, and its neighbour, ``(2, E)``.
+        edges: the point that an edge starts at, and the point that it leads to, ``(2, E)``.
         weights: weights of the edges, ``(E,)``.
         vectors: vectors of the edges at rest, ``p_i - p_j``, ``(E, 3)``.
         count: number of points N.
+        owners: the point whose rotation an edge follows, ``(E,)``; by default its start.
 
     Raises:
         InputError: if the shapes do not fit together.
     """
 
-    def __init__(self, edges: Tensor, weights: Tensor, vectors: Tensor, count: int) -> None:
+    def __init__(
+        self,
+        edges: Tensor,
+        weights: Tensor,
+        vectors: Tensor,
+        count: int,
+        owners: Tensor | None = None,
+    ) -> None:
         if edges.shape != (2, len(weights)) or vectors.shape != (len(weights), 3):
             raise InputError(
                 "neighbourhoods take edges (2, E), weights (E,) and vectors (E, 3), got "
                 f"{tuple(edges.shape)}, {tuple(weights.shape)} and {tuple(vectors.shape)}"
             )
-        order = edges[0].argsort(stable=True)
-        owners, neighbours = edges[0][order], edges[1][order]
+        owners = edges[0] if owners is None else owners
+        order = owners.argsort(stable=True)
         self.count = count
-        self.owners, self.neighbours = owners.int().contiguous(), neighbours.int().contiguous()
+        self.owners = owners[order].int().contiguous()
+        self.tails, self.heads = edges[:, order].int().contiguous()
         self.weights, self.vectors = weights[order].contiguous(), vectors[order].contiguous()
         self.starts = _starts(owners, count)
-        self.arriving = neighbours.argsort(stable=True).int()
-        self.arrivals = _starts(neighbours, count)
+        self.departing, self.arriving = (
+            ends.argsort(stable=True).int() for ends in (self.tails, self.heads)
+        )
+        self.departures, self.arrivals = (_starts(ends, count) for ends in edges)
 
     def energy(self, moved: Tensor) -> Tensor:
-        r"""Compute ``min_R sum_ij w_ij |e_ij + d_ij - R_i e_ij|^2``, ``(batch,)``.
+        r"""Compute ``min_R sum_ij w_ij |e_ij + d_ij - R_o e_ij|^2``, ``(batch,)``.
 
-        Each R_i is a rotation, and ``d_ij = d_i - d_j``. The derivative holds R fixed, which is
+        R_o is the rotation of the owner of the edge, and ``d_ij = d_i - d_j``. The derivative holds R fixed, which is
         exact; the second derivative holds R fixed too.
 
         Args:
@@ -128,7 +142,7 @@ class Neighbourhoods(Settings):
         """
         displacements = moved.detach().contiguous()
         slopes = torch.empty_like(displacements)
-        # sum w (d - (R - 1) e) over the edges of a point, minus the sum over the edges to it.
+        # sum w (d - (R - 1) e) over the edges from a point, minus the sum over the edges to it.
         arguments = self._arguments(displacements, turns.contiguous())
         arguments.slopes = slopes
         tasks = moved.shape[0] * self.count
@@ -139,10 +153,13 @@ class Neighbourhoods(Settings):
         return RotationArguments(
             moved=displacements,
             starts=self.starts,
-            neighbours=self.neighbours,
+            owners=self.owners,
+            tails=self.tails,
+            heads=self.heads,
+            departures=self.departures,
+            departing=self.departing,
             arrivals=self.arrivals,
             arriving=self.arriving,
-            owners=self.owners,
             weights=self.weights.to(displacements.dtype),
             vectors=self.vectors.to(displacements.dtype),
             turns=turns,
@@ -150,12 +167,12 @@ class Neighbourhoods(Settings):
         )
 
     def laplacian(self, v: Tensor) -> Tensor:
-        """Return ``sum_j w_ij (v_i - v_j)`` over the edges of i and the edges that lead to it.
+        """Return ``sum_j w_ij (v_i - v_j)`` over the edges that start at i or lead to it.
 
         This is half the Hessian of the energy under fixed rotations, applied to ``v``
         ``(batch, N, 3)``.
         """
-        i, j = self.owners.long(), self.neighbours.long()
+        i, j = self.tails.long(), self.heads.long()
         flow = self.weights.to(v.dtype)[:, None] * (v.index_select(-2, i) - v.index_select(-2, j))
         return torch.zeros_like(v).index_add(-2, i, flow).index_add(-2, j, -flow)
 

@@ -47,7 +47,7 @@ class NodeARAP(GraphPrior):
     """
 
     def _rest(self, graph: NeighbourGraph) -> Neighbourhoods:
-        return _Nodes(graph.edges, edge_shares(graph), graph.vectors, len(graph))
+        return _Nodes(graph.edges, edge_shares(graph), graph.vectors, len(graph), graph.owners)
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
         points = getattr(problem.operator, "points", None)
@@ -98,7 +98,7 @@ class NodeARAP(GraphPrior):
 
     def _edges(self, x: Tensor) -> Tensor:
         piece = self._check(x)
-        i, j = piece.owners.long(), piece.neighbours.long()
+        i, j = piece.tails.long(), piece.heads.long()
         return x.index_select(2, i) - x.index_select(2, j)
 
     def _fit_rotations(self, x: Tensor) -> Tensor:

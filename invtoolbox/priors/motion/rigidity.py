@@ -123,7 +123,8 @@ class ARAP(GraphPrior):
     fits the neighbourhood of i best. So a rigid motion of any size costs nothing; stretching,
     shearing and tearing cost: a uniform scale s costs ``(s - 1)^2`` times the mean square of the
     edges. The gradient with ``R_i`` held fixed is exact, because the energy is a minimum over
-    ``R_i``. The energy is not convex.
+    ``R_i``. The energy is not convex. The rims of a mesh have the rotation of the opposite vertex
+    in place of ``R_i``.
 
     With ``R_i`` held fixed the energy is a quadratic that lies above R and touches it. Minimizing
     this quadratic and finding the rotations anew are the global and the local step of the paper,
@@ -135,11 +136,11 @@ class ARAP(GraphPrior):
 
     Args:
         neighbours, radius, labels, weights, scale, symmetric, graph: settings of the edges, see
-            `GraphPrior`. For meshes give ``graph=NeighbourGraph.of_mesh(vertices, faces)``, for
-            displacements of voxels ``graph=NeighbourGraph.of_grid(shape, ...)``. With the paper's
-            signed cotangents, ``of_mesh(..., "cotangent")``, the energy is negative for some shapes
-            of a mesh with obtuse triangles, and is least for one of these shapes, not for the
-            shape at rest.
+            `GraphPrior`. For meshes give ``graph=NeighbourGraph.of_mesh(vertices, faces,
+            "spokes-and-rims")`` or ``"clamped"``, for displacements of voxels
+            ``graph=NeighbourGraph.of_grid(shape, ...)``. With the paper's signed cotangents,
+            ``of_mesh(..., "cotangent")``, the energy is negative for some shapes of a mesh with
+            obtuse triangles, and is least for one of these shapes, not for the shape at rest.
 
     >>> import invtoolbox as it
     >>> p = torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))
@@ -168,8 +169,11 @@ class ARAP(GraphPrior):
         return energies.sum(1).to(flow.dtype), like_points(2 * self.pieces[0].pull(flow, turns), x)
 
     def majorizer(self, x: Any) -> Springs:
-        edges = tuple(torch.stack([piece.owners, piece.neighbours]).long() for piece in self.pieces)
-        return Springs(edges, tuple(2 * piece.weights for piece in self.pieces))
+        return Springs(
+            tuple(torch.stack([piece.tails, piece.heads]).long() for piece in self.pieces),
+            tuple(2 * piece.weights for piece in self.pieces),
+            tuple(piece.lengths for piece in self.pieces),
+        )
 
 
 class Isometry(GraphPrior):
@@ -234,8 +238,9 @@ class Isometry(GraphPrior):
         ``(|e'| - |e|)^2 <= |e' - |e| u|^2`` holds for every unit vector u.
         """
         edges = tuple(piece.edges for piece in self.pieces)
+        lengths = tuple(piece.lengths for piece in self.pieces)
         if self.norm == "l2":
-            return Springs(edges, tuple(2 * piece.weights for piece in self.pieces))
+            return Springs(edges, tuple(2 * piece.weights for piece in self.pieces), lengths)
         flow, shared = first_flow(x, None, repr(self)).detach(), len(self.pieces) == 1
         strengths = []
         for k, piece in enumerate(self.pieces):
@@ -245,7 +250,7 @@ class Isometry(GraphPrior):
                 piece.weights / (change.square() + (self.smoothing * piece.mean_length) ** 2).sqrt()
             )
             strengths.append(strength if shared else strength[0])
-        return Springs(edges, tuple(strengths))
+        return Springs(edges, tuple(strengths), lengths)
 
     def __repr__(self) -> str:
         return super().__repr__()[:-1] + f", norm={self.norm!r})"
@@ -340,7 +345,8 @@ class _Rest(Neighbourhoods):
     """Neighbourhoods of a graph at rest, with weights whose sum is 1."""
 
     def __init__(self, graph: NeighbourGraph) -> None:
-        super().__init__(graph.edges, edge_shares(graph), graph.vectors, len(graph))
+        super().__init__(graph.edges, edge_shares(graph), graph.vectors, len(graph), graph.owners)
+        self.lengths = self.vectors.norm(dim=1)
 
     def __len__(self) -> int:
         return self.count

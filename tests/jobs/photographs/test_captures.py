@@ -198,12 +198,12 @@ def test_faults_of_photographs_without_cameras_are_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     picture(Path("one/a.png"))
-    for name, kind in (("phone", "IMG_1.HEIC"), ("raw", "DSC_1.NEF")):
+    for name, kind in (("phone", "IMG_1.AVIF"), ("raw", "DSC_1.NEF")):
         Path(name).mkdir()
         Path(name, kind).write_bytes(b"...")
     expected = {
         "one": "holds one photograph, a.png",
-        "phone": "HEIC files, which are not read here; convert them to JPEG or PNG first, for "
+        "phone": "AVIF files, which are not read here; convert them to JPEG or PNG first, for "
         "example with heif-convert",
         "raw": "for example with darktable-cli",
     }
