@@ -1,11 +1,13 @@
-"""FDK from disk to disk through `invtoolbox ct --memory`: peak memory, seconds, and kills with SIGKILL.
+"""FDK or SIRT from disk to disk by `invtoolbox ct --memory`: peak memory, seconds, and kills with SIGKILL.
 
     python benchmarks/disk_to_disk.py [--side 256] [--views 720] [--memory 800MB] [--kills 10] [--folder FOLDER]
+    python benchmarks/disk_to_disk.py --side 192 --views 360 --iterations 5    # SIRT
 
 A Nikon scan of closed-form ellipsoids is written by the tests' own writer, and reconstructed by a process of its
 own. The peak is that of the whole process, imports included. The kills come at random moments of a second run, which
-is resumed each time; its volume is compared with that of the undisturbed run, bit by bit. A last run has a quarter
-more memory, so that its slabs differ.
+is resumed each time; its volume is compared with that of the undisturbed run, bit by bit. So is that of a run with
+two Dask workers. A last run has a quarter more memory, so that its slabs differ. SIRT is also compared with
+`it.solve` in memory.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 #: The peak is read by the process itself: that of its children would count the pages of this one.
 COMMAND = """
-import sys
+import resource, sys
 from invtoolbox.cli import main
-code = main()
-print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
-sys.exit(code)
+if __name__ == "__main__":
+    code = main()
+    print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+    print("workers:", resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    sys.exit(code)
 """
 
 
@@ -50,6 +54,17 @@ def command(scan: Path, output: Path, memory: str, *options: str) -> list[str]:
     ]
 
 
+#: SIRT in memory, as the same volume.
+IN_MEMORY = """
+import sys, invtoolbox as it
+item = it.datasets.open(sys.argv[1])[0]
+problem = it.Problem(item.y, item.geometry.operator(), it.data_terms.LeastSquares())
+x = it.solve(problem, it.priors.NonNegative(), it.solvers.SIRT(), max_iterations=int(sys.argv[3]), progress=False).x
+it.datasets.write(sys.argv[2], it.datasets.VolumeInMemory(x[0], item.geometry.grid()), overwrite=True)
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
 def values(path: Path, shape: tuple[int, int, int]) -> np.ndarray:
     return np.fromfile(path, "<f4", offset=path.stat().st_size - 4 * int(np.prod(shape))).reshape(
         shape
@@ -62,6 +77,7 @@ def main(
     memory: str = "800MB",
     kills: int = 10,
     seed: int = 0,
+    iterations: int = 0,
     folder: Path | None = None,
 ) -> None:
     """Run the benchmark."""
@@ -77,14 +93,20 @@ def main(
             sets.write_nikon(place / "scan", setup)
         print(machine())
         print(
-            f"{views} views of {side} x {side} cells, volume {side} x {side} x {side}, --memory {memory}, seed {seed}"
+            f"{f'SIRT, {iterations} iterations' if iterations else 'FDK'}: {views} views of {side} x {side} cells, "
+            f"volume {side} x {side} x {side}, --memory {memory}, seed {seed}"
         )
-        outputs = [place / name for name in ("a.mha", "b.mha", "c.mha")]
+        method = f"--solver sirt --prior nonnegative --max-iterations {iterations}".split()
+        options = method if iterations else []
+        outputs = [place / name for name in ("a.mha", "b.mha", "c.mha", "d.mha")]
         for path in outputs:
             path.unlink(missing_ok=True)
         began = time.perf_counter()
         ran = subprocess.run(
-            command(scan, outputs[0], memory), env=environment, capture_output=True, text=True
+            command(scan, outputs[0], memory, *options),
+            env=environment,
+            capture_output=True,
+            text=True,
         )
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = time.perf_counter() - began
@@ -97,10 +119,10 @@ def main(
         )
         chance, count = random.Random(seed), 0
         while True:
-            # A kill after the volume was moved to its place leaves nothing to resume.
-            begun = (place / "b.mha.checkpoint").exists() and not outputs[1].exists()
+            # A kill after the removal of the slabs leaves nothing to resume.
+            begun = (place / "b.mha.checkpoint").exists()
             with subprocess.Popen(
-                command(scan, outputs[1], memory, *(["--resume"] if begun else ["--overwrite"])),
+                command(scan, outputs[1], memory, *options, "--resume" if begun else "--overwrite"),
                 env=environment,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -115,13 +137,37 @@ def main(
                     count += 1
         same = outputs[0].read_bytes() == outputs[1].read_bytes()
         print(f"{count} kills: {verdict(same, 'the same bits as the undisturbed run')}")
+        ran = subprocess.run(
+            command(scan, outputs[3], memory, *options, "--workers", "2"),
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        same = outputs[0].read_bytes() == outputs[3].read_bytes()
+        peak = 1024 * int(ran.stdout.split("workers:")[1].split()[0])
+        print(
+            f"2 workers: {verdict(same, 'the same bits')}, peak of one worker {peak / 1e9:.2f} GB "
+            f"{verdict(peak <= limit, 'within the stated memory')}"
+        )
         more = f"{1.25 * limit / 1e6:.0f}MB"
-        subprocess.run(command(scan, outputs[2], more), env=environment, capture_output=True)
+        subprocess.run(
+            command(scan, outputs[2], more, *options), env=environment, capture_output=True
+        )
         shape = (side, side, side)
         one, other = values(outputs[0], shape), values(outputs[2], shape)
         print(
             f"--memory {more}: largest difference {np.abs(one - other).max() / np.abs(one).max():.1e} of the largest value"
         )
+        if iterations:
+            arguments = ["-c", IN_MEMORY, str(scan), str(outputs[2]), str(iterations)]
+            ran = subprocess.run(
+                [sys.executable, *arguments], env=environment, capture_output=True, text=True
+            )
+            other = values(outputs[2], shape)
+            print(
+                f"in memory: peak {1024 * int(ran.stdout.split('VmHWM:')[1].split()[0]) / 1e9:.2f} GB, "
+                f"largest difference {np.abs(one - other).max() / np.abs(other).max():.1e} of the largest value"
+            )
         truth = sets.truth((2, side, side), setup.voxel, setup.radius)
         one = one[side // 2 - 1 : side // 2 + 1]
         print(

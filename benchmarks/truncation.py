@@ -3,8 +3,9 @@
     python benchmarks/truncation.py [--side 96] [--cases 5] [--seed 0]
 
 The phantoms are drawn: a body that fills the image, and twelve ellipses in it. Filtered back-projection takes the
-views as they are, and continued by `extend_truncated`; total variation takes the views as they are, with an image that
-covers the object. Noise is 1 % of the measurements. No setting is chosen here.
+views as they are, and continued by `extend_truncated`. Total variation takes an image that covers the object, and the
+views as they are, or continued ones whose added cells have the weight 0.01. Noise is 1 % of the measurements. Settings
+were chosen on the seeds 100 to 123, 200 to 219 and 300 to 329.
 """
 
 from __future__ import annotations
@@ -70,11 +71,19 @@ def main(side: int = 96, cases: int = 5, seed: int = 0) -> None:
             ("FBP, extended", extended.pseudo_inverse(longer)),
         ):
             ratios.setdefault(name, []).append(error(x) / whole)
-        errors = [
-            error(it.reconstruct(values, B, prior="tv", progress=False).x)
-            for values, B in ((few, narrow), (y, A))
-        ]
-        ratios.setdefault("TV", []).append(errors[0] / errors[1])
+        added = (longer.shape[-1] - few.shape[-1]) // 2
+        weights = torch.full_like(longer, 0.01)
+        weights[..., added:-added] = 1
+        continued = it.Problem(longer, extended, it.data_terms.LeastSquares(weights=weights))
+        errors = {
+            "whole": error(it.reconstruct(y, A, prior="tv", progress=False).x),
+            "TV": error(it.reconstruct(few, narrow, prior="tv", progress=False).x),
+            "TV, extended": error(
+                it.solve(continued, it.priors.TotalVariation(), progress=False).x
+            ),
+        }
+        for name in ("TV", "TV, extended"):
+            ratios.setdefault(name, []).append(errors[name] / errors["whole"])
     for name, values in ratios.items():
         text = ", ".join(f"{r:.2f}" for r in values)
         print(

@@ -226,14 +226,17 @@ class SceneCommand:
             if option in self.files:
                 self.files[option][1](path, file.scene)
             files[path] = write
+        check_places(files, arguments.overwrite or arguments.resume)
+        job = kind.job(file, request, files)
         existing = [str(path) for path in files if path.exists()]
-        if len(existing) == len(files) and arguments.resume:
+        # A run that was killed behind its last file has left its checkpoint.
+        left = getattr(job, "checkpoint", None)
+        if len(existing) == len(files) and arguments.resume and not (left and left.exists()):
             raise InputError(
                 f"{', '.join(existing)} exists, and holds no settings that --resume could compare "
                 "with these; give --overwrite to replace it, or a folder as --output"
             )
-        check_places(files, arguments.overwrite or arguments.resume)
-        return kind.job(file, request, files)
+        return job
 
     def source(self, arguments: argparse.Namespace) -> Path:
         """Return the path of the first positional argument."""

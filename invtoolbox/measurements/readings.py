@@ -18,8 +18,9 @@ from invtoolbox.parameter_choice.noise import estimate_noise_std
 #: Share of the cells that differ from both neighbours if cells have gains of their own.
 _GAINS = 0.2
 #: Least offset relative to the bright readings, and largest change of the rays beside the object,
-#: between cells and between views, relative to the offset.
-_OFFSET, _EVEN = 0.03, 0.05
+#: between cells and between views, relative to the offset; and change between the outermost cells that
+#: shows an object.
+_OFFSET, _EVEN, _FALL = 0.03, 0.05, 0.01
 #: Growth of the logarithm of the variance with a line integral if its base is e, and if it is 10; the
 #: least range of line integrals that shows it, and largest error of the growth.
 _BASES, _RANGE, _SURE = (1.0, math.log(10)), 0.3, 0.35
@@ -107,8 +108,12 @@ def check_offset(subject: Subject) -> Finding | None:
     apart = float((cells - offset).abs().max()) - 4 * noise / math.sqrt(len(S.angles))
     unsteady = float((views - offset).abs().max()) - 5 * noise / math.sqrt(width)
     lowest = float(S.values.flatten().quantile(0.01)) - stated
+    # Beside the object views are level; across an object that is wider than the detector they fall.
+    fall = torch.stack([S.values[:, 1] - S.values[:, 0], S.values[:, -2] - S.values[:, -1]])
+    steps = float(fall.mean(1).min()) - 5 * noise * math.sqrt(2 / len(S.angles))
     if (
-        abs(offset) < _OFFSET * bright + 5 * error
+        steps > _FALL * abs(offset)
+        or abs(offset) < _OFFSET * bright + 5 * error
         or max(apart, unsteady) > _EVEN * abs(offset)
         or lowest < offset - 0.3 * abs(offset) - 4 * noise
         or bright < 1.3 * abs(offset)

@@ -169,13 +169,18 @@ class Sinogram:
             return self.places
         return self.source[0] * self.fan_angles(self.places).sin()
 
+    @property
+    def normals(self) -> Tensor:
+        """Angles t of the normals ``(cos t, sin t)`` of the rays, ``(views, cells)``."""
+        return self.angles[:, None] - self.fan_angles(self.places)
+
     def rays_outside(self) -> Tensor:
         """Return which rays miss the image by at least half a cell, ``(views, cells)``.
 
         The shadow of a rectangle on the normal ``(cos t, sin t)`` of a ray reaches
         ``|w cos t| / 2 + |h sin t| / 2`` from the axis.
         """
-        normal = self.angles[:, None] - self.fan_angles(self.places)
+        normal = self.normals
         height, width = self.sides
         shadow = (width * normal.cos()).abs() / 2 + (height * normal.sin()).abs() / 2
         cell = (

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from invtoolbox.datasets.measurement import Measurement
 from invtoolbox.datasets.scans.geometry_3d import Geometry3D
 from invtoolbox.datasets.scans.geometry_file import check_is_2d
 from invtoolbox.errors import InputError
+from invtoolbox.measurements.sinogram import Sinogram
 from invtoolbox.operators.tomography.scan_2d import Scan
 
 
@@ -34,15 +36,24 @@ def extend_truncated(
     r"""Extend truncated projections smoothly on both sides of the detector.
 
     Filtered back-projection treats line integrals beyond the detector as 0. Its filter turns the
-    step at the edge into a bright rim and a shift of the values inside. This function continues
-    every view by its own mirror image through the value at the edge, faded out:
+    step at the edge into a bright rim and a shift of the values inside. Here a view continues by
+    the mean of two guesses. The first one is a homogeneous ellipse with the line integrals ``E``,
+    fitted to all views; the second one is the mirror image of the view, as far as the ellipse
+    reaches:
 
-    .. math:: e_k = \max(2 y_0 - y_k, 0) \cos^2(\pi k / (2 n + 2))
+    .. math:: e_k = \tfrac{1}{2} \max(E_k + (y_0 - E_0) f_k(n), 0)
+              + \tfrac{1}{2} \max(2 y_0 - y_k, 0) f_k(1.5 r), \quad
+              f_k(m) = \cos^2(\pi k / (2 m + 2)) \text{ for } k \le m,
 
-    at ``k`` cells beyond the edge of value :math:`y_0`. The continuation and its slope are
-    continuous. The values inside the field of view become usable, but their level remains a guess,
-    which only information from outside can determine. Iterative solvers need no continuation; they
-    need an image that extends beyond the field of view.
+    at ``k`` of ``n`` cells beyond the edge of value :math:`y_0`, of an ellipse that reaches ``r``
+    cells beyond it. Of a 3D scan the ellipse is that of the plane of the source, with one density
+    per row of the panel. A scan without such a plane (helices, poses per view) is continued by
+    mirror images with ``n`` in place of ``1.5 r``.
+
+    The values inside the field of view become usable, but their level remains a guess, which only
+    information from outside can determine. A solver needs an image that covers the object. It takes
+    the level from the added cells if they have a small weight, such as
+    ``LeastSquares(weights=w)`` with 1 in the measured cells and 0.01 in the added ones.
 
     Args:
         measurement: line integrals ``(1, 1, view, *detector)`` and their geometry, of a 2D or a 3D
@@ -53,12 +64,15 @@ def extend_truncated(
     Returns:
         The longer measurement; of a tensor, the longer tensor and the operator of its detector.
 
-    Source: Ohnesorge, Flohr, Schwarz, Heiken and Bae, Medical Physics 27, 2000.
+    Sources: Hsieh et al., Medical Physics 31, 2004, and Sourbelle, Kachelriess and Kalender,
+    European Radiology 15, 2005 (cylinders and ellipses of water); Ohnesorge, Flohr, Schwarz, Heiken
+    and Bae, Medical Physics 27, 2000 (mirror images).
 
     >>> from invtoolbox.datasets import Geometry
-    >>> g = Geometry("parallel", angles=(0.0,), num_detectors=5, image_shape=(4, 4))
-    >>> extend_truncated(Measurement(torch.ones(1, 1, 1, 5), g), 2).y.round(decimals=2)
-    tensor([[[[0.2500, 0.7500, 1.0000, 1.0000, 1.0000, 1.0000, 1.0000, 0.7500, 0.2500]]]])
+    >>> g = Geometry("parallel", angles=(0.0, 1.0, 2.0), num_detectors=5, image_shape=(4, 4))
+    >>> disc = 2 * (4.5**2 - torch.arange(-2.0, 3.0).square()).sqrt()
+    >>> extend_truncated(Measurement(disc.expand(1, 1, 3, 5), g), 2).y[0, 0, 0].round(decimals=1)
+    tensor([3.0000, 6.1000, 8.1000, 8.8000, 9.0000, 8.8000, 8.1000, 6.1000, 3.0000])
     """
     y = measurement if isinstance(measurement, Tensor) else measurement.y
     if isinstance(measurement, Tensor) and not isinstance(operator, Scan):
@@ -68,11 +82,11 @@ def extend_truncated(
     count = y.shape[-1]
     n = count // 2 if cells is None else int(cells)
     check_range("extend_truncated", f"[1, {count - 1}]", cells=n)
-    fade = torch.cos(
-        math.pi / (2 * n + 2) * torch.arange(1, n + 1, dtype=y.dtype, device=y.device)
-    ).square()
-    right = (2 * y[..., -1:] - y[..., count - 1 - n : count - 1].flip(-1)).clamp_min(0) * fade
-    left = ((2 * y[..., :1] - y[..., 1 : n + 1]).clamp_min(0) * fade).flip(-1)
+    scan: Any = operator if isinstance(measurement, Tensor) else measurement.geometry
+    if not isinstance(scan, Scan):
+        scan = scan.operator()
+    outside = [_continue(item[None], scan, n) for item in y]
+    left, right = (torch.cat(side) for side in zip(*outside))
     y = torch.cat([left, y, right], -1)
     if isinstance(measurement, Tensor):
         assert operator is not None
@@ -85,6 +99,96 @@ def extend_truncated(
         geometry = check_is_2d(geometry, "extend_truncated")
         changed = dataclasses.replace(geometry, num_detectors=count + 2 * n)
     return _replace(measurement, y, changed, measurement.noise_std, detector_extended=n)
+
+
+def _continue(y: Tensor, scan: Scan, cells: int) -> tuple[Tensor, Tensor]:
+    """Continue the views of one item to the left and to the right; see `extend_truncated`.
+
+    Args:
+        y: line integrals, ``(1, channel, view, *detector)``.
+        scan: their operator.
+        cells: number of cells on each side.
+    """
+    plane = None if y.is_complex() else Sinogram.of(y, scan)
+    if plane is None or not bool((plane.values > 0).any()):
+        return _beyond(y.flip(-1), None, cells).flip(-1), _beyond(y, None, cells)
+    views, count = plane.values.shape
+    longer = plane.change(values=plane.values.new_zeros(views, count + 2 * cells))
+    E = torch.from_numpy(_project_ellipse(longer, _fit_ellipse(plane))).to(y)
+    E = E.view(views, *[1] * (y.ndim - 4), -1)
+    # One density per channel and row of the panel.
+    sums = y.sum((2, y.ndim - 1), keepdim=True)
+    E = E * (sums / E[..., cells:-cells].sum((0, -1)).clamp_min(1e-30))
+    return _beyond(y.flip(-1), E.flip(-1), cells).flip(-1), _beyond(y, E, cells)
+
+
+def _beyond(y: Tensor, E: Tensor | None, cells: int) -> Tensor:
+    """Continue views beyond their last cell.
+
+    Args:
+        y: line integrals of the object.
+        E: line integrals of the ellipse on the longer detector, if there is one.
+        cells: number of cells.
+    """
+    k = torch.arange(1, cells + 1, dtype=y.real.dtype, device=y.device)
+
+    def fade(reach: Tensor) -> Tensor:
+        return torch.cos(math.pi * k / (2 * reach + 2)).square() * (k <= reach)
+
+    whole = torch.full_like(k[:1], cells)
+    mirror = (2 * y[..., -1:] - y[..., -1 - cells : -1].flip(-1)).clamp_min(0)
+    if E is None:
+        return mirror * fade(whole)
+    ahead, edge = E[..., -cells:], E[..., -1 - cells : -cells]
+    ellipse = (ahead + (y[..., -1:] - edge) * fade(whole)).clamp_min(0)
+    reach = (1.5 * (ahead > 0).sum(-1, keepdim=True)).clamp(1, cells)
+    return (ellipse + mirror * fade(reach)) / 2
+
+
+def _fit_ellipse(plane: Sinogram) -> np.ndarray:
+    """Fit a homogeneous ellipse to the line integrals of one plane.
+
+    Rays count by the cube of their distance from the axis, because the outer ones show how far the
+    object reaches, and the inner ones its inclusions.
+
+    Returns:
+        Density, two half axes, angle of the first one, and the centre (x, y).
+    """
+    from scipy.optimize import least_squares
+
+    few = plane.change(
+        values=plane.values[:: max(1, len(plane.angles) // 30)],
+        angles=plane.angles[:: max(1, len(plane.angles) // 30)],
+    )
+    reach = float(plane.distances.abs().max())
+    start = [float(plane.values.max()) / (2.6 * reach), 1.37 * reach, 1.3 * reach, 0.3, 0.0, 0.0]
+    low = [0.0, reach / 4, reach / 4, -math.inf, -reach, -reach]
+    high = [math.inf, 3 * reach, 3 * reach, math.inf, reach, reach]
+    target, weights = few.values.numpy(), (plane.distances / reach).abs().pow(3).numpy()
+    return np.asarray(
+        least_squares(
+            lambda ellipse: ((_project_ellipse(few, ellipse) - target) * weights).ravel(),
+            start,
+            bounds=(low, high),
+            x_scale=[start[0], reach, reach, 1.0, reach, reach],
+        ).x
+    )
+
+
+def _project_ellipse(plane: Sinogram, ellipse: np.ndarray) -> np.ndarray:
+    """Compute the line integrals of a homogeneous ellipse, ``(views, cells)``.
+
+    Args:
+        plane: geometry of the rays.
+        ellipse: result of `_fit_ellipse`.
+    """
+    density, a, b, turn, x, y = ellipse
+    normal = plane.normals.numpy()
+    away = plane.distances.numpy() - x * np.cos(normal) - y * np.sin(normal)
+    # The chord at the distance s, of an ellipse with the shadow w: 2 a b sqrt(w^2 - s^2) / w^2.
+    shadow = np.square(a * np.cos(normal - turn)) + np.square(b * np.sin(normal - turn))
+    chord = 2 * a * b * np.sqrt(np.maximum(shadow - np.square(away), 0)) / shadow
+    return np.asarray(density * chord)
 
 
 def bin_detector(

@@ -53,10 +53,16 @@ def row_sums(problem: Problem) -> Tensor:
     return cast(Tensor, sums)
 
 
-def inverse_or_zero(sums: Tensor) -> Tensor:
-    """Return ``1 / sums``, and 0 for a sum of 0."""
+def inverse_or_zero(sums: Tensor, largest: Tensor | None = None) -> Tensor:
+    """Return ``1 / sums``, and 0 for a sum of 0.
+
+    Args:
+        sums: the sums, or a part of them.
+        largest: largest sum of every item, ``(batch,)``, if these are a part.
+    """
     # Relative to the largest sum of the item, because a sum that should be 0 is rounding.
-    least = _SMALLEST * sums.flatten(1).amax(1).clamp_min(torch.finfo(sums.dtype).tiny)
+    largest = sums.flatten(1).amax(1) if largest is None else largest
+    least = _SMALLEST * largest.clamp_min(torch.finfo(sums.dtype).tiny)
     usable = sums > least.view(-1, *[1] * (sums.ndim - 1))
     return torch.where(
         usable, 1 / torch.where(usable, sums, torch.ones_like(sums)), torch.zeros_like(sums)

@@ -92,6 +92,44 @@ def test_every_scan_is_extended_by_its_operator() -> None:
         extend_truncated(y)  # type: ignore[call-overload]
 
 
+@pytest.mark.filterwarnings("ignore:the field of view")
+@pytest.mark.parametrize("share", [0.15, 0.3])
+def test_the_extension_reaches_as_far_as_the_object(share: float) -> None:
+    """An ellipse with inclusions: its total beyond the detector, and 1.5 times the error of the whole detector."""
+    side, line = 64, torch.arange(64) - 31.5
+    y, x = line[:, None] / 32, line[None, :] / 32
+    image = 0.02 * ((x / 0.92) ** 2 + (y / 0.8) ** 2 <= 1).float()
+    for cx, cy, a, b, value in ((0.2, 0.3, 0.2, 0.1, 0.6), (-0.4, -0.1, 0.1, 0.25, -0.4)):
+        image += 0.02 * value * (((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 <= 1)
+    angles = torch.arange(100) * (2 * math.pi / 100)
+    cells = 100
+    A = it.operators.FanBeam((side, side), angles, cells, 256.0, 384.0, 1.0, 1.5)
+    whole = A.simulate(image[None, None], noise=0.01, seed=1)
+    cut = (cells - round((1 - share) * 0.92 * side)) // 2
+    longer, extended = extend_truncated(whole[..., cut:-cut].contiguous(), operator=A.widen(-cut))
+    added = (longer.shape[-1] - (cells - 2 * cut)) // 2
+    ends = [longer[..., :added].sum() + longer[..., -added:].sum()]
+    ends.append(whole[..., :cut].sum() + whole[..., -cut:].sum())
+    assert 0.6 < float(ends[0] / ends[1]) < 1.7
+    inside = torch.hypot(line[:, None], line[None, :]) < (cells - 2 * cut) / 2 - 1
+    errors = [
+        float((B.pseudo_inverse(values) - image)[..., inside].square().mean().sqrt())
+        for B, values in ((A, whole), (extended, longer))
+    ]
+    assert errors[1] < 1.5 * errors[0], errors
+
+
+@pytest.mark.filterwarnings("ignore:the field of view")
+def test_a_wide_object_is_no_constant() -> None:
+    """In every view and on both sides, a disc that is wider than the detector measures the same."""
+    A = it.operators.ParallelBeam((96, 96), torch.arange(90) * math.pi / 90, 61)
+    y = A.simulate(0.02 * disc(), noise=0.01, seed=0)
+    assert {f.name for f in check_measurements(it.Problem(y, A))} == {"truncated"}
+    wide = A.widen(30)
+    constant = wide.simulate(0.02 * disc(), noise=0.01, seed=0) + 0.5
+    assert "offset" in {f.name for f in check_measurements(it.Problem(constant, wide))}
+
+
 def test_a_measurement_of_a_panel_is_extended() -> None:
     g = it.datasets.Geometry3D("parallel3d", (3, 9), (3, 4, 4), angles=(0.0, 1.0))
     y = torch.rand(1, 1, 2, 3, 9)

@@ -94,6 +94,10 @@ class ImageCommand(SceneCommand):
         source = self.source(arguments)
         content.setdefault("title", f"{self.title} of {source.name}")
         request = options.request_of(arguments)
+        if "memory" in content.get("solver", {}):
+            # Workers, here of slabs, may have another current folder.
+            content = move_paths(kind.tables, content)
+            return replace(super().job(arguments, kind, content, name), request=request)
         if not request.is_study:
             return super().job(arguments, kind, content, name)
         output, *others = arguments.output or [f"{source.stem}_reconstruction"]

@@ -46,7 +46,7 @@ a geometry file of a 3D scan (projections: view, panel row, panel column):
 def _adjust(content: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Make the filtered back-projection alone of ``--fbp``: the initial guess and no iterations."""
     solver = content.setdefault("solver", {})
-    if not solver.pop("fbp", False) and "memory" not in solver:
+    if not solver.pop("fbp", False) and ("memory" not in solver or "name" in solver):
         return
     for key, option in {**METHOD, "--initial": "solver.initial"}.items():
         name = option.removeprefix("solver.")
@@ -82,6 +82,7 @@ COMMAND = ImageCommand(
         "ct tooth.h5 --items all --workers 2 --output tooth.mha",
         "ct projections.h5 --geometry cone.toml --fbp --output volume.nii.gz",
         "ct projections.h5 --geometry cone.toml --initial fbp --prior tv,nonnegative --output slices/",
+        "ct scan.xtekct --memory 4GB --workers 4 --output volume.zarr",
     ),
     outputs=("{stem}_reconstruction.tif",),
     settings={

@@ -23,7 +23,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.automatic import solve_automatically, solve_with_defaults
-from invtoolbox.jobs.images.on_disk import invert_on_disk
+from invtoolbox.jobs.images.on_disk import reconstruct_on_disk
 from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.jobs.images.tables import Scene, SceneFile
@@ -54,6 +54,7 @@ class ImageJob(SceneJob[Scene]):
         outputs: files to write in place of the folder, and their formats. The format of an output
             without a suffix is empty: of a volume it becomes a folder with one TIFF file per slice,
             and of a picture the folder of all results.
+        request: the workers of a run from disk to disk.
     """
 
     files: ClassVar = (
@@ -77,6 +78,7 @@ class ImageJob(SceneJob[Scene]):
     )
     file: SceneFile
     outputs: Mapping[Path, str] = field(default_factory=dict)
+    request: Request = field(default_factory=Request)
 
     @property
     def checkpoint(self) -> Path:
@@ -109,7 +111,7 @@ class ImageJob(SceneJob[Scene]):
 
     def _run(self, progress: bool) -> SceneOutcome[Any]:
         if self.file.scene.solver.memory is not None:
-            return invert_on_disk(self, progress)
+            return reconstruct_on_disk(self, progress)
         if self.file.scene.output.dtype != "float32":
             raise InputError(
                 f"{self.file.path}: output.dtype uint16 is for runs from disk to disk; give solver.memory"

@@ -262,8 +262,8 @@ class ImageSolver(Solver):
     memory: str | None = Field(
         None,
         title="SIZE",
-        description="memory of the whole run, such as 1GB: the filtered back-projection goes by slabs "
-        "from disk to disk, without priors and iterations",
+        description="memory of every process, such as 1GB: the filtered back-projection, or the solver "
+        "sirt, goes by slabs from disk to disk",
     )
 
     @field_validator("memory")

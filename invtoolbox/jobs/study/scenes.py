@@ -40,7 +40,11 @@ def prepare(
     if not is_list and not request.is_study:
         return ImageJob.prepare(files[0], request)
     # Workers may have another current folder.
-    return ImageStudyJob([replace(file, path=file.path.absolute()) for file in files], request)
+    files = [replace(file, path=file.path.absolute()) for file in files]
+    if not is_list and files[0].scene.solver.memory is not None:
+        alone = replace(request, items=None, workers=None, cluster=None)
+        return replace(ImageJob.prepare(files[0], alone), request=request)
+    return ImageStudyJob(files, request)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from invtoolbox.core.trust import is_trusting, trusting
 from invtoolbox.errors import InputError
 
 T = TypeVar("T")
+#: Function of a function and its tasks that yields the number of a task and its result.
+Perform = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[tuple[int, Any]]]
 # Environment variables that set the number of threads of numerical libraries; a process reads them
 # when it starts.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -48,6 +50,38 @@ def spread(
     """
     with _client(min(workers, max(len(tasks), 1)), cluster, threads) as client:
         yield from _submit_all(client, partial(_call, function, is_trusting()), tasks)
+
+
+@contextmanager
+def pool(workers: int, cluster: str | None, threads: int) -> Iterator[Perform]:
+    """Open workers that do several rounds of tasks, with the arguments and errors of `spread`.
+
+    The errors of tasks are raised. With one worker and no cluster, this process does the tasks.
+
+    >>> with pool(1, None, 1) as perform:
+    ...     list(perform(abs, [-1, 2]))
+    [(0, 1), (1, 2)]
+    """
+    if cluster is None and workers == 1:
+        yield lambda function, tasks: enumerate(map(function, tasks))
+        return
+    with _client(workers, cluster, threads) as client:
+        lost = optional_package("distributed", _NEED, "cluster").KilledWorker
+
+        def perform(
+            function: Callable[[Any], Any], tasks: Sequence[Any]
+        ) -> Iterator[tuple[int, Any]]:
+            call = partial(_call, function, is_trusting())
+            for number, outcome in _submit_all(client, call, tasks):
+                if isinstance(outcome, lost):
+                    raise InputError(
+                        "a worker was lost twice over the same task; give fewer workers or less memory"
+                    ) from outcome
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                yield number, outcome
+
+        yield perform
 
 
 def _call(function: Callable[[T], Any], trusted: bool, task: T) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.jobs.images import on_disk
+from invtoolbox.jobs.images import on_disk, sirt_on_disk, slabs
 from tests.command_line import Run, one_sentence
 from tests.datasets import scanner_sets as sets
 
@@ -22,8 +23,8 @@ SETUP = sets.Setup(panel=(20, 28), cell=1.0, views=40)
 @pytest.fixture
 def scan(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A small scan, in a process that seems to hold nothing yet: a megabyte is a limit."""
-    monkeypatch.setattr(on_disk, "_resident", lambda: 0)
-    monkeypatch.setattr(on_disk, "_FIXED", 0)
+    monkeypatch.setattr(slabs, "_resident", lambda: 0)
+    monkeypatch.setattr(slabs, "_FIXED", 0)
     monkeypatch.chdir(tmp_path)
     sets.write_nikon(Path("scan"), SETUP)
     return "scan/bone.xtekct"
@@ -44,8 +45,8 @@ def test_slabs_are_the_volume(run: Run, scan: str) -> None:
         assert np.allclose(volume.slices(), expected, atol=1e-5 * float(expected.abs().max()))
         assert volume.grid.voxel_size == pytest.approx((0.4,) * 3)
         assert not list(Path().glob("*.checkpoint"))
-        slabs = int(ran.out.split()[0])
-        assert (slabs == 1) == (memory == "100MB") and "GB of memory" in ran.out
+        count = int(ran.out.split()[0])
+        assert (count == 1) == (memory == "100MB") and "GB of memory" in ran.out
 
 
 def test_the_smallest_memory_that_is_named_works(run: Run, scan: str) -> None:
@@ -65,11 +66,11 @@ def test_a_stopped_run_goes_on_with_the_same_bits(
     assert run(*arguments, "a.mha").code == 0
     write, written = it.datasets.write_npy, []
 
-    def until_one(path: Any, x: Any) -> Any:
+    def until_one(path: Any, x: Any, overwrite: bool = False) -> Any:
         if written:
             raise KeyboardInterrupt
         written.append(path)
-        return write(path, x)
+        return write(path, x, overwrite)
 
     monkeypatch.setattr(on_disk.datasets, "write_npy", until_one)
     stopped = run(*arguments, "b.mha")
@@ -99,23 +100,135 @@ def test_a_full_disk_leaves_whole_slabs(
     monkeypatch.setattr(os, "fsync", full)
     assert "no room left on the disk" in one_sentence(run(*arguments, "b.mha"))
     monkeypatch.setattr(os, "fsync", sync)
-    slabs = list(Path("b.mha.checkpoint").glob("slab_*.npy"))
-    assert slabs and all(np.load(slab).ndim == 3 for slab in slabs)
+    files = list(Path("b.mha.checkpoint").glob("slab_*.npy"))
+    assert files and all(np.load(file).ndim == 3 for file in files)
     assert run(*arguments, "b.mha", "--resume").code == 0
     assert Path("a.mha").read_bytes() == Path("b.mha").read_bytes()
+
+
+@pytest.mark.parametrize("output", ["b.mha", "slices"])
+def test_a_kill_behind_the_volume_does_not_block_the_resumption(
+    run: Run, scan: str, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    """The volume is in its place and the slabs stay; then no slabs stay, or a part of them under a hidden name."""
+
+    arguments = ("ct", scan, "--memory", "0.2MB", "--output", output)
+    assert run("ct", scan, "--memory", "0.2MB", "--output", "a.mha").code == 0
+    for name in ("rename", "rmtree"):
+        place: Any = Path if name == "rename" else on_disk.shutil
+        function = getattr(place, name)
+
+        def stop(path: Any, *settings: Any, function: Any = function, **named: Any) -> Any:
+            if ".checkpoint" in str(path):
+                raise KeyboardInterrupt
+            return function(path, *settings, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, stop)
+            with contextlib.suppress(KeyboardInterrupt):
+                run(*arguments, "--overwrite" if name == "rename" else "--resume")
+        assert Path(output).exists()
+        assert Path(f"{output}.checkpoint").exists() == (name == "rename")
+    assert list(Path().glob(".*.checkpoint.*.tmp"))
+    ran = run(*arguments, "--overwrite")
+    assert ran.code == 0 and not list(Path().glob("*.checkpoint*")), ran.err
+    assert not list(Path().glob(".*.tmp"))
+    first, second = (it.datasets.open(path) for path in ("a.mha", output))
+    assert isinstance(first, it.datasets.Volume) and isinstance(second, it.datasets.Volume)
+    assert np.array_equal(first.slices(), second.slices())
+
+
+def test_workers_give_the_same_bits(run: Run, scan: str) -> None:
+    pytest.importorskip("distributed")
+    arguments = ("ct", scan, "--memory", "0.2MB", "--output")
+    assert run(*arguments, "a.mha").code == 0
+    Path("scene.toml").write_text(
+        f'[measurements]\npath = "{scan}"\n[solver]\nmemory = "0.2MB"\n[output]\nfolder = "slices"\n'
+    )
+    ran = run("run", "scene.toml", "--workers", "2")
+    assert ran.code == 0 and "2 processes of" in ran.out, ran.err
+    volume: Any = it.datasets.open("slices")
+    first: Any = it.datasets.open("a.mha")
+    assert np.array_equal(volume.slices(), first.slices())
+    assert "one item" in one_sentence(run(*arguments, "c.mha", "--items", "0"))
+
+
+SIRT = ("--solver", "sirt", "--prior", "nonnegative", "--max-iterations", "4")
+
+
+@pytest.mark.parametrize("noise_std", [None, 0.02])
+def test_sirt_by_slabs_is_sirt(run: Run, scan: str, noise_std: float | None) -> None:
+    item: Any = it.datasets.open(scan)[0]
+    problem = it.Problem(
+        item.y, item.geometry.operator(), it.data_terms.LeastSquares(noise_std=noise_std)
+    )
+    solution = it.solve(
+        problem,
+        it.priors.NonNegative(),
+        it.solvers.SIRT(),
+        max_iterations=4 if noise_std is None else 200,
+        progress=False,
+        check=False,
+    )
+    level = () if noise_std is None else ("--noise-std", noise_std, "--max-iterations", "200")
+    for memory in ("100MB", "0.4MB"):
+        ran = run("ct", scan, "--memory", memory, *SIRT, *level, "--output", "a.mha", "--overwrite")
+        assert ran.code == 0, ran.err
+        assert (int(ran.out.split()[0]) == 1) == (memory == "100MB")
+        volume: Any = it.datasets.open("a.mha")
+        error = np.abs(volume.slices() - solution.x[0, 0].numpy()).max()
+        assert error <= 1e-5 * float(solution.x.max())
+        assert f"SIRT, {int(solution.iterations[0])} iterations" in ran.out
+        assert ("not converged" in ran.out) == (noise_std is None)
+
+
+def test_a_stopped_sirt_goes_on_with_the_same_bits(
+    run: Run, scan: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C after every file: in the row sums, in the column sums, in a residual and in a slab."""
+    arguments = ("ct", scan, "--memory", "0.4MB", *SIRT, "--output")
+    assert run(*arguments, "a.mha").code == 0
+    write, left = it.datasets.write_npy, []
+
+    def stop(path: Any, x: Any, overwrite: bool = False) -> Any:
+        left[-1] -= 1
+        if left[-1] < 0:
+            raise KeyboardInterrupt
+        return write(path, x, overwrite)
+
+    monkeypatch.setattr(sirt_on_disk.datasets, "write_npy", stop)
+    codes: list[int] = []
+    for files in (3, 40, 17, 60, 31, 10**6):
+        left.append(files)
+        codes.append(run(*arguments, "b.mha", *(["--resume"] if codes else [])).code)
+        if codes[-1] == 0:
+            break
+    assert codes[:2] == [130, 130] and codes[-1] == 0
+    assert Path("a.mha").read_bytes() == Path("b.mha").read_bytes()
+    assert not list(Path().glob("*.checkpoint"))
+
+
+def test_sirt_on_workers_gives_the_same_bits(run: Run, scan: str) -> None:
+    pytest.importorskip("distributed")
+    arguments = ("ct", scan, "--memory", "0.4MB", *SIRT, "--output")
+    assert run(*arguments, "a.mha").code == 0
+    assert run(*arguments, "b.mha", "--workers", "2").code == 0
+    assert Path("a.mha").read_bytes() == Path("b.mha").read_bytes()
+    more = run(*arguments, "c.mha", "--set", "solver.relaxation=1.5")
+    assert more.code == 0 and Path("a.mha").read_bytes() != Path("c.mha").read_bytes()
 
 
 def test_slabs_of_another_scan_are_refused(
     run: Run, scan: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(path: Any, x: Any) -> None:
+    def stop(path: Any, x: Any, overwrite: bool = False) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(on_disk.datasets, "write_npy", stop)
         assert run("ct", scan, "--memory", "1MB", "--output", "a.mha").code == 130
     other = ("ct", scan, "--memory", "1MB", "--output", "a.mha", "--center", "13")
-    assert "another scan or geometry" in one_sentence(run(*other, "--resume"))
+    assert "another scan, geometry or method" in one_sentence(run(*other, "--resume"))
     assert run(*other, "--overwrite").code == 0
 
 
@@ -218,6 +331,10 @@ def test_other_files_of_projections(run: Run, cone: Path, monkeypatch: pytest.Mo
         (("--memory", "much"), "a number and MB, GB or TB"),
         (("--memory", "1MB", "--output", "x.npy"), "from disk to disk, use one of"),
         (("--memory", "1MB", "--output", "x.mha", "--views", "::2"), "--views is not taken"),
+        (("--memory", "1MB", "--output", "x.mha", "--solver", "sirt"), "constraints only"),
+        (("--memory", "1MB", "--output", "x.mha", "--solver", "pdhg"), "the solver sirt"),
+        (("--memory", "1MB", "--output", "x.mha", *SIRT, "--initial", "fbp"), "starts at 0"),
+        (("--memory", "1MB", "--output", "x.mha", *SIRT, "--fbp"), "leave --solver out"),
         (("--memory", "1MB", "--output", "x.mha", "--center", "auto"), "give the column"),
         (("--memory", "1MB", "--output", "x.mha", "y.mha"), "one volume"),
         (("--memory", "1MB", "--dtype", "uint16", "--output", "x.mha"), "belong together"),
