@@ -198,3 +198,14 @@ def test_a_complex_image_has_the_graph_of_its_magnitude() -> None:
     solution = it.solve(it.Problem(y, A), prior, regularization=0.01, **settings)
     zero_filled = A.adjoint(y)
     assert float((solution.x - x).abs().norm()) < 0.8 * float((zero_filled - x).abs().norm())
+
+
+def test_the_prox_of_an_item_takes_its_own_number_of_steps() -> None:
+    draw = torch.Generator().manual_seed(1)
+    prior = SmoothedNorm(1.0, 1e-5)
+    for _ in range(5):
+        x = torch.randn(3, 1, 23, 23, generator=draw, dtype=torch.float64)
+        step = torch.tensor([0.03, 0.1, 1.0], dtype=torch.float64)
+        together = prior.prox(x, step)
+        alone = [prior.prox(x[k : k + 1], step[k : k + 1]) for k in range(3)]
+        assert torch.equal(together, torch.cat(alone))

@@ -97,6 +97,8 @@ class SmoothedNorm(ExplicitPrior):
         # s = |x| / (1 + t w(s)) and the weight w(s) = R'(s) / s does not grow with s.
         low, high = torch.zeros_like(modulus), modulus
         s = modulus / (1 + t * self._slope(modulus.square()))
+        accuracy = 4 * torch.finfo(s.dtype).eps * modulus.flatten(1).amax(1)
+        moves = torch.ones_like(accuracy, dtype=torch.bool)
         for _ in range(40):
             slope = self._slope(s * s)
             # f(s) = s + t R'(s) - |x| grows with s, so its sign decides which end is replaced.
@@ -108,8 +110,11 @@ class SmoothedNorm(ExplicitPrior):
             # Newton's step s - f / f', or half the bracket if it leads out of it.
             new = s - error / (1 + t * bend)
             new = torch.where((new >= low) & (new <= high), new, (low + high) / 2)
-            change, s = (new - s).abs().amax(), new
-            if bool(change <= 4 * torch.finfo(s.dtype).eps * modulus.amax()):
+            # An item that has its root stays, whatever its neighbours need.
+            change = (new - s).flatten(1).abs().amax(1)
+            s = torch.where(moves.view(-1, *[1] * (s.ndim - 1)), new, s)
+            moves = moves & (change > accuracy)
+            if not bool(moves.any()):
                 break
         # A prox of the modulus keeps the direction: x s / |x|.
         factor = torch.where(
