@@ -85,6 +85,7 @@ class Problem(Settings):
             operator.channelwise,
             operator.items,
         )
+        self.data_term = self.data_term.align(self.y)
         self.y, self.data_term = _restrict(self.y, self.data_term, operator)
         if self.batch == 0:
             raise InputError("the batch of the measurements is empty; give at least one item")

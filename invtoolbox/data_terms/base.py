@@ -179,6 +179,10 @@ class DataTerm(Settings, ABC):
         """
         check_shape(y, shape, what, channelwise, items)
 
+    def align(self, y: Any) -> Self:
+        """Return the term whose settings of measurements have the axes of ``y``."""
+        return self
+
     def subset(self, index: Any, y: Any) -> Self:
         """Return the term for some blocks of ``y``, entries of the axis behind the channel."""
         restricted: dict[str, Tensor] = {}
@@ -263,6 +267,28 @@ class ResidualTerm(DataTerm):
         raise InputError(
             f"the noise_std of {type(self).__name__} has {self.noise_std.numel()} values, and the "
             f"measurements have {len(first)} items; give one number, or one number per item"
+        )
+
+    def align(self, y: Any) -> Self:
+        """Return the term whose weights have the axes of ``y``.
+
+        Raises:
+            InputError: if the weights do not broadcast against the measurements.
+        """
+        if self.weights is None or isinstance(y, tuple):
+            return self
+        shape = (*[1] * (y.ndim - self.weights.ndim), *self.weights.shape)
+        # One measurement may serve several items, which differ in their weights.
+        items = 1 if len(y) == 1 else shape[0]
+        if len(shape) > y.ndim or any(
+            a not in (1, b) for a, b in zip((items, *shape[1:]), y.shape)
+        ):
+            raise InputError(
+                f"the weights of {type(self).__name__} have the shape {tuple(self.weights.shape)}, "
+                f"which does not broadcast against the measurements, {tuple(y.shape)}"
+            )
+        return (
+            self if self.weights.ndim == y.ndim else self._replace(weights=self.weights.view(shape))
         )
 
     def value(self, prediction: Any, y: Any) -> Tensor:
@@ -376,6 +402,11 @@ class Stack(DataTerm):
             )
         for k, (term, measured, of_term) in enumerate(zip(self.terms, y, shape)):
             term.check_shape(measured, cast(Shape, of_term), f"{what}[{k}]", channelwise, items)
+
+    def align(self, y: Any) -> Stack:
+        terms = [term.align(measured) for term, measured in zip(self.terms, y)]
+        changed = any(new is not old for new, old in zip(terms, self.terms))
+        return Stack(*terms, weights=self.weights) if changed else self
 
     def check(self, y: Any) -> None:
         for term, measured in zip(self.terms, y):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
+import invtoolbox as it
 from invtoolbox.data_terms import LeastSquares
 from invtoolbox.data_terms.base import Stack
 from invtoolbox.errors import InputError
@@ -50,3 +52,23 @@ def test_least_squares_state_symbol_and_curvature() -> None:
     symbol, is_exact = LeastSquares(0.5, weights=uneven).symbol(y)
     assert not is_exact and bool((symbol == 10).all())  # the mean weight, 2.5, over 0.25
     torch.testing.assert_close(LeastSquares(0.5, weights=uneven).curvature(y), torch.tensor([16.0]))
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 5), (1, 4, 5), (1, 1, 4, 5), ()])
+def test_weights_broadcast_as_tensors_do(shape: tuple[int, ...]) -> None:
+    y = torch.rand(2, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    weights = 0.5 + torch.rand(shape, generator=torch.Generator().manual_seed(1))
+    A = it.operators.Identity((1, 4, 5))
+
+    def run(weights: Tensor) -> Tensor:
+        problem = it.Problem(y, A, it.data_terms.LeastSquares(weights=weights))
+        return it.solve(problem, "tv", regularization=0.1, max_iterations=5, progress=False).x
+
+    assert torch.equal(run(weights), run(weights.expand(2, 1, 4, 5).clone()))
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 1, 4, 5), (1, 1, 1, 4, 5)])
+def test_weights_of_other_measurements_are_refused(shape: tuple[int, ...]) -> None:
+    term = it.data_terms.LeastSquares(weights=torch.ones(shape))
+    with pytest.raises(InputError, match="does not broadcast against the measurements"):
+        it.Problem(torch.ones(2, 1, 4, 5), it.operators.Identity((1, 4, 5)), term)
