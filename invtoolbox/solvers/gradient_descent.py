@@ -154,7 +154,7 @@ def backtrack(
 
     Each item has its own step. Returns the point, the evaluation there, and the step, which is 0
     for an item that no step improves. Rounding is allowed for: near the minimizer a decrease of the
-    objective cannot be measured, and an item whose predicted change is below it stays. A ``path`` replaces the straight line: it maps the steps to a
+    objective cannot be measured. A ``path`` replaces the straight line: it maps the steps to a
     point and to the change of the objective that the slope predicts there.
     """
 
@@ -172,8 +172,7 @@ def backtrack(
         accepted = new.value <= value + sufficient_decrease * change + rounding
         if bool(accepted.all()):
             return point, new, step
-        shorter = torch.where(change.abs() > rounding, step / 2, torch.zeros_like(step))
-        step = torch.where(accepted, step, shorter)
+        step = torch.where(accepted, step, step / 2)
     # An item that no step improves stays where it is.
     step = torch.where(accepted, step, torch.zeros_like(step))
     point, _ = path(step)
