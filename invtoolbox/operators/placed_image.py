@@ -15,10 +15,9 @@ class PlacedImage(Operator):
 
     The points p belong to another grid, and B maps positions to (fractional) indices of the image,
     so that both may have different spacings, orientations and sizes. Between pixels the image is
-    interpolated linearly, and beyond its border it continues with the values there; at positions
-    that are NaN it is NaN. In contrast to
-    `ImageWarp` it has no closed second derivative: methods that need the gradient only, such as
-    `LBFGS`, are for it.
+    interpolated linearly, and beyond its border it continues with the values there. At a position
+    that is NaN the result is NaN. In contrast to `ImageWarp` it has no closed second derivative:
+    methods that need the gradient only, such as `LBFGS`, are for it.
 
     Args:
         moving: image ``(1, channel, *space)`` with 2 or 3 axes of space.

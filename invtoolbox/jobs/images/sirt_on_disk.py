@@ -168,10 +168,8 @@ class SlabSIRT:
         datasets.write_npy(
             slab_file(self._iterate(iteration + 1), number), after[0, 0], overwrite=True
         )
-        metric = inverse_or_zero(columns)
-        return tuple(  # type: ignore[return-value]
-            float(inner(step, step * metric)) for step in (after.sub_(x), update)
-        )
+        metric, step = inverse_or_zero(columns), after.sub_(x)
+        return float(inner(step, step * metric)), float(inner(update, update * metric))
 
     def _project(self, views: slice, load: Callable[[int, tuple[int, ...]], Tensor]) -> Tensor:
         """Project all slabs onto some views.
