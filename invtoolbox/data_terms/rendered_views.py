@@ -14,12 +14,15 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
+from invtoolbox.kernels.rendering.window_blur import blur_planes
 
 #: Structural similarity (Wang et al., IEEE TIP 13, 2004): window size and standard deviation in
 #: pixels, and its two constants.
@@ -135,37 +138,65 @@ class StoredPhotometric(Photometric):
 def similarity_map(a: Tensor, b: Tensor) -> Tensor:
     """Compute the structural similarity at every pixel, of the shape of the pictures.
 
-    The pictures are ``(..., row, column)`` with values in [0, 1].
+    The pictures are ``(..., row, column)`` with values in [0, 1]. The map is differentiable once.
     """
-    height, width = a.shape[-2:]
-    planes = torch.stack([a, b, a * a, b * b, a * b]).reshape(5, -1, height, width)
-    means = _blur(planes.flatten(0, 1)).reshape(planes.shape)
-    mean_a, mean_b, square_a, square_b, product = means
-    variance_a, variance_b = square_a - mean_a**2, square_b - mean_b**2
-    covariance = product - mean_a * mean_b
-    top = (2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)
-    return (top / ((mean_a**2 + mean_b**2 + _C1) * (variance_a + variance_b + _C2))).view(a.shape)
+    similarity: Tensor = _Similarity.apply(a, b)
+    return similarity
 
 
-def _blur(planes: Tensor) -> Tensor:
-    """Blur planes ``(n, row, column)`` by the window, as products with banded matrices.
+class _Similarity(Function):
+    r"""Structural similarity, and its derivative in either picture.
 
-    These products, and their derivatives, are fast for planes of this size.
+    With the blur G, the means m = G a and n = G b, and the moments q = G a^2 and r = G ab,
+
+    .. math:: s = \frac{A C}{B D}, \quad A = 2 m n + c_1,\ B = m^2 + n^2 + c_1,\
+              C = 2 (r - m n) + c_2,\ D = q - m^2 + G b^2 - n^2 + c_2.
+
+    The blur is symmetric, so the gradient of L in a is
+    ``G(L' ds/dm) + 2 a G(L' ds/dq) + b G(L' ds/dr)`` with
+
+    .. math:: s_q = -\frac{s}{D}, \quad s_r = \frac{2 A}{B D}, \quad
+              s_m = \frac{2 n C}{B D} - \frac{2 m s}{B} - 2 m s_q - n s_r.
     """
-    rows, columns = (_band(n, planes.dtype, planes.device) for n in planes.shape[1:])
-    return rows @ planes @ columns.T
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        m, n, squares_a, squares_b, r = blur_pictures(torch.stack([a, b, a * a, b * b, a * b]))
+        A, B = 2 * m * n + _C1, m * m + n * n + _C1
+        C, D = 2 * (r - m * n) + _C2, squares_a - m * m + squares_b - n * n + _C2
+        s = A * C / (B * D)
+        ctx.save_for_backward(a, b, m, n, A, B, C, D, s)
+        return s
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        a, b, m, n, A, B, C, D, s = ctx.saved_tensors
+        s_q, s_r = slope * -s / D, slope * 2 * A / (B * D)
+
+        def gradient(a: Tensor, b: Tensor, m: Tensor, n: Tensor) -> Tensor:
+            s_m = slope * 2 * (n * C / D - m * s) / B - 2 * m * s_q - n * s_r
+            of_m, of_q, of_r = blur_pictures(torch.stack([s_m, s_q, s_r]))
+            return of_m + 2 * a * of_q + b * of_r
+
+        return (
+            gradient(a, b, m, n) if ctx.needs_input_grad[0] else None,
+            gradient(b, a, n, m) if ctx.needs_input_grad[1] else None,
+        )
 
 
-@lru_cache(maxsize=32)
+def blur_pictures(pictures: Tensor) -> Tensor:
+    """Blur pictures ``(..., row, column)`` by the window of SSIM, with zeros beyond the edge."""
+    return blur_planes(pictures.contiguous(), _window(pictures.dtype, pictures.device))
+
+
+@lru_cache(maxsize=8)
 @torch.inference_mode(False)
-def _band(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the banded matrix of the window along an axis of ``size`` pixels."""
+def _window(dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return the weights of the window along an axis."""
     offset = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
     weights = torch.exp(-0.5 * (offset / _DEVIATION) ** 2)
-    weights = weights / weights.sum()
-    apart = torch.arange(size)[None] - torch.arange(size)[:, None] + _WINDOW // 2
-    inside = (apart >= 0) & (apart < _WINDOW)
-    return (weights[apart.clamp(0, _WINDOW - 1)] * inside).to(dtype=dtype, device=device)
+    return (weights / weights.sum()).to(dtype=dtype, device=device)
 
 
 class _Depth(DataTerm):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,22 @@ class ViewCommand(FolderCommand):
         return code
 
 
+def seconds_of(text: str) -> float:
+    """Return the seconds of a time such as 300, 90s, 5min or 1h.
+
+    >>> seconds_of("5min"), seconds_of("1.5 h"), seconds_of("300")
+    (300.0, 5400.0, 300.0)
+    """
+    match = re.fullmatch(r"([0-9.]+) *(s|min|h|)", text.strip())
+    try:
+        seconds = float(match[1]) * {"s": 1, "min": 60, "h": 3600, "": 1}[match[2]] if match else 0
+    except ValueError:
+        seconds = 0
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 90s, 5min or 1h")
+    return float(seconds)
+
+
 COMMAND = ViewCommand(
     description="Find a 3D scene, as voxels or as Gaussians, from a folder of photographs, a video, "
     "a capture of COLMAP,\n"
@@ -60,14 +77,23 @@ COMMAND = ViewCommand(
     examples=(
         "reconstruct lego-voxels --preset short",
         "reconstruct ~/photographs/desk --mesh --live",
-        "reconstruct desk.mp4 --set solver.time_limit=300",
-        "reconstruct lego-gaussians --set solver.time_limit=120 --output results/lego",
-        "reconstruct lego-gaussians --set solver.time_limit=1200 --output results/lego --resume",
+        "reconstruct desk.mp4 --time-limit 5min",
+        "reconstruct lego-gaussians --time-limit 2min --output results/lego",
+        "reconstruct lego-gaussians --time-limit 20min --output results/lego --resume",
         "reconstruct scenes/mine.toml --set views.scale=0.5 --overwrite --view\n\n"
-        "Ctrl-C stops the run, and --resume continues it, also with a larger solver.time_limit.",
+        "Ctrl-C stops the run, and --resume continues it, also with a longer --time-limit.",
     ),
     outputs=("results/SCENE",),
     settings={
+        "--time-limit": (
+            "solver.time_limit",
+            {
+                "metavar": "TIME",
+                "type": seconds_of,
+                "help": "time of the training, such as 90s, 5min or 1h (default: 10min for a "
+                "folder); learning rates, degrees and densification follow the share that is used",
+            },
+        ),
         "--model": (
             "model",
             {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -27,6 +27,7 @@ from invtoolbox.problem import Problem
 
 Point = tuple[float, float, float]
 Background = float | Point
+Pace = Callable[[int], float]
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,14 @@ class SceneModel(ABC):
             raise InputError(
                 f"{type(self).__name__} cannot take {dict(changes)}: {error}"
             ) from error
+
+    def with_pace(self, pace: Pace) -> Self:
+        """Return the model with a schedule that follows a budget, if it has one and no length.
+
+        Args:
+            pace: function that returns the share of the budget that is used before an iteration.
+        """
+        return self
 
     # -- parameters --------------------------------------------------------------------------------
 

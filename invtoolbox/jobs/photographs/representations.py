@@ -24,7 +24,7 @@ from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
-from invtoolbox.jobs.photographs.models import SceneModel
+from invtoolbox.jobs.photographs.models import Pace, SceneModel
 from invtoolbox.operators.base import Operator
 from invtoolbox.operators.rendering.exposure import ExposedRenderer
 from invtoolbox.operators.rendering.gaussian_renderer import GaussianRenderer
@@ -126,6 +126,8 @@ STRATEGIES: dict[str, tuple[type[Strategy], float]] = {
     "default": (DefaultStrategy, 0.5),
 }
 
+#: Number of steps of the schedule of Gaussians that follows a budget: the unit of its parts.
+SCHEDULE = 12_000
 #: Blur of flat Gaussians, square pixels (Yu et al., "Mip-splatting", CVPR 2024).
 SURFACE_BLUR = 0.1
 
@@ -146,7 +148,8 @@ class GaussianModel(SceneModel):
         most: largest number of Gaussians.
         length: number of steps over which the step of the means falls to a hundredth, and over
             which the strategy and the degrees are spread. The strategy begins after 500 steps, or a
-            tenth of the length.
+            tenth of the length. By default they follow the share of the run's budget that is used,
+            of its steps or of its seconds, as over `SCHEDULE` steps.
         opacity: initial opacity.
         rates: factors on the learning rates of leaves, see `priors.Gaussians`.
         dropout: share of the Gaussians that steps leave out at the end of the schedule, see
@@ -166,6 +169,7 @@ class GaussianModel(SceneModel):
         seed: seed of the initial positions.
         cloud: positions and colors of points of the scene, ``(N, 3)`` each, to start from, such as
             those of structure from motion; None for random positions.
+        pace: see `with_pace`.
     """
 
     count: int = 5000
@@ -174,7 +178,7 @@ class GaussianModel(SceneModel):
     degree: int = 2
     strategy: str | Mapping[str, Any] = "mcmc"
     most: int = 30_000
-    length: int = 12_000
+    length: int | None = None
     opacity: float = 0.1
     rates: Mapping[str, float] = dataclasses.field(default_factory=dict)
     dropout: float = 0.0
@@ -188,15 +192,21 @@ class GaussianModel(SceneModel):
         default=None, repr=False, compare=False
     )
 
+    pace: Pace | None = dataclasses.field(default=None, repr=False, compare=False)
+
     file_name: ClassVar[str] = "model.ply"
+
+    def with_pace(self, pace: Pace) -> GaussianModel:
+        return self if self.length is not None else dataclasses.replace(self, pace=pace)
 
     def start(self) -> ImplicitPrior:
         settings: dict[str, Any] = {
             "degree": self.degree,
             "strategy": self._strategy(),
             "opacity": self.opacity,
-            "decay_over": self.length,
-            "degree_every": max(1, self.length // 12),
+            "decay_over": self.length or SCHEDULE,
+            "degree_every": max(1, (self.length or SCHEDULE) // 12),
+            "pace": self.pace,
             "rates": dict(self.rates),
             "dropout": self.dropout,
             "flat": self.flat,
@@ -224,10 +234,13 @@ class GaussianModel(SceneModel):
         if name not in STRATEGIES:
             raise unknown_name("strategy", name, [*STRATEGIES, "none"])
         cls, share = STRATEGIES[name]
-        settings = [field.name for field in dataclasses.fields(cls)]
-        require_settings(f"the strategy {name!r}", table, settings)
-        start = min(500, self.length // 10)
-        return cls(**{"start": start, "stop": int(share * self.length), "most": self.most, **table})
+        names = [field.name for field in dataclasses.fields(cls)]
+        require_settings(f"the strategy {name!r}", table, names)
+        length = self.length or SCHEDULE
+        settings = {"start": min(500, length // 10), "stop": int(share * length), "most": self.most}
+        if cls is MCMCStrategy and self.pace is not None:
+            settings["first"] = self.count if self.cloud is None else len(self.cloud[0])
+        return cls(**{**settings, **table})
 
     def follow(
         self, before: ImplicitPrior, parameters: dict[str, Tensor]
@@ -242,8 +255,9 @@ class GaussianModel(SceneModel):
             strategy=self._strategy(),
             opacity=self.opacity,
             scale=1.0,
-            decay_over=self.length,
-            degree_every=0,
+            decay_over=self.length or SCHEDULE,
+            degree_every=0 if self.pace is None else SCHEDULE // 12,
+            pace=self.pace,
             rates=dict(self.rates),
             dropout=self.dropout,
             flat=self.flat,

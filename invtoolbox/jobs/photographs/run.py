@@ -27,6 +27,7 @@ from invtoolbox.jobs.photographs.representations import GaussianModel
 from invtoolbox.jobs.photographs.scene import ViewScene, ViewSceneFile, read_view_scene
 from invtoolbox.jobs.photographs.stages import StagedSolution, solve_in_stages, work_files
 from invtoolbox.jobs.photographs.surface import mesh_scene
+from invtoolbox.jobs.photographs.watch import outlook
 from invtoolbox.jobs.reports import print_files, print_notes
 from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
 from invtoolbox.plotting.web_viewer import write_viewer
@@ -89,6 +90,7 @@ class ViewJob(SceneJob[ViewScene]):
     files: ClassVar = (
         "scene.json",
         "metrics.json",
+        "preview.png",
         "model.ply",
         "model.safetensors",
         "report.html",
@@ -135,6 +137,14 @@ class ViewJob(SceneJob[ViewScene]):
         # The measures of an unfinished run are removed until this run is over.
         (folder / "metrics.json").unlink(missing_ok=True)
         evaluation = file.scene.evaluation
+
+        def show_progress(x: Any) -> None:
+            view = photographs.judged.read([0])
+            pictures = view.on(model.shade()), model.look(x, view.cameras).color
+            path = folder / "preview.png"
+            write_png(path, torch.cat(pictures, 3)[0], (0.0, 1.0), overwrite=True)
+            show(x, cameras)
+
         try:
             solution = solve_in_stages(
                 model,
@@ -151,7 +161,7 @@ class ViewJob(SceneJob[ViewScene]):
                 watched=evaluation.views,
                 progress=progress,
                 silhouettes=file.scene.views.silhouettes,
-                show=lambda x: show(x, cameras),
+                show=show_progress,
             )
         except KeyboardInterrupt:
             raise self.interrupted(
@@ -166,7 +176,7 @@ class ViewJob(SceneJob[ViewScene]):
             metrics=scores,
             names=photographs.judged.cameras.names,
             held_out=len(photographs.held) > 0,
-            notes=_notes(photographs, is_empty),
+            notes=_notes(photographs, solution, is_empty),
             files=(),
             is_empty=is_empty,
             cameras=cameras,
@@ -221,8 +231,17 @@ def _compare(
     return {m: [view.scores[m] for view in views] for m in views[0].scores}, views, is_empty
 
 
-def _notes(photographs: Photographs, is_empty: bool) -> tuple[str, ...]:
+def _notes(photographs: Photographs, solution: StagedSolution, is_empty: bool) -> tuple[str, ...]:
     notes = list(photographs.train.notes)
+    bad = solution.bad_views
+    if bad:
+        listed = "; ".join(f"{name} {reason}" for name, reason in bad.items())
+        notes.append(
+            f"{len(bad)} of {len(photographs.train)} training photographs fit badly to the others, "
+            f"and were left out once this was seen: {listed}"
+        )
+    if outlook(solution.samples):
+        notes.append(outlook(solution.samples))
     skipped = photographs.train.skipped
     if skipped:
         first = ", ".join(skipped[:3]) + (", ..." if len(skipped) > 3 else "")
@@ -287,6 +306,8 @@ def _write(
         "scene": solution.model.describe(solution.x),
         "seconds": solution.seconds,
         "iterations": [r.iterations for r in solution.reports],
+        "curve": [[sample.seconds, sample.psnr] for sample in solution.samples],
+        "bad_views": dict(solution.bad_views),
         "notes": outcome.notes,
         "time_limit": file.scene.solver.time_limit,
         "is_complete": solution.is_complete,

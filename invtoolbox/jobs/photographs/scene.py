@@ -375,10 +375,14 @@ def _point(point: Any, name: str) -> tuple[float, float, float]:
 #: Content of the scene of a folder, without the photographs, by the name of the representation.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "gaussians": {
-        "prior": [{"name": "gaussians", "count": 10_000, "most": 50_000, "length": 12_000}],
-        "data_term": {"name": "photometric", "similarity": 0.0},
+        "prior": [{"name": "gaussians", "count": 10_000, "most": 50_000}],
+        "data_term": {"name": "photometric", "similarity": 0.2},
         "solver": {"name": "adam", "subset_size": 1, "epsilon": 1e-15, "time_limit": 600.0},
-        "stage": [{"iterations": 12_000}],
+        "stage": [
+            {"iterations": 4_500, "scale": 0.25},
+            {"iterations": 9_000, "scale": 0.5},
+            {"iterations": 16_500},
+        ],
     },
     "voxel-grid": {
         "prior": [

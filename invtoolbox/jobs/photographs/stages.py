@@ -13,7 +13,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,9 @@ from invtoolbox.catalogue.registry import require_settings
 from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.output import write_bytes
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError, naming, warn_user
+from invtoolbox.jobs.photographs.bad_views import find_bad_views
 from invtoolbox.jobs.photographs.models import SceneModel, silhouette_prior, weight_unit
 from invtoolbox.jobs.photographs.photographs import Photographs, scale
 from invtoolbox.jobs.photographs.watch import Sample, Watch, spread
@@ -85,6 +88,8 @@ class StagedSolution:
         samples: PSNR measured during the run.
         seconds: seconds of work.
         is_complete: whether the last stage finished all of its iterations.
+        bad_views: reasons why training views fit badly, by name (`find_bad_views`). Those that an
+            earlier stage found were left out of the later ones.
     """
 
     x: Any
@@ -94,6 +99,7 @@ class StagedSolution:
     samples: tuple[Sample, ...]
     seconds: float
     is_complete: bool
+    bad_views: Mapping[str, str] = field(default_factory=dict)
 
 
 def solve_in_stages(
@@ -157,12 +163,14 @@ def solve_in_stages(
         journal.check_inputs(fingerprint(inputs), stages)
     judged = photographs.judged
     is_open = any(stage.iterations is None for stage in stages)
+    # With a time limit, stages divide the time in proportion to their iterations.
+    steps = list(accumulate(stage.iterations or 0 for stage in stages))
     watch = Watch(
         model,
         judged[spread(len(judged), watched)],
         every,
         seconds=seconds,
-        steps=None if is_open else sum(stage.iterations or 0 for stage in stages),
+        steps=None if is_open else steps[-1],
         progress=progress,
         spent=journal.seconds,
         samples=journal.samples,
@@ -176,10 +184,11 @@ def solve_in_stages(
             state = model.load_state(journal.file("stage", journal.stage))
         for k in range(journal.stage, len(stages)):
             stage, is_last = stages[k], k + 1 == len(stages)
+            train = photographs.train[_fitting(photographs.train, journal.bad_views)]
             try:
                 solution, prior = _solve_stage(
                     model.change(stage.prior),
-                    photographs,
+                    replace(photographs, train=train),
                     stage,
                     k=k,
                     stages=len(stages),
@@ -192,6 +201,7 @@ def solve_in_stages(
                     device=device,
                     journal=journal,
                     watch=watch,
+                    end_share=1.0 if is_open or seconds is None else steps[k] / steps[-1],
                 )
             except KeyboardInterrupt:
                 watch.end()
@@ -201,9 +211,14 @@ def solve_in_stages(
             spent = watch.spent - sum(earlier.seconds for earlier in journal.reports)
             finished = StageReport(repr(prior), done, spent, psnr)
             report(finished)
+            bad = find_bad_views(model, solution.x, scale(train, stage.scale))
             if is_last or watch.is_over:
                 break
-            state = (prior, solution.parameters)
+            journal.bad_views |= bad
+            # Parameters of the operator, such as exposures, belong to the views that stay.
+            fits, theirs = _fitting(train, bad), solution.problem.unknown
+            leaves = solution.parameters.items()
+            state = (prior, {n: leaf[fits] if n in theirs else leaf for n, leaf in leaves})
             journal.next_stage(finished, watch, state)
         journal.save(watch)
         return StagedSolution(
@@ -214,6 +229,7 @@ def solve_in_stages(
             samples=tuple(watch.samples),
             seconds=watch.spent,
             is_complete=is_last and (stage.iterations is None or done >= stage.iterations),
+            bad_views=journal.bad_views | bad,
         )
 
 
@@ -232,9 +248,11 @@ def _solve_stage(
     device: Any,
     journal: Journal,
     watch: Watch,
+    end_share: float,
 ) -> tuple[Solution, ImplicitPrior]:
     pictures = scale(photographs.train, stage.scale)
-    watch.begin(k, stages, model.file_name)
+    watch.begin(k, stages, model.file_name, end_share)
+    model = model.with_pace(watch.used)
     start: dict[str, Tensor] | None = None
     if state is None:
         prior = model.start()
@@ -278,6 +296,12 @@ def _solve_stage(
     return solution, prior
 
 
+def _fitting(pictures: PosedPictures, bad: Mapping[str, str]) -> Tensor:
+    """Return which pictures are not among the views that fit badly."""
+    names = pictures.cameras.names or ("",) * len(pictures)
+    return torch.tensor([name not in bad for name in names])
+
+
 def _solver_of(stage: Stage, solver: Solver, problem: Problem) -> Solver:
     """Return the solver of a stage; small pictures may have fewer blocks than its subset."""
     settings = [field.name for field in dataclasses.fields(solver)]  # type: ignore[arg-type]
@@ -316,6 +340,7 @@ class Journal:
         self.reports: list[StageReport] = []
         self.samples: list[Sample] = []
         self.inputs: dict[str, str] = {}
+        self.bad_views: dict[str, str] = {}
         self._unsaved: Any = None  # initial state of the stage, until it is written
 
     @classmethod
@@ -329,6 +354,7 @@ class Journal:
             journal.reports = [StageReport(**report) for report in content["reports"]]
             journal.samples = [Sample(**sample) for sample in content["samples"]]
             journal.inputs = dict(content.get("inputs", {}))
+            journal.bad_views = dict(content.get("bad_views", {}))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder / STATE} cannot be read ({error}); start anew, with --overwrite on the "
@@ -387,6 +413,7 @@ class Journal:
             "reports": [dataclasses.asdict(r) for r in self.reports],
             "samples": [dataclasses.asdict(s) for s in self.samples],
             "inputs": self.inputs,
+            "bad_views": self.bad_views,
         }
         try:
             if self._unsaved is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,9 @@ from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.jobs.photographs.models import SceneModel
 from invtoolbox.jobs.photographs.photographs import judge
 from invtoolbox.loop.run import Progress
+
+#: Seconds of work before the first measurement, which also shows the first picture.
+FIRST = 2.0
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,10 @@ class Watch:
         self.every, self.seconds, self.record, self.show = every, seconds, record, show
         self.spent, self.samples = spent, list(samples)
         self.stage = self.stages = self.iteration = self.steps_before = 0
+        self.steps, self.end_share = steps, 1.0
         self.name = ""
         self._since: float | None = None
-        self._next = spent + every
+        self._next = spent + min(every, FIRST)
         self._bar: Any = None
         self._last = 0.0
         if progress:
@@ -87,15 +92,17 @@ class Watch:
 
     # -- stages ------------------------------------------------------------------------------------
 
-    def begin(self, stage: int, stages: int, name: str) -> None:
+    def begin(self, stage: int, stages: int, name: str, end_share: float = 1.0) -> None:
         """Start the clock of a stage.
 
         Args:
             stage: number of the stage, from 0.
             stages: number of stages.
             name: name that the bar shows.
+            end_share: share of the budget at which the stage ends.
         """
         self.stage, self.stages, self.name, self.iteration = stage, stages, name, 0
+        self.end_share = end_share
         self._since = time.monotonic()
 
     def end(self) -> None:
@@ -107,6 +114,21 @@ class Watch:
     def worked(self) -> float:
         """Seconds of work so far."""
         return self.spent + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    def used(self, iteration: int) -> float:
+        """Return the share of the budget that is used, from 0 to 1.
+
+        It is the share of the steps or of the seconds, whichever is larger.
+
+        Args:
+            iteration: iteration of the stage.
+        """
+        steps = (self.steps_before + iteration) / self.steps if self.steps else 0.0
+        seconds = self.worked / self.seconds if self.seconds is not None else 0.0
+        return min(1.0, max(steps, seconds))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # a run is the same run with another budget
 
     @property
     def is_over(self) -> bool:
@@ -120,7 +142,7 @@ class Watch:
         if self.worked >= self._next:
             self.look(progress.x)
         self._show()
-        return self.is_over
+        return self.is_over or self.used(self.iteration) >= self.end_share < 1
 
     def look(self, x: Any) -> float:
         """Measure the PSNR, unless it was just measured; the clock stops meanwhile.
@@ -175,6 +197,37 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+
+def outlook(samples: Sequence[Sample]) -> str:
+    """Return a sentence about the PSNR that more time would bring, empty if a run was too short.
+
+    The gain of the second half of the time, g, is compared with the gain of the quarter before it,
+    h: each doubling of the time brings g / h times the gain of the last one (Aitken's
+    extrapolation).
+
+    Args:
+        samples: measurements during a run.
+
+    >>> outlook([Sample(0, k, 60.0 * k, 30 - 8 / k) for k in range(1, 9)])
+    'PSNR was 26.0 dB after 2 min, 28.0 dB after 4 min and 29.0 dB after 8 min; ...'
+    """
+    times, scores = [s.seconds for s in samples], [s.psnr for s in samples]
+    if len(samples) < 4 or times[-1] < 4 * times[0]:
+        return ""
+    places = [times[-1] / 4, times[-1] / 2, times[-1]]
+    quality = [float(q) for q in np.interp(places, times, scores)]
+    before, gain = quality[1] - quality[0], quality[2] - quality[1]
+    course = [f"{q:.1f} dB after {_duration(t)}" for q, t in zip(quality, places)]
+    words = f"PSNR was {course[0]}, {course[1]} and {course[2]}; "
+    if gain < 0.1:
+        return words + "more time would bring little"
+    more = gain * min(1.0, gain / before) if before > 0 else gain
+    return words + f"twice the time would bring about {more:.1f} dB if it goes on so"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.3g} min"
 
 
 def spread(total: int, count: int) -> Tensor:

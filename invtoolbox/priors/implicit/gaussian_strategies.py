@@ -12,12 +12,15 @@ from math import comb
 
 import torch
 from torch import Generator, Tensor
+from torch.nn.functional import normalize
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rotations import rotation_matrices
 from invtoolbox.priors.adaptive import Intermediate, Transfer
 
+#: Share of the last step of the adaptation at which a number that grows evenly is reached.
+FULL = 0.6
 #: Logit that stands for an opacity of 0: finite, and far below the logit of any rendered Gaussian.
 DEAD = -20.0
 
@@ -43,8 +46,10 @@ class Strategy(ABC):
         check_range(self, "[1, inf)", "every", "most")
         check_range(self, "(0, 1)", "least_opacity")
 
-    def adapts(self, iteration: int) -> bool:
-        return self.start < iteration < self.stop and iteration % self.every == 0
+    def adapts(self, iteration: int, scheduled: int | None = None) -> bool:
+        """Whether to adapt after an iteration; ``scheduled`` is the step of a schedule by budget."""
+        step = iteration if scheduled is None else scheduled
+        return self.start < step < self.stop and iteration % self.every == 0
 
     def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         return {}
@@ -187,12 +192,15 @@ class MCMCStrategy(Strategy):
     Args:
         start, stop, every, least_opacity, most: see `Strategy`.
         growth: relative growth of the number of Gaussians per adaptation.
+        first: number of Gaussians from which the number grows at most evenly, in its logarithm, so
+            that ``most`` is reached at `FULL` of the last step; None for no such bound.
         noise: strength of the noise, in steps of the means.
         opacity_weight, scale_weight: weights of the means of opacities and scales, per view.
     """
 
     stop: int = 25_000
     growth: float = 0.05
+    first: int | None = None
     noise: float = 5e5
     opacity_weight: float = 0.01
     scale_weight: float = 0.01
@@ -210,9 +218,11 @@ class MCMCStrategy(Strategy):
         filled = logits > DEAD + 1  # rows that are no mere filling
         alive = opacity > self.least_opacity
         count = filled.sum(1)
-        grown = torch.minimum(
-            (count * (1 + self.growth)).long(), torch.full_like(count, self.most)
-        ).maximum(count)
+        target = (count * (1 + self.growth)).long()
+        if self.first is not None:
+            done = min(1.0, (iteration - self.start) / (FULL * self.stop - self.start))
+            target = target.clamp_max(round(self.first * (self.most / self.first) ** done))
+        grown = target.clamp_max(self.most).maximum(count)
         rows = int(grown.max())
         # Rows in the order in which they came: filling behind, so that new ones take its place.
         order = (~filled).long().sort(dim=1, stable=True).indices[:, :rows]
@@ -264,9 +274,15 @@ class MCMCStrategy(Strategy):
 
 
 def _along_axes(quats: Tensor, log_scales: Tensor, vectors: Tensor) -> Tensor:
-    """Multiply vectors by the covariances of Gaussians."""
-    axes = rotation_matrices(quats) * log_scales.exp()[..., None, :]
-    return (axes @ (axes.transpose(-1, -2) @ vectors[..., None])).squeeze(-1)
+    """Multiply vectors by the covariances ``R S^2 R^T`` of Gaussians."""
+    real, axis = normalize(quats, dim=-1).split([1, 3], -1)
+
+    def turn(v: Tensor, sign: int) -> Tensor:
+        # Rodrigues' formula for a unit quaternion: v + 2 w (q x v) + 2 q x (q x v).
+        across = 2 * torch.linalg.cross(axis, v)
+        return v + sign * real * across + torch.linalg.cross(axis, across)
+
+    return turn((2 * log_scales).exp() * turn(vectors, -1), 1)
 
 
 def shared_opacity(opacity: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
@@ -36,6 +37,9 @@ _RATES = {
     "colors": 2.5e-3,
     "harmonics": 2.5e-3 / 20,
 }
+
+#: Share of a budget after which the steps of all leaves fall, to a tenth at its end.
+SETTLE = 0.6
 
 #: Thickness of flat Gaussians at the start, as a share of their radius.
 FLATNESS = 0.01
@@ -84,6 +88,10 @@ class Gaussians(AdaptivePrior):
             balls, of rank 2 and above, cost nothing; needles, whose area vanishes, cost most.
             Source: Hyung et al., "Effective rank analysis and regularization for enhanced 3D
             Gaussian splatting", NeurIPS 2024.
+        pace: function that returns the share of a budget that is used before an iteration, from 0
+            to 1. Everything that is counted in steps (``decay_over``, ``degree_every``, start and
+            stop of the strategy) then follows ``decay_over`` times this share, and the steps of all
+            leaves fall to a tenth over its last 40 per cent.
 
     Raises:
         InputError: The points, colors or settings do not fit.
@@ -110,6 +118,7 @@ class Gaussians(AdaptivePrior):
         dropout: float = 0.0,
         flat: bool = False,
         needles: float = 0.0,
+        pace: Callable[[int], float] | None = None,
     ) -> None:
         points = points[None] if points.ndim == 2 else points
         if (
@@ -151,7 +160,9 @@ class Gaussians(AdaptivePrior):
         self.degree, self.strategy, self.opacity, self.extent = degree, strategy, opacity, extent
         self.decay_over, self.degree_every = decay_over, degree_every
         self.rates, self.dropout = dict(rates or {}), dropout
-        self.flat, self.needles = bool(flat), needles
+        self.flat, self.needles, self.pace = bool(flat), needles, pace
+        if pace is not None and decay_over is None:
+            raise InputError("Gaussians(pace=...) needs decay_over, the unit of its schedule")
         self.size: float | None = extent
         self.views = 1
         self.iteration: int | None = None  # None: everything takes part
@@ -176,6 +187,7 @@ class Gaussians(AdaptivePrior):
         dropout: float = 0.0,
         flat: bool = False,
         needles: float = 0.0,
+        pace: Callable[[int], float] | None = None,
     ) -> Self:
         """Create ``count`` Gaussians of random colors at random places of a box.
 
@@ -197,6 +209,7 @@ class Gaussians(AdaptivePrior):
             dropout: see `Gaussians`.
             flat: see `Gaussians`.
             needles: see `Gaussians`.
+            pace: see `Gaussians`.
         """
         generator = torch.Generator().manual_seed(seed)
         corner, end = torch.tensor(low), torch.tensor(high)
@@ -218,6 +231,7 @@ class Gaussians(AdaptivePrior):
             dropout=dropout,
             flat=flat,
             needles=needles,
+            pace=pace,
         )
         prior.seed = seed
         prior.box = (low, high) if carve else None
@@ -264,7 +278,13 @@ class Gaussians(AdaptivePrior):
         self.scales = torch.stack([_spacing(p) for p in self.points])
 
     def at(self, iteration: int) -> Self:
-        return replace(self, iteration=iteration)
+        return replace(self, iteration=self._scheduled(iteration))
+
+    def _scheduled(self, iteration: int) -> int:
+        """Return the step of the schedule at an iteration."""
+        if self.pace is None or self.decay_over is None:
+            return iteration
+        return round(self.pace(iteration) * self.decay_over)
 
     def initial(self) -> dict[str, Tensor]:
         points = self.points
@@ -332,7 +352,7 @@ class Gaussians(AdaptivePrior):
             name: self.rates.get(name, 1.0)
             * _RATES[name]
             / _RATE
-            * (self._means_rate() if name == "means" else 1.0)
+            * (self._means_rate() if name == "means" else self._settling())
             for name in parameters
             if name in _RATES
         }
@@ -343,6 +363,11 @@ class Gaussians(AdaptivePrior):
             1.0 if self.decay_over is None or self.iteration is None else 0.01 ** self._progress()
         )
         return (self.size or 1.0) * fallen
+
+    def _settling(self) -> float:
+        """Return the factor by which all other steps fall at the end of a budget."""
+        late = 0.0 if self.pace is None else (self._progress() - SETTLE) / (1 - SETTLE)
+        return float(0.1 ** max(0.0, late))
 
     def _progress(self) -> float:
         """Return the progress of the schedule, 0 to 1; 1 if there is none."""
@@ -359,7 +384,9 @@ class Gaussians(AdaptivePrior):
         return self.strategy is not None
 
     def adapts(self, iteration: int) -> bool:
-        return self.strategy is not None and self.strategy.adapts(iteration)
+        if self.strategy is None:
+            return False
+        return self.strategy.adapts(iteration, self._scheduled(iteration))
 
     def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         return {} if self.strategy is None else self.strategy.statistics(parameters)
@@ -380,6 +407,8 @@ class Gaussians(AdaptivePrior):
         generator: Generator,
     ) -> tuple[dict[str, Tensor], Transfer]:
         assert self.strategy is not None
+        if isinstance(self.strategy, MCMCStrategy) and self.iteration is not None:
+            iteration = self.iteration
         return self.strategy.adapt(parameters, statistics, iteration, generator, self.size or 1.0)
 
     def resize(

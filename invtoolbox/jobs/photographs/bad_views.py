@@ -1,0 +1,92 @@
+"""Photographs that do not fit the scene of the others: blurred, of something else, or with motion.
+
+A few such pictures spoil a scene, because the misfit averages over all of them. They are found by
+their residuals under the scene so far, compared with those of the photographs taken nearby, and
+left out of what follows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from invtoolbox.data_terms.rendered_views import blur_pictures
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
+from invtoolbox.geometry.cameras import Cameras
+from invtoolbox.jobs.photographs.models import SceneModel
+
+#: Numbers of photographs between which residuals are compared: fewer are no statistic, and more
+#: would take long to render.
+LEAST, MOST = 12, 400
+#: Number of photographs nearby that one is compared with.
+_NEAR = 8
+#: Robust standard deviations above which a view stands out, and the factor that it must exceed.
+_DEVIATIONS, _FACTOR = 6.0, 1.3
+#: Mean error above which a view shows something else.
+_STRANGE = 0.1
+#: Number of blocks along the longer side, for errors of parts of a picture.
+_BLOCKS = 10
+
+
+def find_bad_views(model: SceneModel, x: Any, pictures: PosedPictures) -> dict[str, str]:
+    """Return the names of views that fit badly, with the reason.
+
+    Three logarithms are compared per view with their median over the `_NEAR` nearest cameras: the
+    mean error, the error of the worst block, and the lack of fine detail against the rendering. A
+    view stands out by the median absolute deviation of these differences over all views.
+
+    Args:
+        model: model of the scene.
+        x: scene that was found from these and other views.
+        pictures: the views.
+    """
+    names = pictures.cameras.names
+    if not names or not LEAST <= len(pictures) <= MOST:
+        return {}
+    measures = torch.stack([_measure(model, x, view) for view in pictures.each()])
+    near = _nearest(pictures.cameras)
+    excess = measures - measures[near].median(1).values
+    deviation = 1.4826 * (excess - excess.median(0).values).abs().median(0).values
+    bound = (_DEVIATIONS * deviation).clamp_min(torch.tensor(_FACTOR).log())
+    error, part, blur = (excess - excess.median(0).values > bound).unbind(1)
+    strange = error & (measures[:, 0].exp() > _STRANGE)
+    reasons = {
+        "shows something else, or its camera is wrong": strange,
+        "is blurred": blur & ~strange,
+        "shows something that moved": (error | part) & ~strange & ~blur,
+    }
+    return {
+        names[k]: reason
+        for reason, chosen in reasons.items()
+        for k in chosen.nonzero().flatten().tolist()
+    }
+
+
+def _measure(model: SceneModel, x: Any, view: PosedPictures) -> Tensor:
+    """Return the logarithms of mean error, error of the worst block, and lack of detail."""
+    photograph, rendering = view.on(model.shade()), model.look(x, view.cameras).color
+    counts = torch.ones_like(photograph[:, :1]) if view.mask is None else view.mask
+    # Exposure is no misfit: the gain per channel that fits best.
+    products = (counts * rendering * photograph).sum((2, 3)), (counts * rendering**2).sum((2, 3))
+    rendering = rendering * (products[0] / products[1].clamp_min(1e-6))[..., None, None]
+    error = (counts * (photograph - rendering)).abs().mean(1, keepdim=True)
+    side = max(1, max(photograph.shape[2:]) // _BLOCKS)
+    blocks = functional.avg_pool2d(error, side, stride=max(1, side // 2))
+    detail = [
+        (counts * (picture - blur_pictures(picture))).abs().mean()
+        for picture in (rendering, photograph)
+    ]
+    mean = error.sum() / counts.sum().clamp_min(1)
+    return torch.stack([mean, blocks.amax(), detail[0] / detail[1].clamp_min(1e-6)]).log()
+
+
+def _nearest(cameras: Cameras) -> Tensor:
+    """Return the numbers of the nearest cameras of each camera, in place and direction."""
+    centres, axes = cameras.centres, cameras.world_to_camera[:, 2, :3]
+    apart = torch.cdist(centres, centres)
+    apart = apart / apart.median().clamp_min(1e-9) + 1 - axes @ axes.T
+    apart.fill_diagonal_(torch.inf)
+    return apart.topk(min(_NEAR, len(apart) - 1), largest=False).indices
