@@ -216,6 +216,7 @@ def solve_in_stages(
                 break
             journal.bad_views |= bad
             # Parameters of the operator, such as exposures, belong to the views that stay.
+            assert solution.problem is not None
             fits, theirs = _fitting(train, bad), solution.problem.unknown
             leaves = solution.parameters.items()
             state = (prior, {n: leaf[fits] if n in theirs else leaf for n, leaf in leaves})
