@@ -9,6 +9,7 @@ import torch
 from invtoolbox.data_terms import Photometric
 from invtoolbox.data_terms.rendered_views import similarity_map
 from invtoolbox.errors import InputError
+from invtoolbox.kernels.rendering.window_blur import blur_planes
 
 
 def pair(dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -32,6 +33,20 @@ def test_similarity_is_that_of_scikit_image_with_zeros_beyond_the_edge() -> None
         full=True,
     )
     assert np.abs(found[1, 2, 0].numpy() - expected[5:-5, 5:-5]).max() < 1e-7
+
+
+def test_the_gradient_of_similarity_in_either_picture_is_that_of_differences() -> None:
+    a, b = (t[0, 0, 0, :, :13].clone().requires_grad_(True) for t in pair())
+    assert torch.autograd.gradcheck(similarity_map, (a, b))
+    # Planes of more than one block of 256 pixels, against the sums of their definition.
+    wide = torch.rand(1, 3, 600, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    offset = torch.arange(11, dtype=torch.float64) - 5
+    window = torch.exp(-0.5 * (offset / 1.5) ** 2)
+    window = window / window.sum()
+    expected = torch.nn.functional.conv2d(
+        wide[None], (window[:, None] * window)[None, None], padding=5
+    )
+    torch.testing.assert_close(blur_planes(wide, window), expected[0])
 
 
 def test_it_is_a_sum_over_pictures_of_means_and_has_a_derivative() -> None:

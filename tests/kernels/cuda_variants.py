@@ -17,6 +17,7 @@ from invtoolbox.kernels.rendering.splat_compositing import (
     sum_kernel,
 )
 from invtoolbox.kernels.rendering.splat_projection import projection_kernel
+from invtoolbox.kernels.rendering.window_blur import blur_kernel
 from invtoolbox.kernels.tomography.joseph import joseph_kernel
 from invtoolbox.kernels.tomography.pixel_backprojection import pixel_kernel
 from invtoolbox.kernels.tomography.volume import volume_kernel
@@ -50,6 +51,7 @@ def variants() -> Iterator[tuple[str, Maker]]:
         for make in (fit_kernel, gradient_kernel):
             yield "rotations", lambda make=make, real=real: make(real)
         yield "rays", lambda real=real: raycast_kernel(real)
+        yield "blur", lambda real=real: blur_kernel(real, 11)
 
 
 def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:

@@ -24,7 +24,7 @@ LEAST, MOST = 12, 400
 _NEAR = 8
 #: Robust standard deviations above which a view stands out, and factors that it must exceed: of the
 #: mean error, of the error of the worst block over the median block, of the lack of fine detail.
-_DEVIATIONS, _FACTORS = (6.0, 3.0, 5.0), (1.3, 3.0, 1.3)
+_DEVIATIONS, _FACTORS = (6.0, 2.5, 5.0), (1.3, 4.0, 1.3)
 #: Mean error above which a view shows something else.
 _STRANGE = 0.1
 #: Number of blocks along the shorter side, for errors of parts of a picture.

@@ -386,6 +386,8 @@ class Gaussians(AdaptivePrior):
     def adapts(self, iteration: int) -> bool:
         if self.strategy is None:
             return False
+        if self.pace is None:
+            return self.strategy.adapts(iteration)
         return self.strategy.adapts(iteration, self._scheduled(iteration))
 
     def statistics(self, parameters: dict[str, Tensor]) -> dict[str, Tensor]:

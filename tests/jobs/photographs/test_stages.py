@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.datasets import open_views
+from invtoolbox.datasets import PosedPictures, open_views
 from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.photographs import (
@@ -22,10 +22,12 @@ from invtoolbox.jobs.photographs import (
     solve_in_stages,
     split_views,
 )
+from invtoolbox.jobs.photographs.bad_views import find_bad_views
 from invtoolbox.jobs.photographs.models import weight_unit
 from invtoolbox.jobs.photographs.watch import Watch
+from invtoolbox.operators import GaussianRenderer
 from invtoolbox.priors import VoxelVariation
-from tests.jobs.photographs.conftest import write_photographs
+from tests.jobs.photographs.conftest import balls, cameras, write_photographs
 
 BOX = ((-1.0, -1.0, -1.0), (1.0, 1.0, 1.0))
 STAGES = (
@@ -128,6 +130,95 @@ def test_gaussians_come_out_and_go_on_in_a_second_stage(
         folder=tmp_path,
     )
     assert torch.equal(again.x.means, found.x.means)
+
+
+def test_a_schedule_follows_its_steps_and_goes_on_bitwise(
+    photographs: Photographs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dict(
+        solver=it.solvers.Adam(subset_size=1, epsilon=1e-15),
+        data_term=it.data_terms.Photometric(),
+        progress=False,
+    )
+    model = GaussianModel(*BOX, 1.0, count=100, most=300, degree=1)
+    stages = [Stage(120, scale=0.5), Stage(180)]
+    whole = solve_in_stages(model, photographs, stages, **settings)  # type: ignore[arg-type]
+    with monkeypatch.context() as patched:
+        Stop(patched, 1, 60)
+        with pytest.raises(KeyboardInterrupt):
+            solve_in_stages(model, photographs, stages, folder=tmp_path, **settings)  # type: ignore[arg-type]
+    resumed = solve_in_stages(model, photographs, stages, folder=tmp_path, **settings)  # type: ignore[arg-type]
+    assert torch.equal(resumed.x.means, whole.x.means)
+    assert torch.equal(resumed.x.colors, whole.x.colors)
+    # The number grew although the run is short, and every degree takes part.
+    assert int((whole.x.opacities > 1e-6).sum()) > 100 and whole.x.degree == 1
+
+
+def test_rates_fall_with_the_share_of_the_budget(photographs: Photographs) -> None:
+    model = GaussianModel(*BOX, 1.0, count=50, degree=2)
+    rates = []
+    for share in (0.0, 0.5, 1.0):
+        prior = model.with_pace(lambda iteration, share=share: share).start().at(7)
+        rates.append(prior.learning_rates(prior.initial()))
+    assert rates[2]["means"] == pytest.approx(0.01 * rates[0]["means"])
+    assert rates[1]["means"] == pytest.approx(0.1 * rates[0]["means"])
+    assert rates[1]["colors"] == rates[0]["colors"] == pytest.approx(10 * rates[2]["colors"])
+    fixed = replace(model, length=60)
+    assert fixed.with_pace(lambda iteration: 1.0) is fixed
+
+
+class Clock:
+    """A clock that goes on by a hundredth of a second per look."""
+
+    seconds = 0.0
+
+    def monotonic(self) -> float:
+        self.seconds += 0.01
+        return self.seconds
+
+
+def test_stages_share_the_seconds_by_their_iterations(
+    photographs: Photographs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("invtoolbox.jobs.photographs.watch.time", Clock())
+    model = GaussianModel(*BOX, 1.0, count=50, degree=0)
+    stages = [Stage(1000, scale=0.5), Stage(3000)]
+    found = solve_in_stages(
+        model, photographs, stages, it.solvers.Adam(subset_size=1), seconds=8.0, progress=False
+    )
+    first, second = found.reports
+    assert first.seconds == pytest.approx(2.0, abs=0.3) and found.seconds >= 8
+    assert 1 < first.iterations < second.iterations < 3000
+
+
+def test_views_that_fit_badly_are_found_and_left_out() -> None:
+    views = cameras(count=16, side=48)
+    names = tuple(f"{k:02d}.png" for k in range(16))
+    pictures = GaussianRenderer(views, ("color", "alpha"))(balls())[0].transpose(0, 1)
+    color, alpha = pictures[:, :3].clone(), pictures[:, 3:].clone()
+    color[3], alpha[3] = torch.rand(3, 48, 48, generator=torch.Generator().manual_seed(0)), 1.0
+    color[7, :, 4:14, 4:14], alpha[7, :, 4:14, 4:14] = 0.3, 1.0
+    for planes in (color, alpha):
+        planes[11] = torch.stack([planes[11].roll(k, -1) for k in range(-6, 7)]).mean(0)
+    # As rendered, with the noise of a scene that is not yet exact.
+    color = color + 0.01 * torch.randn(color.shape, generator=torch.Generator().manual_seed(1))
+    shown = PosedPictures(replace(views, names=names), color, alpha)
+    bad = find_bad_views(GaussianModel(*BOX, 1.0), balls(), shown)
+    assert {name: reason.split(",")[0] for name, reason in bad.items()} == {
+        "03.png": "shows something else",
+        "07.png": "shows something that moved",
+        "11.png": "is blurred",
+    }
+    assert not find_bad_views(GaussianModel(*BOX, 1.0), balls(), shown[[0, 1, 2]])
+    held = shown[[0, 8]]
+    found = solve_in_stages(
+        GaussianModel(*BOX, 1.0, count=300, most=300, degree=0),
+        Photographs(shown[[k for k in range(16) if k % 8]], held),
+        [Stage(400), Stage(5)],
+        it.solvers.Adam(subset_size=1, epsilon=1e-15),
+        progress=False,
+    )
+    assert "03.png" in found.bad_views
 
 
 def test_the_bar_says_stage_time_and_quality(
