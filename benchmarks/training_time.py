@@ -8,6 +8,8 @@
   one core. PSNR and SSIM are those of the held-out views, every tenth.
 - ``damaged``: 30 pictures of a scene, clean, and with one picture in which something moved, a
   blurred one, and one of a street.
+- ``step``: processor time of a step of the fox at 400 pixels, 10,000 Gaussians, with and without
+  SSIM.
 - ``report``: the tables of all finished runs. Runs with the label ``old`` are of the revision
   before the schedule followed the budget: the same script with that revision in ``PYTHONPATH``.
 
@@ -29,9 +31,10 @@ from typing import Any, Literal
 import numpy as np
 import surfaces
 import torch
-from common import Kept, data_folder, machine, run_script
+from common import Kept, data_folder, machine, run_script, verdict
 from PIL import Image
 
+from invtoolbox.data_terms import Photometric
 from invtoolbox.datasets import PosedPictures, open_views, read_mesh, write_transforms
 from invtoolbox.jobs.photographs import Stage, solve_in_stages, watch
 from invtoolbox.jobs.photographs.photographs import judge
@@ -137,8 +140,59 @@ def train(folder: Path, seconds: float, seed: int, changes: Sequence[str]) -> di
     }
 
 
+def step_time(folder: Path, similarity: float, steps: int = 40) -> float:
+    """Return the milliseconds of processor time of a step of the first Gaussians."""
+    file = read_view_scene(folder)
+    photographs = file.photographs()
+    model, term = file.model(photographs), Photometric(similarity)
+    marks: list[float] = []
+    plain = watch.Watch.__call__
+
+    def mark(self: watch.Watch, progress: Any) -> bool:
+        marks.append(time.process_time())
+        return plain(self, progress)
+
+    watch.Watch.__call__ = mark  # type: ignore[method-assign]
+    settings = {"solver": file.solver(), "data_term": term, "progress": False, "every": 1e9}
+    solve_in_stages(model, photographs, [Stage(steps + 5)], **settings)
+    watch.Watch.__call__ = plain  # type: ignore[method-assign]
+    return 1e3 * (marks[-1] - marks[4]) / (len(marks) - 5)
+
+
+def quality_at(curve: Sequence[tuple[float, float]], seconds: float) -> float:
+    """Return the PSNR of the last measurement of a curve within some seconds, up to 2 per cent."""
+    return [psnr for at, psnr in curve if at <= 1.02 * seconds][-1]
+
+
+def report(known: dict[str, Any]) -> None:
+    """Print every finished run, next to the old schedule after the same time."""
+    for key, row in known.items():
+        if isinstance(row, float):
+            print(f"{key}: {row:.1f} ms")
+            continue
+        label, name, budget, *_ = key.split(", ")
+        line = (
+            f"{key}: {row['psnr']:.2f} dB, SSIM {row['ssim']:.4f}, {row['iterations']} steps "
+            f"({row['iterations'] / row['seconds']:.1f} per second), {row['gaussians']} Gaussians"
+        )
+        if row.get("bad"):
+            line += f"; fit badly: {row['bad']}"
+        print(line)
+        print("    PSNR of four views over the seconds:", row["curve"])
+        old = [known[k] for k in known if k.startswith(f"old, {name}, ") and label != "old"]
+        for other in old:
+            seconds = float(budget.split(" ")[0])
+            if other["curve"][-1][0] < 0.98 * seconds:
+                continue
+            before, now = quality_at(other["curve"], seconds), row["curve"][-1][1]
+            print(
+                f"    four views after {seconds:g} s: old {before:.2f} dB, new {now:.2f} dB,",
+                verdict(now - before >= 0.5, "+0.5 dB"),
+            )
+
+
 def main(
-    part: Literal["train", "damaged", "report"],
+    part: Literal["train", "damaged", "step", "report"],
     scenes: Sequence[str] = (),
     /,
     seconds: float = 300.0,
@@ -165,6 +219,14 @@ def main(
                     f"{label}, {name} {kind}, {seconds:g} s",
                     lambda f=folder: train(f, seconds, 0, changes),
                 )
+    elif part == "report":
+        report(kept.known)
+    elif part == "step":
+        for similarity in (0.0, 0.2):
+            kept.result(
+                f"{label}, step with similarity {similarity:g}",
+                lambda w=similarity: step_time(capture("fox", work), w),
+            )
     elif part == "train":
         for seed in range(seeds):
             for name in scenes:
