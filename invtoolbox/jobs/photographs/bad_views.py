@@ -24,7 +24,7 @@ LEAST, MOST = 12, 400
 _NEAR = 8
 #: Robust standard deviations above which a view stands out, and factors that it must exceed: of the
 #: mean error, of the error of the worst block over the median block, of the lack of fine detail.
-_DEVIATIONS, _FACTORS = (6.0, 2.5, 5.0), (1.3, 4.0, 1.3)
+_DEVIATIONS, _FACTORS = (6.0, 4.0, 5.0), (1.3, 4.0, 1.3)
 #: Mean error above which a view shows something else.
 _STRANGE = 0.1
 #: Number of blocks along the shorter side, for errors of parts of a picture.
@@ -48,6 +48,8 @@ def find_bad_views(model: SceneModel, x: Any, pictures: PosedPictures) -> dict[s
     if not names or not LEAST <= len(pictures) <= MOST:
         return {}
     measures = torch.stack([_measure(model, x, view) for view in pictures.each()])
+    if float(measures[:, 0].median().exp()) > _STRANGE:  # nothing is found yet
+        return {}
     near = _nearest(pictures.cameras)
     excess = measures - measures[near].median(1).values
     deviation = 1.4826 * (excess - excess.median(0).values).abs().median(0).values

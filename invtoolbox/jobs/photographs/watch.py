@@ -18,6 +18,8 @@ from invtoolbox.loop.run import Progress
 
 #: Seconds of work before the first measurement, which also shows the first picture.
 FIRST = 2.0
+#: Share of the seconds of a budget from which on they count.
+LATE = 0.05
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,15 @@ class Watch:
     def used(self, iteration: int) -> float:
         """Return the share of the budget that is used, from 0 to 1.
 
-        It is the share of the steps or of the seconds, whichever is larger.
+        It is the share of the steps or of the seconds, whichever is larger. Seconds count from
+        `LATE` of them on, so that a run whose steps end first does not depend on the clock.
 
         Args:
             iteration: iteration of the stage.
         """
         steps = (self.steps_before + iteration) / self.steps if self.steps else 0.0
         seconds = self.worked / self.seconds if self.seconds is not None else 0.0
-        return min(1.0, max(steps, seconds))
+        return min(1.0, max(steps, (seconds - LATE) / (1 - LATE)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # a run is the same run with another budget
