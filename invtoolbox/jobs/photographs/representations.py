@@ -206,7 +206,6 @@ class GaussianModel(SceneModel):
             "opacity": self.opacity,
             "decay_over": self.length or SCHEDULE,
             "degree_every": max(1, (self.length or SCHEDULE) // 12),
-            "pace": self.pace,
             "rates": dict(self.rates),
             "dropout": self.dropout,
             "flat": self.flat,
@@ -221,10 +220,12 @@ class GaussianModel(SceneModel):
         if self.points not in (None, "random"):
             cloud = _points_of(str(self.points))
         if cloud is None:
-            return Gaussians.random(
+            prior = Gaussians.random(
                 self.count, self.low, self.high, seed=self.seed, carve=self.carve, **settings
             )
-        return Gaussians(*cloud, **settings)
+        else:
+            prior = Gaussians(*cloud, **settings)
+        return prior.with_pace(self.pace)
 
     def _strategy(self) -> Strategy | None:
         table = {"name": self.strategy} if isinstance(self.strategy, str) else dict(self.strategy)
@@ -257,12 +258,11 @@ class GaussianModel(SceneModel):
             scale=1.0,
             decay_over=self.length or SCHEDULE,
             degree_every=0 if self.pace is None else SCHEDULE // 12,
-            pace=self.pace,
             rates=dict(self.rates),
             dropout=self.dropout,
             flat=self.flat,
             needles=self.needles,
-        )
+        ).with_pace(self.pace)
 
     def save_state(self, path: Path, prior: ImplicitPrior, parameters: dict[str, Tensor]) -> None:
         from safetensors.torch import save

@@ -88,10 +88,6 @@ class Gaussians(AdaptivePrior):
             balls, of rank 2 and above, cost nothing; needles, whose area vanishes, cost most.
             Source: Hyung et al., "Effective rank analysis and regularization for enhanced 3D
             Gaussian splatting", NeurIPS 2024.
-        pace: function that returns the share of a budget that is used before an iteration, from 0
-            to 1. Everything that is counted in steps (``decay_over``, ``degree_every``, start and
-            stop of the strategy) then follows ``decay_over`` times this share, and the steps of all
-            leaves fall to a tenth over its last 40 per cent.
 
     Raises:
         InputError: The points, colors or settings do not fit.
@@ -118,7 +114,6 @@ class Gaussians(AdaptivePrior):
         dropout: float = 0.0,
         flat: bool = False,
         needles: float = 0.0,
-        pace: Callable[[int], float] | None = None,
     ) -> None:
         points = points[None] if points.ndim == 2 else points
         if (
@@ -160,9 +155,8 @@ class Gaussians(AdaptivePrior):
         self.degree, self.strategy, self.opacity, self.extent = degree, strategy, opacity, extent
         self.decay_over, self.degree_every = decay_over, degree_every
         self.rates, self.dropout = dict(rates or {}), dropout
-        self.flat, self.needles, self.pace = bool(flat), needles, pace
-        if pace is not None and decay_over is None:
-            raise InputError("Gaussians(pace=...) needs decay_over, the unit of its schedule")
+        self.flat, self.needles = bool(flat), needles
+        self.pace: Callable[[int], float] | None = None
         self.size: float | None = extent
         self.views = 1
         self.iteration: int | None = None  # None: everything takes part
@@ -187,7 +181,6 @@ class Gaussians(AdaptivePrior):
         dropout: float = 0.0,
         flat: bool = False,
         needles: float = 0.0,
-        pace: Callable[[int], float] | None = None,
     ) -> Self:
         """Create ``count`` Gaussians of random colors at random places of a box.
 
@@ -209,7 +202,6 @@ class Gaussians(AdaptivePrior):
             dropout: see `Gaussians`.
             flat: see `Gaussians`.
             needles: see `Gaussians`.
-            pace: see `Gaussians`.
         """
         generator = torch.Generator().manual_seed(seed)
         corner, end = torch.tensor(low), torch.tensor(high)
@@ -231,7 +223,6 @@ class Gaussians(AdaptivePrior):
             dropout=dropout,
             flat=flat,
             needles=needles,
-            pace=pace,
         )
         prior.seed = seed
         prior.box = (low, high) if carve else None
@@ -276,6 +267,19 @@ class Gaussians(AdaptivePrior):
             colors.append(color.to(y))
         self.points, self.colors = torch.stack(places), torch.stack(colors)
         self.scales = torch.stack([_spacing(p) for p in self.points])
+
+    def with_pace(self, pace: Callable[[int], float] | None) -> Self:
+        """Return the prior with a schedule that follows a budget.
+
+        Everything that is counted in steps (``decay_over``, ``degree_every``, start and stop of the
+        strategy) then follows ``decay_over`` times the share of the budget that is used, and the
+        steps of all leaves fall to a tenth over its last 40 per cent.
+
+        Args:
+            pace: function that returns the share that is used before an iteration, from 0 to 1;
+                None for a schedule that follows the iterations.
+        """
+        return replace(self, pace=pace)
 
     def at(self, iteration: int) -> Self:
         return replace(self, iteration=self._scheduled(iteration))
