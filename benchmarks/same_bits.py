@@ -12,6 +12,7 @@ combination whose bits differ. Results: results/same_bits.txt.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections import Counter
@@ -187,29 +188,14 @@ def distance(first: torch.Tensor, second: torch.Tensor) -> float:
     return float((first - second).abs().nan_to_num().amax()) / scale
 
 
-def main(count: int = 300, seed: int = 2026) -> None:
-    """Print the combinations whose bits differ, and the counts.
-
-    Args:
-        count: number of combinations
-        seed: seed of the draws
-    """
-    warnings.simplefilter("ignore")
+def compare(
+    count: int, seed: int, counts: Counter[str], distances: list[float], used: dict[str, set[str]]
+) -> None:
+    """Draw and compare combinations, and add what was found to counts, distances and names."""
     draw = np.random.default_rng(seed)
     solvers = [
         n for n in names("solvers") if lookup("solvers", n).__module__.startswith("invtoolbox")
     ]
-    counts: Counter[str] = Counter()
-    distances: list[float] = []
-    used: dict[str, set[str]] = {
-        "operators": set(),
-        "priors": set(),
-        "solvers": set(),
-        "terms": set(),
-    }
-    print(
-        f"{machine()}; seed {seed}; {count} combinations of {ITEMS} items, {ITERATIONS} iterations"
-    )
     while counts["combinations"] < count:
         chosen = tuple(str(draw.choice(choices)) for choices in (list(PRIORS), solvers, TERMS))
         dtype = torch.float64 if draw.random() < 0.3 else torch.float32
@@ -263,6 +249,30 @@ def main(count: int = 300, seed: int = 2026) -> None:
                 f"{by_number:.1e}{'' if predicted_equal else ', and another prediction'}",
                 flush=True,
             )
+
+
+def main(count: int = 300, seed: int = 2026) -> None:
+    """Print the combinations whose bits differ, and the counts.
+
+    Args:
+        count: number of combinations
+        seed: seed of the draws
+    """
+    warnings.simplefilter("ignore")
+    counts: Counter[str] = Counter()
+    distances: list[float] = []
+    used: dict[str, set[str]] = {
+        "operators": set(),
+        "priors": set(),
+        "solvers": set(),
+        "terms": set(),
+    }
+    print(
+        f"{machine()}; seed {seed}; {count} combinations of {ITEMS} items, {ITERATIONS} iterations"
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C prints the counts so far
+        compare(count, seed, counts, distances, used)
+    count = counts["combinations"]
     print({name: len(group) for name, group in used.items()})
     print(dict(counts))
     print(

@@ -29,9 +29,9 @@ from invtoolbox.solvers.pdhg import PDHG
 
 #: Number of solves, and their iterations.
 _STAGES, _ITERATIONS = 6, 150
-#: Iterations of a fit to the readings that are not in doubt; largest share of a fault that it may follow,
-#: and least share of the readings at the largest value that it has to exceed.
-_FIT, _CERTAIN, _EXCEEDED = 30, 0.25, 0.5
+#: Number of fits to the readings that are not in doubt, and their iterations; largest share of a fault
+#: that they may follow, and least share of the readings at the largest value that they have to exceed.
+_PASSES, _FIT, _CERTAIN, _EXCEEDED = 2, 30, 0.25, 0.5
 #: Number of stages whose gains are compared with their neighbours, and number of these cells.
 _SMOOTHED, _WINDOW = 3, 11
 
@@ -113,19 +113,21 @@ def leave_out_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
         findings = find(subject)
         if len(findings) != 1:  # another mistake may have made the readings implausible
             return problem, ()
-        bad = faults | clipped
-        around = fill(y, bad)
-        around = torch.where(bad & (around == y), fill(y.mT, bad.mT).mT, around)
         A = cover_field(problem.operator, y) or problem.operator
-        trial = leave_out(problem.with_operator(A).with_data_term(LeastSquares()), bad)
-        fitted = inner_solve(trial, None, CGLS(), max_iterations=_FIT, progress=False).x
-        prediction = A(fitted)
-        followed, fault = prediction - around, y - around
-        share = followed / fault
-        for axis in (-2, -1):  # a line is certain as a whole
-            total = (followed * fault).sum(axis, True) / fault.square().sum(axis, True)
-            share = torch.where(faults.all(axis, True), total, share)
-        certain = faults & (share.abs() < _CERTAIN)
+        whole = problem.with_operator(A).with_data_term(LeastSquares())
+        certain = faults
+        for _ in range(_PASSES):  # readings that are true after all explain others
+            bad = certain | clipped
+            around = fill(y, bad)
+            around = torch.where(bad & (around == y), fill(y.mT, bad.mT).mT, around)
+            trial = leave_out(whole, bad)
+            prediction = A(inner_solve(trial, None, CGLS(), max_iterations=_FIT, progress=False).x)
+            followed, fault = prediction - around, y - around
+            share = followed / fault
+            for axis in (-2, -1):  # a line is certain as a whole
+                total = (followed * fault).sum(axis, True) / fault.square().sum(axis, True)
+                share = torch.where(certain.all(axis, True), total, share)
+            certain = certain & (share.abs() < _CERTAIN)
         if bool((prediction > y)[clipped].double().mean() > _EXCEEDED):
             certain = certain | clipped
     if not bool(certain.any()):
