@@ -56,7 +56,7 @@ def _variables(path: Path) -> Iterator[tuple[str, np.ndarray | None]]:
 
     Format: mathworks.com/help/pdf_doc/matlab/matfile_format.pdf, "MAT-File Level 5".
     """
-    content = memoryview(np.memmap(path, np.uint8, "r"))
+    content = np.memmap(path, np.uint8, "r").data
     order = "<" if bytes(content[126:128]) == b"IM" else ">"
     for kind, body in _elements(content[128:], order):
         if kind == _COMPRESSED:
