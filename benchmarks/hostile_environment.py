@@ -268,6 +268,7 @@ def main() -> None:
         print(f"{name}: {words} {verdict(fine, 'works or one sentence')}", flush=True)
     for name, process in itertools.chain(foreign_files(place), clocks(place)):
         fine, words = outcome(process)
+        fine &= not name.startswith("a clock") or words.startswith("works")
         good &= fine
         print(f"{name}: {words} {verdict(fine, 'works or one sentence')}", flush=True)
     cache = place.open / "cache"
