@@ -9,7 +9,7 @@ from typing import Any
 
 from invtoolbox.catalogue.registry import reader_named
 from invtoolbox.catalogue.shelves import read_toml
-from invtoolbox.core.checks import decoding, require_file, sniff
+from invtoolbox.core.checks import decoding, naming_unreadable, require_file, sniff
 from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.events.opening import EVENT_READERS
 from invtoolbox.datasets.measurement import DataSet
@@ -160,7 +160,7 @@ def open(
     ...     open(file.name)[0].y.shape
     torch.Size([1, 1, 3, 4])
     """
-    with trusting(trusted):
+    with trusting(trusted), naming_unreadable():
         if geometry is not None and not isinstance(geometry, ScanGeometry):
             geometry = read_geometry(geometry)
         if reader is None:

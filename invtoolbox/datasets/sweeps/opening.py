@@ -253,7 +253,7 @@ def _reader_of_archives(folder: Path) -> str:
         try:
             with zipfile.ZipFile(file) as archive:
                 names = {name.removesuffix(".npy") for name in archive.namelist()}
-        except (OSError, zipfile.BadZipFile):
+        except (OSError, NotImplementedError, zipfile.BadZipFile):
             continue
         if names & set(FIRST) and "xyz" not in names:
             return "kitti-scene-flow"

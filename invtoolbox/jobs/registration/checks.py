@@ -204,7 +204,7 @@ def to_image(image: Any, name: str) -> Tensor:
         values = values[None, None]
     if values.ndim == 5 and values.shape[2] == 1:
         values = values.squeeze(2)  # a volume of one slice
-    if values.ndim not in (4, 5):
+    if values.ndim not in (4, 5) or not len(values):
         raise InputError(
             f"{name} has the shape {tuple(values.shape)}; expected (rows, columns), (slices, rows, "
             "columns) or (batch, channel, *space)"
