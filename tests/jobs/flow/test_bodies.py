@@ -10,9 +10,8 @@ from invtoolbox.jobs.flow.bodies import BodySettings, moving_bodies
 from invtoolbox.jobs.flow.clusters import are_alone, clusters, height_above, translations
 from invtoolbox.jobs.flow.estimation import estimate
 from invtoolbox.jobs.flow.evidence import Evidence
-from invtoolbox.jobs.flow.pair import Pair
 from invtoolbox.jobs.flow.sensor import Rays
-from invtoolbox.jobs.flow.window import Neighbour
+from invtoolbox.jobs.flow.window import Neighbour, Pair
 from invtoolbox.simulation import SimulatedSequence, SpinningLidar
 from invtoolbox.simulation.places import garage, highway
 
