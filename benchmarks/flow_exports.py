@@ -202,7 +202,8 @@ def main(
             parts[seed] = judge(str(seed), SequencePath.of("street", options=options), place)
             row(f"street {seed}", [parts[seed]])
         print("\nafter a look at street 901, objects are followed over sweeps that miss them:")
-        row("streets to 909", [part for seed, part in parts.items() if seed < 910])
+        if early := [part for seed, part in parts.items() if seed < 910]:
+            row("streets to 909", early)
         print("looked at by nobody:")
         figures = row("streets from 910", [part for seed, part in parts.items() if seed >= 910])
         pair = SequencePath.of(data_folder() / "av2_pair")
