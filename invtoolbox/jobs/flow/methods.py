@@ -15,10 +15,16 @@ from torch import Tensor
 from invtoolbox.errors import match_name, unknown_name
 from invtoolbox.jobs.flow.bodies import moving_bodies
 from invtoolbox.jobs.flow.clusters import height_above
-from invtoolbox.jobs.flow.euler import EulerSettings, euler_flow
 from invtoolbox.jobs.flow.evidence import BodySettings
 from invtoolbox.jobs.flow.ground import ground
-from invtoolbox.jobs.flow.published import Fit, VoxelSettings, nsfp, voxel_flow
+from invtoolbox.jobs.flow.published import (
+    EulerSettings,
+    Fit,
+    VoxelSettings,
+    euler_flow,
+    nsfp,
+    voxel_flow,
+)
 from invtoolbox.jobs.flow.window import Motion as Motion
 from invtoolbox.jobs.flow.window import Pair as Pair
 
@@ -149,12 +155,12 @@ class Voxel:
 
 @dataclass(frozen=True)
 class Euler:
-    """EulerFlow (`euler.euler_flow`) of the sweeps of a pair and its window.
+    """EulerFlow (`published.euler_flow`) of the sweeps of a pair and its window.
 
     Its strength is a whole sequence: call `euler_flow` with all sweeps in one frame.
 
     Attributes:
-        settings: settings of `euler.euler_flow`; by default the objective of the paper. Points are
+        settings: settings of `published.euler_flow`; by default the objective of the paper. Points are
             advected over at most as many sweeps as there are.
     """
 
