@@ -26,8 +26,13 @@ from invtoolbox.datasets.scans.skyscan import SkyScan
 from invtoolbox.datasets.scans.synchrotron import DataExchange, NXtomo, entries
 from invtoolbox.datasets.scans.zeiss import Txm, Txrm
 from invtoolbox.datasets.sweeps.flow_files import read_flow
-from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, SWEEP_TYPES, reader_of_folder
-from invtoolbox.datasets.sweeps.recordings import RECORDINGS, refuse_others
+from invtoolbox.datasets.sweeps.opening import (
+    RECORDINGS,
+    SWEEP_READERS,
+    SWEEP_TYPES,
+    reader_of_folder,
+    refuse_others,
+)
 from invtoolbox.datasets.transforms.opening import read_transform
 from invtoolbox.datasets.views.opening import VIEW_READERS, reader_of_views
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
