@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from scipy.linalg import sqrtm
 from torch import Tensor
 
 from invtoolbox.data_terms import DataTerm, MutualInformation, NormalizedCrossCorrelation
@@ -40,6 +41,8 @@ _COARSE, _FINE = (30, 3e-2), (30, 1e-2)
 _SMOOTH = 1.5
 #: Window of the local correlation, in pixels.
 WINDOW = 7
+#: Least angle, in radians, between a rotation and one by 180 degrees, which has two halves.
+_LEAST_ANGLE = 1e-3
 
 
 #: Objective of the field that follows a motion: ``(fixed, moved image) -> energy``.
@@ -252,14 +255,53 @@ class LinearStages:
                 scores = torch.tensor(energies, dtype=torch.float64)
                 fit = LinearFit(fit.matrices, scores, fit.solution)
             fit = fit if k == 0 and len(levels) > 1 else fit.best(1)
+        return self._finish(levels[-1], fixed, moving, fit.matrices[:1])
+
+    def _finish(
+        self, finest: _Level, fixed: PlacedPixels, moving: PlacedPixels, start: Tensor
+    ) -> tuple[Tensor, Solution]:
+        """Refine a motion ``(1, d + 1, d + 1)`` on the whole resolution, or the finest level."""
         if self.most >= math.prod(fixed.sizes) and self.loss != "lncc":
             # Some pixels of the whole resolution, equally smooth in the frame of the fixed image.
             std = _SMOOTH * max(fixed.spacing)
-            larger = float(fit.matrices[0, :-1, :-1].det().abs()) ** (1 / (fixed.image.ndim - 2))
-            levels.append(self._level(fixed.smooth(std).thin(), moving.smooth(larger * std)))
-        fit = levels[-1].fit(self.kinds[-1:], fit.matrices[:1], _FINE, self.progress)
+            larger = float(start[0, :-1, :-1].det().abs()) ** (1 / (fixed.image.ndim - 2))
+            finest = self._level(fixed.smooth(std).thin(), moving.smooth(larger * std))
+        fit = finest.fit(self.kinds[-1:], start, _FINE, self.progress)
         assert fit.solution is not None
         return fit.matrices[0], fit.solution
+
+    def fit_both(
+        self, fixed: PlacedPixels, moving: PlacedPixels, bend: Bend | None = None
+    ) -> tuple[Tensor, Solution]:
+        """Return the motion as `fit` does, so that exchanged images have its inverse.
+
+        It is ``A (A^-1 B)^(1/2)``, the geometric mean of the motion A and the inverse B of the motion
+        back. If both are different motions, the one whose misfits in both directions are less is
+        refined in both.
+        """
+        fixed, moving, marks = fixed.canonical(), moving.canonical(), self.landmarks
+        if marks is not None:
+            marks = Landmarks(marks.moving, marks.fixed, marks.weight)
+        back = replace(self, landmarks=marks)
+        there, solution = self.fit(fixed, moving, bend)
+        other = torch.linalg.inv(back.fit(moving, fixed, bend)[0])
+        both = torch.stack([there, other])
+        sides = (
+            (self.levels(fixed, moving)[-1], both),
+            (
+                back.levels(moving, fixed)[-1],
+                torch.linalg.inv(both),
+            ),
+        )
+        scores = torch.stack([level.score(motions) for level, motions in sides]).sum(0)
+        starts = [
+            LinearFit(motions, scores).distinct(level, 2).matrices for level, motions in sides
+        ]
+        if max(map(len, starts)) > 1:
+            there, solution = self._finish(sides[0][0], fixed, moving, starts[0][:1])
+            other = torch.linalg.inv(back._finish(sides[1][0], moving, fixed, starts[1][:1])[0])
+        step = halve(torch.linalg.solve(there, other))
+        return there if step is None else there @ step, solution
 
     def levels(self, fixed: PlacedPixels, moving: PlacedPixels) -> list[_Level]:
         most = min(self.most, math.prod(fixed.sizes))
@@ -307,6 +349,26 @@ def _place(linear: Tensor, source: Tensor, target: Tensor) -> Tensor:
     matrix[:-1, :-1] = linear
     matrix[:-1, -1] = target - linear @ source
     return matrix
+
+
+def halve(matrix: Tensor) -> Tensor | None:
+    """Return the motion H with ``H(H(p)) = M(p)``: the principal square root of a matrix M.
+
+    Motions that mirror or turn by 180 degrees have none.
+
+    >>> halve(torch.tensor([[4.0, 0.0, 6.0], [0.0, 1.0, 2.0], [0.0, 0.0, 1.0]]).double())
+    tensor([[2., 0., 2.],
+            [0., 1., 1.],
+            [0., 0., 1.]], dtype=torch.float64)
+    >>> halve(torch.diag(torch.tensor([-1.0, -1.0, 1.0]))) is None
+    True
+    """
+    angles = torch.linalg.eigvals(matrix).angle().abs()
+    if float(angles.max()) > math.pi - _LEAST_ANGLE:
+        return None
+    root = torch.from_numpy(sqrtm(matrix.double().numpy()).real).clone()
+    root[-1] = matrix[-1]  # exactly (0, ..., 0, 1)
+    return root
 
 
 def rotations(dimensions: int) -> Tensor:
