@@ -11,7 +11,7 @@ hearts      short-axis slice of the heart, frames 13 to 24 of a finite-element s
             seeds (`registration.py`): distance to the true displacement in the myocardium
 fields      mni at 3 mm, smooth fields of 1 to 3 voxels, with and without an affine map: error within the
             head, Dice of three tissue classes by thresholds
-heads       mni to ch2 at 2 mm, no truth: mutual information of 32 bins within the head, and the standard
+heads       mni to ch2 at 3 mm, no truth: mutual information of 32 bins within the head, and the standard
             deviation of log J of the whole motion, at several factors on the weight of our field
 slices      r16 to r27, slices of two people: correlation and mutual information, folds
 """
@@ -55,10 +55,12 @@ _WORKER = Path(__file__).with_name("registration_worker.py")
 Answer = tuple[np.ndarray, float]
 
 
-def peer(tool: str, images: Sequence[np.ndarray], size: float, is_affine: bool) -> Answer | None:
-    """Return displacement along the axes in pixels, and processor seconds, of a peer."""
+def peers(
+    tools: str, images: Sequence[np.ndarray], size: float, is_affine: bool
+) -> dict[str, Answer]:
+    """Return displacement along the axes in pixels, and processor seconds, of peers by name."""
     if not _PYTHON["path"]:
-        return None
+        return {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for word, image in zip(("moving", "fixed"), images):
@@ -66,12 +68,12 @@ def peer(tool: str, images: Sequence[np.ndarray], size: float, is_affine: bool) 
         state = {"spacing": [size] * images[0].ndim, "is_affine": is_affine}
         (folder / "settings.json").write_text(json.dumps(state))
         ran = subprocess.run(
-            [_PYTHON["path"], str(_WORKER), tool, name], capture_output=True, text=True
+            [_PYTHON["path"], str(_WORKER), tools, name], capture_output=True, text=True
         )
         if ran.returncode:
-            raise SystemExit(f"{tool} failed:\n{ran.stderr[-2000:]}")
-        spent = json.loads(ran.stdout.strip().splitlines()[-1])["seconds"]
-        return np.load(folder / f"{tool}.npy") / size, spent
+            raise SystemExit(f"{tools} failed:\n{ran.stderr[-2000:]}")
+        spent = json.loads(ran.stdout.strip().splitlines()[-1])
+        return {tool: (np.load(folder / f"{tool}.npy") / size, spent[tool]) for tool in spent}
 
 
 def ours(images: Sequence[np.ndarray], size: float, **settings: Any) -> Answer:
@@ -88,9 +90,7 @@ def hearts() -> bool:
     for seed, u in itertools.product(range(2, 7), frames):
         images = [x.numpy() for x in pair(heart_image(myocardium, seed), u, 0.03, seed)]
         answers = {"ours": ours(images, 1.0)}
-        for tool in ("syn", "greedy", "greedy_squares", "elastix"):
-            if (answer := peer(tool, images, 1.0, False)) is not None:
-                answers[tool] = answer
+        answers |= peers("syn,greedy,greedy_squares,elastix", images, 1.0, False)
         for name, (v, spent) in answers.items():
             error = np.hypot(*(v - u))[myocardium].mean()
             rows.setdefault(name, []).append((error, spent))
@@ -164,9 +164,7 @@ def fields() -> bool:
         answers = {"ours": ours(images, 3.0)}
         linear = ("rigid", "affine") if is_affine else ()
         answers["diffeomorphic"] = ours(images, 3.0, stages=(*linear, "diffeomorphic"))
-        for tool in ("greedy", "syn"):
-            if (answer := peer(tool, images, 3.0, is_affine)) is not None:
-                answers[tool] = answer
+        answers |= peers("greedy,syn", images, 3.0, is_affine)
         for tool, (u, spent) in answers.items():
             row = (*measure(u, images[0], truth), spent)
             rows.setdefault(tool, []).append(row)
@@ -210,7 +208,7 @@ def likeness(u: np.ndarray, images: Sequence[np.ndarray]) -> list[float]:
 def _compare(images: Sequence[np.ndarray], size: float, losses: Sequence[str]) -> bool:
     """Print SyN's and our likeness at factors on our weight, with diffeomorphic fields."""
     rows = []
-    answer = peer("syn", images, size, True)
+    answer = peers("syn", images, size, True).get("syn")
     if answer is not None:
         rows.append((*likeness(answer[0], images), answer[1]))
         print("    {:26s} {:.4f} {:.4f} {:.3f} {:.4f} {:6.1f}".format("SyN", *rows[0]), flush=True)
@@ -234,11 +232,11 @@ def _compare(images: Sequence[np.ndarray], size: float, losses: Sequence[str]) -
 
 
 def heads() -> bool:
-    mni, ch2 = (coarsen(volume, 2.0) for volume in two_heads())
+    mni, ch2 = (coarsen(volume, 3.0) for volume in two_heads())
     image = torch.from_numpy(np.array(mni.slices()))[None, None]
     placed = resample(image, Affine(np.eye(4)), ch2.grid, mni.grid, ch2.shape)[0, 0].numpy()
-    print("  mni to ch2 at 2 mm: mutual information, correlation, least J, deviation of log J, s")
-    return _compare((placed, np.array(ch2.slices())), 2.0, ("ncc", "lncc"))
+    print("  mni to ch2 at 3 mm: mutual information, correlation, least J, deviation of log J, s")
+    return _compare((placed, np.array(ch2.slices())), 3.0, ("ncc", "lncc"))
 
 
 def slices() -> bool:

@@ -170,11 +170,14 @@ class DeformableStage:
         measurements, terms = [side.y for side in sides], [side.data_term for side in sides]
         weights = [0.5, 0.5]
         if points is not None:
-            A, y, strength = level.landmarks(points, self.landmark_weight)
-            operators.append(A @ flows[0])
-            measurements.append(y)
-            terms.append(LeastSquares())
-            weights.append(strength)
+            p, u = points
+            finest = torch.tensor([h / n for h, n in zip(level.spacing, level.factors)])
+            for flow, ends in zip(flows, (points, (p + u / finest, -u))):
+                A, y, strength = level.landmarks(ends, self.landmark_weight)
+                operators.append(A @ flow)
+                measurements.append(y)
+                terms.append(LeastSquares())
+                weights.append(0.5 * strength)
         return Problem(tuple(measurements), stack(operators), Stack(*terms, weights=weights))
 
     def _weigh(self, terms: PriorSum, level: FieldLevel, start: Tensor) -> float | None:

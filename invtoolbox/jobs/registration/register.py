@@ -49,7 +49,8 @@ class Registration:
         warped: the moving image in the place of the fixed one, ``(batch, channel, *space)``.
         spacing: distance of neighbours along every axis of the fixed image.
         solutions: `Solution` of every item on the finest level of the last stage. Its x is the field
-            that the last stage adds, for a diffeomorphic stage the velocity of it.
+            that the last stage adds, for a diffeomorphic stage the velocity, halfway between the
+            images.
         notes: findings, one sentence each.
         linear: linear motion of every item; None without a linear stage.
         transforms: the whole motion of every item, positions in the fixed image to positions in the
@@ -192,9 +193,12 @@ def register(
     pixel one vector. Both go from coarse to fine images. A batch is registered pair by pair.
 
     A diffeomorphic stage minimizes ``D(m(exp v), f) / 2 + D(f(exp -v), m) / 2 + R(v)`` over
-    stationary velocities v, with ``m = moving(L(p))`` and ``p + u(p) = exp(v)(p)``
-    (`operators.Exponential`). The field does not fold, has an inverse, and exchanged m and f have
-    the inverse motion (Ashburner 2007; Vercauteren et al. 2008).
+    stationary velocities v (`operators.Exponential`), between ``m(p) = moving(H(p))`` and ``f(p) =
+    fixed(H^-1(p))`` with ``H(H(p)) = L(p)``. The motion ``H exp(v) H`` does not fold, has an
+    inverse, and exchanged images have the inverse motion (Ashburner 2007; Vercauteren et al. 2008;
+    Avants et al. 2008). L is then the geometric mean of both directions. Where no H is unique, for
+    rotations by 180 degrees and mirrored images, H is replaced by L and the identity, and a note
+    says so.
 
     Images on one grid have no linear stage, unless the search finds a better position than theirs
     and linear stages then lower the objective on a coarse level; a note says so.

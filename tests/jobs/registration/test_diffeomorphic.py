@@ -200,7 +200,7 @@ def test_exchanged_pictures_have_the_inverse_of_all_stages(extras: bool) -> None
 def test_exchanged_volumes_of_two_grids_have_the_inverse() -> None:
     head, M = body((24, 28, 26)), motion_3d()
     grids = Grid((4.0, 3.0, 3.5), (10.0, -20.0, 5.0)), Grid((4.5, 3.5, 3.0), (12.0, -24.0, 3.0))
-    values = resample(bent(head, 2.0, 7)[None, None], Affine(M), grids[1], grids[0], (22, 26, 30))
+    values = resample(bent(head, 1.0, 7)[None, None], Affine(M), grids[1], grids[0], (22, 26, 30))
     moving = VolumeInMemory(head, grids[0])
     fixed = VolumeInMemory(values[0, 0].numpy(), grids[1])
     stages = ("rigid", *FIELD)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,28 @@ def motion_3d() -> np.ndarray:
     M[:3, :3] = rotation(torch.tensor([0.3, -0.2, 0.4], dtype=torch.float64)).numpy()
     M[:3, 3] = [15.0, 8.0, -12.0]
     return M
+
+
+def test_the_order_of_the_axes_changes_nothing() -> None:
+    """Both arrays are stored in each of the 48 orders and directions of the axes."""
+    head, M = body((10, 12, 11)), motion_3d()
+    # Voxels of the fixed image, in another frame: the same array under the moved header.
+    found, points = [], torch.from_numpy(np.random.default_rng(0).uniform(0, 40, (20, 3)))
+    for axes in itertools.permutations(range(3)):
+        for signs in itertools.product((1, -1), repeat=3):
+            change = np.eye(4)[[*axes, 3]].T @ np.diag([*signs, 1.0])
+            change[:3, 3] = [
+                (s < 0) * (n - 1) for s, n in zip(np.array(signs)[np.argsort(axes)], head.shape)
+            ]
+            values = head.transpose(axes)[tuple(slice(None, None, s) for s in signs)].copy()
+            A = GRID.affine()
+            motion = (
+                it.register(values, head, affine=(M @ A @ change, A), stages=("rigid",)),
+                it.register(head, values, affine=(M @ A, A @ change), stages=("rigid",)),
+            )
+            found += [each.transform()(points) for each in motion]
+    assert max(float((end - found[0]).abs().max()) for end in found) < 1e-3
+    assert float((found[0] - Affine(M)(points)).abs().max()) < 0.1
 
 
 def test_headers_place_volumes() -> None:
