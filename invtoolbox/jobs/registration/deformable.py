@@ -149,10 +149,10 @@ class DeformableStage:
         with torch.no_grad():
             term = problem.data_term.prepare(problem, solve)
             total = float(term.value(problem.operator(x), problem.y)[0])
-            for prior in terms.terms:
-                energy = prior.prior.prepare(problem, solve).energy(x)
-                total += float(prior.weight * energy[0])
-        return total
+            return total + sum(
+                float(prior.weight * prior.prior.prepare(problem, solve).energy(x)[0])
+                for prior in terms.terms
+            )
 
     def _problem(self, level: FieldLevel, points: tuple[Tensor, Tensor] | None) -> Problem:
         """Return the problem of a level; in that of a velocity landmarks are measurements."""

@@ -343,11 +343,8 @@ def _findings(field: Tensor, pair: Pair, motion: Motion) -> list[str]:
             f"the field folds at {folded:.2%} of the pixels; a larger weight of the prior or "
             'stages=("diffeomorphic",) prevents it'
         )
-    lengths = torch.tensor(
-        [n * h for n, h in zip(field.shape[2:], pair.spacing)], dtype=field.dtype
-    )
-    largest = motion.field[0].abs().flatten(1).amax(1).cpu()
-    if bool((largest > 0.5 * lengths).any()):
+    largest = motion.field[0].abs().flatten(1).amax(1).tolist()
+    if any(u > 0.5 * n * h for u, n, h in zip(largest, field.shape[2:], pair.spacing)):
         notes.append("a displacement is longer than half of the image; check the images' positions")
     solution = motion.solution
     if solution.status[0] != "converged":
@@ -372,6 +369,5 @@ def _resample(
 
 def _to_nearest(field: Tensor, spacing: Sequence[float]) -> Tensor:
     """Return the displacement to the centres of the nearest pixels."""
-    lengths = torch.tensor(spacing, dtype=field.dtype, device=field.device)
-    lengths = lengths.view(-1, *[1] * (field.ndim - 2))
+    lengths = field.new_tensor(spacing).view(-1, *[1] * (field.ndim - 2))
     return (field / lengths).round() * lengths

@@ -20,7 +20,7 @@ from invtoolbox.geometry.transforms import (
     Transform,
     resample,
 )
-from invtoolbox.jobs.registration.checks import Pair, grid_of
+from invtoolbox.jobs.registration.checks import Pair
 from invtoolbox.jobs.registration.deformable import (
     DeformableStage,
     FieldLevel,
@@ -28,7 +28,7 @@ from invtoolbox.jobs.registration.deformable import (
     scale,
     weigh,
 )
-from invtoolbox.jobs.registration.linear import Bend, Landmarks, LinearStages, halve
+from invtoolbox.jobs.registration.linear import Bend, Landmarks, LinearStages, bring, halve, meet
 from invtoolbox.operators import Exponential, PlacedImage
 from invtoolbox.parameter_choice.noise import estimate_or_nan
 from invtoolbox.priors import Prior, PriorSum
@@ -135,55 +135,6 @@ def place(
     share = torch.ones_like(image[:, :1]) if mask is None else mask.to(image)
     weights = resample(share, T, grids[1], grids[0], shape)
     return placed, None if bool((weights == 1).all()) else weights
-
-
-@dataclass(frozen=True, eq=False)
-class Halfway:
-    """A frame between both images, with the place of the pixels of a velocity.
-
-    Attributes:
-        half: the motion H from the fixed image to the frame and from there to the moving image.
-        grid: grid of the velocity, along the axes of the image of larger pixels.
-        shape: number of pixels along every axis, which cover what both images show.
-    """
-
-    half: Tensor
-    grid: Grid
-    shape: tuple[int, ...]
-
-    @classmethod
-    def between(cls, pair: Pair, matrix: Tensor) -> Halfway | None:
-        """Return the frame, or None if the motion has no half, or the images do not overlap."""
-        half = halve(matrix)
-        if half is None:
-            return None
-        # Exchanged images have the same axes: those of larger pixels, or of the greater matrix.
-        place = max(pair.matrices, key=lambda A: (float(A.det().abs()), A.flatten().tolist()))
-        place, sizes = place.clone(), (pair.moving.shape[2:], pair.fixed.shape[2:])
-        boxes = []
-        for motion, A, n in zip((torch.linalg.inv(half), half), pair.matrices, sizes):
-            corners = PlacedPixels(torch.empty(1, 1, *n, device="meta"), motion @ A).corners()
-            boxes.append(Affine(place).inverse()(corners))
-        first = torch.stack([box.amin(0) for box in boxes]).amax(0)
-        last = torch.stack([box.amax(0) for box in boxes]).amin(0)
-        shape = tuple(int(n) + 1 for n in (last - first - 1e-6).ceil())
-        if min(shape) < 2:
-            return None
-        place[:-1, -1] += place[:-1, :-1] @ first
-        return cls(half, grid_of(place.numpy(), len(shape)), shape)
-
-    def to_fixed(self, velocity: Tensor, pair: Pair) -> Tensor:
-        """Return the velocity of the same flow along the axes of the fixed image.
-
-        The flow ``H^-1 exp(v) H`` has the velocity ``H^-1 v(H p)`` with the linear part of H^-1.
-        Beyond its border v continues.
-        """
-        here, there = pair.matrix(1), torch.from_numpy(self.grid.affine(len(self.shape)))
-        D, E = (A[:-1, :-1] / A[:-1, :-1].norm(dim=0) for A in (here, there))
-        points = PlacedPixels(pair.fixed[:1], self.half @ here).points().to(velocity)
-        A = PlacedImage(velocity, torch.linalg.inv(there)[:-1].to(velocity), points)
-        turn = torch.linalg.solve(self.half[:-1, :-1] @ D, E).to(velocity)
-        return torch.tensordot(turn, A(torch.zeros_like(points)[None])[0], 1)[None]
 
 
 def compose(motion: Motion, pair: Pair) -> tuple[Tensor, Transform]:
@@ -350,15 +301,13 @@ class Task:
             ]
             fit = linear.fit_both if self.stage.is_diffeomorphic else linear.fit
             matrix, solution = fit(places[1], places[0], self._bending(item))
-        if self.stage.is_diffeomorphic and matrix is not None:
-            frame = Halfway.between(pair, matrix)
-            if frame is not None:
-                return self._meet(item, frame, matrix)
+        is_flow, bent = self.stage.is_diffeomorphic, None
+        if is_flow and matrix is not None and (bent := self._meet(item, matrix)) is None:
             notes.append(
                 "the linear motion has no half, as it mirrors, turns by 180 degrees or leaves no "
                 "overlap: the field is found on the fixed grid, and exchanged images have another"
             )
-        if matrix is not None or supports[0] is not None:
+        if bent is None and (matrix is not None or supports[0] is not None):
             eye = torch.eye(fixed.ndim - 1, dtype=torch.float64) if matrix is None else matrix
             moving, inside = place(moving, supports[0], eye, pair.grids, fixed.shape[2:])
             if inside is not None:
@@ -367,37 +316,44 @@ class Task:
             assert solution is not None
             field = fixed.new_zeros(1, fixed.ndim - 2, *fixed.shape[2:])
             return Motion(field, matrix, solution, notes)
-        field, solution, found = self._bend(item, moving, fixed, weights, matrix)
-        if self.stage.is_diffeomorphic:
-            return self._flow(field, matrix, solution, notes + found)
-        return Motion(field, matrix, solution, notes + found)
+        field, solution, found = bent or self._bend(item, moving, fixed, weights, matrix)
+        back = None
+        if is_flow:
+            flows = [Exponential(field.shape[1:], pair.spacing, time) for time in (1.0, -1.0)]
+            field, back = (flow(field) for flow in flows)
+        return Motion(field, matrix, solution, notes + found, back)
 
-    def _flow(
-        self, velocity: Tensor, matrix: Tensor | None, solution: Solution, notes: list[str]
-    ) -> Motion:
-        shape, spacing = velocity.shape[1:], self.pair.spacing
-        field, back = (Exponential(shape, spacing, time)(velocity) for time in (1.0, -1.0))
-        return Motion(field, matrix, solution, notes, back)
-
-    def _meet(self, item: int, frame: Halfway, matrix: Tensor) -> Motion:
-        """Find the velocity between both images in a frame halfway, ``T = H exp(v) H``."""
-        pair, images, inside = self.pair, list[Tensor](), list[Tensor]()
-        motions = frame.half, Affine(frame.half).inverse().matrix
-        for k, (batch, mask) in enumerate(zip((pair.moving, pair.fixed), self.masks)):
-            support = None if mask is None else mask[item : item + 1]
-            grids = pair.grids[k], frame.grid
-            image, weights = place(batch[item : item + 1], support, motions[k], grids, frame.shape)
-            images.append(image)
-            inside += [] if weights is None else [weights]
-        weights = None if not inside else inside[0] * inside[-1] if inside[1:] else inside[0]
-        points = self.points
-        if points is not None:
-            points = Affine(motions[1])(points[0]), Affine(motions[0])(points[1])
-        spacing = frame.grid.voxel_size[-len(frame.shape) :]
-        halfway = Pair(images[0], images[1], (frame.grid,) * 2, spacing, True, ())
-        task = replace(self, pair=halfway, points=points)
-        v, solution, notes = task._bend(item, images[0], images[1], weights, None)
-        return self._flow(frame.to_fixed(v, pair), matrix, solution, notes)
+    def _meet(self, item: int, matrix: Tensor) -> tuple[Tensor, Solution, list[str]] | None:
+        """Return the velocity v of ``T = H exp(v) H`` on the fixed grid, its solution, and notes."""
+        pair, half = self.pair, halve(matrix)
+        if half is None or (frame := meet(pair, half)) is None:
+            return None
+        grid, shape = frame
+        motions = half, Affine(half).inverse().matrix
+        images, inside = zip(
+            *(
+                place(
+                    image[item : item + 1],
+                    None if mask is None else mask[item : item + 1],
+                    motion,
+                    (own, grid),
+                    shape,
+                )
+                for image, mask, motion, own in zip(
+                    (pair.moving, pair.fixed), self.masks, motions, pair.grids
+                )
+            )
+        )
+        counted = [weights for weights in inside if weights is not None]
+        points = self.points and (
+            Affine(motions[1])(self.points[0]),
+            Affine(motions[0])(self.points[1]),
+        )
+        middle = Pair(*images, (grid, grid), grid.voxel_size[-len(shape) :], True, ())
+        task = replace(self, pair=middle, points=points)
+        weights = torch.stack(counted).prod(0) if counted else None
+        v, solution, notes = task._bend(item, *images, weights, None)
+        return bring(v, grid, half, pair), solution, notes
 
     def _linear(self, fixed: Tensor) -> LinearStages:
         pixels, stage, landmarks = fixed[0, 0].numel(), self.stage, None
