@@ -24,13 +24,22 @@ from invtoolbox.jobs.registration.checks import Pair
 from invtoolbox.jobs.registration.deformable import (
     DeformableStage,
     FieldLevel,
+    add_own_noise,
+    change_by_noise,
     is_large,
     scale,
+    structure,
     weigh,
 )
-from invtoolbox.jobs.registration.linear import Bend, Landmarks, LinearStages, bring, halve, meet
+from invtoolbox.jobs.registration.linear import (
+    Bend,
+    Landmarks,
+    LinearStages,
+    bring,
+    halve,
+    meet,
+)
 from invtoolbox.operators import Exponential, PlacedImage
-from invtoolbox.parameter_choice.noise import estimate_or_nan
 from invtoolbox.priors import Prior, PriorSum
 from invtoolbox.priors.implicit.affine_map import LINEAR_MOTIONS, LinearMotion
 from invtoolbox.priors.motion.displacement import mean_length
@@ -50,9 +59,6 @@ _CLEARLY = 0.65
 #: on 108 simulated pairs with least squares and cross-correlation: of 0.15 to 1 this one has the
 #: least mean error. Of the 85 fields that it keeps, five are more than 1 dB worse than no motion.
 MOST_BY_NOISE = 0.4
-#: The estimate of the noise needs this number of pixels in a row.
-_LEAST_PIXELS = 5
-_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -430,12 +436,12 @@ class Task:
             # A level less is enough for large images, and takes an eighth of the time.
             depth = 1 if is_large(finest) and len(fits) > 1 else 0
             copy = FieldLevel.finest(*noisy, weights, self.pair.spacing)
+            shown = replace(finest, mask=structure(finest.fixed, weights))
             coarser = replace(stage, levels=len(fits) - depth, skipped=0)
             for _ in range(len(finest.pyramid(stage.levels)) - len(fits) + depth):
-                copy = copy.halve()
+                copy, shown = copy.halve(), shown.halve()
             again = coarser.fit(copy, terms, None, fits)[-1].solution.x
-            inside = weights if again.shape[2:] == fixed.shape[2:] else None
-            share = change_by_noise(fits[-1 - depth].solution.x, again, inside)
+            share = change_by_noise(fits[-1 - depth].solution.x, again, shown.mask)
             if not share <= MOST_BY_NOISE:
                 field = torch.zeros_like(field)
                 notes.append(
@@ -445,50 +451,3 @@ class Task:
                     f"is solutions[{item}].x"
                 )
         return field, solution, notes
-
-
-def add_own_noise(
-    moving: Tensor, fixed: Tensor, mask: Tensor | None
-) -> tuple[Tensor, Tensor] | None:
-    """Return both images with white noise of their own estimated level, or None without an estimate.
-
-    The registration of these images differs from the registration of the images themselves by about
-    as much as the latter differs from that of noise-free images (parametric bootstrap, Efron 1979).
-    Noise that is correlated between pixels is underestimated, and errors of the prior and of the loss
-    in images without noise are not seen.
-
-    Args:
-        moving: image ``(1, channel, *space)``.
-        fixed: image of the same shape.
-        mask: pixels of the fixed image that count, ``(1, 1, *space)``.
-    """
-    if fixed.shape[-1] < _LEAST_PIXELS:
-        return None
-    weights = None if mask is None else mask.to(fixed).expand_as(fixed)
-    levels = [estimate_or_nan(moving), estimate_or_nan(fixed, weights=weights)]
-    if bool(torch.cat(levels).isnan().any()):
-        return None
-    generator = torch.Generator().manual_seed(_SEED)
-    noisy = [
-        image + level.to(image) * torch.randn(image.shape, generator=generator).to(image)
-        for image, level in zip((moving, fixed), levels)
-    ]
-    return noisy[0], noisy[1]
-
-
-def change_by_noise(field: Tensor, noisy: Tensor, mask: Tensor | None) -> float:
-    """Return the mean change of a field by noise, relative to the mean length of the field.
-
-    Args:
-        field: displacement ``(1, d, *space)``.
-        noisy: displacement between the images with further noise.
-        mask: pixels that count, ``(1, 1, *space)``.
-
-    >>> change_by_noise(torch.ones(1, 2, 4, 4), 1.5 * torch.ones(1, 2, 4, 4), None)
-    0.5
-    """
-    lengths = torch.stack([field, noisy - field]).double().norm(dim=2)
-    if mask is not None:
-        lengths = lengths * mask[:, 0]
-    motion, change = lengths.flatten(1).sum(1).tolist()
-    return change / motion if motion > 0 else 0.0
