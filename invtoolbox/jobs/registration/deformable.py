@@ -240,9 +240,14 @@ class FieldLevel:
     def finest(
         cls, moving: Tensor, fixed: Tensor, mask: Tensor | None, spacing: tuple[float, ...]
     ) -> FieldLevel:
-        sizes = fixed.shape[2:]
-        weights = None if mask is None else mask.to(fixed)
-        return cls(moving, fixed, weights, spacing, (1,) * len(sizes), _axes_to_halve(sizes))
+        return cls(
+            moving,
+            fixed,
+            None if mask is None else mask.to(fixed),
+            spacing,
+            factors=(1,) * len(spacing),
+            halved=_axes_to_halve(fixed.shape[2:]),
+        )
 
     def pyramid(self, levels: int | None) -> list[FieldLevel]:
         """Return this level and coarser ones, the coarsest first."""
@@ -336,10 +341,8 @@ def _data_term(loss: Loss | DataTerm, mask: Tensor | None) -> DataTerm:
 
 def has_usual_weight(prior: Prior | None) -> bool:
     """Return whether a prior is given without a written weight, or is the usual one."""
-    if prior is None:
-        return True
-    terms = prior.as_sum().terms
-    return bool(terms) and not any(term.chosen for term in terms)
+    terms = () if prior is None else prior.as_sum().terms
+    return prior is None or (bool(terms) and not any(term.chosen for term in terms))
 
 
 def is_large(level: FieldLevel) -> bool:
@@ -431,8 +434,8 @@ def structure(image: Tensor, mask: Tensor | None) -> Tensor:
     >>> structure(edge, None)[0, 0, 4, [0, 15, 20]]
     tensor([0.0000, 0.0000, 0.2449])
     """
-    weights = None if mask is None else mask.to(image).expand_as(image)
-    noise = estimate_or_nan(image, weights=weights).nan_to_num(0.0).square()
+    counted = None if mask is None else mask.to(image).expand_as(image)
+    noise = estimate_or_nan(image, weights=counted).nan_to_num(0.0).square()
     mean = partial(
         avg_pool2d if image.ndim == 4 else avg_pool3d,
         kernel_size=WINDOW,
@@ -443,7 +446,7 @@ def structure(image: Tensor, mask: Tensor | None) -> Tensor:
     centred = image - image.mean()
     variance = (mean(centred.square()) - mean(centred).square()).sum(1, keepdim=True)
     above = torch.maximum(variance - float(noise) * image.shape[1], _LEAST_SHARE * variance)
-    return above if mask is None else above * mask
+    return above if mask is None else above * mask.to(above)
 
 
 def change_by_noise(field: Tensor, noisy: Tensor, mask: Tensor | None) -> float:
