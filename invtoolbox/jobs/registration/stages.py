@@ -56,9 +56,8 @@ _COMPARED = {2: 1 << 12, 3: 1 << 15}
 #: three pixels have 0.68 to 0.95.
 _CLEARLY = 0.65
 #: Change of the field by noise where the image has structure, relative to its length, above which no
-#: motion is determined. Of the even half of ``benchmarks/zoo.py`` fields with at most 0.27 are 5 to 18
-#: dB better than no motion, of five with 0.34 and more one is
-#: better, by 2 dB.
+#: motion is determined. Of the even half of ``benchmarks/zoo.py``, fields with at most 0.27 are 5 to 26
+#: dB better than no motion, and of six with 0.34 and more one is better, by 2 dB.
 MOST_BY_NOISE = 0.3
 
 
@@ -356,10 +355,10 @@ class Task:
             Affine(motions[1])(self.points[0]),
             Affine(motions[0])(self.points[1]),
         )
-        middle = Pair(*images, (grid, grid), grid.voxel_size[-len(shape) :], True, ())
+        middle = Pair(images[0], images[1], (grid, grid), grid.voxel_size[-len(shape) :], True, ())
         task = replace(self, pair=middle, points=points)
         weights = torch.stack(counted).prod(0) if counted else None
-        v, solution, notes = task._bend(item, *images, weights, None)
+        v, solution, notes = task._bend(item, images[0], images[1], weights, None)
         return bring(v, grid, half, pair), solution, notes
 
     def _linear(self, fixed: Tensor) -> LinearStages:
