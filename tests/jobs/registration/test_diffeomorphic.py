@@ -198,17 +198,19 @@ def test_exchanged_pictures_have_the_inverse_of_all_stages(extras: bool) -> None
 
 
 def test_exchanged_volumes_of_two_grids_have_the_inverse() -> None:
-    head, M = body((24, 28, 26)), motion_3d()
+    head, M = body((18, 22, 20)), motion_3d()
     grids = Grid((4.0, 3.0, 3.5), (10.0, -20.0, 5.0)), Grid((4.5, 3.5, 3.0), (12.0, -24.0, 3.0))
-    values = resample(bent(head, 1.0, 7)[None, None], Affine(M), grids[1], grids[0], (22, 26, 30))
+    values = resample(bent(head, 1.0, 7)[None, None], Affine(M), grids[1], grids[0], (18, 22, 26))
     moving = VolumeInMemory(head, grids[0])
     fixed = VolumeInMemory(values[0, 0].numpy(), grids[1])
     stages = ("rigid", *FIELD)
-    motion, other = (it.register(*p, stages=stages) for p in ((moving, fixed), (fixed, moving)))
+    motion, other = (
+        it.register(*p, stages=stages, max_iterations=5) for p in ((moving, fixed), (fixed, moving))
+    )
     points = fixed.grid.points(fixed.shape)[values[0, 0] > 0.2]
     gaps = other.transform()(motion.transform()(points)) - points
     assert gaps.norm(dim=-1).max() < 0.1 * 3.0 < 10 < float(motion.displacement.abs().max())
-    assert motion.displacement.shape == (1, 3, 22, 26, 30)
+    assert motion.displacement.shape == (1, 3, 18, 22, 26)
 
 
 def test_a_turn_by_180_degrees_has_no_halfway_frame() -> None:
