@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from invtoolbox.core.sparse_graph import connected_components
 from invtoolbox.errors import InputError
@@ -14,15 +18,25 @@ from invtoolbox.geometry.isosurface import voxel_surface
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.jobs.photographs.models import SceneModel
-from invtoolbox.jobs.photographs.watch import spread
 
 #: Number of views whose depths are fused, and opacity below which a pixel has no depth.
 VIEWS, LEAST_ALPHA = 120, 0.5
+#: Number of views that are used also if the time is over.
+LEAST_VIEWS = 8
 #: Parts of the mesh with fewer faces than this share of the largest part are dust.
 LEAST_PART = 0.02
 
 
-def mesh_scene(model: SceneModel, x: Any, cameras: Cameras, resolution: int = 256) -> Mesh:
+def mesh_scene(
+    model: SceneModel,
+    x: Any,
+    cameras: Cameras,
+    resolution: int = 256,
+    *,
+    box: tuple[float, ...] | None = None,
+    seconds: float = math.inf,
+    progress: bool = False,
+) -> Mesh:
     """Compute the surface of a scene with colors, in the frame and the unit of the cameras.
 
     Voxels are cut at half of their opacity (`geometry.voxel_surface`). For Gaussians, the median
@@ -35,31 +49,74 @@ def mesh_scene(model: SceneModel, x: Any, cameras: Cameras, resolution: int = 25
         x: the scene; of a batch, the first one.
         cameras: cameras of the photographs.
         resolution: number of nodes along the longest side of the box.
+        box: part of the surface to keep, its lower corner and its upper corner in the frame of the
+            cameras; by default all.
+        seconds: time after which no further depth is rendered.
+        progress: show a bar on a terminal.
 
     Raises:
-        InputError: if there is no surface.
+        InputError: if there is no surface, or none in the box.
         MissingDependency: if the depths of Gaussians are fused, and Open3D is not installed.
     """
     if isinstance(x, Voxels):
-        return voxel_surface(x)
-    pinholes = cameras[spread(len(cameras), VIEWS)].pinholes()
-    colors, depths = [], []
-    with torch.no_grad():
-        depth = "plane_depth" if getattr(model, "flat", False) else "median_depth"
-        for k in range(len(pinholes)):
-            A = model.operator(pinholes[k], ("color", "alpha", depth))
+        return _crop(voxel_surface(x), box)
+    pinholes = cameras.pinholes()
+    colors, depths, chosen = [], [], []
+    depth = "plane_depth" if getattr(model, "flat", False) else "median_depth"
+    for k in spread_out(len(pinholes), VIEWS, seconds, progress, "depths"):
+        A = model.operator(pinholes[k], ("color", "alpha", depth))
+        with torch.no_grad():
             views = model.pictures(A, A.to(device=x.means.device)(x)).cpu()
-            colors.append(views[:, :3].clamp(0, 1))
-            depths.append(torch.where(views[:, 3:4] > LEAST_ALPHA, views[:, 4:5], 0.0))
+        colors.append(views[:, :3].clamp(0, 1))
+        depths.append(torch.where(views[:, 3:4] > LEAST_ALPHA, views[:, 4:5], 0.0))
+        chosen.append(k)
     size = max(b - a for a, b in zip(model.low, model.high)) / resolution
     fused = fuse_depth(
-        pinholes.to(device="cpu"),
+        pinholes[chosen].to(device="cpu"),
         torch.cat(depths),
         size,
         colors=torch.cat(colors),
         box=(model.low, model.high),
     )
-    return _remove_dust(fused.mesh(least_weight=min(3.0, len(pinholes) / 2)))
+    return _remove_dust(_crop(fused.mesh(least_weight=min(3.0, len(chosen) / 2)), box))
+
+
+def spread_out(total: int, count: int, seconds: float, progress: bool, words: str) -> Iterator[int]:
+    """Yield at most ``count`` of the numbers below a total; the first ones are spread evenly, too.
+
+    Args:
+        total: number of numbers.
+        count: largest number of results.
+        seconds: time after which nothing more is yielded, after the first `LEAST_VIEWS`.
+        progress: show a bar on a terminal.
+        words: name that the bar shows.
+
+    >>> list(spread_out(8, 4, 1.0, False, "views"))
+    [0, 5, 2, 7]
+    """
+    from tqdm.auto import tqdm
+
+    end = time.monotonic() + seconds
+    # Multiples of the golden section modulo 1 are spread evenly, however many they are.
+    stride = next(
+        s for s in range(max(1, round(0.618 * total)), 2 * total) if math.gcd(s, total) == 1
+    )
+    numbers = range(min(total, count))
+    for k in tqdm(
+        numbers, desc=words, unit="view", leave=False, disable=None if progress else True
+    ):
+        if k >= LEAST_VIEWS and time.monotonic() > end:
+            return
+        yield k * stride % total
+
+
+def _crop(mesh: Mesh, box: tuple[float, ...] | None) -> Mesh:
+    """Return the faces of a mesh whose corners lie in a box."""
+    if box is None:
+        return mesh
+    low, high = mesh.vertices.new_tensor(box).view(2, 3)
+    inside = ((mesh.vertices >= low) & (mesh.vertices <= high)).all(1)
+    return _select(mesh, inside, f"no face of the mesh lies in the box {box}")
 
 
 def _remove_dust(mesh: Mesh) -> Mesh:
@@ -69,9 +126,16 @@ def _remove_dust(mesh: Mesh) -> Mesh:
     sides = torch.cat([mesh.faces[:, :2], mesh.faces[:, 1:]])
     component = connected_components(sides.T, len(mesh.vertices))
     sizes = component[mesh.faces[:, 0]].bincount(minlength=int(component.max()) + 1)
-    # A vertex and a face remain if the component has enough faces; vertices are numbered anew.
-    remains = sizes[component] >= LEAST_PART * sizes.max()
-    number = remains.cumsum(0) - 1
-    faces = number[mesh.faces[remains[mesh.faces[:, 0]]]]
+    return _select(mesh, sizes[component] >= LEAST_PART * sizes.max(), "")
+
+
+def _select(mesh: Mesh, remains: Tensor, empty: str) -> Mesh:
+    """Return the faces all of whose vertices remain; vertices are numbered anew."""
+    faces = mesh.faces[remains[mesh.faces].all(1)]
+    if not len(faces):
+        low, high = (
+            tuple(round(v, 3) for v in end.tolist()) for end in mesh.vertices.aminmax(dim=0)
+        )
+        raise InputError(f"{empty}; all of it lies between {low} and {high}")
     colors = None if mesh.colors is None else mesh.colors[remains]
-    return Mesh(mesh.vertices[remains], faces, colors)
+    return Mesh(mesh.vertices[remains], (remains.cumsum(0) - 1)[faces], colors)

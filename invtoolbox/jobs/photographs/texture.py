@@ -1,0 +1,243 @@
+"""Texture of a mesh, baked from photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from invtoolbox.core.environment import open3d, optional_package
+from invtoolbox.core.guards import check_range
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
+from invtoolbox.errors import InputError
+from invtoolbox.geometry.meshes import Mesh
+from invtoolbox.geometry.open3d_export import to_open3d
+
+#: Number of views that a texel is blended from, and difference of colors at which a view counts half.
+BEST, OUTLIER = 5, 0.1
+#: Least cosine between the normal of a face and the direction to a camera, and least alpha.
+LEAST_COSINE, LEAST_ALPHA = 0.15, 0.5
+#: Largest side of the maps of depth, in which it is looked up what a camera sees, pixels.
+MAP_SIDE = 800
+#: Largest difference between the depth of a texel and of a pixel of a map next to it, in units of
+#: the width of this pixel at the texel.
+TOLERANCE = 5.0
+#: Share of a picture, from its border, in which its weight falls to 0.
+BORDER = 0.05
+
+
+def simplify(mesh: Mesh, faces: int) -> Mesh:
+    """Return a mesh of at most a number of faces, by Open3D's quadric decimation.
+
+    Source: Garland and Heckbert, "Surface simplification using quadric error metrics", SIGGRAPH
+    1997.
+
+    Args:
+        mesh: the mesh; it is returned itself if it has no more faces.
+        faces: number of faces.
+
+    Raises:
+        InputError: if `faces` is below 4.
+        MissingDependency: if Open3D is not installed.
+    """
+    check_range("simplify", "[4, inf)", faces=faces)
+    if len(mesh.faces) <= faces:
+        return mesh
+    simple = Mesh.of(to_open3d(mesh).simplify_quadric_decimation(faces))
+    return Mesh(simple.vertices.float(), simple.faces, simple.colors)
+
+
+def unwrap(mesh: Mesh, size: int = 2048) -> Mesh:
+    """Return a mesh whose vertices have places in a texture, by xatlas; its texture is empty.
+
+    Vertices on the seams of the charts become several.
+
+    Args:
+        mesh: the mesh.
+        size: approximate number of texels along a side of the texture.
+
+    Raises:
+        MissingDependency: if xatlas is not installed.
+    """
+    check_range("unwrap", "[16, 16384]", size=size)
+    package = optional_package("xatlas", "a texture needs xatlas; install it with", "3d")
+    atlas, packing, charts = package.Atlas(), package.PackOptions(), package.ChartOptions()
+    packing.resolution, packing.padding, charts.max_iterations = size, 2, 1
+    atlas.add_mesh(
+        mesh.vertices.detach().cpu().float().numpy(), mesh.faces.cpu().numpy().astype(np.uint32)
+    )
+    atlas.generate(charts, packing)
+    rows, corners, uv = (torch.from_numpy(table.astype(np.float64)) for table in atlas.get_mesh(0))
+    number = rows.long()
+    return Mesh(
+        mesh.vertices[number],
+        corners.long(),
+        None if mesh.colors is None else mesh.colors[number],
+        uv.float(),
+        torch.zeros(3, atlas.height, atlas.width),
+    )
+
+
+def bake(mesh: Mesh, pictures: Iterable[PosedPictures]) -> Mesh:
+    """Return a mesh with a texture from photographs.
+
+    Every texel is projected into the pictures that see it: its face looks at the camera, and its
+    depth agrees with the depth map of the mesh. A picture has the weight ``cos(angle) f^2 / z^2``,
+    the number of pixels per area of the surface, which falls to 0 at the borders. Of the `BEST`
+    pictures the texel is the mean; weights fall with the distance from the median, so that what
+    moved or shines in one of them is left out. Texels that no picture sees have the colors of the
+    vertices if there are any, otherwise of the nearest texel.
+
+    Args:
+        mesh: mesh with places in a texture, see `unwrap`.
+        pictures: photographs with their cameras, one at a time; those of lenses may be distorted.
+
+    Raises:
+        InputError: if no picture sees the mesh.
+        MissingDependency: if Open3D is not installed.
+    """
+    texels = _Texels.of(mesh)
+    scene = _scene(mesh.vertices, mesh.faces)
+    count = len(texels.points)
+    weights, colors = torch.zeros(BEST, count), torch.zeros(BEST, count, 3)
+    for picture in pictures:
+        rows, weight, color = _look(texels, picture, scene)
+        # The picture takes the place of the worst of those that were kept, if it is better.
+        worst = weights[:, rows].argmin(0)
+        better = weight > weights[worst, rows]
+        rows, worst = rows[better], worst[better]
+        weights[worst, rows], colors[worst, rows] = weight[better], color[better]
+    seen = (weights > 0).any(0)
+    if not bool(seen.any()):
+        raise InputError(
+            "no photograph sees the mesh, so it has no texture; check that the box and the cameras "
+            "belong together"
+        )
+    blended = torch.full((count, 3), torch.nan) if texels.colors is None else texels.colors
+    blended[seen] = _blend(weights[:, seen], colors[:, seen])
+    return Mesh(mesh.vertices, mesh.faces, mesh.colors, mesh.uv, texels.spread(blended))
+
+
+@dataclass(frozen=True, eq=False)
+class _Texels:
+    """N texels on the faces of a mesh.
+
+    Attributes:
+        size: height and width of the texture.
+        places: number of each texel, row by row from above, ``(N,)``.
+        points: positions, ``(N, 3)``.
+        normals: normals of their faces, ``(N, 3)``.
+        colors: colors of the vertices there, or None.
+    """
+
+    size: tuple[int, int]
+    places: Tensor
+    points: Tensor
+    normals: Tensor
+    colors: Tensor | None
+
+    @classmethod
+    def of(cls, mesh: Mesh) -> _Texels:
+        assert mesh.texture is not None and mesh.uv is not None
+        height, width = mesh.texture.shape[1:]
+        # Rays through the middles of the texels meet the mesh that is spread out in its texture.
+        spread = torch.cat([mesh.uv, torch.zeros_like(mesh.uv[:, :1])], 1)
+        scene = _scene(spread * torch.tensor([width, height, 1.0]), mesh.faces)
+        parts = []
+        for rows in torch.arange(height).split(256):
+            v, u = torch.meshgrid(height - rows - 0.5, torch.arange(width) + 0.5, indexing="ij")
+            down = torch.tensor([0.0, 0.0, -1.0]).expand(*u.shape, 3)
+            hit = _cast(scene, torch.stack([u, v, torch.ones_like(u)], -1), down)
+            place = (hit["t_hit"].isfinite()).flatten().nonzero()[:, 0]
+            face = hit["primitive_ids"].flatten()[place]
+            share = hit["primitive_uvs"].view(-1, 2)[place]
+            parts.append((place + int(rows[0]) * width, face, share))
+        places, face, share = map(torch.cat, zip(*parts))
+        share = torch.cat([1 - share.sum(1, keepdim=True), share], 1)
+        vertices, corners = mesh.vertices.float(), mesh.faces[face]
+        a, b, c = vertices[mesh.faces].unbind(1)
+        normals = functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
+
+        def blend(values: Tensor) -> Tensor:
+            return (share[..., None] * values[corners]).sum(1)
+
+        colors = None if mesh.colors is None else blend(mesh.colors.float())
+        return cls((height, width), places, blend(vertices), normals[face], colors)
+
+    def spread(self, colors: Tensor) -> Tensor:
+        """Return the texture; texels without a color have the color of the nearest one."""
+        from scipy.ndimage import distance_transform_edt
+
+        height, width = self.size
+        texture = torch.full((height * width, 3), torch.nan).index_copy(0, self.places, colors)
+        empty = texture[:, 0].isnan().view(self.size).numpy()
+        y, x = distance_transform_edt(empty, return_distances=False, return_indices=True)
+        nearest = torch.from_numpy(y.astype(np.int64) * width + x).view(-1)
+        return texture[nearest].T.reshape(3, height, width).contiguous()
+
+
+def _look(texels: _Texels, picture: PosedPictures, scene: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the numbers of the texels that a picture sees, their weights and their colors."""
+    camera = picture.cameras
+    towards = camera.centres[0] - texels.points
+    facing = (texels.normals * towards).sum(1) / towards.norm(dim=1)
+    rows = (facing > LEAST_COSINE).nonzero()[:, 0]
+    pixels, depth = (t[0] for t in camera.project(texels.points[rows]))
+    height, width = camera.size
+    place = 2 * pixels / torch.tensor([width, height]) - 1
+    border = (1 - place.abs().amax(1)) / (2 * BORDER)
+    inside = (depth > 0) & (border > 0)
+    rows, place, depth, border = rows[inside], place[inside], depth[inside], border[inside]
+    small = camera.scale(min(1.0, MAP_SIDE / max(camera.size)))
+    origins, directions = small.rays()
+    # A direction has the length of one unit of depth, so the length along it is the depth.
+    seen = _cast(scene, origins, directions)["t_hit"]
+    ends = torch.cat([sign * functional.max_pool2d(sign * seen, 3, 1, 1) for sign in (-1, 1)])
+    counts = torch.ones_like(picture.alpha) if picture.mask is None else picture.mask
+    channels = torch.cat([picture.pictures[0], picture.alpha[0], counts[0]])
+    colors, alpha, counts = _sample(channels, place, "bilinear").split([3, 1, 1], 1)
+    near, far = _sample(ends, place, "nearest").unbind(1)
+    reach = TOLERANCE * depth / small.intrinsics[0, 0, 0]
+    is_seen = (depth - near <= reach) & (far - depth <= reach)
+    is_seen &= (alpha[:, 0] > LEAST_ALPHA) & (counts[:, 0] > 0.99)
+    weight = facing[rows] * camera.intrinsics[0, 0, 0] ** 2 / depth.square() * border.clamp(max=1)
+    # Colors are premultiplied by the alpha.
+    return rows[is_seen], weight[is_seen], (colors / alpha)[is_seen]
+
+
+def _blend(weights: Tensor, colors: Tensor) -> Tensor:
+    """Return the mean of colors ``(K, N, 3)`` with weights ``(K, N)``, close to their median."""
+    middle = torch.where(weights[..., None] > 0, colors, torch.nan).nanmedian(0).values
+    off = (colors - middle).square().sum(-1) / (3 * OUTLIER**2)
+    weights = weights / (1 + off) ** 2
+    return (weights[..., None] * colors).sum(0) / weights.sum(0)[:, None]
+
+
+def _sample(picture: Tensor, place: Tensor, mode: str) -> Tensor:
+    """Return the values ``(N, channels)`` of a picture at places from -1 to 1."""
+    sampled = functional.grid_sample(
+        picture[None], place[None, None].float(), mode, "border", align_corners=False
+    )
+    return sampled[0, :, 0].T
+
+
+def _scene(vertices: Tensor, faces: Tensor) -> Any:
+    """Return Open3D's scene of a mesh for rays."""
+    o3d = open3d()
+    scene = o3d.t.geometry.RaycastingScene()
+    arrays = vertices.detach().cpu().float().numpy(), faces.cpu().numpy().astype(np.uint32)
+    scene.add_triangles(*map(o3d.core.Tensor, arrays))
+    return scene
+
+
+def _cast(scene: Any, origins: Tensor, directions: Tensor) -> dict[str, Tensor]:
+    """Return what rays ``(..., 3)`` hit first: their lengths, faces and places in the faces."""
+    rays = torch.cat([origins, directions], -1).float().contiguous().numpy()
+    hits = scene.cast_rays(open3d().core.Tensor(rays))
+    kinds = {"t_hit": np.float32, "primitive_ids": np.int64, "primitive_uvs": np.float32}
+    return {n: torch.from_numpy(hits[n].numpy().astype(kind)) for n, kind in kinds.items()}
