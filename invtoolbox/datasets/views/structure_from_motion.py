@@ -40,8 +40,8 @@ FRAMES = 100
 _RECORD = "cameras.json"
 #: Largest distance of positions in headers from the cameras, relative to the spread of the positions.
 _LARGEST_ERROR = 0.3
-#: Number of rounds of the robust fit.
-_ROUNDS = 30
+#: Number of rounds of the robust fit, and the usual error of a position, metres.
+_ROUNDS, _GPS_ERROR = 30, 3.0
 
 
 def find_cameras(
@@ -204,8 +204,11 @@ def fit_positions(
     for _ in range(_ROUNDS):
         fit = Similarity.between(centres, metres, weights)
         off = (fit.points(centres) - metres).norm(dim=1)
-        weights = (1 + (off / (2 * off.median()).clamp(min=1e-9)).square()) ** -2
-    error = float(off.median())
+        weights = (1 + (off / (2 * off.median()).clamp(min=2 * _GPS_ERROR)).square()) ** -2
+    # The fit has 7 unknowns, so its residuals are smaller than the errors of the positions.
+    numbers = 3 * len(metres)
+    variance = (weights * off.square()).sum() / weights.sum() * numbers / (numbers - 7)
+    error = float(variance.sqrt())
     spreads = torch.linalg.svdvals(fit.scale * (centres - centres.mean(0))) / len(metres) ** 0.5
     source = f"the positions (EXIF GPS) of {len(metres)} photographs, {error:.2g} m off the cameras"
     if error >= _LARGEST_ERROR * float(spreads[0]):

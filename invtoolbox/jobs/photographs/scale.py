@@ -111,7 +111,7 @@ def by_positions(views: PosedPictures) -> tuple[Similarity, str]:
     fit, note, is_exact = fit_positions(views.cameras.centres[list(places)], list(places.values()))
     if not is_exact:
         raise InputError(f"gps: {note}; give a length or markers in place of gps")
-    return fit, note
+    return Similarity(fit.scale.float(), fit.rotation.float(), fit.shift.float()), note
 
 
 def move(views: PosedPictures, similarity: Similarity, note: str) -> PosedPictures:
@@ -137,9 +137,8 @@ def move(views: PosedPictures, similarity: Similarity, note: str) -> PosedPictur
 
 def _point_of(word: str, cameras: Cameras) -> Tensor:
     """Return the point of an end of a length."""
-    numbers = word.split(",")
-    if len(numbers) == 3 and ":" not in word:
-        return torch.tensor([_number(number, word) for number in numbers], dtype=torch.float64)
+    if ":" not in word:
+        return _numbers(word, 3, word)
     sightings = []
     names = {
         spelling: k
@@ -149,8 +148,7 @@ def _point_of(word: str, cameras: Cameras) -> Tensor:
     for sighting in word.split("+"):
         name, _, place = sighting.rpartition(":")
         check_name("picture of a length", name, names)
-        pixels = [_number(number, word) for number in place.split(",")]
-        sightings.append((names[name], torch.tensor(pixels, dtype=torch.float64)))
+        sightings.append((names[name], _numbers(place, 2, word)))
     if len(sightings) < 2:
         raise InputError(
             f"length: {word} is seen in one picture; add its place in another one, joined by +"
@@ -164,12 +162,13 @@ def _point_of(word: str, cameras: Cameras) -> Tensor:
     return point
 
 
-def _number(word: str, text: str) -> float:
+def _numbers(place: str, count: int, word: str) -> Tensor:
+    """Return numbers with commas between them."""
     try:
-        return float(word)
-    except ValueError:
+        return torch.tensor([float(number) for number in place.split(",")]).double().view(count)
+    except (ValueError, RuntimeError):
         raise InputError(
-            f"length: {text} cannot be read; write x,y,z, or NAME:COLUMN,ROW+NAME:COLUMN,ROW"
+            f"length: {word} cannot be read; write x,y,z, or NAME:COLUMN,ROW+NAME:COLUMN,ROW"
         ) from None
 
 
