@@ -24,7 +24,7 @@ from invtoolbox.geometry.lens import Lens
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.jobs.photographs.scene import MESHES, ViewOutput, ViewSceneFile
 from invtoolbox.jobs.photographs.surface import VIEWS, spread_out
-from invtoolbox.jobs.photographs.texture import bake, simplify, unwrap
+from invtoolbox.jobs.photographs.texture import bake, simplify, texture_side, unwrap
 
 #: Suffixes of Gaussians, and of meshes with a texture.
 SPLATS, TEXTURED = (".ply", ".spz", ".splat"), (".glb", ".gltf", ".obj")
@@ -137,7 +137,7 @@ def write_exports(
     if mesh is not None and suffixes & {*MESHES}:
         mesh = simplify(mesh, table.faces)
         if suffixes & {*TEXTURED}:
-            mesh = unwrap(mesh, table.texture)
+            mesh = unwrap(mesh, min(table.texture, texture_side(mesh, photographs.cameras)))
             left = end - time.monotonic()
             order = spread_out(len(photographs), VIEWS, left, progress, "texture")
             mesh = bake(mesh, (view for k in order for view in photographs[[k]].each()))

@@ -198,7 +198,9 @@ class ViewOutput(Table):
         ".splat), cameras (.json for nerfstudio, cameras.txt for COLMAP)",
     )
     faces: int = Field(50_000, ge=4, description="number of faces of a mesh with a texture")
-    texture: int = Field(2048, ge=16, le=16384, description="side of the texture of a mesh, texels")
+    texture: int = Field(
+        2048, ge=16, le=16384, description="largest side of the texture of a mesh, texels"
+    )
     box: tuple[float, float, float, float, float, float] | None = Field(
         None,
         title="X Y Z X Y Z",

@@ -15,6 +15,7 @@ from invtoolbox.core.environment import open3d, optional_package
 from invtoolbox.core.guards import check_range
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.open3d_export import to_open3d
 
@@ -22,6 +23,8 @@ from invtoolbox.geometry.open3d_export import to_open3d
 BEST, OUTLIER = 5, 0.1
 #: Least cosine between the normal of a face and the direction to a camera, and least alpha.
 LEAST_COSINE, LEAST_ALPHA = 0.15, 0.5
+#: Number of faces that are unwrapped at once.
+SLAB = 5000
 #: Largest side of the maps of depth, in which it is looked up what a camera sees, pixels.
 MAP_SIDE = 800
 #: Largest difference between the depth of a texel and of a pixel of a map next to it, in units of
@@ -67,20 +70,58 @@ def unwrap(mesh: Mesh, size: int = 2048) -> Mesh:
     check_range("unwrap", "[16, 16384]", size=size)
     package = optional_package("xatlas", "a texture needs xatlas; install it with", "3d")
     atlas, packing, charts = package.Atlas(), package.PackOptions(), package.ChartOptions()
-    packing.resolution, packing.padding, charts.max_iterations = size, 2, 1
-    atlas.add_mesh(
-        mesh.vertices.detach().cpu().float().numpy(), mesh.faces.cpu().numpy().astype(np.uint32)
-    )
+    vertices, faces = mesh.vertices.detach().cpu().float(), mesh.faces.cpu()
+    a, b, c = vertices[faces].unbind(1)
+    area = float(torch.linalg.cross(b - a, c - a).norm(dim=1).sum()) / 2
+    packing.padding, charts.max_iterations, charts.max_cost = 1, 1, 8.0
+    # Charts fill half of the texture.
+    packing.texels_per_unit = size * (0.5 / max(area, 1e-30)) ** 0.5
+    # The time of xatlas grows with the square of a mesh, so that slabs of it are faster.
+    middles = (a + b + c)[:, int((vertices.amax(0) - vertices.amin(0)).argmax())]
+    slabs = middles.argsort().split(SLAB)
+    numbers = []
+    for slab in slabs:
+        number, corners = faces[slab].unique(return_inverse=True)
+        numbers.append(number)
+        atlas.add_mesh(vertices[number].numpy(), corners.numpy().astype(np.uint32))
     atlas.generate(charts, packing)
-    rows, corners, uv = (torch.from_numpy(table.astype(np.float64)) for table in atlas.get_mesh(0))
-    number = rows.long()
+    tables: list[tuple[Tensor, ...]] = []
+    count = 0
+    for k, number in enumerate(numbers):
+        rows, corners, uv = (torch.from_numpy(t.astype(np.float64)) for t in atlas.get_mesh(k))
+        tables.append((number[rows.long()], corners.long() + count, uv.float()))
+        count += len(rows)
+    rows, corners, uv = map(torch.cat, zip(*tables))
     return Mesh(
-        mesh.vertices[number],
-        corners.long(),
-        None if mesh.colors is None else mesh.colors[number],
-        uv.float(),
+        mesh.vertices[rows],
+        corners,
+        None if mesh.colors is None else mesh.colors[rows],
+        uv,
         torch.zeros(3, atlas.height, atlas.width),
     )
+
+
+def texture_side(mesh: Mesh, cameras: Cameras) -> int:
+    """Return the side of a texture that holds what the pictures show, two texels per pixel.
+
+    Every face counts with its pixels in the picture that shows it largest,
+    ``area cos(angle) f^2 / z^2``; half of a texture is empty.
+
+    Args:
+        mesh: the mesh.
+        cameras: cameras of the pictures.
+    """
+    a, b, c = mesh.vertices.float()[mesh.faces].unbind(1)
+    middles, normals = (a + b + c) / 3, torch.linalg.cross(b - a, c - a) / 2
+    most = torch.zeros(len(middles))
+    for k in range(len(cameras)):
+        pixels, depth = (t[0] for t in cameras[k].project(middles))
+        towards = cameras.centres[k] - middles
+        across = (normals * towards).sum(1) / towards.norm(dim=1)
+        size = across * (cameras.intrinsics[k, 0, 0] / depth).square()
+        inside = (pixels > 0) & (pixels < torch.tensor(cameras.size[::-1]))
+        most = torch.where((depth > 0) & inside.all(1), most.maximum(size), most)
+    return max(16, round(float(4 * most.sum()) ** 0.5))
 
 
 def bake(mesh: Mesh, pictures: Iterable[PosedPictures]) -> Mesh:
@@ -131,14 +172,16 @@ class _Texels:
         size: height and width of the texture.
         places: number of each texel, row by row from above, ``(N,)``.
         points: positions, ``(N, 3)``.
-        normals: normals of their faces, ``(N, 3)``.
+        faces: numbers of their faces, ``(N,)``.
+        planes: normals of the faces and their distances from the origin, ``(F, 4)``.
         colors: colors of the vertices there, or None.
     """
 
     size: tuple[int, int]
     places: Tensor
     points: Tensor
-    normals: Tensor
+    faces: Tensor
+    planes: Tensor
     colors: Tensor | None
 
     @classmethod
@@ -162,12 +205,13 @@ class _Texels:
         vertices, corners = mesh.vertices.float(), mesh.faces[face]
         a, b, c = vertices[mesh.faces].unbind(1)
         normals = functional.normalize(torch.linalg.cross(b - a, c - a), dim=1)
+        planes = torch.cat([normals, (normals * a).sum(1, keepdim=True)], 1)
 
         def blend(values: Tensor) -> Tensor:
             return (share[..., None] * values[corners]).sum(1)
 
         colors = None if mesh.colors is None else blend(mesh.colors.float())
-        return cls((height, width), places, blend(vertices), normals[face], colors)
+        return cls((height, width), places, blend(vertices), face, planes, colors)
 
     def spread(self, colors: Tensor) -> Tensor:
         """Return the texture; texels without a color have the color of the nearest one."""
@@ -183,31 +227,35 @@ class _Texels:
 
 def _look(texels: _Texels, picture: PosedPictures, scene: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Return the numbers of the texels that a picture sees, their weights and their colors."""
-    camera = picture.cameras
-    towards = camera.centres[0] - texels.points
-    facing = (texels.normals * towards).sum(1) / towards.norm(dim=1)
-    rows = (facing > LEAST_COSINE).nonzero()[:, 0]
+    camera, (height, width) = picture.cameras, picture.cameras.size
+    # Distances of the camera from the planes of the faces, above 0 in front of them.
+    ahead = texels.planes[:, :3] @ camera.centres[0] - texels.planes[:, 3]
+    rows = (ahead > 0)[texels.faces].nonzero()[:, 0]
     pixels, depth = (t[0] for t in camera.project(texels.points[rows]))
-    height, width = camera.size
     place = 2 * pixels / torch.tensor([width, height]) - 1
-    border = (1 - place.abs().amax(1)) / (2 * BORDER)
-    inside = (depth > 0) & (border > 0)
-    rows, place, depth, border = rows[inside], place[inside], depth[inside], border[inside]
-    small = camera.scale(min(1.0, MAP_SIDE / max(camera.size)))
+    inside = ((depth > 0) & (place.abs().amax(1) < 1)).nonzero()[:, 0]
+    rows, place, depth = rows[inside], place[inside], depth[inside]
+    # The map of depth is that of a pinhole, whose rays need no undistortion.
+    small = camera.pinholes().scale(min(1.0, MAP_SIDE / max(camera.size)))
+    straight = 2 * small.project(texels.points[rows])[0][0] / torch.tensor(small.size[::-1]) - 1
     origins, directions = small.rays()
     # A direction has the length of one unit of depth, so the length along it is the depth.
     seen = _cast(scene, origins, directions)["t_hit"]
     ends = torch.cat([sign * functional.max_pool2d(sign * seen, 3, 1, 1) for sign in (-1, 1)])
+    near, far = _sample(ends, straight, "nearest").unbind(1)
+    reach = TOLERANCE * depth / small.intrinsics[0, 0, 0]
+    distance = (camera.centres[0] - texels.points[rows]).norm(dim=1)
+    cosine = ahead[texels.faces[rows]] / distance
+    is_seen = (depth - near <= reach) & (far - depth <= reach) & (cosine > LEAST_COSINE)
+    index = is_seen.nonzero()[:, 0]
     counts = torch.ones_like(picture.alpha) if picture.mask is None else picture.mask
     channels = torch.cat([picture.pictures[0], picture.alpha[0], counts[0]])
-    colors, alpha, counts = _sample(channels, place, "bilinear").split([3, 1, 1], 1)
-    near, far = _sample(ends, place, "nearest").unbind(1)
-    reach = TOLERANCE * depth / small.intrinsics[0, 0, 0]
-    is_seen = (depth - near <= reach) & (far - depth <= reach)
-    is_seen &= (alpha[:, 0] > LEAST_ALPHA) & (counts[:, 0] > 0.99)
-    weight = facing[rows] * camera.intrinsics[0, 0, 0] ** 2 / depth.square() * border.clamp(max=1)
+    colors, alpha, counts = _sample(channels, place[index], "bilinear").split([3, 1, 1], 1)
+    border = ((1 - place[index].abs().amax(1)) / (2 * BORDER)).clamp(max=1)
+    focal = camera.intrinsics[0, 0, 0] * ((alpha > LEAST_ALPHA) & (counts > 0.99))[:, 0]
+    weight = cosine[index] * (focal / depth[index]).square() * border
     # Colors are premultiplied by the alpha.
-    return rows[is_seen], weight[is_seen], (colors / alpha)[is_seen]
+    return rows[index], weight, colors / alpha.clamp(min=LEAST_ALPHA)
 
 
 def _blend(weights: Tensor, colors: Tensor) -> Tensor:
