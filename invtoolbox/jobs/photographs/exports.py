@@ -22,7 +22,8 @@ from invtoolbox.datasets.views.transforms import write_transforms
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.geometry.meshes import Mesh
-from invtoolbox.jobs.photographs.scene import MESHES, ViewOutput, ViewSceneFile
+from invtoolbox.jobs.photographs.photographs import Photographs
+from invtoolbox.jobs.photographs.scene import MESHES, ViewSceneFile
 from invtoolbox.jobs.photographs.surface import VIEWS, spread_out
 from invtoolbox.jobs.photographs.texture import bake, simplify, texture_side, unwrap
 
@@ -113,58 +114,72 @@ def write_exports(
     paths: Sequence[Path],
     x: Any,
     mesh: Mesh | None,
-    photographs: PosedPictures,
-    table: ViewOutput,
+    file: ViewSceneFile,
+    folder: Path,
+    photographs: Photographs,
     *,
     seconds: float = math.inf,
     progress: bool = False,
     overwrite: bool = False,
-) -> None:
-    """Write meshes, Gaussians and cameras of a scene.
+) -> list[str]:
+    """Write meshes, Gaussians and cameras of a scene, and return notes for the user.
 
     Args:
         paths: the files.
         x: the scene; of a batch, the first one.
         mesh: its mesh; it is simplified, and has a texture from the photographs.
-        photographs: views that the scene was found from, see `originals_of`.
-        table: numbers of faces and texels, and the box of the Gaussians.
+        file: the scene file.
+        folder: folder of the results.
+        photographs: the photographs; the training views make the texture.
         seconds: time after which no further photograph is taken for the texture.
         progress: show a bar on a terminal.
         overwrite: replace existing files.
     """
-    end = time.monotonic() + seconds
+    table, end, notes = file.scene.output, time.monotonic() + seconds, []
     suffixes = {path.suffix.lower() for path in paths}
     if mesh is not None and suffixes & {*MESHES}:
         mesh = simplify(mesh, table.faces)
+        if len(mesh.faces) > table.faces:
+            notes.append(
+                f"the mesh has {len(mesh.faces):,} faces: it cannot be simplified to {table.faces:,}"
+            )
         if suffixes & {*TEXTURED}:
-            mesh = unwrap(mesh, min(table.texture, texture_side(mesh, photographs.cameras)))
+            train = originals_of(file, folder, [photographs.train], LARGEST_SIDE)
+            mesh = unwrap(mesh, min(table.texture, texture_side(mesh, train.cameras)))
             left = end - time.monotonic()
-            order = spread_out(len(photographs), VIEWS, left, progress, "texture")
-            mesh = bake(mesh, (view for k in order for view in photographs[[k]].each()))
+            order = spread_out(len(train), VIEWS, left, progress, "texture")
+            mesh = bake(mesh, (view for k in order for view in train[[k]].each()))
     for path in paths:
         if path.suffix.lower() in SPLATS:
             write_splats(path, x if table.box is None else _crop(x, table.box), 0, overwrite)
         elif path.suffix.lower() in MESHES:
             write_mesh(path, mesh, overwrite)
         else:
-            write_cameras(path, photographs, overwrite)
+            parts = [photographs.train, photographs.held]
+            write_cameras(path, originals_of(file, folder, parts), overwrite)
+    return notes
 
 
 def originals_of(
-    file: ViewSceneFile, folder: Path, views: PosedPictures, largest_side: int | None = None
+    file: ViewSceneFile,
+    folder: Path,
+    parts: Sequence[PosedPictures],
+    largest_side: int | None = None,
 ) -> PosedPictures:
     """Return views as their files are: in full size and with their lenses, read when needed.
 
     Args:
         file: the scene.
         folder: folder of the results.
-        views: views of the scene.
+        parts: parts of the views of the scene, such as the training views.
         largest_side: largest side of the pictures; they have their full size by default.
     """
     every = file.originals(largest_side, folder / "cameras")
-    every = every[[every.cameras.names.index(name) for name in views.cameras.names]]
-    cameras = replace(every.cameras, world_to_camera=views.cameras.world_to_camera)
-    return replace(every, cameras=cameras, points=views.points, colors=views.colors)
+    names = every.cameras.names
+    every = every[[names.index(name) for views in parts for name in views.cameras.names]]
+    poses = torch.cat([views.cameras.world_to_camera for views in parts])
+    cameras = replace(every.cameras, world_to_camera=poses)
+    return replace(every, cameras=cameras, points=parts[0].points, colors=parts[0].colors)
 
 
 def _crop(x: Any, box: tuple[float, ...]) -> Any:

@@ -27,9 +27,7 @@ from invtoolbox.jobs.job import Request, SceneJob, alone, check_places, read_jso
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.command import COMMAND
 from invtoolbox.jobs.photographs.exports import (
-    LARGEST_SIDE,
     check_exports,
-    originals_of,
     places_of,
     write_exports,
 )
@@ -213,9 +211,10 @@ class ViewJob(SceneJob[ViewScene]):
     ) -> ViewOutcome:
         """Write the mesh and the files that the user named, and add them to the outcome."""
         file, folder, exports = self.file, self.folder, self.file.exports
-        table, train, written = file.scene.output, photographs.train, list(outcome.files)
+        table, written = file.scene.output, list(outcome.files)
         seconds, start = file.mesh_seconds or math.inf, time.monotonic()
-        has_mesh = table.mesh and not (self.resume and (folder / MESH).exists())
+        is_old = outcome.solution is None and (folder / MESH).exists()
+        has_mesh = table.mesh and not is_old
         meshes = [path for path in exports if path.suffix.lower() in MESHES]
         if outcome.is_empty or not (has_mesh or exports):
             return outcome
@@ -225,26 +224,27 @@ class ViewJob(SceneJob[ViewScene]):
                 mesh = mesh_scene(
                     model,
                     x,
-                    train.cameras,
+                    photographs.train.cameras,
                     box=table.box,
                     seconds=DEPTH_SHARE * seconds,
                     progress=progress,
                 )
             if has_mesh and mesh is not None:
                 written.append(write_mesh(folder / MESH, mesh, overwrite=True).path)
-            write_exports(
+            notes = write_exports(
                 exports,
                 x,
                 mesh,
-                originals_of(file, folder, train, LARGEST_SIDE if meshes else None),
-                table,
+                file,
+                folder,
+                photographs,
                 seconds=BAKE_SHARE * seconds - (time.monotonic() - start),
                 progress=progress,
                 overwrite=self.overwrite,
             )
         except KeyboardInterrupt:
             raise self.interrupted(True, f"the scene is in {folder}") from None
-        return replace(outcome, files=(*written, *exports))
+        return replace(outcome, files=(*written, *exports), notes=(*outcome.notes, *notes))
 
     def print_outcome(self, outcome: ViewOutcome, quiet: bool) -> int:
         if quiet:

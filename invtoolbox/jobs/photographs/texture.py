@@ -35,7 +35,10 @@ BORDER = 0.05
 
 
 def simplify(mesh: Mesh, faces: int) -> Mesh:
-    """Return a mesh of at most a number of faces, by Open3D's quadric decimation.
+    """Return a mesh of about a number of faces, by Open3D's quadric decimation.
+
+    More faces remain if no edge can be removed without turning a face over, as in a mesh of many
+    small parts.
 
     Source: Garland and Heckbert, "Surface simplification using quadric error metrics", SIGGRAPH
     1997.
@@ -65,6 +68,7 @@ def unwrap(mesh: Mesh, size: int = 2048) -> Mesh:
         size: approximate number of texels along a side of the texture.
 
     Raises:
+        InputError: if the faces have no area.
         MissingDependency: if xatlas is not installed.
     """
     check_range("unwrap", "[16, 16384]", size=size)
@@ -85,6 +89,8 @@ def unwrap(mesh: Mesh, size: int = 2048) -> Mesh:
         numbers.append(number)
         atlas.add_mesh(vertices[number].numpy(), corners.numpy().astype(np.uint32))
     atlas.generate(charts, packing)
+    if not atlas.width * atlas.height:
+        raise InputError("the faces of the mesh have no area, so it has no texture")
     tables: list[tuple[Tensor, ...]] = []
     count = 0
     for k, number in enumerate(numbers):

@@ -236,7 +236,7 @@ def test_a_finished_run_writes_files_in_the_formats_of_their_names(
     views = it.datasets.open_views("photographs")
     (table,) = (json.loads(Path("t.json").read_text()),)
     names = [frame["file_path"] for frame in table["frames"]]
-    assert len(names) == 9 and names[0] == "photographs/r_0.png" and table["w"] == 24
+    assert len(names) == 12 and names[0] == "photographs/r_0.png" and table["w"] == 24
     model = it.datasets.read_colmap(".")
     rows = [[Path(n).name for n in views.cameras.names].index(Path(name).name) for name in names]
     poses = views.cameras.world_to_camera[rows]
