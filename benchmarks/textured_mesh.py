@@ -6,7 +6,7 @@
 mesh: 40 views of three meshes of libigl, textured and shaded (`surfaces.photograph`). Flat Gaussians
 are trained on them, their depths fused, the mesh simplified to 20,000 faces, and its texture baked
 from the 40 views. The distance is the mean of the distances of points on one mesh to the other one,
-both ways, in per cent of the diagonal. Eight held-out views are rendered from the textured mesh by
+both ways, in per cent of the diagonal. A pixel is 1.1 % wide. Eight held-out views are rendered from the textured mesh by
 rays, four per pixel, and from the Gaussians; both before a white background.
 
 fox: the fox of instant-ngp, 45 training views of 480 x 270 pixels. Gaussians are trained; then
@@ -55,7 +55,14 @@ from invtoolbox.jobs.photographs.exports import LARGEST_SIDE, originals_of
 from invtoolbox.jobs.photographs.scale import by_length, by_markers
 from invtoolbox.jobs.photographs.scene import read_view_scene
 from invtoolbox.jobs.photographs.surface import mesh_scene
-from invtoolbox.jobs.photographs.texture import _cast, _scene, bake, simplify, texture_side, unwrap
+from invtoolbox.jobs.photographs.texture import (
+    bake,
+    cast_rays,
+    ray_scene,
+    simplify,
+    texture_side,
+    unwrap,
+)
 from invtoolbox.solvers import Adam
 
 RESULTS = Path(__file__).parent / "results"
@@ -70,7 +77,7 @@ def render(mesh: Mesh, camera: Cameras, background: float = 1.0) -> Tensor:
     """Render a mesh with its texture, or the colors of its vertices, four rays per pixel."""
     fine = camera.scale(2.0)
     origins, directions = fine.rays()
-    hit = _cast(_scene(mesh.vertices, mesh.faces), origins, directions)
+    hit = cast_rays(ray_scene(mesh.vertices, mesh.faces), origins, directions)
     there = hit["t_hit"].isfinite()[0]
     face, share = hit["primitive_ids"][0][there], hit["primitive_uvs"][0][there]
     share = torch.cat([1 - share.sum(1, keepdim=True), share], 1)[..., None]
@@ -122,14 +129,17 @@ def textured(name: str, steps: int, side: int) -> dict[str, float]:
     simple = simplify(found, FACES)
     baked = bake(unwrap(simple, TEXELS), train.each())
     truth, look = held.on(1.0), solution.model.look(solution.x, held.cameras).color
-    quality = {
-        kind: float(metrics.psnr(pictures, truth, data_range=1.0).mean())
-        for kind, pictures in (
-            ("splats", look),
-            ("mesh", torch.cat([render(baked, held.cameras[k]) for k in range(HELD)])),
-            ("colors", torch.cat([render(found, held.cameras[k]) for k in range(HELD)])),
-        )
-    }
+    # Pixels at least two pixels inside of the silhouettes.
+    inside = (-functional.max_pool2d(-held.alpha, 5, 1, 2) > 0.99).expand_as(truth)
+    quality = {}
+    for kind, pictures in (
+        ("splats", look),
+        ("mesh", torch.cat([render(baked, held.cameras[k]) for k in range(HELD)])),
+        ("colors", torch.cat([render(found, held.cameras[k]) for k in range(HELD)])),
+    ):
+        quality[kind] = float(metrics.psnr(pictures, truth, data_range=1.0).mean())
+        error = (pictures - truth)[inside].square().mean()
+        quality[f"{kind} inside"] = float(-10 * error.log10())
     return {
         "chamfer": 100 * chamfer(simple, mesh),
         "full": 100 * chamfer(found, mesh),
@@ -335,6 +345,8 @@ def main(
             f"splats {row['splats']:.1f} dB, texture {row['mesh']:.1f} dB, colors of vertices "
             f"{row['colors']:.1f} dB",
             verdict(loss <= 3, "3 dB"),
+            f"; two pixels inside of the silhouettes {row['splats inside']:.1f}, "
+            f"{row['mesh inside']:.1f} and {row['colors inside']:.1f} dB",
             flush=True,
         )
     if "fox" in tasks:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from invtoolbox.core.sparse_graph import connected_components
 from invtoolbox.errors import InputError
@@ -18,9 +19,13 @@ from invtoolbox.geometry.isosurface import voxel_surface
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.jobs.photographs.models import SceneModel
+from invtoolbox.jobs.photographs.texture import cast_rays, ray_scene
+from invtoolbox.jobs.photographs.watch import spread
 
 #: Number of views whose depths are fused, and opacity below which a pixel has no depth.
 VIEWS, LEAST_ALPHA = 120, 0.5
+#: Number of views whose silhouettes are compared.
+SILHOUETTES = 16
 #: Number of views that are used also if the time is over.
 LEAST_VIEWS = 8
 #: Parts of the mesh with fewer faces than this share of the largest part are dust.
@@ -78,7 +83,47 @@ def mesh_scene(
         colors=torch.cat(colors),
         box=(model.low, model.high),
     )
-    return _remove_dust(_crop(fused.mesh(least_weight=min(3.0, len(chosen) / 2)), box))
+    mesh = _remove_dust(fused.mesh(least_weight=min(3.0, len(chosen) / 2)))
+    return _crop(fit_silhouettes(mesh, pinholes[chosen].to(device="cpu"), torch.cat(depths)), box)
+
+
+def fit_silhouettes(mesh: Mesh, cameras: Cameras, depths: Tensor) -> Mesh:
+    """Return a mesh moved along its normals, so that its silhouettes have the area of the scene's.
+
+    The pictures are fitted by Gaussians whose blurred sides reach the silhouettes, so that the
+    surface in their middle lies inside of the object by a part of a pixel. The offset is
+    ``(area of the scene - area of the mesh) / (change of the area with the offset)``. The mesh stays
+    as it is if a fifth of the pixels that belong to one of the two alone does not vanish by that, such
+    as for a scene that fills its pictures.
+
+    Args:
+        mesh: the mesh.
+        cameras: cameras of some views.
+        depths: depths of the scene in these views, 0 beside it, ``(C, 1, height, width)``.
+    """
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    across = torch.linalg.cross(b - a, c - a)
+    normals = torch.zeros_like(mesh.vertices)
+    for corner in mesh.faces.T:
+        normals.index_add_(0, corner, across)
+    normals = functional.normalize(normals, dim=1)
+    rows = spread(len(cameras), SILHOUETTES)
+    inside, rays = depths[rows, 0] > 0, cameras[rows].rays()
+
+    def covers(offset: float) -> Tensor:
+        scene = ray_scene(mesh.vertices + offset * normals, mesh.faces)
+        return cast_rays(scene, *rays)["t_hit"].isfinite()
+
+    now, step = (
+        covers(0.0),
+        float(depths[depths > 0].median() / cameras.intrinsics[:, 0, 0].median()),
+    )
+    growth = float(covers(step / 2).sum() - now.sum()) / (step / 2)
+    if growth <= 0:
+        return mesh
+    offset = max(-step, min(step, float(inside.sum() - now.sum()) / growth))
+    is_better = int((covers(offset) ^ inside).sum()) < 0.8 * int((now ^ inside).sum())
+    return mesh.with_vertices(mesh.vertices + offset * normals) if is_better else mesh
 
 
 def spread_out(total: int, count: int, seconds: float, progress: bool, words: str) -> Iterator[int]:

@@ -149,7 +149,7 @@ def bake(mesh: Mesh, pictures: Iterable[PosedPictures]) -> Mesh:
         MissingDependency: if Open3D is not installed.
     """
     texels = _Texels.of(mesh)
-    scene = _scene(mesh.vertices, mesh.faces)
+    scene = ray_scene(mesh.vertices, mesh.faces)
     count = len(texels.points)
     weights, colors = torch.zeros(BEST, count), torch.zeros(BEST, count, 3)
     for picture in pictures:
@@ -196,12 +196,12 @@ class _Texels:
         height, width = mesh.texture.shape[1:]
         # Rays through the middles of the texels meet the mesh that is spread out in its texture.
         spread = torch.cat([mesh.uv, torch.zeros_like(mesh.uv[:, :1])], 1)
-        scene = _scene(spread * torch.tensor([width, height, 1.0]), mesh.faces)
+        scene = ray_scene(spread * torch.tensor([width, height, 1.0]), mesh.faces)
         parts = []
         for rows in torch.arange(height).split(256):
             v, u = torch.meshgrid(height - rows - 0.5, torch.arange(width) + 0.5, indexing="ij")
             down = torch.tensor([0.0, 0.0, -1.0]).expand(*u.shape, 3)
-            hit = _cast(scene, torch.stack([u, v, torch.ones_like(u)], -1), down)
+            hit = cast_rays(scene, torch.stack([u, v, torch.ones_like(u)], -1), down)
             place = (hit["t_hit"].isfinite()).flatten().nonzero()[:, 0]
             face = hit["primitive_ids"].flatten()[place]
             share = hit["primitive_uvs"].view(-1, 2)[place]
@@ -246,7 +246,7 @@ def _look(texels: _Texels, picture: PosedPictures, scene: Any) -> tuple[Tensor, 
     straight = 2 * small.project(texels.points[rows])[0][0] / torch.tensor(small.size[::-1]) - 1
     origins, directions = small.rays()
     # A direction has the length of one unit of depth, so the length along it is the depth.
-    seen = _cast(scene, origins, directions)["t_hit"]
+    seen = cast_rays(scene, origins, directions)["t_hit"]
     ends = torch.cat([sign * functional.max_pool2d(sign * seen, 3, 1, 1) for sign in (-1, 1)])
     near, far = _sample(ends, straight, "nearest").unbind(1)
     reach = TOLERANCE * depth / small.intrinsics[0, 0, 0]
@@ -280,7 +280,7 @@ def _sample(picture: Tensor, place: Tensor, mode: str) -> Tensor:
     return sampled[0, :, 0].T
 
 
-def _scene(vertices: Tensor, faces: Tensor) -> Any:
+def ray_scene(vertices: Tensor, faces: Tensor) -> Any:
     """Return Open3D's scene of a mesh for rays."""
     o3d = open3d()
     scene = o3d.t.geometry.RaycastingScene()
@@ -289,7 +289,7 @@ def _scene(vertices: Tensor, faces: Tensor) -> Any:
     return scene
 
 
-def _cast(scene: Any, origins: Tensor, directions: Tensor) -> dict[str, Tensor]:
+def cast_rays(scene: Any, origins: Tensor, directions: Tensor) -> dict[str, Tensor]:
     """Return what rays ``(..., 3)`` hit first: their lengths, faces and places in the faces."""
     rays = torch.cat([origins, directions], -1).float().contiguous().numpy()
     hits = scene.cast_rays(open3d().core.Tensor(rays))
