@@ -399,7 +399,8 @@ def _read_finished(
     if not (folder / "metrics.json").exists():
         return None
     content, limit = read_json(folder / "metrics.json"), file.scene.solver.time_limit
-    is_spent = limit is not None and float(content["seconds"]) >= limit - file.mesh_seconds
+    before = content["time_limit"]  # seconds of it may have been left for a mesh
+    is_spent = limit is not None and before is not None and before >= limit
     has_end = file.stages()[-1].iterations is not None
     if not (is_spent or (has_end and content["is_complete"])):
         return None

@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional
 
@@ -16,7 +18,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.depth_fusion import fuse_depth
 from invtoolbox.geometry.isosurface import voxel_surface
-from invtoolbox.geometry.meshes import Mesh
+from invtoolbox.geometry.meshes import Mesh, mesh_edges
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.jobs.photographs.models import SceneModel
 from invtoolbox.jobs.photographs.texture import cast_rays, ray_scene
@@ -24,8 +26,10 @@ from invtoolbox.jobs.photographs.watch import spread
 
 #: Number of views whose depths are fused, and opacity below which a pixel has no depth.
 VIEWS, LEAST_ALPHA = 120, 0.5
-#: Number of views whose silhouettes are compared.
-SILHOUETTES = 16
+#: Number of views whose silhouettes are compared, and of their comparisons.
+SILHOUETTES, ROUNDS = 32, 3
+#: Largest distance of pixels from silhouettes, pixels, and number of averages over neighbours.
+REACH, DIFFUSION = 3.0, 60
 #: Number of views that are used also if the time is over.
 LEAST_VIEWS = 8
 #: Parts of the mesh with fewer faces than this share of the largest part are dust.
@@ -88,42 +92,51 @@ def mesh_scene(
 
 
 def fit_silhouettes(mesh: Mesh, cameras: Cameras, depths: Tensor) -> Mesh:
-    """Return a mesh moved along its normals, so that its silhouettes have the area of the scene's.
+    """Return a mesh moved along its normals, so that its silhouettes are those of the scene.
 
     The pictures are fitted by Gaussians whose blurred sides reach the silhouettes, so that the
-    surface in their middle lies inside of the object by a part of a pixel. The offset is
-    ``(area of the scene - area of the mesh) / (change of the area with the offset)``. The mesh stays
-    as it is if a fifth of the pixels that belong to one of the two alone does not vanish by that, such
-    as for a scene that fills its pictures.
+    surface in their middle lies inside of the object by a part of a pixel. Next to the silhouettes,
+    the offset of a part of the mesh is ``(pixels of the scene alone - pixels of the mesh alone) /
+    (pixels that the mesh gains per unit of the offset)``; both numbers diffuse over the mesh. A mesh
+    stays as it is if a fifth of the pixels that belong to one of the two alone does not vanish by
+    that, such as for a scene that fills its pictures.
 
     Args:
         mesh: the mesh.
         cameras: cameras of some views.
         depths: depths of the scene in these views, 0 beside it, ``(C, 1, height, width)``.
     """
-    a, b, c = mesh.vertices[mesh.faces].unbind(1)
-    across = torch.linalg.cross(b - a, c - a)
-    normals = torch.zeros_like(mesh.vertices)
-    for corner in mesh.faces.T:
-        normals.index_add_(0, corner, across)
-    normals = functional.normalize(normals, dim=1)
     rows = spread(len(cameras), SILHOUETTES)
     inside, rays = depths[rows, 0] > 0, cameras[rows].rays()
-
-    def covers(offset: float) -> Tensor:
-        scene = ray_scene(mesh.vertices + offset * normals, mesh.faces)
-        return cast_rays(scene, *rays)["t_hit"].isfinite()
-
-    now, step = (
-        covers(0.0),
-        float(depths[depths > 0].median() / cameras.intrinsics[:, 0, 0].median()),
-    )
-    growth = float(covers(step / 2).sum() - now.sum()) / (step / 2)
-    if growth <= 0:
-        return mesh
-    offset = max(-step, min(step, float(inside.sum() - now.sum()) / growth))
-    is_better = int((covers(offset) ^ inside).sum()) < 0.8 * int((now ^ inside).sum())
-    return mesh.with_vertices(mesh.vertices + offset * normals) if is_better else mesh
+    step = float(depths[depths > 0].median() / cameras.intrinsics[:, 0, 0].median()) / 2
+    faces, count, least, moved = mesh.faces, len(mesh.vertices), math.inf, mesh
+    edges = mesh_edges(faces, count)
+    degree = edges[0].bincount(minlength=count).clamp(min=1)[:, None]
+    for _ in range(ROUNDS):
+        normals = vertex_normals(moved)
+        seen = cast_rays(ray_scene(moved.vertices, faces), *rays)
+        grown = cast_rays(ray_scene(moved.vertices + step * normals, faces), *rays)
+        covered, wider = (hit["t_hit"].isfinite() for hit in (seen, grown))
+        if int((covered ^ inside).sum()) > 0.8 * least:
+            break
+        mesh, least = moved, int((covered ^ inside).sum())
+        change = torch.stack([inside.float(), wider.float()], -1) - covered[..., None].float()
+        sums = torch.zeros(count, 2)
+        for k in range(len(rows)):
+            # A pixel next to both silhouettes counts for the nearest face.
+            off, (y, x) = distance_transform_edt(~covered[k].numpy(), return_indices=True)
+            near = torch.from_numpy(
+                np.maximum(off, distance_transform_edt(~inside[k].numpy())) <= REACH
+            )
+            for corner in faces[seen["primitive_ids"][k][y, x][near]].T:
+                sums.index_add_(0, corner, change[k][near])
+        sums = sums + 1e-3 * sums.mean(0)
+        for _ in range(DIFFUSION):
+            around = torch.zeros_like(sums).index_add_(0, edges[0], sums[edges[1]])
+            sums = (sums + around / degree) / 2
+        offset = step * (sums[:, :1] / sums[:, 1:].clamp(min=1e-9)).clamp(-2, 2)
+        moved = mesh.with_vertices(mesh.vertices + offset * normals)
+    return mesh
 
 
 def spread_out(total: int, count: int, seconds: float, progress: bool, words: str) -> Iterator[int]:
@@ -153,6 +166,15 @@ def spread_out(total: int, count: int, seconds: float, progress: bool, words: st
         if k >= LEAST_VIEWS and time.monotonic() > end:
             return
         yield k * stride % total
+
+
+def vertex_normals(mesh: Mesh) -> Tensor:
+    """Return unit normals of the vertices, means of the normals of their faces weighted by area."""
+    a, b, c = mesh.vertices[mesh.faces].unbind(1)
+    across, sums = torch.linalg.cross(b - a, c - a), torch.zeros_like(mesh.vertices)
+    for corner in mesh.faces.T:
+        sums.index_add_(0, corner, across)
+    return functional.normalize(sums, dim=1)
 
 
 def _crop(mesh: Mesh, box: tuple[float, ...] | None) -> Mesh:
