@@ -6,8 +6,9 @@
 mesh: 40 views of three meshes of libigl, textured and shaded (`surfaces.photograph`). Flat Gaussians
 are trained on them, their depths fused, the mesh simplified to 20,000 faces, and its texture baked
 from the 40 views. The distance is the mean of the distances of points on one mesh to the other one,
-both ways, in per cent of the diagonal. A pixel is 1.1 % wide. Eight held-out views are rendered from the textured mesh by
-rays, four per pixel, and from the Gaussians; both before a white background.
+both ways, in per cent of the diagonal. A pixel is 1.1 % wide. Eight held-out views are rendered
+from the textured mesh by rays, four per pixel, and from the Gaussians; both before a white
+background.
 
 fox: the fox of instant-ngp, 45 training views of 480 x 270 pixels. Gaussians are trained; then
 processor seconds of the fusion, of 50,000 faces, of their charts, and of the texture.
@@ -284,7 +285,7 @@ def marker_errors(draws: int = 10) -> list[float]:
 
 
 def gps_errors(outliers: bool, draws: int = 100) -> list[float]:
-    """Return errors of the scale by noisy positions, in standard deviations of the best estimate."""
+    """Return errors of the scale by noisy positions, in units of the best estimate's deviation."""
     centres = fox_cameras().cameras.centres.double()
     centres = centres - centres.mean(0)
     spread = float((centres.amax(0) - centres.amin(0)).max())

@@ -401,7 +401,8 @@ def nearest_point(origins: Tensor, directions: Tensor) -> Tensor | None:
         origins: a point of each line, ``(N, 3)``.
         directions: their directions, ``(N, 3)``.
 
-    >>> nearest_point(torch.tensor([[0.0, 0, 5], [5, 0, 1]]), torch.tensor([[0.0, 0, 1], [2, 0, 0]]))
+    >>> origins, directions = torch.tensor([[[0.0, 0, 5], [5, 0, 1]], [[0, 0, 1], [2, 0, 0]]])
+    >>> nearest_point(origins, directions)
     tensor([0., 0., 1.], dtype=torch.float64)
     """
     # The squared distance of x from the line a through c is |(I - a a^T)(x - c)|^2. Its sum over the

@@ -1,4 +1,4 @@
-"""Files that a user names for a scene of photographs: a mesh with its texture, Gaussians, cameras."""
+"""Files that a user names for a scene of photographs: textured mesh, Gaussians, cameras."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class ViewJob(SceneJob[ViewScene]):
 
     @classmethod
     def prepare(cls, file: CheckedScene[ViewScene], request: Request) -> Self:
-        """Take an output with a suffix as a file in addition to the folder; see `SceneJob.prepare`."""
+        """Take an output with a suffix as a file next to the folder; see `SceneJob.prepare`."""
         output = Path(request.output or "results")
         if re.fullmatch(r"\.[A-Za-z]\w*", output.suffix) and not output.is_dir():
             table = file.scene.output

@@ -1,4 +1,4 @@
-"""The metre of a scene: by a known length, printed markers, or positions in the headers of pictures."""
+"""The metre of a scene: by a length, printed markers, or positions in headers of pictures."""
 
 from __future__ import annotations
 

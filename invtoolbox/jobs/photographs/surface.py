@@ -97,7 +97,7 @@ def fit_silhouettes(mesh: Mesh, cameras: Cameras, depths: Tensor) -> Mesh:
     The pictures are fitted by Gaussians whose blurred sides reach the silhouettes, so that the
     surface in their middle lies inside of the object by a part of a pixel. Next to the silhouettes,
     the offset of a part of the mesh is ``(pixels of the scene alone - pixels of the mesh alone) /
-    (pixels that the mesh gains per unit of the offset)``; both numbers diffuse over the mesh. A mesh
+    (pixels that the mesh gains per unit of the offset)``; both numbers diffuse over the mesh. It
     stays as it is if a fifth of the pixels that belong to one of the two alone does not vanish by
     that, such as for a scene that fills its pictures.
 
