@@ -56,10 +56,19 @@ COMMAND = ViewCommand(
     "Cameras are found if there\nare none. The model, the held-out views, and their PSNR and SSIM "
     "are written.",
     positional={"SCENE": "views.path"},
-    options={"--mesh": "output.mesh"},
+    options={
+        "--mesh": "output.mesh",
+        "--export": "output.files",
+        "--faces": "output.faces",
+        "--box": "output.box",
+        "--length": "views.length",
+        "--markers": "views.markers",
+        "--gps": "views.gps",
+    },
     examples=(
         "reconstruct lego-voxels --preset short",
         "reconstruct ~/photographs/desk --mesh --live",
+        "reconstruct desk --output desk.glb --faces 20000 --markers 0.05",
         "reconstruct desk.mp4 --set solver.time_limit=300",
         "reconstruct lego-gaussians --set solver.time_limit=120 --output results/lego",
         "reconstruct lego-gaussians --set solver.time_limit=1200 --output results/lego --resume",
@@ -67,6 +76,8 @@ COMMAND = ViewCommand(
         "Ctrl-C stops the run, and --resume continues it, also with a larger solver.time_limit.",
     ),
     outputs=("results/SCENE",),
+    notes="An --output with a suffix, such as desk.glb, is a file in addition to results/SCENE; its "
+    "formats are those of\n--export.\n\n",
     settings={
         "--model": (
             "model",
