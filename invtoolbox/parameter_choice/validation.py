@@ -127,16 +127,15 @@ class Validation(WeightSearch):
         # The mean of n measurements has 1 / n of the variance of the noise.
         merged = math.log(full_problem.y0.numel() / trials.problem.y0.numel())
         term = hold_out(trials.problem, self.seed)
-        held_problem = trials.problem.with_data_term(term)
         noise = _rough_noise(trials.problem)
         if term.image is None:
-            held, white, chosen = self._by_measurements(trials, held_problem, noise, trials.every)
+            held, white, chosen = self._by_measurements(trials, term, noise, trials.every)
         else:
-            held, chosen = self._by_images(trials, held_problem)
+            held, chosen = self._by_images(trials, term, term.image)
             white, is_wrong = list(held), self._doubtful(held, noise, trials.problem)
             right = trials.every[~torch.isin(trials.every, is_wrong)]
             if len(right):
-                curves = self._by_measurements(trials, held_problem, noise, right)
+                curves = self._by_measurements(trials, term, noise, right)
                 for k in right.tolist():
                     if self._least(curves[1][k]) <= _STRUCTURED:
                         held[k], white[k], chosen[k] = (values[k] for values in curves)
@@ -153,21 +152,25 @@ class Validation(WeightSearch):
             tuple(dict.fromkeys(note for note in notes if note)),
         )
 
-    def _by_images(self, trials: Trials, held_problem: Problem) -> tuple[list[_Curve], Tensor]:
+    def _by_images(
+        self, trials: Trials, term: HeldOut, image: Tensor
+    ) -> tuple[list[_Curve], Tensor]:
         """Return the curves of the distance to the image of held-out views, and its minima."""
         # That image is noisy, so its noise gives a large weight. From there the walk goes down,
         # since far below the best weight the error of the model makes all weights alike.
-        residual = trials.problem.operator(held_problem.data_term.image) - trials.problem.y0
+        residual = trials.problem.operator(image) - trials.problem.y0
         first = _first(trials, mean_items(residual.square()).sqrt().double())
+        held_problem = trials.problem.with_data_term(term)
         curves = self._walk(
             trials, first, held_problem, _measure_image, beyond=_BOTH, from_above=True
         )
         return curves, torch.stack([_minimum(curve, start) for curve, start in zip(curves, first)])
 
     def _by_measurements(
-        self, trials: Trials, held_problem: Problem, noise: _Noise, places: Tensor
+        self, trials: Trials, term: HeldOut, noise: _Noise, places: Tensor
     ) -> tuple[list[_Curve], list[_Curve], Tensor]:
         """Return the curves of prediction and of whiteness, and logarithms of the chosen weights."""
+        held_problem = trials.problem.with_data_term(term)
         first = _first(trials, torch.where(noise.is_known, noise.std, noise.usual))
         white = self._walk(trials, first, None, measure_fit, places)
         t_white = torch.stack([_minimum(curve, start) for curve, start in zip(white, first)])
@@ -183,8 +186,7 @@ class Validation(WeightSearch):
                 trials, above, held_problem, _measure_held_out, doubtful, _BEYOND
             )
             white_again = self._walk(trials, above, None, measure_fit, doubtful, _BEYOND)
-            weights = held_problem.data_term.held.expand_as(trials.problem.y0.real)
-            count = sum_items(weights.gt(0))
+            count = sum_items(term.held.expand_as(trials.problem.y0.real).gt(0))
             for k in doubtful.tolist():
                 white[k], held[k] = white_again[k], held_again[k]
                 low = _largest_within(held[k], float((2 / count[k]) ** 0.5), t_held[k])
