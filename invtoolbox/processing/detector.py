@@ -44,8 +44,9 @@ def extend_truncated(
     Filtered back-projection treats line integrals beyond the detector as 0. Its filter turns the
     step at the edge into a bright rim and a shift of the values inside. Here a view continues by
     the mean of two guesses. The first one is a homogeneous ellipse with the line integrals ``E``,
-    fitted to all views; the second one is the mirror image of the view, as far as the ellipse
-    reaches:
+    fitted to all views, and again after a coarse filtered back-projection of the longer views has
+    shown what differs from it inside the field of view. The second one is the mirror image of the
+    view, as far as the ellipse reaches:
 
     .. math:: e_k = \tfrac{1}{2} \max(E_k + (y_0 - E_0) f_k(n), 0)
               + \tfrac{1}{2} \max(2 y_0 - y_k, 0) f_k(1.5 r), \quad
@@ -131,7 +132,7 @@ def _remove_inclusions(plane: Sinogram, ellipse: np.ndarray) -> Sinogram:
 
     Inside the field of view, a filtered back-projection of the longer views shows the difference.
     """
-    views, count = plane.values.shape
+    count = plane.values.shape[1]
     y = plane.values.float()[None, None]
     left, right = _sides(y, plane, ellipse, count // 2)
     longer = torch.cat([left, y, right], -1)
@@ -144,9 +145,7 @@ def _remove_inclusions(plane: Sinogram, ellipse: np.ndarray) -> Sinogram:
     return plane.change(values=plane.values - seen[0, 0])
 
 
-def _sides(
-    y: Tensor, plane: Sinogram, ellipse: np.ndarray, cells: int
-) -> tuple[Tensor, Tensor]:
+def _sides(y: Tensor, plane: Sinogram, ellipse: np.ndarray, cells: int) -> tuple[Tensor, Tensor]:
     """Continue views by the mean of an ellipse and of the mirror image of the view.
 
     Args:
