@@ -28,8 +28,7 @@ from common import Kept, machine, run_script, verdict
 from torch import Tensor
 
 from invtoolbox.geometry.rigid import transform
-from invtoolbox.jobs.flow.euler import EulerSettings, euler_flow
-from invtoolbox.jobs.flow.published import Fit, nsfp
+from invtoolbox.jobs.flow.published import EulerSettings, Fit, euler_flow, nsfp
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.loop.run import Progress
 from invtoolbox.simulation.lidar import SimulatedSequence, SpinningLidar

@@ -1,15 +1,19 @@
-"""Kill five kinds of jobs with SIGKILL at random moments; what they leave is resumed to the undisturbed result.
+"""Kill ten kinds of jobs with SIGKILL at random moments; what they leave is resumed to the undisturbed result.
 
-    python benchmarks/kills.py [--kills 20] [--only solve training photographs study flow] [--seed 0]
+    python benchmarks/kills.py [--kills 20] [--only solve training study survey motion ...] [--seed 0]
 
 A job is a process that runs until it is killed, and is started again until it ends. The moments are drawn
 between the start of the work and its usual end, so that a job dies several times on its way. The study
-runs on two Dask workers, and the whole process group is killed. After all kills the job runs to its
-end, and its result is compared, bit by bit, with the result of an undisturbed job.
+runs on two Dask workers, and the whole process group is killed; of a study of the kind "worker" one Dask
+worker dies, drawn by chance, and the study itself goes on. The scene files are those of a survey, of the
+depths of a video, of an animation and of a moving object, by `it.run(resume=True)`.
+After all kills the job runs to its end, and its result is compared, bit by bit, with the result of an
+undisturbed job.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -18,9 +22,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from common import machine, run_script, verdict
 
@@ -126,12 +132,81 @@ def flow(folder: Path) -> Any:
     return {path.name: path.read_bytes() for path in (folder / "out").glob("*.npz")}
 
 
+def scene(name: str, folder: Path, **changes: Any) -> Any:
+    """Run a scene file slowly, and return the content of its files."""
+    sync = os.fsync
+
+    def slow_sync(stream: int) -> None:
+        time.sleep(0.05)  # moments between the files of a result
+        sync(stream)
+
+    os.fsync = slow_sync
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    it.run(name, changes, folder / "out", resume=True, progress=False)
+    return {path.name: content(path) for path in sorted((folder / "out").rglob("*.*"))}
+
+
+def content(path: Path) -> Any:
+    """Return what a file of a result holds, without its seconds."""
+    if path.name == "solution.h5":
+        solution = it.Solution.load(path)
+        return solution.x, solution.status, solution.iterations
+    return path.read_text()[-20:] if path.suffix == ".html" else path.read_bytes()
+
+
+def survey(folder: Path) -> Any:
+    from tests.jobs.waves.test_scene import SCENE
+
+    model = np.full((24, 42), 1550.0)
+    model[12:] = 1750.0
+    np.save(folder / "model.npy", model)
+    (folder / "survey.toml").write_text(SCENE)
+    return scene(str(folder / "survey.toml"), folder, inversion__max_iterations=4)
+
+
+def video(folder: Path) -> Any:
+    from tests.jobs.video_depths import test_align
+
+    cameras, truth = test_align.scene((14, 18))
+    names = tuple(f"view{k}.png" for k in range(4))
+    it.datasets.write_transforms(
+        folder / "transforms.json", replace(cameras, names=names), overwrite=True
+    )
+    (folder / "maps").mkdir(exist_ok=True)
+    for name, depth in zip(names, test_align.maps_of(truth, 0.05)):
+        it.datasets.write_png(folder / name, torch.zeros(14, 18), overwrite=True)
+        np.save(folder / "maps" / f"{Path(name).stem}.npy", depth.numpy())
+    (folder / "video.toml").write_text(
+        '[video]\npath = "transforms.json"\nmaps = "maps"\nshrink = 1\n[alignment]\nconsistency = 1.0\n'
+    )
+    return scene(str(folder / "video.toml"), folder)
+
+
+def animation(folder: Path) -> Any:
+    return scene("animation-simulated", folder, animation__max_iterations=30)
+
+
+def motion(folder: Path) -> Any:
+    return scene(
+        "bending-bar",
+        folder,
+        motion__simulate__times=5,
+        motion__simulate__held_out=1,
+        solver__max_iterations=12,
+    )
+
+
 JOBS: dict[str, Callable[[Path], Any]] = {
     "solve": solve,
     "training": training,
     "photographs": photographs,
     "study": study,
     "flow": flow,
+    "worker": study,
+    "survey": survey,
+    "video": video,
+    "animation": animation,
+    "motion": motion,
 }
 
 
@@ -161,6 +236,26 @@ def wait_for_work(process: subprocess.Popen, folder: Path) -> None:
         time.sleep(0.005)
 
 
+def strike(process: subprocess.Popen, name: str, draw: random.Random) -> bool:
+    """Kill a job with all its processes, or one Dask worker of it; return whether one was killed."""
+    if name != "worker":
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        return True
+    workers = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # a process that ended
+            number = int(place.name)
+            if (
+                os.getpgid(number) == process.pid
+                and b"spawn_main" in (place / "cmdline").read_bytes()
+            ):
+                workers.append(number)
+    if workers:
+        os.kill(draw.choice(workers), signal.SIGKILL)
+    return bool(workers)
+
+
 def kill_often(name: str, kills: int, place: Path, draw: random.Random) -> tuple[int, int, bool]:
     """Kill jobs a number of times; return the kills, the ended jobs and the verdict."""
     whole = place / f"{name}-whole"
@@ -177,18 +272,17 @@ def kill_often(name: str, kills: int, place: Path, draw: random.Random) -> tuple
         while True:
             process = start(name, folder)
             wait_for_work(process, folder)
-            if killed < kills:
+            while killed < kills and process.poll() is None:
                 try:
                     process.wait(draw.uniform(0.0, 0.6 * length))
                 except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
-                    killed += 1
-                    continue
-            if process.wait() != 0:
+                    killed += strike(process, name, draw)
+            if process.wait() == 0:
+                break
+            # A study whose task lost two workers fails for this task, and is resumed.
+            if process.returncode != -signal.SIGKILL and name != "worker":
                 print(f"  {name}: a resumed job failed with exit code {process.returncode}")
                 return killed, ended, False
-            break
         same &= (folder / "result").read_text() == wanted
         ended, attempt = ended + 1, attempt + 1
     return killed, ended, same

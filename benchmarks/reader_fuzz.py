@@ -1,6 +1,7 @@
 """A thousand damaged files through every reader: an InputError or a valid result, and nothing else.
 
     python benchmarks/reader_fuzz.py [--count 1000] [--only volume.nii ...] [--seed 0]
+    python benchmarks/reader_fuzz.py --count 4 --sparse
 
 Memory and time are bounded: files are opened in child processes with limited memory. A child that
 dies, or is silent for a minute, is replaced, and the file is kept under --keep. More than 10 seconds
@@ -8,6 +9,9 @@ of processor time for a file, and more than 300 MB for all files of a child, are
 for each seed file: the numbers of files that were read and refused; results with another shape than
 the whole file, by kind of damage (legitimate only if the damage hit a declared size that still fits
 the bytes); the slowest file; the largest memory.
+
+``--sparse``: files of 5 GB without bytes on the disk, which follow a whole file or replace it. Reading one
+may take the memory of its bytes.
 """
 
 from __future__ import annotations
@@ -39,7 +43,7 @@ MOST_SECONDS, PATIENCE = 10.0, 60.0
 MOST_GROWN = 300 * 1024
 
 
-def child(names: list[str], start: int, stop: int, seed: int) -> None:
+def child(names: list[str], start: int, stop: int, seed: int, sparse: bool) -> None:
     """Open damaged files and print one line before and one line after each."""
     import logging
     import warnings
@@ -66,14 +70,15 @@ def child(names: list[str], start: int, stop: int, seed: int) -> None:
     }
     expected = {name: fuzzing.outcome(whole, own[name]) for name, whole in seeds.items()}
     readers = [*fuzzing.datasets.READERS, *fuzzing.FILE_READERS]
-    _limit_memory()
+    kinds = fuzzing.SPARSE_KINDS if sparse else fuzzing.KINDS
+    _limit_memory(MEMORY + sparse * fuzzing.SPARSE_BYTES)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name, number in [(n, k) for n in seeds for k in range(start if n == names[0] else 0, stop)]:
         whole = seeds[name]
         if number == (start if name == names[0] else 0):
             print(json.dumps({"seed": name, "whole": expected[name]}), flush=True)
         generator = np.random.default_rng([seed, number])
-        kind = fuzzing.KINDS[number % len(fuzzing.KINDS)]
+        kind = kinds[number % len(kinds)]
         path = fuzzing.damage(whole, place / "damaged", kind, generator, others)
         # Every tenth file goes through a named reader, of any format.
         named = readers[number // 10 % len(readers)] if number % 10 == 9 else None
@@ -102,16 +107,16 @@ def child(names: list[str], start: int, stop: int, seed: int) -> None:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def _limit_memory() -> None:
+def _limit_memory(memory: int) -> None:
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 class Watched:
     """A child process, its lines, and its time limit between lines."""
 
-    def __init__(self, names: list[str], start: int, stop: int, seed: int) -> None:
+    def __init__(self, names: list[str], start: int, stop: int, seed: int, sparse: bool) -> None:
         command = [
             sys.executable,
             __file__,
@@ -120,6 +125,7 @@ class Watched:
             str(stop),
             "--seed",
             str(seed),
+            *(["--sparse"] if sparse else []),
             "--only",
             *names,
         ]
@@ -155,9 +161,10 @@ class Watched:
 class Seed:
     """Results for the damaged copies of one file."""
 
-    def __init__(self, name: str) -> None:
-        from tests.datasets.fuzzing import UNDECLARED
+    def __init__(self, name: str, sparse: bool) -> None:
+        from tests.datasets.fuzzing import SPARSE_BYTES, UNDECLARED
 
+        self.most_grown = MOST_GROWN + sparse * SPARSE_BYTES // 1024
         self.undeclared = name in UNDECLARED
         self.name, self.read, self.refused, self.slowest, self.most = name, 0, 0, 0.0, 0
         self.other: collections.Counter[str] = collections.Counter()
@@ -169,7 +176,7 @@ class Seed:
             max(self.slowest, line["seconds"]),
             max(self.most, line["grown_kb"]),
         )
-        if line["grown_kb"] > MOST_GROWN or line["seconds"] > MOST_SECONDS:
+        if line["grown_kb"] > self.most_grown or line["seconds"] > MOST_SECONDS:
             self.faults.append(
                 f"{begun['begin']} ({begun['kind']}): +{line['grown_kb'] // 1024} MB, "
                 f"{line['seconds']:.1f} s"
@@ -203,13 +210,13 @@ class Seed:
         return "\n    FAULT ".join([*lines, *self.faults[:20]])
 
 
-def fuzz(names: list[str], count: int, seed: int, keep: Path) -> int:
+def fuzz(names: list[str], count: int, seed: int, keep: Path, sparse: bool = False) -> int:
     """Read `count` damaged copies of each file by the readers; return the number of faults."""
     faults = 0
     while names:
-        start, one = 0, Seed(names[0])
+        start, one = 0, Seed(names[0], sparse)
         while start < count:
-            watched, begun = Watched(names, start, count, seed), None
+            watched, begun = Watched(names, start, count, seed, sparse), None
             hung = False
             for line in watched.lines():
                 if line is None:
@@ -219,7 +226,7 @@ def fuzz(names: list[str], count: int, seed: int, keep: Path) -> int:
                     if line["seed"] != one.name:
                         print(one, flush=True)
                         faults += len(one.faults)
-                        names, one = names[names.index(line["seed"]) :], Seed(line["seed"])
+                        names, one = names[names.index(line["seed"]) :], Seed(line["seed"], sparse)
                     one.expected = line["whole"]
                 elif "begin" in line:
                     begun = line
@@ -254,20 +261,22 @@ def main(
     only: Sequence[str] | None = None,
     keep: Path = Path("results/fuzz"),
     v: bool = False,
+    sparse: bool = False,
     child_: tuple[int, int] | None = None,
 ) -> None:
     """Run the benchmark.
 
     Args:
         v: print every result of another shape
+        sparse: sparse files of 5 GB in place of damaged ones
     """
     if child_:
-        child(only, *child_, seed)
+        child(only, *child_, seed, sparse)
         return
     from tests.datasets import fuzzing
 
     names = only or list(fuzzing.SEEDS)
-    total = fuzz(names, count, seed, keep)
+    total = fuzz(names, count, seed, keep, sparse)
     print(
         f"{len(names)} seeds, {len(names) * count} damaged files, {total} faults; seed "
         f"{seed}, bounds {MOST_SECONDS:.0f} s and {MOST_GROWN // 1024} MB"

@@ -100,13 +100,13 @@ def photograph(mesh: Mesh, cameras: Cameras) -> PosedPictures:
     return PosedPictures(cameras, every[:, :3], every[:, 3:])
 
 
-def around(count: int, turn: float) -> Cameras:
+def around(count: int, turn: float, side: int = SIDE) -> Cameras:
     """Return cameras on a sphere, along a spiral."""
     k = torch.arange(count) + 0.5
     height, angle = 0.95 * (2 * k / count - 1), math.pi * (3 - 5**0.5) * k + turn
     radius = (1 - height**2).sqrt()
     places = torch.stack([radius * angle.cos(), height, radius * angle.sin()], 1)
-    return look_at(2.6 * places, size=(SIDE, SIDE), field_of_view=30.0)
+    return look_at(2.6 * places, size=(side, side), field_of_view=30.0)
 
 
 def sample(mesh: Mesh, count: int) -> np.ndarray:

@@ -87,8 +87,6 @@ class Problem(Settings):
         )
         self.data_term = self.data_term.align(self.y)
         self.y, self.data_term = _restrict(self.y, self.data_term, operator)
-        if self.batch == 0:
-            raise InputError("the batch of the measurements is empty; give at least one item")
         self.y, self.skipped = _skip_items(self.y)
         self.data_term.check(self.y)
         self.unknown = _check_unknown(unknown or {}, operator)

@@ -47,9 +47,10 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import item_norm
 from invtoolbox.parameter_choice import Trials
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
+from invtoolbox.parameter_choice.held_out import accepts, quadratic_model
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import attempts
-from invtoolbox.parameter_choice.validation import Validation, accepts, quadratic_model
+from invtoolbox.parameter_choice.validation import Validation
 from invtoolbox.posteriors.base import MappedPosterior
 from invtoolbox.posteriors.exact import gaussian_posterior
 from invtoolbox.priors.base import Prior, PriorSum

@@ -110,6 +110,6 @@ def test_an_empty_batch_is_one_sentence() -> None:
         lambda: it.reconstruct(torch.zeros(0, 1, 8, 8), A),
     ):
         with pytest.raises(
-            InputError, match="the batch of the measurements is empty; give at least"
+            InputError, match="the measurements of .* with at least one item and one value"
         ):
             call()

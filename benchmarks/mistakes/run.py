@@ -6,17 +6,18 @@ import itertools
 import re
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from common import data_folder, machine
+import torch
+from common import data_folder, machine, verdict
+from torch import Tensor
 from zoo.items import tensor
 
 import invtoolbox as it
 from invtoolbox.operators import Inpainting, Operator
 from mistakes import RECORDS
-from mistakes.blurs import Blurred, blurred, dead_line, hot
+from mistakes.blurs import Blurred, blurred, clipped, dead_line, hot
 from mistakes.cases import Case, findings, is_named
 from mistakes.kspace import kspace
 from mistakes.masks import gap_case
@@ -59,34 +60,85 @@ def cost() -> None:
         print(f"  {name}: {1e3 * check:.0f} ms of {seconds:.1f} s, {check / seconds:.1%}")
 
 
-def repairs() -> None:
-    """Print how much faults of a blurred picture lose against the clean data's answer, and repaired."""
-
-    def gains(b: Blurred) -> Case:
-        factors = 1 + 0.05 * np.random.default_rng(0).standard_normal(b.y.shape[-1])
-        return b.case(b.y * tensor(factors))
-
-    faults: dict[str, Callable[[Blurred], Case]] = {
-        "one dead column": lambda b: dead_line(b, -1),
-        "1 % hot pixels": hot,
-        "gains of 5 % per column": gains,
+def _faulty_blurs(seed: int) -> tuple[Blurred, dict[str, Case], Tensor, slice]:
+    """Return a blurred picture, its faults, the true middle, and the pixels that are compared."""
+    b = blurred(seed, ("drawn", "shaking hand")[seed % 2], ("natural",))
+    margin = max(b.kernel.shape)
+    inside = slice(margin, -margin)
+    factors = 1 + 0.05 * np.random.default_rng(0).standard_normal(b.y.shape[-1])
+    cases = {
+        "clean": b.case(b.y),
+        "one dead column": dead_line(b, -1),
+        "1 % hot pixels": hot(b),
+        "2 % clipped": clipped(b, 0.0, 0.98),
+        "gains of 5 % per column": b.case(b.y * tensor(factors)),
     }
-    for name, fault in faults.items():
-        losses = []
-        for seed in (110, 111, 112):
-            b = blurred(seed, "drawn", ("natural",))
-            margin = max(b.kernel.shape)
-            inside = slice(margin, -margin)
-            truth = b.entire[..., inside, inside][..., inside, inside]
-            cases = (b.case(b.y), False), (fault(b), False), (fault(b), True)
-            scores = []
-            for case, repair in cases:
+    return b, cases, b.entire[..., inside, inside][..., inside, inside], inside
+
+
+def _faulty_kspace(seed: int) -> dict[str, Tensor]:
+    """Return k-space with faults: a line that is 0, spikes, a clipped receiver, gains per line."""
+    k = kspace(seed, seed % 2 == 0, "lines")
+    draw, y = np.random.default_rng(seed), k.y
+    taken = y.abs().sum((0, 1, 3)).nonzero().flatten()
+    dead, spikes = y.clone(), (tensor(draw.uniform(size=tuple(y.shape))) < 0.01) & (y != 0)
+    dead[..., int(taken[len(taken) // 3]), :] = 0
+    modulus = y.abs()
+    top = modulus[modulus > 0].quantile(0.98)
+    gains = tensor(1 + 0.05 * draw.standard_normal((y.shape[-2], 1)))
+    return {
+        "clean": y,
+        "one dead line": dead,
+        "1 % spikes": torch.where(spikes, y + 0.3 * modulus.max(), y),
+        "2 % clipped": y * (top / modulus.clamp_min(1e-30)).clamp_max(1.0),
+        "gains of 5 % per line": y * gains,
+    }
+
+
+def repairs(seeds: str) -> None:
+    """Print how much faults of pictures and k-space lose against the clean data's answer."""
+    first, last = map(int, seeds.split(".."))
+    losses: dict[str, list[float]] = {}
+
+    def measure(what: str, scores: dict[str, float]) -> None:
+        for name, score in scores.items():
+            if name != "clean":
+                losses.setdefault(f"{what}, {name}", []).append(scores["clean"] - score)
+
+    for seed in range(first, last + 1):
+        _, cases, truth, inside = _faulty_blurs(seed)
+        for repair in (None, True, False):
+            scores = {}
+            for name, case in cases.items():
                 A = case.A if isinstance(case.A, Operator) else case.A()
                 x = it.reconstruct(case.y, A, prior="tv", progress=False, repair=repair).x
-                scores.append(float(it.metrics.psnr(x[..., inside, inside], truth, data_range=1.0)))
-            losses.append((scores[0] - scores[1], scores[0] - scores[2]))
-        plain, repaired = ([round(pair[k], 1) for pair in losses] for k in (0, 1))
-        print(f"  {name}: loss {plain} dB, {repaired} dB with repair=True", flush=True)
+                scores[name] = float(it.metrics.psnr(x[..., inside, inside], truth, data_range=1.0))
+            by = "nothing chosen" if repair is None else f"repair={repair}"
+            measure(f"blur, {by}", scores)
+        k = kspace(seed, seed % 2 == 0, "lines")
+        A = k.case(k.y).A()
+        measure(
+            "k-space, nothing chosen",
+            {
+                name: float(
+                    it.metrics.psnr(
+                        it.reconstruct(y, A, prior="tv", progress=False).x.abs(),
+                        k.x.abs(),
+                        data_range=float(k.x.abs().max()),
+                    )
+                )
+                for name, y in _faulty_kspace(seed).items()
+            },
+        )
+        print(
+            f"  seed {seed}: { ({name: round(v[-1], 1) for name, v in losses.items()}) }",
+            flush=True,
+        )
+    for name, values in losses.items():
+        print(
+            f"  {name}: mean loss {np.mean(values):.2f} dB, worst {max(values):.2f} dB "
+            f"{verdict(max(values) <= 1.5, 'at most 1.5')}"
+        )
 
 
 def main(
@@ -98,12 +150,12 @@ def main(
         names: pattern of the names of records.
         seeds: first and last seed.
         real: check the real data and the zoo (even items for low seeds, else odd) in place of the records.
-        repair: solve some faults of blurred pictures with and without ``repair=True`` instead.
+        repair: solve problems of blurred pictures and k-space with faults instead.
     """
     warnings.simplefilter("ignore")
     print(machine())
     if repair:
-        repairs()
+        repairs(seeds)
         return
     if real:
         cost()

@@ -116,6 +116,17 @@ def require_file(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
+def naming_unreadable() -> Iterator[None]:
+    """Replace the error of a file that another user owns by an `InputError`."""
+    try:
+        yield
+    except PermissionError as error:
+        raise InputError(
+            f"{error.filename}: the file cannot be read ({error.strerror}); check permissions"
+        ) from None
+
+
+@contextmanager
 def decoding(path: Path, format_name: str) -> Iterator[None]:
     """Replace exceptions of a decoder by an `InputError` that names the file.
 

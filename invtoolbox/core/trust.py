@@ -150,6 +150,18 @@ def check_declared(path: Path, declared: int) -> None:
         )
 
 
+def refuse_padding(path: Path) -> None:
+    """Refuse a file that gzip packed and that ends in zeros, which are read one by one.
+
+    Args:
+        path: the file, whose last four bytes are the length of its content.
+    """
+    with path.open("rb") as stream:
+        stream.seek(-4, os.SEEK_END)
+        if not any(stream.read(4)):
+            raise InputError(f"{path}: damaged, a packed file that ends in zeros; fetch it again")
+
+
 def check_unpacked(path: Path) -> None:
     """Refuse a file that gzip packed if it unpacks to more bytes than its budget.
 
@@ -159,6 +171,7 @@ def check_unpacked(path: Path) -> None:
     with path.open("rb") as stream:
         if stream.read(2) != b"\x1f\x8b":
             return
+    refuse_padding(path)
     left = unpacked_budget(path)
     with gzip.open(path, "rb") as packed:
         while block := packed.read(2**20):

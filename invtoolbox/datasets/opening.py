@@ -9,7 +9,7 @@ from typing import Any
 
 from invtoolbox.catalogue.registry import reader_named
 from invtoolbox.catalogue.shelves import read_toml
-from invtoolbox.core.checks import decoding, require_file, sniff
+from invtoolbox.core.checks import decoding, naming_unreadable, require_file, sniff
 from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.events.opening import EVENT_READERS
 from invtoolbox.datasets.measurement import DataSet
@@ -26,8 +26,13 @@ from invtoolbox.datasets.scans.skyscan import SkyScan
 from invtoolbox.datasets.scans.synchrotron import DataExchange, NXtomo, entries
 from invtoolbox.datasets.scans.zeiss import Txm, Txrm
 from invtoolbox.datasets.sweeps.flow_files import read_flow
-from invtoolbox.datasets.sweeps.opening import SWEEP_READERS, SWEEP_TYPES, reader_of_folder
-from invtoolbox.datasets.sweeps.recordings import RECORDINGS, refuse_others
+from invtoolbox.datasets.sweeps.opening import (
+    RECORDINGS,
+    SWEEP_READERS,
+    SWEEP_TYPES,
+    reader_of_folder,
+    refuse_others,
+)
 from invtoolbox.datasets.transforms.opening import read_transform
 from invtoolbox.datasets.views.opening import VIEW_READERS, reader_of_views
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
@@ -160,7 +165,7 @@ def open(
     ...     open(file.name)[0].y.shape
     torch.Size([1, 1, 3, 4])
     """
-    with trusting(trusted):
+    with trusting(trusted), naming_unreadable():
         if geometry is not None and not isinstance(geometry, ScanGeometry):
             geometry = read_geometry(geometry)
         if reader is None:

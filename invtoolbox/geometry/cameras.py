@@ -294,7 +294,7 @@ class Similarity:
     shift: Tensor
 
     @classmethod
-    def between(cls, source: Tensor, target: Tensor) -> Similarity:
+    def between(cls, source: Tensor, target: Tensor, weights: Tensor | None = None) -> Similarity:
         """Find the similarity that maps points to others with the least squared distance.
 
         The closed form is that of Umeyama (IEEE TPAMI 13, 1991), computed in float64.
@@ -302,6 +302,7 @@ class Similarity:
         Args:
             source: points, ``(N, 3)``, three or more that do not lie on one line.
             target: their images, ``(N, 3)``.
+            weights: weights of the squared distances, ``(N,)``; all the same by default.
 
         >>> source = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
         >>> similarity = Similarity.between(source, 2 * source + 1)
@@ -321,15 +322,16 @@ class Similarity:
         # Umeyama (1991), equations 40 to 42 for centred points p and q: R from the correlation of
         # q and p, scale = sum q . R p / sum |p|^2, and t = mean(q) - scale R mean(p).
         p, q = source.to(torch.float64), target.to(torch.float64)
-        middle_p, middle_q = p.mean(0), q.mean(0)
+        w = torch.ones_like(p[:, :1]) if weights is None else weights.to(p)[:, None]
+        middle_p, middle_q = (w * p).sum(0) / w.sum(), (w * q).sum(0) / w.sum()
         p, q = p - middle_p, q - middle_q
-        R = best_rotation(q.T @ p)
-        size = p.square().sum()
+        R = best_rotation((w * q).T @ p)
+        size = (w * p.square()).sum()
         if not float(size) > 0:
             raise InputError(
                 "a similarity needs points in several places, but these are all in one place"
             )
-        scale = (q * (p @ R.T)).sum() / size
+        scale = (w * q * (p @ R.T)).sum() / size
         return cls(scale.to(source), R.to(source), (middle_q - scale * R @ middle_p).to(source))
 
     @classmethod
@@ -382,19 +384,35 @@ def focus_point(cameras: Cameras) -> Tensor:
     >>> bool((middle - torch.tensor([0.5, 0.0, 1.0])).abs().max() < 1e-5)
     True
     """
-    # The squared distance of x from the axis a through c is |(I - a a^T)(x - c)|^2. Its sum over the
-    # cameras is least where sum(I - a a^T) x = sum (I - a a^T) c.
     centres, axes = cameras.centres.double(), cameras.world_to_camera[:, 2, :3].double()
-    across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
-    # Along parallel axes all points are equally near: the matrix has an eigenvalue 0.
-    eigenvalues = torch.linalg.eigvalsh(across.mean(0))
-    middle = torch.linalg.lstsq(across.sum(0), (across @ centres[..., None]).sum(0)).solution[:, 0]
-    if float(eigenvalues[0]) < 1e-6 or not bool((((middle - centres) * axes).sum(1) > 0).any()):
+    middle = nearest_point(centres, axes)
+    if middle is None or not bool((((middle - centres) * axes).sum(1) > 0).any()):
         raise InputError(
             "the cameras look all in one direction or away from one another, so nothing is in the "
             "middle of their pictures"
         )
     return middle.to(cameras.world_to_camera)
+
+
+def nearest_point(origins: Tensor, directions: Tensor) -> Tensor | None:
+    """Find the point ``(3,)`` nearest to lines in the mean square; None if they are parallel.
+
+    Args:
+        origins: a point of each line, ``(N, 3)``.
+        directions: their directions, ``(N, 3)``.
+
+    >>> origins, directions = torch.tensor([[[0.0, 0, 5], [5, 0, 1]], [[0, 0, 1], [2, 0, 0]]])
+    >>> nearest_point(origins, directions)
+    tensor([0., 0., 1.], dtype=torch.float64)
+    """
+    # The squared distance of x from the line a through c is |(I - a a^T)(x - c)|^2. Its sum over the
+    # lines is least where sum(I - a a^T) x = sum (I - a a^T) c.
+    a, c = torch.nn.functional.normalize(directions.double(), dim=1), origins.double()
+    across = torch.eye(3, dtype=torch.float64) - a[:, :, None] * a[:, None, :]
+    # Along parallel lines all points are equally near: the matrix has an eigenvalue 0.
+    if float(torch.linalg.eigvalsh(across.mean(0))[0]) < 1e-6:
+        return None
+    return torch.linalg.lstsq(across.sum(0), (across @ c[..., None]).sum(0)).solution[:, 0]
 
 
 def upwards(cameras: Cameras) -> Tensor:

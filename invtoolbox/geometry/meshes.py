@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,9 @@ class Mesh(Settings):
         vertices: positions of the vertices, ``(N, 3)``, finite.
         faces: numbers of the vertices of each face, ``(F, 3)``.
         colors: colors of the vertices, in [0, 1], ``(N, 3)``, or None.
+        uv: place ``(u, v)`` of each vertex in the texture, ``(N, 2)``, or None; (0, 0) is the lower
+            left corner of the texture, and (1, 1) the upper right one.
+        texture: picture on the faces, in [0, 1], ``(3, height, width)``, or None.
 
     Raises:
         InputError: if a vertex or a face is invalid; the message names it.
@@ -39,9 +42,21 @@ class Mesh(Settings):
     vertices: Tensor
     faces: Tensor
     colors: Tensor | None = None
+    uv: Tensor | None = None
+    texture: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_mesh(self.vertices, self.faces)
+        if self.texture is not None and (
+            self.texture.ndim != 3
+            or len(self.texture) != 3
+            or self.uv is None
+            or tuple(self.uv.shape) != (len(self.vertices), 2)
+        ):
+            raise InputError(
+                f"a texture is a picture (3, height, width), got {tuple(self.texture.shape)}, and "
+                f"needs uv ({len(self.vertices)}, 2), one place per vertex"
+            )
         if self.colors is not None and tuple(self.colors.shape) != tuple(self.vertices.shape):
             raise InputError(
                 f"a mesh of {len(self.vertices)} vertices needs as many colors, got "
@@ -65,8 +80,22 @@ class Mesh(Settings):
     def to_trimesh(self) -> Any:
         """Return a `trimesh.Trimesh` with the same vertices in the same order.
 
-        Needs the extra ``[3d]``.
+        It has the texture if there is one, otherwise the colors. Needs the extra ``[3d]``.
         """
+        if self.texture is not None and self.uv is not None:
+            package = trimesh().visual
+            matt = package.material.PBRMaterial(
+                baseColorTexture=texture_picture(self.texture),
+                metallicFactor=0.0,
+                roughnessFactor=1.0,
+            )
+            visual = package.TextureVisuals(self.uv.detach().double().cpu().numpy(), matt)
+            return trimesh().Trimesh(
+                self.vertices.detach().cpu().numpy(),
+                self.faces.cpu().numpy(),
+                visual=visual,
+                process=False,
+            )
         # Colors of trimesh are bytes.
         tints = (
             None
@@ -82,10 +111,18 @@ class Mesh(Settings):
 
     def with_vertices(self, vertices: Tensor) -> Mesh:
         """Return a mesh of the same faces with other vertices."""
-        return Mesh(vertices, self.faces, self.colors)
+        return replace(self, vertices=vertices)
 
     def __repr__(self) -> str:
         return f"Mesh({len(self.vertices)} vertices, {len(self.faces)} faces)"
+
+
+def texture_picture(texture: Tensor) -> Any:
+    """Return a texture ``(3, height, width)`` as a picture of Pillow, 8 bits per channel."""
+    from PIL import Image
+
+    levels = (texture.detach().cpu().clamp(0, 1) * 255).round().byte()
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
 
 
 @dataclass(frozen=True)

@@ -170,6 +170,11 @@ class Sinogram:
         return self.source[0] * self.fan_angles(self.places).sin()
 
     @property
+    def field_of_view(self) -> float:
+        """Radius of the disc around the axis that all views see; negative if there is none."""
+        return float(torch.minimum(self.distances.max(), -self.distances.min()))
+
+    @property
     def normals(self) -> Tensor:
         """Angles t of the normals ``(cos t, sin t)`` of the rays, ``(views, cells)``."""
         return self.angles[:, None] - self.fan_angles(self.places)
@@ -362,35 +367,44 @@ class Sinogram:
 
         The image is as wide as the field of view, whatever the image of the user.
         """
-        views, cells = self.values.shape
-        chosen = torch.arange(0, views, max(1, round(views / _VIEWS)))
-        width = max(1, math.ceil(cells / _CELLS))
-        count = cells // width
-        values = self.values[chosen, : count * width].unflatten(1, (count, width)).mean(2)
-        shift = self.shift + (count * width - cells) / 2 * self.spacing
-        half = 0.5 * cells * self.spacing + abs(self.shift)
-        angles = self.angles[chosen] % (2 * math.pi)
-        scan: ParallelBeam | FanBeam
-        shape = (_SIDE, _SIDE)
-        with warnings.catch_warnings():  # the coarse image may be wider than the field of view
+        coarse = self.coarsen(_CELLS, _VIEWS)
+        half = 0.5 * self.values.shape[1] * self.spacing + abs(self.shift)
+        if self.source is not None:
+            wide = float(self.fan_angles(torch.tensor(half)))
+            half = self.source[0] * min(math.sin(min(wide, math.pi / 2)), _REACH)
+        return _misfit(coarse.operator(_SIDE, half), coarse.values.float()[None, None])
+
+    def coarsen(self, cells: int, views: int) -> Self:
+        """Return about ``views`` views, with neighbouring cells joined to at most ``cells`` cells."""
+        step = max(1, round(len(self.angles) / views))
+        width = max(1, math.ceil(self.values.shape[1] / cells))
+        count = self.values.shape[1] // width
+        return self.change(
+            values=self.values[::step, : count * width].unflatten(1, (count, width)).mean(2),
+            angles=self.angles[::step],
+            spacing=width * self.spacing,
+            shift=self.shift + (count * width - self.values.shape[1]) / 2 * self.spacing,
+        )
+
+    def operator(self, side: int, half: float) -> ParallelBeam | FanBeam:
+        """Return the operator of a square image.
+
+        Args:
+            side: number of pixels of a side.
+            half: half the length of a side.
+        """
+        angles, count = self.angles % (2 * math.pi), self.values.shape[1]
+        settings: dict[str, Any] = {
+            "pixel_size": 2 * half / side,
+            "detector_spacing": self.spacing,
+            "detector_shift": self.shift,
+        }
+        with warnings.catch_warnings():  # the image may be wider than the field of view
             warnings.simplefilter("ignore")
             if self.source is None:
-                size, spacing = 2 * half / _SIDE, width * self.spacing
-                scan = ParallelBeam(shape, angles, count, size, spacing, shift)
-            else:
-                wide = float(self.fan_angles(torch.tensor(half)))
-                half = self.source[0] * min(math.sin(min(wide, math.pi / 2)), _REACH)
-                scan = FanBeam(
-                    shape,
-                    angles,
-                    count,
-                    *self.source,
-                    pixel_size=2 * half / _SIDE,
-                    detector_spacing=width * self.spacing,
-                    detector_shift=shift,
-                    curved=self.curved,
-                )
-        return _misfit(scan, values.float()[None, None])
+                return ParallelBeam((side, side), angles, count, **settings)
+            settings["curved"] = self.curved
+            return FanBeam((side, side), angles, count, *self.source, **settings)
 
 
 def _is_not_planar(operator: ConeBeam | ParallelBeam3D) -> bool:

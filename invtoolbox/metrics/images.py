@@ -276,8 +276,10 @@ def check_pair(x: Tensor, reference: Tensor) -> None:
                 f"{name} is a {type(value).__name__}; metrics take tensors, so pass "
                 f"torch.as_tensor({name.split()[-1]})"
             )
-    if x.ndim < 3:
-        raise InputError(f"x has shape {tuple(x.shape)}; metrics take (batch, channel, *space)")
+    if x.ndim < 3 or not x.numel():
+        raise InputError(
+            f"x has shape {tuple(x.shape)}; metrics take (batch, channel, *space), not empty"
+        )
     if x.ndim != reference.ndim:
         raise InputError(
             f"x has {x.ndim} axes and the reference {reference.ndim}; both must be (batch, "

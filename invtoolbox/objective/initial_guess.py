@@ -32,7 +32,7 @@ def first_guess(problem: Problem, inverse: bool = False) -> Tensor:
     alike = problem.data_term.is_quadratic or problem.data_term.is_of_residual
     if not alike:
         return problem.zeros()
-    guess = _filtered_back_projection(problem) if inverse and is_scan(problem) else None
+    guess = filtered_back_projection(problem) if inverse and is_scan(problem) else None
     if guess is None:
         guess = fitted_back_projection(fill_gaps(problem))
     # If squares overflow, the item starts at 0: the last finite iterate of a solve then exists.
@@ -45,7 +45,7 @@ def is_scan(problem: Problem) -> bool:
     return isinstance(problem.operator, Scan) and isinstance(problem.data_term, LeastSquares)
 
 
-def _filtered_back_projection(problem: Problem) -> Tensor | None:
+def filtered_back_projection(problem: Problem) -> Tensor | None:
     """Return the filtered back-projection of every item from the views that count.
 
     None if the scan has none (a helix), or if weights differ within the views.

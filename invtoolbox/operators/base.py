@@ -517,7 +517,7 @@ def check_shape(
     if isinstance(value, Tensor) and not nested and value.ndim == len(shape) + 1:
         first = 2 if channelwise else 1
         same = tuple(value.shape[first:]) == tuple(shape[first - 1 :])
-        if same and (items is None or value.shape[0] == items):
+        if same and (items is None or value.shape[0] == items) and value.numel():
             return
     what = what if isinstance(what, str) else what()
     if shape and isinstance(shape[0], tuple):
@@ -552,6 +552,8 @@ def check_shape(
             f"{what} with a batch of {items}, because its parameters differ from item to item, "
             f"got a batch of {value.shape[0]}"
         )
+    if not value.numel():
+        raise InputError(f"{what} with at least one item and one value, got {tuple(value.shape)}")
 
 
 def _describe(value: Any) -> str:

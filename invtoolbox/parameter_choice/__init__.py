@@ -10,16 +10,12 @@ from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule
 from invtoolbox.parameter_choice.curve_rules import GridSearch, LCurve, QuasiOptimality
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, expected_discrepancy
 from invtoolbox.parameter_choice.evidence import EvidenceBound
+from invtoolbox.parameter_choice.held_out import LEAST_MEASUREMENTS, accepts, has_views
 from invtoolbox.parameter_choice.noise import correct_level, estimate_noise_std, has_noise_windows
 from invtoolbox.parameter_choice.score_rules import GCV, SURE, CompensatedDiscrepancy, ScoreSearch
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
-from invtoolbox.parameter_choice.validation import (
-    LEAST_MEASUREMENTS,
-    Validation,
-    accepts,
-    has_views,
-)
+from invtoolbox.parameter_choice.validation import Validation
 from invtoolbox.parameter_choice.white_residual import WhiteResidual
 from invtoolbox.problem import Problem
 

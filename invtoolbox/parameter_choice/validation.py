@@ -14,26 +14,16 @@ from torch import Tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.interrupts import OutOfTime
 from invtoolbox.core.reductions import mean_items, sum_items
-from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.data_terms.poisson import PoissonTransmission
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import expand
 from invtoolbox.parameter_choice.base import WeightCurve
+from invtoolbox.parameter_choice.held_out import HeldOut, accepts, has_views, hold_out
 from invtoolbox.parameter_choice.noise import LEAST_NOISE, USUAL_NOISE, estimate_or_nan
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
 from invtoolbox.parameter_choice.walk import Measure, Walk
 from invtoolbox.problem import Problem
 
-#: Inverse share of the measurements that are held out, and least number of views (blocks) of which
-#: whole ones are.
-ONE_OF = 6
-LEAST_BLOCKS = 12
-#: Distance of the seeds of held-out measurements from the seeds that a user takes.
-_APART = 1_597_334_677
-#: With fewer measurements, their prediction says too little.
-LEAST_MEASUREMENTS = 64
 #: Number of iterations after which a weight is judged although the certificate is large, and number
 #: that a walk may take.
 _PATIENCE, _LONGEST = 125, 1280
@@ -42,10 +32,16 @@ _PATIENCE, _LONGEST = 125, 1280
 #: where they start, because solves are quick there, and number of weights that they pass on either
 #: side of the best one.
 _DOUBTFUL, _ABOVE, _BEYOND = 1.5, 1.5, 3
+#: Number of weights that are passed on either side of the one whose image is the best.
+_BOTH = 4
 #: Share of the whitest residual if it is white.
 _LEAST_SHARE = 0.4
 #: The residual is too large, too small or too far from white for noise of the stated level.
 _TOO_LARGE, _TOO_SMALL, COLOURED = 1.15, 0.9, 0.5
+#: Whiteness of the whitest residual above which it has structure that no weight explains.
+_STRUCTURED = 0.15
+#: Residual of a scan, relative to its measurements, that pixels leave of an object without pixels.
+_PIXELS = 0.03
 
 
 @dataclass(frozen=True)
@@ -75,6 +71,11 @@ class Validation(WeightSearch):
     finds, the model is wrong beyond the noise, and the scores may have several minima. Both are
     then sought again, from large weights down. Of weights that predict equally well, within one
     standard error, weight_1 is the largest (Breiman et al. 1984), and weight_2 may only raise it.
+
+    For a scan with such a wrong model, the weight is the one whose image, of the other views, is
+    closest to the filtered back-projection of the held-out views. The noise of that image is
+    independent of x, so it adds a constant to the mean squared distance (Hendriksen et al., IEEE
+    TCI 6, 2020), and it does not fit the error of the model. One walk over the weights gives it.
 
     For a large 2D scan the weight is found on a grid of half the pixels per axis, from 512 pixels on
     of a quarter, with means of two or four measurements each, if the solver is `FISTA`.
@@ -125,16 +126,56 @@ class Validation(WeightSearch):
         full_problem, trials = trials.problem, trials.on_coarse_grid()
         # The mean of n measurements has 1 / n of the variance of the noise.
         merged = math.log(full_problem.y0.numel() / trials.problem.y0.numel())
-        # Rounding errors of the first weight, which depend on the batch, must not reach the walk.
-        noise = _rough_noise(trials.problem)
-        first = trials.centre(torch.where(noise.is_known, noise.std, noise.usual))
-        first = first[:, 0].round(decimals=3)
-        white = self._walk(trials, first, None, measure_fit)
-        t_white = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(white, first)])
         term = hold_out(trials.problem, self.seed)
+        noise = _rough_noise(trials.problem)
+        if term.image is None:
+            held, white, chosen = self._by_measurements(trials, term, noise, trials.every)
+        else:
+            held, chosen = self._by_images(trials, term, term.image)
+            white, is_wrong = list(held), self._doubtful(held, noise, trials.problem)
+            right = trials.every[~torch.isin(trials.every, is_wrong)]
+            if len(right):
+                curves = self._by_measurements(trials, term, noise, right)
+                for k in right.tolist():
+                    if self._least(curves[1][k]) <= _STRUCTURED:
+                        held[k], white[k], chosen[k] = (values[k] for values in curves)
+        notes = [
+            explain(full_problem, k, _near(white[k], at), _near(held[k], at), merged)
+            for k, at in enumerate(chosen.tolist())
+        ]
+        pad = torch.nn.utils.rnn.pad_sequence
+        return WeightCurve(
+            self.name,
+            pad([c.log_weight.exp() for c in held], batch_first=True, padding_value=math.nan),
+            pad([c.score for c in held], batch_first=True, padding_value=math.nan).to(chosen),
+            chosen.double().exp().to(chosen),
+            tuple(dict.fromkeys(note for note in notes if note)),
+        )
+
+    def _by_images(
+        self, trials: Trials, term: HeldOut, image: Tensor
+    ) -> tuple[list[_Curve], Tensor]:
+        """Return the curves of the distance to the image of held-out views, and its minima."""
+        # That image is noisy, so its noise gives a large weight. From there the walk goes down,
+        # since far below the best weight the error of the model makes all weights alike.
+        residual = trials.problem.operator(image) - trials.problem.y0
+        first = _first(trials, mean_items(residual.square()).sqrt().double())
         held_problem = trials.problem.with_data_term(term)
-        held = self._walk(trials, t_white, held_problem, _measure_held_out)
-        t_held = torch.stack([_minimum(*curve[:2], start) for curve, start in zip(held, t_white)])
+        curves = self._walk(
+            trials, first, held_problem, _measure_image, beyond=_BOTH, from_above=True
+        )
+        return curves, torch.stack([_minimum(curve, start) for curve, start in zip(curves, first)])
+
+    def _by_measurements(
+        self, trials: Trials, term: HeldOut, noise: _Noise, places: Tensor
+    ) -> tuple[list[_Curve], list[_Curve], Tensor]:
+        """Return the curves of prediction and of whiteness, and logarithms of the chosen weights."""
+        held_problem = trials.problem.with_data_term(term)
+        first = _first(trials, torch.where(noise.is_known, noise.std, noise.usual))
+        white = self._walk(trials, first, None, measure_fit, places)
+        t_white = torch.stack([_minimum(curve, start) for curve, start in zip(white, first)])
+        held = self._walk(trials, t_white, held_problem, _measure_held_out, places)
+        t_held = torch.stack([_minimum(curve, start) for curve, start in zip(held, t_white)])
         # Measurements without a grid (the rows of a matrix) are in no order that could tell.
         grid = trials.problem.y0.ndim > 3
         share = torch.tensor([self._share(curve) if grid else 0.0 for curve in white]).to(first)
@@ -149,40 +190,29 @@ class Validation(WeightSearch):
             for k in doubtful.tolist():
                 white[k], held[k] = white_again[k], held_again[k]
                 low = _largest_within(held[k], float((2 / count[k]) ** 0.5), t_held[k])
-                high = _minimum(white[k].log_weight, white[k].score, t_white[k])
+                high = _minimum(white[k], t_white[k])
                 # The error makes the prediction choose too small a weight, never too large.
                 chosen[k] = low + self._share(white[k]) * (high - low).clamp_min(0)
-        notes = [
-            explain(
-                full_problem,
-                k,
-                *(_near(*curve, float(chosen[k]), merged) for curve in (white[k], held[k])),
-            )
-            for k in range(trials.batch)
-        ]
-        pad = torch.nn.utils.rnn.pad_sequence
-        return WeightCurve(
-            self.name,
-            pad([t.exp() for t, _, _ in held], batch_first=True, padding_value=math.nan),
-            pad([score for _, score, _ in held], batch_first=True, padding_value=math.nan).to(
-                first
-            ),
-            chosen.double().exp().to(first),
-            tuple(dict.fromkeys(note for note in notes if note)),
-        )
+        return held, white, chosen
 
     def _share(self, white: _Curve) -> float:
         """Return the share of the whitest residual, which grows with the whiteness it has."""
-        score = white.score[white.score.isfinite()]
-        v = max(0.0, float(score.min())) if len(score) else 0.0
+        v = self._least(white)
         return (v**2 + _LEAST_SHARE * self.coloured**2) / (v**2 + self.coloured**2)
+
+    def _least(self, white: _Curve) -> float:
+        """Return the whiteness of the whitest residual."""
+        score = white.score[white.score.isfinite()]
+        return max(0.0, float(score.min())) if len(score) else 0.0
 
     def _doubtful(self, held: Sequence[_Curve], noise: _Noise, problem: Problem) -> Tensor:
         """Return the items whose held-out measurements are predicted far worse than the noise."""
         parts = 2 if problem.y0.is_complex() else 1
         least = torch.stack(
             [
-                c.score.nan_to_num(math.inf).min() if len(c.score) else noise.std.new_zeros(())
+                c.columns[:, 1].nan_to_num(math.inf).min()
+                if len(c.score)
+                else c.score.new_full((), -math.inf)
                 for c in held
             ]
         )
@@ -197,6 +227,7 @@ class Validation(WeightSearch):
         measure: Measure,
         places: Tensor | None = None,
         beyond: int = 1,
+        from_above: bool = False,
     ) -> list[_Curve]:
         """Return the judged weights of every item, in increasing order; of some, if places are given."""
         judged: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -209,6 +240,7 @@ class Validation(WeightSearch):
                 min(trials.max_iterations, _PATIENCE),
                 self.decades * math.log(10.0),
                 beyond=beyond,
+                from_above=from_above,
                 judged=judged,
             )
             with suppress(OutOfTime):
@@ -217,9 +249,9 @@ class Validation(WeightSearch):
         for k in range(trials.batch):
             rows = [(t[item == k], c[item == k]) for item, t, c in judged]
             t = torch.cat([t for t, _ in rows]) if rows else first[:0]
-            columns = torch.cat([c for _, c in rows]) if rows else first.new_zeros(0, 2)
+            columns = torch.cat([c for _, c in rows]) if rows else first.new_zeros(0, 3)
             order = t.argsort()
-            curves.append(_Curve(t[order], columns[order, 0], columns[order, 1]))
+            curves.append(_Curve(t[order], columns[order]))
         return curves
 
     def describe(self, objective: Objective) -> str:
@@ -230,22 +262,38 @@ class Validation(WeightSearch):
 
 
 def measure_fit(objective: Objective, x: Tensor) -> Tensor:
-    """Return the whiteness of the residual, and the logarithm of its mean square."""
+    """Return the whiteness of the residual, and the logarithm of its mean square, ``(batch, 2)``."""
     problem = objective.problem
     residual = problem.operator(x) - problem.y
     weights = getattr(problem.data_term, "weights", None)
     if weights is None:
         weights = torch.ones_like(residual[:1].real)
+    return _fit(problem, residual, weights)
+
+
+def _fit(problem: Problem, residual: Tensor, weights: Tensor) -> Tensor:
     white = whiteness(_taper(problem, residual) * weights.sqrt() * residual)
     return torch.stack([white, _log_mean_square(residual, weights)], 1)
 
 
 def _measure_held_out(objective: Objective, x: Tensor) -> Tensor:
-    """Return the logarithm of the mean square of the held-out residual, twice."""
+    """Return the logarithm of the mean square of the held-out residual, twice, ``(batch, 2)``."""
     problem = objective.problem
     assert isinstance(problem.data_term, HeldOut)
     error = _log_mean_square(problem.operator(x) - problem.y, problem.data_term.held)
     return torch.stack([error, error], 1)
+
+
+def _measure_image(objective: Objective, x: Tensor) -> Tensor:
+    """Return log mean squares of ``x - image`` and of what is held out, and `_fit`, ``(batch, 4)``."""
+    problem, term = objective.problem, objective.problem.data_term
+    assert isinstance(term, HeldOut) and term.image is not None and term.weights is not None
+    residual = problem.operator(x) - problem.y0
+    views = term.weights.expand_as(residual).amax((0, 1, *range(3, residual.ndim))).nonzero()[:, 0]
+    fitted, weights = residual[:, :, views], term.weights.expand_as(residual)[:, :, views]
+    distance = _log_mean_square(x - term.image, torch.ones_like(x[:1]))
+    unseen = _log_mean_square(residual, term.held)
+    return torch.cat([torch.stack([distance, unseen], 1), _fit(problem, fitted, weights)], 1)
 
 
 def _log_mean_square(residual: Tensor, weights: Tensor) -> Tensor:
@@ -262,88 +310,11 @@ class _Curve(NamedTuple):
     """The judged weights of one item, in increasing order, and the columns that were measured."""
 
     log_weight: Tensor  # (tried,)
-    score: Tensor
-    size: Tensor  # log mean square of the residual
+    columns: Tensor  # (tried, k)
 
-
-class HeldOut(LeastSquares):
-    """Least squares of a part of the measurements; ``held`` are the weights of the other part."""
-
-    item_fields = (*LeastSquares.item_fields, "held")
-    measurement_fields = (*LeastSquares.measurement_fields, "held")
-
-    def __init__(self, term: LeastSquares, weights: Tensor, held: Tensor) -> None:
-        super().__init__(term.noise_std, weights)
-        self.held = held
-
-
-def accepts(objective: Objective) -> bool:
-    """Return whether measurements can be held out: least squares or transmission of one tensor."""
-    problem = objective.problem
-    is_known = type(problem.data_term) in (LeastSquares, PoissonTransmission)
-    return is_known and isinstance(problem.y, Tensor)
-
-
-def quadratic_model(problem: Problem) -> tuple[Problem, Tensor]:
-    """Return the problem under least squares, and the factor of the weight of its priors.
-
-    The likelihood of counts y of transmitted photons, with the background b, is expanded about the
-    line integrals ``log(I0 / (y - b))`` that fit exactly. Its second derivative there is
-    ``(y - b)^2 / y`` (Sauer & Bouman, IEEE TSP 41, 1993). The weights of the residual have the
-    mean 1, and the factor, ``(batch,)``, is the mean of the derivatives.
-
-    Args:
-        problem: one that `accepts` accepts.
-    """
-    term, y = problem.data_term, problem.y0
-    if not isinstance(term, PoissonTransmission):
-        return problem, y.real.new_ones(problem.batch)
-    line_integrals = term.fitting_prediction(y)
-    passed = expand(term.I0, y) if term.I0.ndim <= 1 else term.I0.to(y)
-    curvature = (passed * torch.exp(-line_integrals)).square() / y.clamp_min(0.5)
-    mean = mean_items(curvature)
-    weights = curvature / mean.view(-1, *[1] * (y.ndim - 1))
-    quadratic = problem.with_measurements(line_integrals)
-    return quadratic.with_data_term(LeastSquares(weights=weights)), mean
-
-
-def hold_out(problem: Problem, seed: int) -> HeldOut:
-    """Return the data term of most measurements: all but every sixth view, or a random sixth.
-
-    Args:
-        problem: the whole problem, with `LeastSquares`.
-        seed: seed of the random choice; without effect on views.
-    """
-    y, term = problem.y0, problem.data_term
-    assert isinstance(term, LeastSquares)
-    real = y.real.dtype if y.is_complex() else y.dtype
-    used = torch.ones((), dtype=real) if term.weights is None else term.weights.to(real)
-    if has_views(problem):
-        fitted = torch.ones(1, 1, y.shape[2], *[1] * (y.ndim - 3), dtype=real)
-        fitted[:, :, ONE_OF // 2 :: ONE_OF] = 0
-    else:
-        generator = separate_generator(seed)
-        fitted = torch.rand(1, *y.shape[1:], generator=generator).ge(1 / ONE_OF).to(real)
-    fitted = fitted.to(y.device)
-    return HeldOut(term, used * fitted, used * (1 - fitted))
-
-
-def separate_generator(seed: int) -> torch.Generator:
-    """Return a generator whose draws are not those of `torch.manual_seed` with the same seed.
-
-    A mask that is drawn with it, ``torch.rand(shape) > 0.5``, would hold none of the measurements
-    that ``torch.rand(shape) < 1 / 6`` holds out.
-
-    Args:
-        seed: seed of the draws.
-    """
-    return torch.Generator().manual_seed(_APART + seed)
-
-
-def has_views(problem: Problem) -> bool:
-    """Return whether the measurements are blocks, such as views, along their third axis."""
-    y, blocks = problem.y0, problem.operator.blocks
-    return blocks is not None and y.ndim > 2 and y.shape[2] == blocks >= LEAST_BLOCKS
+    @property
+    def score(self) -> Tensor:
+        return self.columns[:, 0]
 
 
 def _taper(problem: Problem, residual: Tensor) -> Tensor:
@@ -374,7 +345,9 @@ def whiteness(residual: Tensor) -> Tensor:
     return torch.stack(scores)
 
 
-def explain(problem: Problem, item: int, fit: Sequence[float], held: Sequence[float]) -> str:
+def explain(
+    problem: Problem, item: int, fit: Sequence[float], held: Sequence[float], merged: float = 0.0
+) -> str:
     """Return a sentence if noise does not explain the residual, else an empty string.
 
     If model and noise level are right, the root mean square of the residual lies below the noise
@@ -383,18 +356,22 @@ def explain(problem: Problem, item: int, fit: Sequence[float], held: Sequence[fl
     Args:
         problem: the whole problem.
         item: place in the batch.
-        fit: `whiteness` of the residual, and the logarithm of its mean square.
-        held: the logarithm of the mean square of the held-out residual, last.
+        fit: columns, of which the last two are `whiteness` of the residual and its logarithmic mean
+            square.
+        held: columns, of which the second is the logarithmic mean square of the held-out residual.
+        merged: logarithm of the number of measurements of which each of these is the mean.
     """
     if not fit or not held:
         return ""
-    white, fitted, unseen = fit[0], math.exp(fit[1] / 2), math.exp(held[1] / 2)
+    white = fit[-2]
+    fitted, unseen = (math.exp((score + merged) / 2) for score in (fit[-1], held[1]))
     where = "" if problem.batch == 1 else f" of item {item}"
     std = getattr(problem.data_term, "noise_std", None)
     level = None if std is None else float(std.flatten()[min(item, std.numel() - 1)])
     if problem.y0.is_complex():
         unseen, fitted = unseen / 2**0.5, fitted / 2**0.5  # the noise level is that of one part
-    if white > COLOURED:
+    size = float(problem.y0[item].abs().square().mean().sqrt())
+    if white > COLOURED and fitted > (_PIXELS * size if has_views(problem) else 0):
         return (
             f"noise does not explain the residual{where}, which is not white: check that the "
             "operator describes the measurements"
@@ -435,8 +412,15 @@ def _rough_noise(problem: Problem) -> _Noise:
     return _Noise(std, USUAL_NOISE * size, ~std.isnan())
 
 
-def _minimum(t: Tensor, score: Tensor, otherwise: Tensor) -> Tensor:
+def _first(trials: Trials, noise_std: Tensor) -> Tensor:
+    """Return the logarithms of the weights with which the walks begin, ``(batch,)``."""
+    # Rounding errors, which depend on the batch, must not reach the walk.
+    return trials.centre(noise_std)[:, 0].round(decimals=3)
+
+
+def _minimum(curve: _Curve, otherwise: Tensor) -> Tensor:
     """Return the minimum of the parabola through the least of equidistant points and its neighbours."""
+    t, score = curve.log_weight, curve.score
     if not len(t):
         return otherwise
     best = int(score.nan_to_num(math.inf).argmin())
@@ -457,7 +441,7 @@ def _largest_within(curve: _Curve, doubt: float, otherwise: Tensor) -> Tensor:
     logarithm of a mean of n squares has the standard error ``sqrt(2 / n)``.
     """
     t, score = curve.log_weight, curve.score.nan_to_num(math.inf)
-    least = _minimum(t, score, otherwise)
+    least = _minimum(curve, otherwise)
     if not len(t):
         return least
     best = int(score.argmin())
@@ -469,9 +453,8 @@ def _largest_within(curve: _Curve, doubt: float, otherwise: Tensor) -> Tensor:
     return least
 
 
-def _near(t: Tensor, score: Tensor, size: Tensor, place: float, add: float) -> tuple[float, ...]:
-    """Return score and size, to which a number is added, at the judged weight nearest to a place."""
-    if not len(t):
-        return ()
-    k = int((t - place).abs().argmin())
-    return float(score[k]), float(size[k]) + add
+def _near(curve: _Curve, place: float) -> list[float]:
+    """Return the columns at the judged weight nearest to a place."""
+    if not len(curve.log_weight):
+        return []
+    return curve.columns[int((curve.log_weight - place).abs().argmin())].tolist()

@@ -55,6 +55,8 @@ class Walk(WeightRule):
         spacing: distance of two weights in logarithm.
         most: largest number of weights.
         beyond: number of weights on either side of the best one that must be worse.
+        from_above: the first weight only leads to the next ones unless it meets the tolerance, since
+            its image is still close to the initial guess.
         judged: the judged weights: places in the batch, logarithms and measured columns.
     """
 
@@ -66,6 +68,7 @@ class Walk(WeightRule):
     spacing: float = 0.4 * math.log(10.0)
     most: int = 24
     beyond: int = 1
+    from_above: bool = False
     judged: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, compare=False)
 
     def init(self, objective: Objective, x: Tensor) -> WalkState:
@@ -100,7 +103,10 @@ class Walk(WeightRule):
             self.judged.append((state.item[index], t, columns))
             # A score that is not finite is no minimum.
             first_column = columns[:, 0].to(score)
-            score[index] = torch.where(first_column.isfinite(), first_column, torch.inf)
+            usable = first_column.isfinite()
+            if self.from_above:
+                usable &= settled[index] | state.low[index].isfinite()
+            score[index] = torch.where(usable, first_column, torch.inf)
         return dataclasses.replace(state, waited=waited, score=score)
 
     def update(

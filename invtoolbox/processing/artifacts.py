@@ -202,7 +202,7 @@ def local_median(x: Tensor, size: tuple[int, int], centre: bool = True) -> Tenso
     """
     if any(n < 1 or n % 2 == 0 for n in size):
         raise InputError(f"the window of a median has odd sizes, got {size[0]}x{size[1]}")
-    if x.ndim < 2 or x.is_complex():
+    if x.ndim < 2 or x.is_complex() or not x.numel():
         raise InputError(
             "the median is taken over the last two axes of real values, got "
             f"{x.dtype} of shape {tuple(x.shape)}"
@@ -249,7 +249,7 @@ def _faults(sinogram: Tensor, width: int, threshold: float) -> Tensor:
 
 
 def _check(sinogram: Tensor) -> None:
-    if sinogram.ndim < 4 or not sinogram.is_floating_point():
+    if sinogram.ndim < 4 or not sinogram.is_floating_point() or not sinogram.numel():
         raise InputError(
             "ring removal takes line integrals (batch, channel, view, *rows, cell), got "
             f"{sinogram.dtype} of shape {tuple(sinogram.shape)}"

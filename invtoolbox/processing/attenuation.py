@@ -60,7 +60,7 @@ def water_attenuation(image: Tensor, region: Tensor) -> Tensor:
     tensor([0.0210])
     """
     inside = region.expand_as(image)
-    if not bool(inside.flatten(1).any(1).all()):
+    if not len(image) or not bool(inside.flatten(1).any(1).all()):
         raise InputError("the region of water holds no pixel of some item; widen the region")
     return torch.stack([values[water].median() for values, water in zip(image, inside)])
 

@@ -23,6 +23,12 @@ from invtoolbox.errors import InputError
 from invtoolbox.measurements.sinogram import Sinogram
 from invtoolbox.operators.tomography.scan_2d import Scan
 
+#: Number of further fits of the ellipse, without the inclusions that a coarse image shows, and the
+#: most cells and the views of the coarse image.
+_FITS, _CELLS, _VIEWS = 2, 96, 180
+#: Least arc of the views of a coarse image.
+_HALF_TURN = math.radians(150)
+
 
 @overload
 def extend_truncated(measurement: Measurement, cells: int | None = None) -> Measurement: ...
@@ -38,8 +44,9 @@ def extend_truncated(
     Filtered back-projection treats line integrals beyond the detector as 0. Its filter turns the
     step at the edge into a bright rim and a shift of the values inside. Here a view continues by
     the mean of two guesses. The first one is a homogeneous ellipse with the line integrals ``E``,
-    fitted to all views; the second one is the mirror image of the view, as far as the ellipse
-    reaches:
+    fitted to all views, and again after a coarse filtered back-projection of the longer views has
+    shown what differs from it inside the field of view. The second one is the mirror image of the
+    view, as far as the ellipse reaches:
 
     .. math:: e_k = \tfrac{1}{2} \max(E_k + (y_0 - E_0) f_k(n), 0)
               + \tfrac{1}{2} \max(2 y_0 - y_k, 0) f_k(1.5 r), \quad
@@ -112,9 +119,44 @@ def _continue(y: Tensor, scan: Scan, cells: int) -> tuple[Tensor, Tensor]:
     plane = None if y.is_complex() else Sinogram.of(y, scan)
     if plane is None or not bool((plane.values > 0).any()):
         return _beyond(y.flip(-1), None, cells).flip(-1), _beyond(y, None, cells)
+    ellipse = _fit_ellipse(plane, 3)
+    coarse = plane.coarsen(_CELLS, _VIEWS)
+    if plane.arc >= _HALF_TURN and coarse.field_of_view > 8 * coarse.spacing:
+        for _ in range(_FITS):
+            ellipse = _fit_ellipse(_remove_inclusions(coarse, ellipse), 1, ellipse)
+    return _sides(y, plane, ellipse, cells)
+
+
+def _remove_inclusions(plane: Sinogram, ellipse: np.ndarray) -> Sinogram:
+    """Return the line integrals of the object without what differs from its most frequent value.
+
+    Inside the field of view, a filtered back-projection of the longer views shows the difference.
+    """
+    count = plane.values.shape[1]
+    y = plane.values.float()[None, None]
+    left, right = _sides(y, plane, ellipse, count // 2)
+    longer = torch.cat([left, y, right], -1)
+    wide = plane.change(values=longer[0, 0]).operator(count, plane.field_of_view)
+    x = wide.pseudo_inverse(longer)
+    line = torch.arange(count) - (count - 1) / 2
+    inside = torch.hypot(line[:, None], line[None, :]) < count / 2 - 1
+    inclusions = torch.where(inside, x - x[..., inside].median(), 0.0)
+    seen = plane.operator(count, plane.field_of_view)(inclusions)
+    return plane.change(values=plane.values - seen[0, 0])
+
+
+def _sides(y: Tensor, plane: Sinogram, ellipse: np.ndarray, cells: int) -> tuple[Tensor, Tensor]:
+    """Continue views by the mean of an ellipse and of the mirror image of the view.
+
+    Args:
+        y: line integrals, ``(1, channel, view, *detector)``.
+        plane: geometry of the rays.
+        ellipse: result of `_fit_ellipse`.
+        cells: number of cells on each side.
+    """
     views, count = plane.values.shape
     longer = plane.change(values=plane.values.new_zeros(views, count + 2 * cells))
-    E = torch.from_numpy(_project_ellipse(longer, _fit_ellipse(plane))).to(y)
+    E = torch.from_numpy(_project_ellipse(longer, ellipse)).to(y)
     E = E.view(views, *[1] * (y.ndim - 4), -1)
     # One density per channel and row of the panel.
     sums = y.sum((2, y.ndim - 1), keepdim=True)
@@ -145,11 +187,14 @@ def _beyond(y: Tensor, E: Tensor | None, cells: int) -> Tensor:
     return (ellipse + mirror * fade(reach)) / 2
 
 
-def _fit_ellipse(plane: Sinogram) -> np.ndarray:
+def _fit_ellipse(plane: Sinogram, power: int, start: np.ndarray | None = None) -> np.ndarray:
     """Fit a homogeneous ellipse to the line integrals of one plane.
 
-    Rays count by the cube of their distance from the axis, because the outer ones show how far the
-    object reaches, and the inner ones its inclusions.
+    Args:
+        plane: line integrals and their geometry.
+        power: rays count by this power of their distance from the axis, because the outer ones show
+            how far the object reaches, and the inner ones its inclusions.
+        start: another result to begin with.
 
     Returns:
         Density, two half axes, angle of the first one, and the centre (x, y).
@@ -161,16 +206,16 @@ def _fit_ellipse(plane: Sinogram) -> np.ndarray:
         angles=plane.angles[:: max(1, len(plane.angles) // 30)],
     )
     reach = float(plane.distances.abs().max())
-    start = [float(plane.values.max()) / (2.6 * reach), 1.37 * reach, 1.3 * reach, 0.3, 0.0, 0.0]
+    guess = [float(plane.values.max()) / (2.6 * reach), 1.37 * reach, 1.3 * reach, 0.3, 0.0, 0.0]
     low = [0.0, reach / 4, reach / 4, -math.inf, -reach, -reach]
     high = [math.inf, 3 * reach, 3 * reach, math.inf, reach, reach]
-    target, weights = few.values.numpy(), (plane.distances / reach).abs().pow(3).numpy()
+    target, weights = few.values.numpy(), (plane.distances / reach).abs().pow(power).numpy()
     return np.asarray(
         least_squares(
             lambda ellipse: ((_project_ellipse(few, ellipse) - target) * weights).ravel(),
-            start,
+            guess if start is None else start,
             bounds=(low, high),
-            x_scale=[start[0], reach, reach, 1.0, reach, reach],
+            x_scale=[guess[0], reach, reach, 1.0, reach, reach],
         ).x
     )
 

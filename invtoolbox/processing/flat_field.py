@@ -92,6 +92,8 @@ def line_integrals(
     (tensor([[[[0.6930, 1.3860, 1.3860]]]]), tensor([1]), tensor([[[[1., 0., 1.]]]]))
     """
     finite = torch.isfinite(counts)
+    if not counts.numel():
+        raise InputError(f"line_integrals takes at least one count, got {tuple(counts.shape)}")
     if not bool(finite.all()):
         place = tuple((~finite).nonzero()[0].tolist())
         raise InputError(

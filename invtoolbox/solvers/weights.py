@@ -11,9 +11,9 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice import WhiteResidual, automatic, has_white_noise
 from invtoolbox.parameter_choice.base import WeightRule
+from invtoolbox.parameter_choice.held_out import accepts
 from invtoolbox.parameter_choice.noise import correct_level
 from invtoolbox.parameter_choice.search import WeightSearch
-from invtoolbox.parameter_choice.validation import accepts
 from invtoolbox.priors.base import ExplicitPrior, PriorSum
 from invtoolbox.solvers.splitting import noise_variance
 

@@ -231,7 +231,7 @@ def test_a_table_that_unpacks_to_more_than_it_can_hold_is_refused(
     pa = pytest.importorskip("pyarrow")
     from pyarrow import feather, parquet
 
-    from invtoolbox.datasets.sweeps.feather import read_feather
+    from invtoolbox.datasets.sweeps.columns import read_feather
     from invtoolbox.datasets.sweeps.waymo import _Rows
 
     table = pa.table({"x": np.zeros(200_000)})

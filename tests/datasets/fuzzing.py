@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -312,6 +313,8 @@ UNDECLARED = (
     *("events.aedat4", "events.dat", "events.raw", "events evt2.raw", "events.txt"),
 )
 KINDS = ("truncate", "flip", "flip header", "zero", "swap header", "huge", "empty", "suffix")
+#: Damage without bytes on the disk: a file followed by 5 GB of holes, and a file of nothing else.
+SPARSE_KINDS, SPARSE_BYTES = ("followed by holes", "holes"), 5 * 10**9
 _HUGE = (0x7FFFFFFF, 0xFFFFFFFF, 0x80000000, 0x00FFFFFF, 0xFFFF, 0x7FFF)
 
 
@@ -367,6 +370,11 @@ def damage(
         # Some writers give a folder within the one that they fill.
         victims = sorted(file for file in place.rglob("*") if file.is_file())
     victim = Path(victims[int(generator.integers(0, len(victims)))])
+    if kind in SPARSE_KINDS:
+        if kind == "holes":
+            victim.write_bytes(b"")
+        os.truncate(victim, SPARSE_BYTES)
+        return copy
     content, other = victim.read_bytes(), others[int(generator.integers(0, len(others)))]
     if victim.name.endswith(".gz") and generator.integers(0, 2):  # damage beneath the packing
         victim.write_bytes(

@@ -11,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rosbags.typesys import get_types_from_msg
+from scipy.spatial.transform import Rotation, Slerp
 
 from invtoolbox import datasets
 from invtoolbox.datasets.sweeps.bags import cloud_columns
 from invtoolbox.datasets.sweeps.opening import locate, open_sweeps
 from invtoolbox.datasets.sweeps.point_files import read_points
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.rigid import transform
+from invtoolbox.geometry.rigid import relative_motion, transform
 from invtoolbox.jobs.flow.estimation import estimate
-from invtoolbox.jobs.flow.preparation import Preparation
+from invtoolbox.jobs.flow.preparation import Preparation, prepare_pair
 from tests.datasets import recording_sets as sets
 
 
@@ -415,3 +417,168 @@ def test_a_recording_takes_poses(tmp_path: Path) -> None:
     (tmp_path / "poses.txt").write_text("0 0 0 0 0 0 0 1")
     with pytest.raises(InputError, match="one pose per sweep"):
         open_sweeps(file, poses=tmp_path / "poses.txt")
+
+
+def robot(store: sets.Any, is_ros1: bool = False) -> list[tuple[str, str, int, sets.Any]]:
+    """Odometry at 25 Hz of a robot on a circle, and the place of its lidar, which is mounted upside down."""
+    types = store.types
+
+    def header(stamp: int, frame: str) -> sets.Any:
+        time = types["builtin_interfaces/msg/Time"](stamp // 10**9, stamp % 10**9)
+        return types["std_msgs/msg/Header"](*((0,) if is_ros1 else ()), time, frame)
+
+    def turn(quaternion: np.ndarray) -> sets.Any:
+        return types["geometry_msgs/msg/Quaternion"](*quaternion.tolist())
+
+    covariance, zero = np.zeros(36), types["geometry_msgs/msg/Vector3"](0.0, 0.0, 0.0)
+    twist = types["geometry_msgs/msg/TwistWithCovariance"](
+        types["geometry_msgs/msg/Twist"](zero, zero), covariance
+    )
+    if is_ros1:
+        text = "geometry_msgs/TransformStamped[] transforms"
+        store.register(get_types_from_msg(text, "tf2_msgs/msg/TFMessage"))
+    messages = []
+    mount = types["geometry_msgs/msg/Transform"](
+        types["geometry_msgs/msg/Vector3"](0.9, 0.1, 1.5), turn(np.array([1.0, 0.0, 0.0, 0.0]))
+    )
+    static = types["tf2_msgs/msg/TFMessage"](
+        [
+            types["geometry_msgs/msg/TransformStamped"](
+                header(0, "base_link"), "/lidar" if is_ros1 else "lidar", mount
+            )
+        ]
+    )
+    messages.append(("/tf_static", "tf2_msgs/msg/TFMessage", sets.stamp_of(0), static))
+    for k in range(-2, 8):
+        stamp = sets.stamp_of(0) + 40_000_000 * k
+        place, rotation = on_circle(stamp)
+        point = types["geometry_msgs/msg/Point"](*place.tolist())
+        pose = types["geometry_msgs/msg/Pose"](point, turn(rotation.as_quat()))
+        sent = types["nav_msgs/msg/Odometry"](
+            header(stamp, "odom"),
+            "base_link",
+            types["geometry_msgs/msg/PoseWithCovariance"](pose, covariance),
+            twist,
+        )
+        messages.append(("/odom", "nav_msgs/msg/Odometry", stamp, sent))
+        if not k % 2:
+            stamped = types["geometry_msgs/msg/PoseStamped"](header(stamp, "map"), pose)
+            messages.append(("/gps", "geometry_msgs/msg/PoseStamped", stamp, stamped))
+    return messages
+
+
+def on_circle(stamp: int) -> tuple[np.ndarray, Rotation]:
+    angle = 2.0 * (stamp - sets.stamp_of(0)) / 1e9
+    place = np.array([10 * math.sin(angle), 10 * (1 - math.cos(angle)), 0.3])
+    return place, Rotation.from_euler("z", angle)
+
+
+def write_robot(path: Path, topics: tuple[str, ...], count: int = 4) -> Path:
+    """A recording with clouds of the frame "lidar" and topics of the robot, by the formats' own libraries."""
+    is_ros1 = path.suffix == ".bag"
+    store = sets.get_typestore(sets.Stores.ROS1_NOETIC if is_ros1 else sets.Stores.ROS2_HUMBLE)
+    messages = [message for message in robot(store, is_ros1) if message[0] in topics]
+    for k, cloud in enumerate(sets.clouds(count)):
+        sent = sets.message(
+            store, sets.kitti_rows(cloud), sets.stamp_of(k), sets.KITTI_FIELDS, is_ros1=is_ros1
+        )
+        messages.append(("/points", sets.CLOUD, sets.stamp_of(k), sent))
+    if path.suffix == ".mcap":
+        content = [
+            (topic, kind, "cdr", bytes(store.serialize_cdr(sent, kind)))
+            for topic, kind, _, sent in messages
+        ]
+        return sets.write_mcap_messages(path, content)
+    with sets.rosbag1.Writer(path) if is_ros1 else sets.ros2_writer(path) as writer:
+        connections = {}
+        for topic, kind, stamp, sent in messages:
+            if topic not in connections:
+                connections[topic] = writer.add_connection(topic, kind, typestore=store)
+            serialize = store.serialize_ros1 if is_ros1 else store.serialize_cdr
+            writer.write(connections[topic], stamp, serialize(sent, kind))
+    return path
+
+
+@pytest.mark.parametrize("name", ["drive.bag", "ros2", "drive.mcap"])
+def test_poses_of_a_robot_are_interpolated(name: str, tmp_path: Path) -> None:
+    file = write_robot(tmp_path / name, ("/tf_static", "/odom"))
+    sweeps = open_sweeps(file)
+    mount = np.eye(4)
+    mount[:3, :3], mount[:3, 3] = Rotation.from_quat([1, 0, 0, 0]).as_matrix(), (0.9, 0.1, 1.5)
+    times = sets.stamp_of(0) + 40_000_000 * np.arange(-2, 8)
+    places, turns = zip(*(on_circle(int(stamp)) for stamp in times))
+    slerp = Slerp(times - times[0], Rotation.concatenate(turns))
+    for k in range(3):
+        since = sets.stamp_of(k) - times[0]
+        base = np.eye(4)
+        base[:3, :3] = slerp(since).as_matrix()
+        base[:3, 3] = [np.interp(since, times - times[0], axis) for axis in np.array(places).T]
+        assert sweeps[k].pose.numpy() == pytest.approx(base @ mount, abs=1e-9)
+        assert sweeps[k].meta["poses"] == "poses of /odom, from odom to lidar"
+    # The odometry ends before the last sweep.
+    assert sweeps[3].pose is None and "/odom holds no pose" in sweeps[3].meta["poses"]
+    assert open_sweeps(file, poses="none")[1].pose is None
+    pair = prepare_pair(sweeps[0], sweeps[1])
+    assert torch.allclose(pair.ego_motion, relative_motion(sweeps[0].pose, sweeps[1].pose))
+    assert "poses of /odom, from odom to lidar" in pair.notes
+
+
+def test_poses_of_another_frame_are_taken_on_demand(tmp_path: Path) -> None:
+    for topics, named in ((("/odom",), "/odom"), (("/odom", "/gps"), "/gps")):
+        file = write_robot(tmp_path / f"{named[1:]}.mcap", topics)
+        sweep = open_sweeps(file)[1]
+        assert sweep.pose is None
+        for word in ("/odom", "'lidar'", "poses=TOPIC"):
+            assert word in sweep.meta["poses"]
+        sweep = open_sweeps(file, poses=named)[1]
+        place, _ = on_circle(sets.stamp_of(1))
+        assert sweep.pose[:3, 3].numpy() == pytest.approx(place, abs=0.04)
+        assert sweep.meta["poses"] == f"poses of {named}, taken for those of the sensor"
+    # A topic by name is preferred, and still led to the sensor.
+    file = write_robot(tmp_path / "both.mcap", ("/odom", "/tf_static"))
+    both = [open_sweeps(file, poses=poses)[1].pose for poses in (None, "/odom")]
+    assert torch.equal(*both)
+    with pytest.raises(InputError, match="odmo"):
+        open_sweeps(file, poses="/odmo")
+
+
+def test_frames_of_a_robot_and_poses_that_say_nothing(tmp_path: Path) -> None:
+    store = sets.get_typestore(sets.Stores.ROS2_HUMBLE)
+    types, kind = store.types, "tf2_msgs/msg/TFMessage"
+
+    def moved(parent: str, child: str, x: float, w: float = 1.0) -> tuple[str, str, float, float]:
+        return parent, child, x, w
+
+    def pose(*sent: tuple[int, tuple[str, str, float, float]], at: int = 50) -> sets.Any:
+        rows = sets.kitti_rows(sets.clouds(1)[0])
+        cloud = sets.message(store, rows, (1000 + at) * 10**6, sets.KITTI_FIELDS)
+        content = [("/points", sets.CLOUD, "cdr", bytes(store.serialize_cdr(cloud, sets.CLOUD)))]
+        for time, (parent, child, x, w) in sent:
+            stamp = types["builtin_interfaces/msg/Time"](1 + time // 1000, time % 1000 * 10**6)
+            one = types["geometry_msgs/msg/TransformStamped"](
+                types["std_msgs/msg/Header"](stamp, parent),
+                child,
+                types["geometry_msgs/msg/Transform"](
+                    types["geometry_msgs/msg/Vector3"](float(x), 0.0, 0.0),
+                    types["geometry_msgs/msg/Quaternion"](0.0, 0.0, 0.0, w),
+                ),
+            )
+            content.append(
+                ("/tf", kind, "cdr", bytes(store.serialize_cdr(types[kind]([one]), kind)))
+            )
+        return open_sweeps(sets.write_mcap_messages(tmp_path / "tf.mcap", content))[0].pose
+
+    mount = [(k, moved("base", "lidar", 2.0)) for k in (0, 100)]
+    moving = [(k, moved("odom", "base", k / 100)) for k in (0, 100)]
+    jump = [(k, moved("map", "odom", k * 7.0)) for k in (0, 100)]
+    assert float(pose(*mount, *moving)[0, 3]) == 2.5
+    # The frame of the odometry moves without jumps; frames above it do not count.
+    assert float(pose(*mount, *moving, *jump)[0, 3]) == 2.5
+    # A mounting that is sent again and again is no motion.
+    assert pose(*mount) is None
+    # Poses before the robot knows one have no rotation.
+    assert pose(*mount, moving[1], (0, moved("odom", "base", 0.0, 0.0))) is None
+    # Too long a gap, a circle of frames.
+    late = (700, moved("odom", "base", 7.0))
+    assert pose(*mount, moving[1], late, at=400) is None
+    assert pose(*mount, *((k, moved("lidar", "base", k)) for k in (0, 100))) is not None

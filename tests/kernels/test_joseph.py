@@ -57,6 +57,14 @@ def matrix(rays: Rays) -> Tensor:
     return torch.from_numpy(out.reshape(rays.offset.numel(), -1))
 
 
+def parallel_rays(shape: tuple[int, int], detectors: int, spacing: float) -> Rays:
+    """Evenly spaced parallel rays, along the axes, the diagonal and in other directions."""
+    angle = torch.tensor([0.0, 45, 90, 135, 180, 17, -50, 77.5], dtype=torch.float64).deg2rad()
+    cells = (torch.arange(detectors, dtype=torch.float64) - (detectors - 1) / 2) * spacing + 0.1
+    cosine, sine = angle.cos()[:, None], angle.sin()[:, None]
+    return Rays.through((cells * cosine, cells * sine), (-sine, cosine), shape, (1.0, 1.0))
+
+
 def uniform(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) - 0.3
 
@@ -73,6 +81,28 @@ def test_is_the_matrix_of_josephs_method(shape: tuple[int, int], batch: int) -> 
     torch.testing.assert_close(
         backproject(y, rays).flatten(1), y.flatten(1) @ A, rtol=1e-12, atol=1e-12
     )
+
+
+@pytest.mark.parametrize("spacing", [0.3, 0.55, 0.6, 0.8, 1.0, 1.0001, -1.3, 2.5, -40.0])
+@pytest.mark.parametrize("detectors", [1, 2, 70, 1030])
+def test_parallel_rays_are_the_matrix_too(detectors: int, spacing: float) -> None:
+    """Evenly spaced rays are collected by the pixels, in vectors of cells."""
+    shape = (37, 50)
+    rays = parallel_rays(shape, detectors, spacing)
+    A = matrix(rays)
+    x, y = uniform(3, *shape), uniform(3, 8, detectors, seed=1)
+    for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-5)):
+        images, sinograms = x.to(dtype), y.to(dtype)
+        forward, adjoint = project(images, rays), backproject(sinograms, rays)
+        bound = {"rtol": 0.0, "atol": tolerance}
+        Ax, Aty = x.flatten(1) @ A.T, y.flatten(1) @ A
+        torch.testing.assert_close(forward.double().flatten(1) / 50, Ax / 50, **bound)
+        scale = A.sum(0).max()
+        torch.testing.assert_close(adjoint.double().flatten(1) / scale, Aty / scale, **bound)
+        gap = (forward.double() * y).sum() - (x * adjoint.double()).sum()
+        assert abs(gap) <= DOT[dtype] * Ax.norm() * y.norm()
+        assert torch.equal(project(images[1:2], rays)[0], forward[1])
+        assert torch.equal(backproject(sinograms[1:2], rays)[0], adjoint[1])
 
 
 @given(
@@ -144,7 +174,7 @@ def test_the_scatter_kernel_of_cuda_is_the_same_transpose(dtype: torch.dtype, mo
         kernel = joseph_kernel(name, dtype, 1, mode, LINES=1)
         tasks = 2 * (rays.offset.numel() if name == "scatter" else 21 + 34)
         tables = (rays.offset, rays.slope, coefficients, rays.order)
-        sizes = (rays.number_vertical, rays.offset.numel(), 21, 34, 2)
+        sizes = (rays.number_vertical, rays.offset.numel(), 40, 21, 34, 2)
         launch(kernel, tasks, JosephArguments(rows, columns, y, *tables, *sizes), 0.0)
         images.append(rows[:, :, 2:-2, 0] + columns[:, :, 2:-2, 0].transpose(1, 2))
     tolerance = 1e-4 if dtype == torch.float32 else 1e-12

@@ -145,3 +145,42 @@ def test_counts_with_a_background_or_a_scale() -> None:
     assert abs(stated - 20) < 1
     assert names(y, A, Poisson(20.0)) == []
     assert names(0.05 * y, A, Poisson(1.0)) == ["scaled"]
+
+
+def test_only_readings_that_the_others_contradict_are_left_out_by_default() -> None:
+    from invtoolbox.jobs.images.repairs import leave_out_certain
+
+    n = 64
+    A = it.operators.ParallelBeam((n, n), torch.arange(60) * torch.pi / 60, 96)
+    v = torch.arange(n) - (n - 1) / 2
+    body = 0.02 * ((v / 26) ** 2 + (v[:, None] / 22) ** 2 < 1).float()
+    y = A.simulate(body[None, None], 0.02, seed=0)
+    faulty = torch.zeros_like(y, dtype=torch.bool)
+    faulty[..., 40] = faulty[0, 0, 30, 50] = faulty[0, 0, 12, 60] = True
+    broken = torch.where(faulty, 3 * y.max(), y)
+    with pytest.warns(it.MeasurementWarning, match="left out: .*repair=False keeps them"):
+        problem, notes = leave_out_certain(it.Problem(broken, A))
+    assert len(notes) == 1 and torch.equal(problem.data_term.weights == 0, faulty)
+    assert leave_out_certain(it.Problem(y, A))[1] == ()
+    # Rays along a thin plate look hot, and the other rays show the plate.
+    plate = body + 0.4 * ((v.abs() < 0.6) & (v[:, None].abs() < 20))
+    y = A.simulate(plate[None, None], 0.02, seed=0)
+    assert "hot" in [finding.name for finding in check_measurements(it.Problem(y, A))]
+    assert leave_out_certain(it.Problem(y, A))[1] == ()
+
+
+def test_a_dead_cell_costs_nothing_if_nothing_is_chosen() -> None:
+    A = it.operators.ParallelBeam((48, 48), torch.arange(40) * torch.pi / 40, 72)
+    x = torch.zeros(1, 1, 48, 48)
+    x[..., 14:34, 12:30] = 0.05
+    y = A.simulate(x, 0.02, seed=0)
+    broken = y.clone()
+    broken[..., 30] = 0.0
+
+    def quality(measured: torch.Tensor, repair: bool | None) -> float:
+        settings = {"regularization": 0.02, "max_iterations": 60, "progress": False}
+        found = it.reconstruct(measured, A, repair=repair, **settings).x
+        return float(it.metrics.psnr(found, x, data_range=0.05))
+
+    clean = quality(y, None)
+    assert quality(broken, None) > clean - 1.0 and quality(broken, False) < clean - 3.0

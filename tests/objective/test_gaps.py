@@ -8,8 +8,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective.gaps import fill_gaps, interpolate
 from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.parameter_choice import estimate_noise_std
+from invtoolbox.parameter_choice.held_out import hold_out
 from invtoolbox.parameter_choice.noise import noise_std_of
-from invtoolbox.parameter_choice.validation import hold_out
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -14,7 +14,8 @@ import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.parameter_choice import Trials, Validation
 from invtoolbox.parameter_choice.base import WeightCurve
-from invtoolbox.parameter_choice.validation import hold_out, whiteness
+from invtoolbox.parameter_choice.held_out import hold_out
+from invtoolbox.parameter_choice.validation import whiteness
 from invtoolbox.parameter_choice.walk import Walk
 
 N = 32
@@ -240,3 +241,68 @@ def test_a_mask_of_the_same_seed_keeps_pixels_to_hold_out(seed: int) -> None:
     problem = it.Problem(A(torch.ones(1, 1, 32, 32)), A)
     known = float((drawn > 0.5).sum())
     assert 0.1 < float(hold_out(problem, seed).held.sum()) / known < 0.25
+
+
+def disc_scan(level: float, views: int = 72) -> tuple[it.Problem, Tensor]:
+    """Line integrals of a disc, not of its pixels, in which the error of the pixels is the largest."""
+    n, cells = 32, 46
+    A = it.operators.ParallelBeam((1, n, n), torch.arange(views) * math.pi / views, cells)
+    t = torch.arange(views)[:, None] * math.pi / views
+    s = torch.arange(cells) - (cells - 1) / 2 - 3.3 * t.cos() - 1.7 * t.sin()
+    clean = 2 * ((0.55 * n / 2) ** 2 - s.square()).clamp_min(0).sqrt()[None, None]
+    fine = (torch.arange(8 * n) + 0.5) / 8 - n / 2
+    disc = ((-fine[:, None] - 1.7) ** 2 + (fine - 3.3) ** 2 < (0.55 * n / 2) ** 2).float()
+    std = level * float(clean.square().mean().sqrt())
+    y = clean + std * noise((1, 1, views, cells))
+    return it.Problem(y, A), disc.reshape(n, 8, n, 8).mean((1, 3))[None, None]
+
+
+@pytest.mark.parametrize(
+    "prior", [it.priors.TotalVariation(), it.priors.Tikhonov("gradient")], ids=["tv", "tikhonov"]
+)
+def test_the_weight_of_a_scan_does_not_fit_the_error_of_the_pixels(
+    prior: it.priors.ExplicitPrior,
+) -> None:
+    problem, truth = disc_scan(0.002)
+    solution = it.solve(problem, prior, progress=False)
+    factors = 10 ** torch.linspace(-1.5, 1.5, 13)
+    best = max(
+        float(
+            it.metrics.psnr(
+                it.solve(
+                    problem, prior, regularization=f * solution.regularization, progress=False
+                ).x,
+                truth,
+            )
+        )
+        for f in factors
+    )
+    assert float(it.metrics.psnr(solution.x, truth)) > best - 1.0
+    assert not any("noise does not explain" in note for note in solution.notes)
+
+
+def test_scans_with_and_without_an_error_of_the_model_choose_as_if_alone() -> None:
+    wrong, truth = disc_scan(0.002)
+    right = wrong.operator(truth)
+    right = right + 0.05 * float(right.square().mean().sqrt()) * noise(tuple(right.shape), 1)
+    both = wrong.with_measurements(torch.cat([wrong.y0, right]))
+    prior = it.priors.Tikhonov("gradient")
+    together = it.solve(both, prior, progress=False)
+    for k in range(2):
+        alone = it.solve(both.select(torch.tensor([k])), prior, progress=False)
+        assert torch.equal(alone.regularization, together.regularization[k : k + 1])
+        assert torch.equal(alone.x, together.x[k : k + 1])
+
+
+def test_the_inverse_of_held_out_views_needs_enough_of_them() -> None:
+    problem, truth = disc_scan(0.0)
+    image = hold_out(problem, 0).image
+    assert image is not None and float((image - truth).norm() / truth.norm()) < 0.35
+    few, _ = disc_scan(0.0, views=54)
+    assert hold_out(few, 0).image is None
+    dead = torch.ones(46)
+    dead[20] = 0
+    spoiled = problem.with_measurements(torch.where(dead > 0, problem.y0, 1e4))
+    repaired = hold_out(spoiled.with_data_term(it.data_terms.LeastSquares(weights=dead)), 0).image
+    assert repaired is not None
+    assert float((repaired - image).norm() / image.norm()) < 0.05

@@ -8,8 +8,8 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.parameter_choice import Validation, WhiteResidual
+from invtoolbox.parameter_choice.held_out import hold_out
 from invtoolbox.parameter_choice.noise import correct_level
-from invtoolbox.parameter_choice.validation import hold_out
 
 N = 40
 STD = 0.02

@@ -13,7 +13,7 @@ import invtoolbox as it
 from invtoolbox.data_terms import Chamfer, RolloutChamfer
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import FlowField
-from invtoolbox.jobs.flow.euler import EulerSettings, euler_flow
+from invtoolbox.jobs.flow.published import EulerSettings, euler_flow
 from invtoolbox.kernels.points.sparse_product import weighted_rows
 from invtoolbox.operators import EulerRollout
 from invtoolbox.operators.points import Leg, legs

@@ -11,7 +11,7 @@ import torch
 import invtoolbox as it
 from invtoolbox.datasets import Geometry, Measurement
 from invtoolbox.measurements import check_measurements
-from invtoolbox.processing import crop_detector, extend_truncated
+from invtoolbox.processing import crop_detector, detector, extend_truncated
 
 
 def disc(n: int = 96) -> torch.Tensor:
@@ -117,6 +117,34 @@ def test_the_extension_reaches_as_far_as_the_object(share: float) -> None:
         for B, values in ((A, whole), (extended, longer))
     ]
     assert errors[1] < 1.5 * errors[0], errors
+
+
+@pytest.mark.filterwarnings("ignore:the field of view")
+def test_inclusions_do_not_mislead_the_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies with twelve ellipses: fits without the inclusions bring the worst of five near the whole detector."""
+    line = (torch.arange(64) - 31.5) / 32
+    y, x = line[:, None], line[None, :]
+    inside = torch.hypot(x, y) < 0.56
+    angles = torch.arange(100) * (2 * math.pi / 100)
+    A = it.operators.FanBeam((64, 64), angles, 100, 256.0, 384.0, 1.0, 1.5)
+    ratios: dict[int, list[float]] = {0: [], 2: []}
+    for seed in (200, 202, 203, 204, 209):
+        drawn = torch.rand(12, 5, generator=torch.Generator().manual_seed(seed)).tolist()
+        image = ((x / 0.92) ** 2 + (y / 0.88) ** 2 <= 1).float()
+        for cx, cy, a, b, value in drawn:
+            u, v = (x - 1.2 * cx + 0.6) / (0.05 + 0.2 * a), (y - 1.2 * cy + 0.6) / (0.05 + 0.2 * b)
+            image += (value - 0.4) * (u**2 + v**2 <= 1)
+        image = 0.02 * image[None, None].clamp_min(0)
+        whole = A.simulate(image, noise=0.01, seed=seed)
+        few = whole[..., 30:-30].contiguous()
+        of_whole = (A.pseudo_inverse(whole) - image)[..., inside].norm()
+        for fits, of_fits in ratios.items():
+            monkeypatch.setattr(detector, "_FITS", fits)
+            longer, extended = extend_truncated(few, operator=A.widen(-30))
+            of_fits.append(
+                float((extended.pseudo_inverse(longer) - image)[..., inside].norm() / of_whole)
+            )
+    assert max(ratios[2]) < 1.3 and max(ratios[2]) < max(ratios[0]) - 0.1, ratios
 
 
 @pytest.mark.filterwarnings("ignore:the field of view")

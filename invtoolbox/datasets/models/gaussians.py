@@ -1,4 +1,4 @@
-"""Readers and writers of Gaussians: PLY files, and SPZ files through the package gsply.
+"""Readers and writers of Gaussians: PLY files, SPZ files through the package gsply, SPLAT files.
 
 PLY files have the layout of the original splats, which viewers and other trainers read and write.
 A Gaussian has these properties:
@@ -11,7 +11,8 @@ A Gaussian has these properties:
 - ``scale_0`` to ``scale_2``: logarithms of the scales;
 - ``rot_0`` to ``rot_3``: quaternion w, x, y, z.
 
-SPZ files are Niantic's compressed splats.
+SPZ files are Niantic's compressed splats. SPLAT files are those of viewers for the web; they are
+written alone.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ from torch import Tensor
 from invtoolbox.core.checks import reading
 from invtoolbox.core.environment import optional_package
 from invtoolbox.core.trust import check_unpacked
-from invtoolbox.datasets.output import Written, writing
+from invtoolbox.datasets.output import Written, write_bytes, writing
 from invtoolbox.datasets.ply import ply_stream, read_ply
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.gaussians import Splats
+from invtoolbox.geometry.gaussians import HARMONIC_0, Splats
 
 #: Properties that every vertex needs.
 _NEEDED = (
@@ -89,7 +90,7 @@ def read_splats(path: str | os.PathLike[str]) -> Splats:
 def write_splats(
     path: str | os.PathLike[str], splats: Splats, item: int = 0, overwrite: bool = False
 ) -> Written:
-    """Write the Gaussians of one scene of a batch as PLY, or as SPZ if the name ends in ``.spz``.
+    """Write the Gaussians of one scene of a batch as PLY, or as ``.spz`` or ``.splat``.
 
     Gaussians of opacity 0 are left out. The file is written completely or not at all.
 
@@ -106,8 +107,9 @@ def write_splats(
     ...     read_splats(folder + "/scene.ply")
     Splats of 1 scenes, 2 Gaussians each, degree 0
     """
-    if Path(path).suffix.lower() == ".spz":
-        return write_spz(path, splats, item, overwrite)
+    writers = {".spz": write_spz, ".splat": write_splat}
+    if (suffix := Path(path).suffix.lower()) in writers:
+        return writers[suffix](path, splats, item, overwrite)
     if splats.degree is None:
         raise InputError(
             f"{path}: PLY files of splats hold spherical harmonics, and these Gaussians have plain "
@@ -223,6 +225,40 @@ def write_spz(
         finally:
             temporary.unlink(missing_ok=True)
     return Written(file)
+
+
+def write_splat(
+    path: str | os.PathLike[str], splats: Splats, item: int = 0, overwrite: bool = False
+) -> Written:
+    """Write the Gaussians of one scene of a batch as SPLAT, 32 bytes each.
+
+    A Gaussian has its centre and its scales as float32, and, as bytes, red, green, blue and opacity
+    (255 is 1), and the unit quaternion w, x, y, z (128 is 0, and 128 more or less is 1). Colors do
+    not depend on the direction. The largest and most opaque Gaussians come first, so that a viewer
+    shows them while it still loads the others. Gaussians of opacity 0 are left out.
+
+    Source: https://github.com/antimatter15/splat
+
+    Args:
+        path: path of the file.
+        splats: Gaussians of a batch of scenes.
+        item: index of the scene.
+        overwrite: replace an existing file.
+
+    >>> import tempfile
+    >>> x = Splats.of_points(torch.zeros(1, 2, 3), torch.ones(1, 2, 3), 0.1, 0.5)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_splat(folder + "/scene.splat", x).path.stat().st_size
+    64
+    """
+    means, quats, scales, opacities, colors = _select_visible(splats, item, torch.float32)
+    plain = colors if splats.degree is None else 0.5 + HARMONIC_0 * colors[:, 0]
+    turns = 128 + 128 * torch.nn.functional.normalize(quats, dim=1)
+    levels = torch.cat([255 * plain, 255 * opacities[:, None], turns], 1)
+    numbers = torch.cat([means, scales], 1).numpy().astype("<f4").view(np.uint8)
+    rows = np.concatenate([numbers, levels.round().clamp(0, 255).byte().numpy()], 1)
+    order = (scales.prod(1) * opacities).argsort(descending=True, stable=True)
+    return Written(write_bytes(path, rows[order.numpy()].tobytes(), overwrite))
 
 
 def _select_visible(splats: Splats, item: int, dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from invtoolbox.core.environment import trimesh
 from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.output import Written, write_bytes
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.meshes import Mesh
+from invtoolbox.geometry.meshes import Mesh, texture_picture
 
 _LINES = re.MULTILINE | re.DOTALL
 # Vertices, faces and the colors of the vertices.
@@ -81,8 +82,9 @@ def read_mesh(path: str | Path, frame: int = 0) -> Mesh:
 def write_mesh(path: str | Path, mesh: Any, overwrite: bool = False) -> Written:
     """Write a mesh.
 
-    The ending of the name selects OBJ, OFF, or a format of trimesh. Colors of vertices are written
-    except to OFF and STL; in OBJ they are three more numbers per vertex.
+    The ending of the name selects OBJ, OFF, or a format of trimesh. A texture is written into GLB
+    and glTF, and next to an OBJ as ``.mtl`` and ``.png``. Without a texture, and in PLY, the colors
+    of the vertices are written; in OBJ they are three more numbers per vertex.
 
     Args:
         path: path of the file.
@@ -102,6 +104,8 @@ def write_mesh(path: str | Path, mesh: Any, overwrite: bool = False) -> Written:
             f"{file}: the format of meshes is not known; use .obj, .off, "
             f"{', '.join(_THROUGH_TRIMESH)}"
         )
+    if mesh.texture is not None and kind not in (".obj", ".glb", ".gltf"):
+        mesh = replace(mesh, uv=None, texture=None)
     if kind in _THROUGH_TRIMESH:
         options = {"embed_buffers": True} if kind == ".gltf" else {}
         content = mesh.to_trimesh().export(file_type=kind[1:], **options)
@@ -109,6 +113,8 @@ def write_mesh(path: str | Path, mesh: Any, overwrite: bool = False) -> Written:
             (content,) = content.values()
         content = content.encode() if isinstance(content, str) else content
         return Written(write_bytes(file, content, overwrite))
+    if mesh.texture is not None:
+        return Written(_write_textured_obj(file, mesh, overwrite))
     if kind == ".obj":
         rows = vertices
         if mesh.colors is not None:
@@ -124,6 +130,25 @@ def write_mesh(path: str | Path, mesh: Any, overwrite: bool = False) -> Written:
             *(f"3 {a} {b} {c}" for a, b, c in faces),
         ]
     return Written(write_bytes(file, ("\n".join(lines) + "\n").encode("ascii"), overwrite))
+
+
+def _write_textured_obj(file: Path, mesh: Mesh, overwrite: bool) -> Path:
+    """Write a mesh with its texture as OBJ, and the ``.mtl`` and the ``.png`` next to it."""
+    assert mesh.texture is not None and mesh.uv is not None
+    buffer, material, picture = io.BytesIO(), file.with_suffix(".mtl"), file.with_suffix(".png")
+    taken = [place for place in (file, material, picture) if place.exists()]
+    if taken and not overwrite:
+        raise InputError(f"{taken[0]} exists; choose another name, or pass overwrite=True")
+    texture_picture(mesh.texture).save(buffer, "PNG")
+    numbers = (t.detach().double().cpu().tolist() for t in (mesh.vertices, mesh.uv))
+    lines = [f"mtllib {material.name}", "usemtl texture"]
+    for word, rows in zip(("v", "vt"), numbers):
+        lines += [" ".join([word, *(f"{number:.17g}" for number in row)]) for row in rows]
+    lines += [f"f {a}/{a} {b}/{b} {c}/{c}" for a, b, c in (mesh.faces + 1).tolist()]
+    words = f"newmtl texture\nKd 1 1 1\nillum 1\nmap_Kd {picture.name}\n"
+    write_bytes(picture, buffer.getvalue(), overwrite)
+    write_bytes(material, words.encode(), overwrite)
+    return write_bytes(file, ("\n".join(lines) + "\n").encode(), overwrite)
 
 
 def read_dmat(path: str | Path) -> torch.Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.pose_files import from_quaternion
-from invtoolbox.datasets.sweeps.feather import read_feather
+from invtoolbox.datasets.sweeps.columns import read_feather
 from invtoolbox.datasets.sweeps.sweep_files import (
     SweepFiles,
     files_in_order,

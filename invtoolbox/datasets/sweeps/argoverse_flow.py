@@ -30,7 +30,7 @@ from invtoolbox.core.checks import reading
 from invtoolbox.core.guards import check_choice
 from invtoolbox.core.trust import check_archive
 from invtoolbox.datasets.output import make_folder, write_bytes, writing
-from invtoolbox.datasets.sweeps.feather import pyarrow
+from invtoolbox.datasets.sweeps.columns import pyarrow
 from invtoolbox.datasets.sweeps.flow_files import Estimate, residual_flow, zip_entry
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import MOVES

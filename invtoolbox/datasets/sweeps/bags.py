@@ -1,6 +1,8 @@
 """Reader of recordings of ROS 1, ROS 2 and MCAP: one sweep per message `sensor_msgs/PointCloud2`.
 
-`cloud_columns` decodes a message. The extra [ros] reads the containers.
+`cloud_columns` decodes a message. Poses come from transforms and odometry: a frame of a robot has one
+parent, so the pose of the sensor is the product of the poses on the way down to it. The extra [ros]
+reads the containers.
 """
 
 from __future__ import annotations
@@ -8,20 +10,37 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from invtoolbox.core.checks import Bounded, decoding, require_file
 from invtoolbox.core.environment import optional_package
+from invtoolbox.datasets.pose_files import from_quaternion
 from invtoolbox.datasets.sweeps.point_files import points_of_columns
 from invtoolbox.datasets.sweeps.sweep_files import Recording, choose
 from invtoolbox.errors import InputError
+from invtoolbox.geometry.rigid import part_of, relative_motion
 from invtoolbox.geometry.sweeps import Sweep
 
 _CLOUD = "sensor_msgs/msg/PointCloud2"
+#: Messages with poses, in the order of preference. The last two do not name the frame they place.
+_POSES = (
+    "tf2_msgs/msg/TFMessage",
+    "nav_msgs/msg/Odometry",
+    "geometry_msgs/msg/PoseStamped",
+    "geometry_msgs/msg/PoseWithCovarianceStamped",
+)
+#: Frame in which a robot moves without jumps (REP 105); a map above it corrects it by jumps. And the
+#: longest time between two poses from which one is interpolated, nanoseconds.
+_SMOOTH, _LONGEST = "odom", 550_000_000
+#: Times ``(n,)``, nanoseconds, and poses ``(n, 4, 4)`` by topic, parent and child.
+_Links = Mapping[tuple[str, str, str], tuple[np.ndarray, Tensor]]
 #: NumPy's types of `sensor_msgs/PointField`, from number 1 on.
 _KINDS = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")
 #: Messages of drivers that hold clouds or packets in another form, by the end of their type, and the
@@ -77,7 +96,9 @@ class Bag(Recording):
     Args:
         path: path of a `.bag` or `.mcap` file, or of the folder of a ROS 2 bag.
         topic: name of the topic; it is optional if only one holds clouds.
-        poses: file of the sensor's poses, one per sweep.
+        poses: file of the sensor's poses, one per sweep, or a topic of poses. By default, transforms
+            (`tf`) and odometry give the pose of the clouds' frame at the time of each sweep; "none"
+            reads no poses.
 
     Raises:
         InputError: no cloud, or an unknown topic. When a sweep is read: for a damaged message.
@@ -95,21 +116,27 @@ class Bag(Recording):
         status = [(f.stat().st_size, f.stat().st_mtime_ns) for f in _files(inside)]
         with decoding(file, "bag"):
             self.topic, self.times = _list_clouds(file, topic, tuple(status))
-        super().__init__(file, len(self.times), poses)
+            kinds = {name: kind for name, kind in _topics(file).items() if kind in _POSES}
+            self.pose_topic = str(poses) if str(poses) in kinds else None
+            self.links: _Links = {}
+            if kinds and (poses is None or self.pose_topic):
+                self.links = _list_links(file, tuple(kinds.items()), tuple(status))
+        super().__init__(file, len(self.times), None if self.pose_topic else poses)
 
     def _read(self, index: int) -> Sweep:
         time = self.times[index]
         # Messages of equal times are told apart by their order.
         rank = index - self.times.index(time)
         with decoding(self.file, "bag"):
-            messages = _clouds(self.file, self.topic, time)
-            _, decode = next(itertools.islice(messages, rank, None))
+            messages = _messages(self.file, {self.topic}, time)
+            *_, decode = next(itertools.islice(messages, rank, None))
             message = decode()
             read = points_of_columns(self.file, cloud_columns(message))
         # Times since the first message: seconds of a clock have only seven decimals in float64.
-        stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
-        first = self.times[0]
+        stamp, first = _nanoseconds(message), self.times[0]
         since = ((stamp or time) - first) / 1e9
+        frame = message.header.frame_id
+        pose, source = _pose(self.links, frame.lstrip("/"), stamp or time, self.pose_topic)
         return self.sweep(
             index,
             read.points,
@@ -118,7 +145,8 @@ class Bag(Recording):
             intensity=read.intensity,
             ring=read.ring,
             deskewed=None if read.time is None else False,
-            meta={"reader": "bag", "stamp": stamp, "frame": message.header.frame_id},
+            meta={"reader": "bag", "stamp": stamp, "frame": frame, **source},
+            **({"pose": pose} if self.links else {}),
         )
 
 
@@ -140,7 +168,93 @@ def _list_clouds(path: Path, topic: str | None, status: Any) -> tuple[str, list[
             f"{', '.join(types) or '(none)'}; {ways[0] if ways else 'record one'}"
         )
     name = choose(clouds, topic, "topic", path, "topic")
-    return name, [time for time, _ in _clouds(path, name, None)]
+    return name, [time for _, time, _ in _messages(path, {name}, None)]
+
+
+@functools.lru_cache(maxsize=4)
+def _list_links(path: Path, kinds: tuple[tuple[str, str], ...], status: Any) -> _Links:
+    """Return the poses of frames in their parents, from topics and the types of their messages."""
+    sent: dict[tuple[str, str, str], dict[int, list[float]]] = defaultdict(dict)
+    for topic, time, decode in _messages(path, dict(kinds), None):
+        message = decode()
+        for one in getattr(message, "transforms", [message]):
+            pose = getattr(one, "transform", None) or getattr(one.pose, "pose", one.pose)
+            place = getattr(pose, "translation", None) or pose.position
+            turn = getattr(pose, "rotation", None) or pose.orientation
+            numbers = [place.x, place.y, place.z, turn.w, turn.x, turn.y, turn.z]
+            # Before a robot knows its pose, it may send zeros or NaN.
+            if np.isfinite(numbers).all() and np.linalg.norm(numbers[3:]) > 0.5:
+                child = getattr(one, "child_frame_id", "").lstrip("/")
+                link = (topic, one.header.frame_id.lstrip("/"), child)
+                sent[link][_nanoseconds(one) or time] = numbers
+    links: dict[tuple[str, str, str], tuple[np.ndarray, Tensor]] = {}
+    for link in sorted(sent, key=lambda link: _POSES.index(dict(kinds)[link[0]])):
+        times = np.array(sorted(sent[link]))
+        table = np.array([sent[link][time] for time in times.tolist()])
+        # A pose that is sent again and again is fixed.
+        rows = slice(None) if bool((table != table[0]).any()) else slice(1)
+        poses = from_quaternion(table[rows, :3], table[rows, 3:], f"{path}, {link[0]}")
+        links[link] = times[rows], poses
+    return links
+
+
+def _pose(
+    links: _Links, frame: str, time: int, topic: str | None
+) -> tuple[Tensor | None, dict[str, str]]:
+    """Return the pose of a frame at a time, and its source in words; or None and the reason.
+
+    Args:
+        links: poses of frames in their parents, the preferred ones first.
+        frame: frame of the sensor.
+        time: time in nanoseconds.
+        topic: topic that is preferred, and whose poses are taken for those of the sensor if no
+            transform leads from the sensor to them.
+    """
+    if not links:
+        return None, {}
+    preferred = sorted(links, key=lambda link: link[0] != topic)
+    above = {link[2]: link for link in reversed(preferred)}
+    chain, names = [], [frame]
+    # The way up; a circle of frames ends it.
+    while (link := above.get(names[-1])) and names[-1] != _SMOOTH and link not in chain:
+        chain.append(link)
+        names.append(link[1])
+    topics = sorted({link[0] for link in chain if len(links[link][0]) > 1})
+    words = f"poses of {', '.join(topics)}, from {names[-1]} to {frame}"
+    if topic is not None and topic not in topics:
+        chain, topics = [link for link in preferred if link[0] == topic][:1], [topic]
+        words = f"poses of {topic}, taken for those of the sensor"
+    steps = [(link[0], _interpolate(*links[link], time)) for link in chain]
+    poses = [step for _, step in steps if step is not None]
+    if not topics:
+        words = (
+            f"the poses of {', '.join(sorted({link[0] for link in links}))} are not those of the clouds' "
+            f"frame {frame!r}, to which no moving transform leads; poses=TOPIC takes a topic's"
+        )
+    elif len(poses) < len(steps):
+        silent = next(name for name, step in steps if step is None)
+        words = f"{silent} holds no pose at the time of the sweep"
+    else:
+        return functools.reduce(lambda pose, step: step @ pose, poses), {"poses": words}
+    return None, {"poses": words}
+
+
+def _interpolate(times: np.ndarray, poses: Tensor, time: int) -> Tensor | None:
+    """Return the pose at a time, ``(4, 4)``; None where none was sent. A single one always holds."""
+    if len(times) == 1:
+        return poses[0]
+    k = int(times[1:-1].searchsorted(time))
+    gap = int(times[k + 1] - times[k])
+    if gap > _LONGEST or not times[0] <= time <= times[-1]:
+        return None
+    # On a straight line and about one axis (slerp), at even speed.
+    share = torch.tensor([(time - int(times[k])) / gap], dtype=torch.float64)
+    return poses[k] @ part_of(relative_motion(poses[k + 1], poses[k]), share)[0]
+
+
+def _nanoseconds(message: Any) -> int:
+    """Return the time in the header of a message; 0 if it is not set."""
+    return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
 
 
 def _ros(module: str) -> Any:
@@ -154,7 +268,7 @@ def _reader(path: Path) -> Any:
 
 
 def _topics(path: Path) -> dict[str, str]:
-    """Return the type of the messages of every topic."""
+    """Return the type of the messages of every topic, in the words of ROS 2."""
     if path.suffix.lower() != ".mcap" or path.is_dir():
         with _reader(path) as reader:
             return {connection.topic: connection.msgtype for connection in reader.connections}
@@ -162,32 +276,41 @@ def _topics(path: Path) -> dict[str, str]:
         summary = _ros("mcap.reader").make_reader(stream).get_summary()
         if summary is None:
             raise InputError(f"{path}: the file has no index; write it by `mcap recover`")
-        kinds = {k: schema.name for k, schema in summary.schemas.items()}
-        names = [(channel.topic, kinds[channel.schema_id]) for channel in summary.channels.values()]
-        # The type has the same name in ROS 1 and 2, but for a part in the middle.
-        return {topic: _CLOUD if kind.endswith("/PointCloud2") else kind for topic, kind in names}
+        channels = summary.channels.values()
+        return {one.topic: _kind(summary.schemas[one.schema_id].name) for one in channels}
 
 
-def _clouds(path: Path, topic: str, start: int | None) -> Iterator[tuple[int, Callable[[], Any]]]:
-    """Yield the time of every message, in nanoseconds, and a function that decodes it."""
+def _kind(name: str) -> str:
+    """Return the name of a type in ROS 2, which has a part more in the middle than in ROS 1."""
+    return f"{name.partition('/')[0]}/msg/{name.rpartition('/')[2]}"
+
+
+def _messages(
+    path: Path, topics: Collection[str], start: int | None
+) -> Iterator[tuple[str, int, Callable[[], Any]]]:
+    """Yield topic and time, in nanoseconds, of every message, and a function that decodes it."""
     if path.suffix.lower() != ".mcap" or path.is_dir():
         with _reader(path) as reader:
-            chosen = [c for c in reader.connections if c.topic == topic and c.msgtype == _CLOUD]
+            chosen = [c for c in reader.connections if c.topic in topics]
             for connection, time, raw in reader.messages(chosen, start=start):
-                yield time, functools.partial(reader.deserialize, raw, connection.msgtype)
+                decode = functools.partial(reader.deserialize, raw, connection.msgtype)
+                yield connection.topic, time, decode
         return
     stores = _ros("rosbags.typesys")
+    ros1, ros2 = map(stores.get_typestore, (stores.Stores.ROS1_NOETIC, stores.Stores.LATEST))
+    encodings = {"ros1": (ros1, "deserialize_ros1"), "cdr": (ros2, "deserialize_cdr")}
     with Bounded(path) as stream:
         reader = _ros("mcap.reader").make_reader(stream)
-        for _, channel, message in reader.iter_messages(topics=[topic], starting_at=start):
-            store, decoder = {
-                "ros1": (stores.Stores.ROS1_NOETIC, "deserialize_ros1"),
-                "cdr": (stores.Stores.LATEST, "deserialize_cdr"),
-            }.get(channel.message_encoding, (None, ""))
-            if store is None:
+        for schema, channel, message in reader.iter_messages(list(topics), starting_at=start):
+            if channel.message_encoding not in encodings:
                 raise InputError(
-                    f"{path}: the messages of {topic} are encoded as {channel.message_encoding!r}, "
-                    "and ros1 and cdr are read; convert the recording by `mcap convert`"
+                    f"{path}: the messages of {channel.topic} are encoded as "
+                    f"{channel.message_encoding!r}, and ros1 and cdr are read; convert the recording by "
+                    "`mcap convert`, or leave poses out by poses='none'"
                 )
-            decode = getattr(stores.get_typestore(store), decoder)
-            yield message.log_time, functools.partial(decode, message.data, _CLOUD)
+            store, decoder = encodings[channel.message_encoding]
+            kind = _kind(schema.name)
+            if kind not in store.types:  # transforms are no part of ROS 1
+                store.register(stores.get_types_from_msg(schema.data.decode(), kind))
+            decode = functools.partial(getattr(store, decoder), message.data, kind)
+            yield channel.topic, message.log_time, decode

@@ -86,9 +86,12 @@ class Recording(SweepFiles):
         return Sweep(
             points,
             timestamp,
-            pose=pose_at(self.poses, index, self.file, self.pose_file),
             source=f"{self.file}, sweep {self.names[index]}",
-            **{"deskewed": False, **columns},
+            **{
+                "deskewed": False,
+                "pose": pose_at(self.poses, index, self.file, self.pose_file),
+                **columns,
+            },
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file, require_plausible
 from invtoolbox.core.trust import check_declared
-from invtoolbox.datasets.sweeps.feather import pyarrow, within_memory
+from invtoolbox.datasets.sweeps.columns import pyarrow, within_memory
 from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, choose, require_folder
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import check_motion, inverse, rigid, rotation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ class PosedPictures:
             hold the pictures. With a source, `pictures` and `alpha` have no rows, and `read`
             returns pictures.
         notes: sentences about what was read in place of what, such as smaller copies of pictures.
+        files: paths of the pictures, one per camera; or empty.
     """
 
     cameras: Cameras
@@ -55,6 +57,7 @@ class PosedPictures:
     sizes: Tensor | None = None
     source: Callable[[Tensor], PosedPictures] | None = None
     notes: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.cameras)
@@ -66,7 +69,8 @@ class PosedPictures:
         fields = ("near_far", "sizes") if load else (*_PICTURES, "near_far", "sizes")
         chosen = {name: t[rows] for name in fields if (t := getattr(self, name)) is not None}
         source = None if load is None else lambda numbers: load(rows[numbers])
-        return replace(self, cameras=self.cameras[rows], source=source, **chosen)
+        files = tuple(self.files[int(k)] for k in rows) if self.files else ()
+        return replace(self, cameras=self.cameras[rows], source=source, files=files, **chosen)
 
     def read(self, index: Any = slice(None)) -> PosedPictures:
         """Return some of the pictures in memory, read from their files if they are on disk.

@@ -40,6 +40,8 @@ FRAMES = 100
 _RECORD = "cameras.json"
 #: Largest distance of positions in headers from the cameras, relative to the spread of the positions.
 _LARGEST_ERROR = 0.3
+#: Number of rounds of the robust fit, and the usual error of a position, metres.
+_ROUNDS, _GPS_ERROR = 30, 3.0
 
 
 def find_cameras(
@@ -172,22 +174,50 @@ def _to_metres(colmap: Any, model: Any, pictures: Sequence[Path]) -> list[str]:
     images = [i for i in model.images.values() if i.has_pose and places[i.name] is not None]
     if len(images) < 4:
         return []
-    metres = east_north_up([place for i in images if (place := places[i.name]) is not None])
     centres = torch.from_numpy(np.stack([image.projection_center() for image in images]))
-    fit = Similarity.between(centres, metres)
-    error = float((fit.points(centres) - metres).norm(dim=1).square().mean().sqrt())
-    spreads = torch.linalg.svdvals(metres) / len(images) ** 0.5
-    source = f"the positions (EXIF GPS) of {len(images)} photographs, {error:.2g} m off the cameras"
-    if error > _LARGEST_ERROR * float(spreads[0]):
-        return [f"the unit of the world is unknown: {source}, are too coarse"]
-    # Positions along a line determine the scale alone.
-    is_turned = error <= _LARGEST_ERROR * float(spreads[1])
-    matrix = torch.cat([fit.scale * fit.rotation, fit.shift[:, None]], 1)
-    if not is_turned:
-        matrix = torch.cat([fit.scale * torch.eye(3), torch.zeros(3, 1)], 1).double()
-    model.transform(colmap.Sim3d(matrix.numpy()))
-    axes = ", its axes are east, north and up" if is_turned else ""
-    return [f"the unit of the world is the metre{axes}, by {source}"]
+    fit, note, is_exact = fit_positions(
+        centres, [place for i in images if (place := places[i.name]) is not None]
+    )
+    if is_exact:
+        matrix = torch.cat([fit.scale * fit.rotation, fit.shift[:, None]], 1)
+        model.transform(colmap.Sim3d(matrix.numpy()))
+    return [note]
+
+
+def fit_positions(
+    centres: torch.Tensor, places: Sequence[tuple[float, float, float]]
+) -> tuple[Similarity, str, bool]:
+    """Find the similarity from positions of cameras to positions in headers, in metres.
+
+    Umeyama's closed form is repeated with the weights of Geman and McClure, so that a few positions
+    that are far off do not count. Positions along a line determine the scale alone.
+
+    Args:
+        centres: positions of the cameras, ``(N, 3)``, three or more.
+        places: latitudes and longitudes in degrees, and altitudes in metres.
+
+    Returns:
+        The similarity, a sentence about it, and whether the positions are exact enough for it.
+    """
+    metres, centres = east_north_up(places), centres.double()
+    weights = torch.ones(len(metres), dtype=torch.float64)
+    for _ in range(_ROUNDS):
+        fit = Similarity.between(centres, metres, weights)
+        off = (fit.points(centres) - metres).norm(dim=1)
+        weights = (1 + (off / (2 * off.median()).clamp(min=2 * _GPS_ERROR)).square()) ** -2
+    # The fit has 7 unknowns, so its residuals are smaller than the errors of the positions.
+    numbers = 3 * len(metres)
+    variance = (weights * off.square()).sum() / weights.sum() * numbers / (numbers - 7)
+    error = float(variance.sqrt())
+    spreads = torch.linalg.svdvals(fit.scale * (centres - centres.mean(0))) / len(metres) ** 0.5
+    source = f"the positions (EXIF GPS) of {len(metres)} photographs, {error:.2g} m off the cameras"
+    if error >= _LARGEST_ERROR * float(spreads[0]):
+        return fit, f"the unit of the world is unknown: {source}, are too coarse", False
+    axes = ", its axes are east, north and up"
+    if error > _LARGEST_ERROR * float(spreads[1]):
+        axes = ""
+        fit = Similarity(fit.scale, torch.eye(3).to(fit.shift), torch.zeros_like(fit.shift))
+    return fit, f"the unit of the world is the metre{axes}, by {source}", True
 
 
 def _by_camera(pictures: Sequence[Path]) -> list[list[Path]]:

@@ -132,9 +132,12 @@ def open_transforms(path: str | os.PathLike[str], loading: Loading = Loading()) 
 
 
 def write_transforms(
-    path: str | os.PathLike[str], cameras: Cameras, overwrite: bool = False
+    path: str | os.PathLike[str],
+    cameras: Cameras,
+    overwrite: bool = False,
+    sizes: Tensor | None = None,
 ) -> Written:
-    """Write cameras as a ``transforms.json`` in which each frame has its own intrinsics.
+    """Write cameras as a ``transforms.json`` in which each frame has its own intrinsics and lens.
 
     ``cameras.names`` become ``file_path``. Pictures are not written; they are the files of these
     names in the same folder.
@@ -143,6 +146,7 @@ def write_transforms(
         path: path of the file.
         cameras: cameras to write.
         overwrite: replace an existing file.
+        sizes: height and width of each picture if they differ, ``(C, 2)``.
 
     >>> import tempfile
     >>> from invtoolbox.geometry.cameras import look_at
@@ -152,12 +156,13 @@ def write_transforms(
     ...     read_json(written.path)["frames"][0]["file_path"]
     '0.png'
     """
-    if cameras.lenses:
+    fisheye = {lens.kind == "fisheye" for lens in cameras.lenses}
+    if len(fisheye) > 1:
         raise InputError(
-            f"{path}: cameras with lenses are not written as transforms.json; write them with "
-            "write_colmap, or straighten their pictures"
+            f"{path}: a transforms.json holds perspective lenses or fisheyes; write both kinds with "
+            "write_colmap"
         )
-    height, width = cameras.size
+    boxes = [cameras.size] * len(cameras) if sizes is None else sizes.tolist()
     to_world = inverse(cameras.world_to_camera.detach().double().cpu()) @ torch.diag(
         torch.tensor([1.0, -1.0, -1.0, 1.0]).double()
     )
@@ -169,11 +174,26 @@ def write_transforms(
             "fl_y": float(K[1, 1]),
             "cx": float(K[0, 2]),
             "cy": float(K[1, 2]),
+            "w": width,
+            "h": height,
             "transform_matrix": pose.tolist(),
+            **{f"k{k}": value for k, value in enumerate(lens.radial, 1)},
+            **(
+                {"p1": lens.tangential[0], "p2": lens.tangential[1]} if any(lens.tangential) else {}
+            ),
         }
-        for name, K, pose in zip(names, cameras.intrinsics.detach().double().cpu(), to_world)
+        for name, (height, width), K, pose, lens in zip(
+            names,
+            boxes,
+            cameras.intrinsics.detach().double().cpu(),
+            to_world,
+            cameras.lenses or (Lens(),) * len(names),
+        )
     ]
-    table = {"camera_model": "PINHOLE", "w": width, "h": height, "frames": frames}
+    radial = max((len(lens.radial) for lens in cameras.lenses), default=0)
+    kind = "PINHOLE" if not cameras.lenses else "FULL_OPENCV" if radial > 3 else "OPENCV"
+    kind = "OPENCV_FISHEYE" if True in fisheye else kind
+    table = {"camera_model": kind, "w": boxes[0][1], "h": boxes[0][0], "frames": frames}
     return Written(write_bytes(path, json.dumps(table, indent=1).encode(), overwrite))
 
 

@@ -149,6 +149,7 @@ def load_views(
         sizes=frames.sizes,
         source=frames.load,
         notes=tuple(notes),
+        files=tuple(view.picture for view in existing),
     )
     return stored if loading.on_disk else stored.read()
 

@@ -24,6 +24,8 @@ from invtoolbox.datasets.volumes.volume import Volume, join_first
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
 
+#: Fields of pixels: float, double, and whole numbers.
+_PIXELS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 #: Linear attenuation of water in 1/mm at 70 keV, about the mean energy of a 120 kV spectrum (NIST
 #: XCOM).
 WATER_ATTENUATION = 0.0193
@@ -191,7 +193,7 @@ class DicomSeries(Volume):
 
 def read_header(path: Path, pixels: bool = True) -> Any:
     """Read the fields of a DICOM file, with or without its pixels."""
-    from pydicom import dcmread
+    from pydicom.filereader import read_partial
     from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     with Bounded(require_file(path)) as file:
@@ -199,7 +201,10 @@ def read_header(path: Path, pixels: bool = True) -> Any:
         start = file.read(4)
         file.seek(0)
         is_old = start[:2] in (b"\x02\0", b"\x08\0") and start[3:] == b"\0"
-        header = dcmread(file, stop_before_pixels=not pixels, force=is_old)
+        # Zeros behind the fields are no fields, and a sparse file has gigabytes of them.
+        header = read_partial(
+            file, lambda tag, *_: not tag or (tag in _PIXELS and not pixels), force=is_old
+        )
     if is_old and "TransferSyntaxUID" not in header.file_meta:
         is_implicit = header.original_encoding[0]
         syntax = ImplicitVRLittleEndian if is_implicit else ExplicitVRLittleEndian

@@ -56,7 +56,7 @@ def _variables(path: Path) -> Iterator[tuple[str, np.ndarray | None]]:
 
     Format: mathworks.com/help/pdf_doc/matlab/matfile_format.pdf, "MAT-File Level 5".
     """
-    content = memoryview(path.read_bytes())
+    content = np.memmap(path, np.uint8, "r").data
     order = "<" if bytes(content[126:128]) == b"IM" else ">"
     for kind, body in _elements(content[128:], order):
         if kind == _COMPRESSED:
@@ -87,8 +87,10 @@ def _elements(content: memoryview, order: str) -> Iterator[tuple[int, memoryview
         if kind >> 16:  # a small element: its bytes are in place of its size
             yield kind & 0xFFFF, content[place - 4 : place - 4 + min(kind >> 16, 4)]
             continue
-        if place + size > len(content):
-            raise InputError("truncated, a variable ends behind the file; save it again")
+        if not kind or place + size > len(content):
+            raise InputError(
+                "truncated, a variable ends behind the file or has no type; save it again"
+            )
         yield kind, content[place : place + size]
         place += size + (0 if kind == _COMPRESSED else -size % 8)
 

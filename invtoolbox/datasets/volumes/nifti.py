@@ -25,6 +25,7 @@ from invtoolbox.core.checks import (
     sniff,
 )
 from invtoolbox.core.environment import optional_package
+from invtoolbox.core.trust import refuse_padding
 from invtoolbox.datasets.output import Written, writing
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.volume import Volume, grid_to_write, slices_of, type_to_write
@@ -254,6 +255,7 @@ def _unpack(
 
     If they are the last slices, the file must end with them, and its checksum is verified.
     """
+    refuse_padding(path)
     slice_bytes = shape[1] * shape[2] * dtype.itemsize
     size = (stop - start) * slice_bytes
     with gzip.open(path, "rb") as stream:

@@ -249,6 +249,8 @@ def read_page(path: Path, number: int, page: Any) -> np.ndarray:
     """
     from PIL import Image, UnidentifiedImageError
 
+    if max(page.databytecounts, default=0) > path.stat().st_size:
+        raise InputError(f"{path}: page {number} declares more bytes than the file has; damaged")
     try:
         return np.asarray(page.asarray())
     except ValueError as error:

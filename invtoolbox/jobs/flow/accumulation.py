@@ -7,8 +7,8 @@ flow. `Cells` thins the cloud while it is made.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +22,12 @@ from invtoolbox.datasets.ply import ply_stream
 from invtoolbox.datasets.sweeps.flow_files import residual_flow
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse, relative_motion, transform
+from invtoolbox.geometry.sweeps import Sweeps
+from invtoolbox.jobs.flow.evidence import apart_at_rest
+from invtoolbox.jobs.flow.preparation import Preparation, sensor_frame
+from invtoolbox.jobs.flow.sensor import Rays
 from invtoolbox.jobs.flow.trajectories import FlowStep, carry, carry_back
+from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.plotting.birds_eye import flow_colors
 
 # Three integers of 21 bits are packed into one of 63 bits. Cubes of 0.05 m then reach 52 km from the
@@ -98,6 +103,9 @@ class Cells:
 
 #: Brightness of static points.
 _GREY = 0.62
+#: A place of a map is free in a sweep if this many of the nearest rays end behind it, by at least the
+#: second number, metres.
+_AROUND, _BEHIND = 6, 0.5
 
 
 class FlowSteps(Protocol):
@@ -156,12 +164,14 @@ class Piece:
             speed for moving ones.
         moving: whether the points belong to moving objects.
         sweep: number of the sweep in which the points were measured.
+        frame: the frame of a static piece's sweep in that of the reference, float64 ``(4, 4)``.
     """
 
     points: Tensor
     colors: Tensor
     moving: bool
     sweep: int
+    frame: Tensor = field(default_factory=lambda: torch.eye(4, dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -286,7 +296,37 @@ def static_pieces(steps: FlowSteps, settings: Accumulation) -> Iterator[Piece]:
                 torch.full_like(places, _GREY, dtype=torch.float32),
                 False,
                 m,
+                to_reference,
             )
+
+
+def map_scores(points: Tensor, pieces: Sequence[Piece], sweeps: Sweeps) -> np.ndarray:
+    """Return the share of the sweeps that see a place of a map and find it occupied, ``(n,)``.
+
+    Args:
+        points: points of the map, ``(n, 3)``.
+        pieces: pieces of the map, with the frames of their sweeps.
+        sweeps: the sequence.
+    """
+    occupied, free = torch.zeros(2, len(points))
+    sensor = sensor_frame(sweeps[0], Preparation(), [])[:3, 3]
+    for piece in pieces:
+        sweep = sweeps[piece.sweep]
+        measured = sweep.points[sweep.finite].double() - sensor
+        places = transform(inverse(piece.frame), points.double()) - sensor
+        inside = (places[:, :2].norm(dim=1) < Accumulation().max_range).nonzero().squeeze(1)
+        places, rays = places[inside], Rays.of(measured)
+        far, reach = places.norm(dim=1), measured.norm(dim=1)
+        near = Tree(measured).query(places, 1.0)[0] < apart_at_rest(far, rays)
+        # A place is free if rays on all sides of it go on beyond it. Below the lowest line there are
+        # none, and a surface at a grazing angle lies between a ray that ends before and one behind.
+        sight, ahead = measured / reach[:, None], places / far[:, None]
+        beside = Tree(sight).neighbours(ahead, _AROUND)
+        passed = (sight[beside].mean(1) - ahead).norm(dim=1) < rays.lines
+        passed &= (reach[beside] > far[:, None] + _BEHIND).all(1) & ~near
+        occupied[inside] += near.float()
+        free[inside] += passed.float()
+    return (occupied / (occupied + free).clamp_min(1.0)).numpy()
 
 
 def _join_frame(

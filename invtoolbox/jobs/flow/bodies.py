@@ -14,19 +14,12 @@ from torch import Tensor
 
 from invtoolbox.geometry.rigid import inverse, transform
 from invtoolbox.geometry.surface_normals import normals
-from invtoolbox.jobs.flow.clusters import (
-    are_alone,
-    clusters,
-    height_above,
-    links,
-    translations,
-)
+from invtoolbox.jobs.flow.clusters import Cloud, clusters, links, translations
 from invtoolbox.jobs.flow.evidence import BodySettings as BodySettings
 from invtoolbox.jobs.flow.evidence import Evidence, Registration, apart_at_rest
-from invtoolbox.jobs.flow.pair import Pair
 from invtoolbox.jobs.flow.sensor import Rays
 from invtoolbox.jobs.flow.tracks import register
-from invtoolbox.jobs.flow.window import Neighbour
+from invtoolbox.jobs.flow.window import Neighbour, Pair
 from invtoolbox.kernels.points.nearest import Tree
 
 #: Height above that of clusters up to which the points of other sweeps count, metres, because a
@@ -101,12 +94,8 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
     if not len(points):
         return nothing_moves
     here = None if pair.scans is None else pair.scans[0]
-    if here is None:
-        rays = Rays.of(torch.cat([points, pair.ground]) - pair.origin)
-        height = height_above(points, pair.ground)
-        height = height.masked_fill(are_alone(points, pair.origin, rays), torch.inf)
-    else:
-        rays, height = here.own.rays, here.own.height
+    cloud = here.own if here else Cloud(points - pair.origin, None, pair.ground - pair.origin)
+    rays, height = cloud.rays, cloud.height
     scans = _scans(pair, settings, rays)
     # Without later sweeps the near ones are as many, and so older by a period.
     is_past = all(scan.step < 0 for scan in scans)

@@ -1,12 +1,15 @@
-"""Clusters of a sweep, and hypotheses of their motion.
+"""Points of a prepared sweep, their clusters, and hypotheses of their motion.
 
-`clusters` finds connected points seen from above, and `translations` the initial translations that
-many pairs of points agree on.
+A `Cloud` holds what is computed once per sweep. `clusters` finds connected points seen from above, and
+`translations` the initial translations that many pairs of points agree on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +18,7 @@ from scipy.spatial import Delaunay
 from torch import Tensor
 
 from invtoolbox.core.sparse_graph import connected_components
+from invtoolbox.geometry.surface_normals import append_times, normals
 from invtoolbox.jobs.flow.ground import ground as open_ground
 from invtoolbox.jobs.flow.ground import lowest_surface
 from invtoolbox.jobs.flow.sensor import Rays
@@ -26,8 +30,9 @@ _GROUND_POINTS = 9
 _CEILING = 2.0
 #: Largest distance of the second neighbour of a point, metres at the sensor, and in distances of
 #: neighbouring rays; drops of rain are farther apart. Their least and largest share of the points: on dry
-#: streets 0.2 to 2.5 % of the points are so far apart.
-_ALONE, _ALONE_SPACINGS, _RAIN = 0.05, 4.0, (0.03, 0.35)
+#: streets 0.2 to 2.5 % of the points are so far apart. In rain, the last number of distances of rays
+#: counts: farther ones leave 7 % of the drops, this one 3 %.
+_ALONE, _ALONE_SPACINGS, _RAIN, _IN_RAIN = 0.05, 4.0, (0.03, 0.35), 2.5
 
 
 def height_above(points: Tensor, ground: Tensor) -> Tensor:
@@ -69,10 +74,73 @@ def are_alone(points: Tensor, origin: Tensor, rays: Rays) -> Tensor:
     if len(points) < 3:
         return torch.zeros_like(points[:, 0], dtype=torch.bool)
     second = points[Tree(points).neighbours(points, 3)[:, -1]]
-    limit = _ALONE + _ALONE_SPACINGS * rays.spacing * (points - origin).norm(dim=1)
-    alone = (second - points).norm(dim=1) > limit
-    share = float(alone.double().mean())
-    return alone if _RAIN[0] < share < _RAIN[1] else torch.zeros_like(alone)
+    apart = (second - points).norm(dim=1) - _ALONE
+    spacing = rays.spacing * (points - origin).norm(dim=1)
+    share = float((apart > _ALONE_SPACINGS * spacing).double().mean())
+    return (apart > _IN_RAIN * spacing) & (_RAIN[0] < share < _RAIN[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Cloud:
+    """Points of a sweep in the frame of its sensor, without ground.
+
+    Windows of a sequence share the clouds of their sweeps, so trees and normals are computed once
+    per sweep.
+
+    Attributes:
+        points: points, ``(n, 3)``.
+        times: times of the points within their sweep, seconds, ``(n,)``; None if one is unknown.
+        ground: points of the ground, ``(g, 3)``; none if the ground is unknown.
+    """
+
+    points: Tensor
+    times: Tensor | None = None
+    ground: Tensor = field(default_factory=lambda: torch.zeros(0, 3))
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def rays(self) -> Rays:
+        """Rays of the sensor, and the noise of its ranges."""
+        return self._rays_and_alone[0]
+
+    @cached_property
+    def _rays_and_alone(self) -> tuple[Rays, Tensor]:
+        rays = Rays.of(torch.cat([self.points, self.ground]))
+        alone = are_alone(self.points, torch.zeros_like(self.points[:1]), rays)
+        # Drops of rain among the neighbours of a point would pass for noise.
+        if bool(alone.any()):
+            rays = Rays.of(torch.cat([self.points[~alone], self.ground]))
+        return rays, alone
+
+    @cached_property
+    def height(self) -> Tensor:
+        """Heights of the points above the ground, ``(n,)``; infinite for stray points."""
+        height = height_above(self.points, self.ground)
+        return height.masked_fill(self._rays_and_alone[1], torch.inf)
+
+    def below(self, height: float) -> tuple[Tensor, Cloud]:
+        """Return the rows of the points below a height, and their cloud."""
+
+        def low() -> tuple[Tensor, Cloud]:
+            rows = (self.height < height).nonzero().squeeze(1)
+            return rows, Cloud(self.points[rows], None if self.times is None else self.times[rows])
+
+        return self._once(("below", height), low)
+
+    def tree(self, timed: bool = False) -> Tree:
+        """Return the search tree of the points; times are a further coordinate (`append_times`)."""
+        times = self.times if timed else None
+        return self._once(("tree", timed), lambda: Tree(append_times(self.points, times)))
+
+    def surface(self, timed: bool = False) -> tuple[Tensor, Tensor]:
+        """Return normals ``(n, 3)`` and thickness ``(n,)``, see `surface_normals.normals`."""
+        times = self.times if timed else None
+        return self._once(("surface", timed), lambda: normals(self.points, times))
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
 
 def links(points: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,7 +111,8 @@ COMMAND = FlowCommand(
             {
                 "metavar": "FILE",
                 "help": "poses in the world, one per line (KITTI or TUM): poses of the sensor, or of "
-                "a camera with --option calibration=FILE; none to read no poses",
+                "a camera with --option calibration=FILE; or a topic of a ROS or MCAP recording; none "
+                "to read no poses",
             },
         ),
         "--option": (

@@ -15,6 +15,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+import torch
 
 from invtoolbox.core.checks import decoding
 from invtoolbox.datasets.output import make_folder, write_bytes, write_npy, writing
@@ -24,7 +25,7 @@ from invtoolbox.datasets.sweeps.opensceneflow import OpenSceneFlow
 from invtoolbox.datasets.sweeps.pcd import write_pcd
 from invtoolbox.datasets.sweeps.point_files import write_las
 from invtoolbox.geometry.sweeps import Sweep, Sweeps
-from invtoolbox.jobs.flow.accumulation import Accumulation, static_pieces
+from invtoolbox.jobs.flow.accumulation import Accumulation, map_scores, static_pieces
 from invtoolbox.jobs.flow.objects import TrackedObject, number_points
 from invtoolbox.jobs.flow.trajectories import FlowStep
 from invtoolbox.jobs.job import write_json
@@ -124,7 +125,9 @@ class _StaticSteps:
 def write_map(path: Path, opened: Sweeps, folder: Path, objects: Sequence[TrackedObject]) -> None:
     """Write the points of all sweeps without those that move, in the frame of the first sweep.
 
-    The first point in every cube of 5 cm is kept; ``sweep`` is the number of its sweep.
+    The first point in every cube of 5 cm is kept; ``sweep`` is the number of its sweep. ``score`` is
+    the share of the sweeps that see the place of a point in which something is measured there: it is
+    low for what was there for a while, and 1 if one sweep alone sees the place.
 
     Args:
         path: path that ends in ``.ply``, ``.pcd`` or ``.laz``.
@@ -132,16 +135,18 @@ def write_map(path: Path, opened: Sweeps, folder: Path, objects: Sequence[Tracke
         folder: folder of the flows.
         objects: the objects of the sequence.
     """
-    pieces = list(static_pieces(_StaticSteps(opened, folder, objects), Accumulation()))
+    steps = _StaticSteps(opened, folder, objects)
+    pieces = list(static_pieces(steps, Accumulation()))
     points = np.concatenate([piece.points.numpy() for piece in pieces])
     sweep = np.concatenate([np.full(len(p.points), p.sweep, np.int32) for p in pieces])
+    score = map_scores(torch.from_numpy(points), pieces, opened)
     writers: dict[str, Callable[..., Any]] = {
         ".ply": write_ply,
         ".pcd": write_pcd,
         ".laz": write_las,
     }
     write = writers[path.suffix]
-    write(path, points, scalars={"sweep": sweep}, overwrite=True)
+    write(path, points, scalars={"sweep": sweep, "score": score}, overwrite=True)
 
 
 def write_velocities(

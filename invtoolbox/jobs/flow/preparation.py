@@ -14,7 +14,7 @@ from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import inverse, rigid, transform
 from invtoolbox.geometry.sweeps import Sweep
-from invtoolbox.jobs.flow.cloud import Cloud
+from invtoolbox.jobs.flow.clusters import Cloud
 from invtoolbox.jobs.flow.ego_motion import Deskew, How, When, deskewing, ego_motion
 from invtoolbox.jobs.flow.ground import Ground, ground
 from invtoolbox.jobs.flow.sensor import find_level, find_sensor
@@ -460,6 +460,8 @@ def _motion(
             "icp": "ego motion by registration",
         }[motion.how]
     )
+    # A recording says which of its topics gave the pose, or why none did.
+    notes += [source.meta["poses"]] if "poses" in source.meta else []
     notes += motion.notes
     for sweep, (deskew, why) in zip(pair, deskews):
         if deskew is not None or sweep.deskewed is False:

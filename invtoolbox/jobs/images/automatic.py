@@ -31,7 +31,7 @@ from invtoolbox.jobs.images.one_material import (
 from invtoolbox.measurements import report_findings
 from invtoolbox.operators.tomography.arcs import Arc, arc_of
 from invtoolbox.operators.tomography.scan_2d import Scan
-from invtoolbox.parameter_choice.validation import ONE_OF, hold_out
+from invtoolbox.parameter_choice.held_out import ONE_OF, hold_out
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
 from invtoolbox.priors.images.tangent_bound import TangentBound

@@ -28,11 +28,8 @@ from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting
 from invtoolbox.operators.mri.cartesian import CartesianMRI
 from invtoolbox.operators.tomography.scan_2d import Scan
+from invtoolbox.parameter_choice.held_out import LEAST_BLOCKS, LEAST_MEASUREMENTS
 from invtoolbox.parameter_choice.noise import has_noise_windows
-from invtoolbox.parameter_choice.validation import (
-    LEAST_BLOCKS,
-    LEAST_MEASUREMENTS,
-)
 from invtoolbox.posteriors.exact import GaussianPosterior
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem

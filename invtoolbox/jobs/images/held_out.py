@@ -15,7 +15,7 @@ from invtoolbox.objective.gaps import interpolate
 from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting
-from invtoolbox.parameter_choice.validation import ONE_OF, quadratic_model, separate_generator
+from invtoolbox.parameter_choice.held_out import ONE_OF, quadratic_model, separate_generator
 from invtoolbox.problem import Problem
 
 #: Largest number of folds of held-out pixels, and number of pixels of which one fold is enough.

@@ -34,7 +34,7 @@ def reconstruct(
     max_iterations: int | None = None,
     seed: int = 0,
     progress: bool = True,
-    repair: bool = False,
+    repair: bool | None = None,
 ) -> Solution:
     """Reconstruct images from measurements; everything that is not given is chosen.
 
@@ -54,8 +54,9 @@ def reconstruct(
         seed: seed of random draws.
         progress: show a progress bar on a terminal.
         repair: first mend what can be mended, as in `solve`, and subtract gains of the cells of a
-            scan. Every repair is a note. It is no default: a thin plate that a ray meets lengthwise
-            looks like a hot reading.
+            scan. By default, dead, hot and clipped readings alone are left out, and only if a fit to
+            the others predicts another value: a thin plate that a ray meets lengthwise looks like a
+            hot reading, but other rays show it too. Every repair is a note.
 
     Returns:
         The solution; its ``x`` always has the shape ``(batch, channel, *space)``. If the weight is
@@ -104,13 +105,10 @@ def reconstruct(
             return solve_automatically(chosen, priors, solver, settings)
         return solve_with_defaults(chosen, priors, names, solver, settings)
 
-    if not repair:
-        return solve_beyond(problem, run)
-
     def solve_some(chosen: Problem, places: Tensor) -> Solution:
         return solve_beyond(chosen, lambda inner, items: run(inner, places[items]))
 
-    return solve_repaired(problem, solve_some)
+    return solve_repaired(problem, solve_some, repair)
 
 
 def with_axes(y: Any, A: Operator) -> Any:

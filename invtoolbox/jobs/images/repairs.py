@@ -1,4 +1,4 @@
-"""Repairs on request: dead and hot readings get weight 0, gains of detector cells are subtracted."""
+"""Repairs: dead and hot readings get weight 0, and on request gains of detector cells are subtracted."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.errors import MeasurementWarning, warn_user
 from invtoolbox.jobs.images.join import join
+from invtoolbox.jobs.images.wide_grid import cover_field
 from invtoolbox.measurements import check_measurements, repair_measurements
 from invtoolbox.measurements.detector import fill
+from invtoolbox.measurements.findings import Subject, find, leave_out
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 from invtoolbox.priors.images.constraints import NonNegative
@@ -21,15 +24,21 @@ from invtoolbox.problem import Problem
 from invtoolbox.processing.artifacts import remove_rings
 from invtoolbox.solution import Solution
 from invtoolbox.solve import inner_solve
+from invtoolbox.solvers.lsmr import CGLS
 from invtoolbox.solvers.pdhg import PDHG
 
 #: Number of solves, and their iterations.
 _STAGES, _ITERATIONS = 6, 150
+#: Number of fits to the readings that are not in doubt, and their iterations; largest share of a fault
+#: that they may follow, and least share of the readings at the largest value that they have to exceed.
+_PASSES, _FIT, _CERTAIN, _EXCEEDED = 2, 30, 0.25, 0.5
 #: Number of stages whose gains are compared with their neighbours, and number of these cells.
 _SMOOTHED, _WINDOW = 3, 11
 
 
-def solve_repaired(problem: Problem, solve: Callable[[Problem, Tensor], Solution]) -> Solution:
+def solve_repaired(
+    problem: Problem, solve: Callable[[Problem, Tensor], Solution], repair: bool | None = True
+) -> Solution:
     """Mend every item of a batch that can be mended, and solve.
 
     Every item is mended as it is alone, and an item without faults is solved without weights.
@@ -37,22 +46,29 @@ def solve_repaired(problem: Problem, solve: Callable[[Problem, Tensor], Solution
     Args:
         problem: measurements, operator and data term.
         solve: solves the problem of some items of the batch, whose places are the second argument.
+        repair: mend all that can be mended, or nothing, or if None leave out what is certain.
 
     Returns:
         The solution, with a note per repair.
     """
     every = torch.arange(problem.batch, device=problem.y0.device)
-    repaired = [_repair(problem.select(place)) for place in every.split(1)]
-    clean = every[[not notes for _, notes in repaired]]
-    solutions = []
-    if len(clean):
-        whole = problem if len(clean) == len(every) else problem.select(clean)
-        solutions.append((clean, solve(whole, clean)))
-    for place, (mended, notes) in zip(every.split(1), repaired):
+    if repair is False:
+        return solve(problem, every)
+    mend, mended, clean, solutions = _repair if repair else leave_out_certain, [], [], []
+    for place in every.split(1):
+        single, notes = mend(problem if len(every) == 1 else problem.select(place))
         if notes:
-            solution = solve(mended, place)
-            solution = dataclasses.replace(solution, notes=(*solution.notes, *notes))
-            solutions.append((place, solution))
+            mended.append((place, single, notes))
+        else:
+            clean.append(place)
+    if clean:
+        items = torch.cat(clean)
+        whole = problem if len(items) == len(every) else problem.select(items)
+        solutions.append((items, solve(whole, items)))
+    for place, single, notes in mended:
+        solution = solve(single, place)
+        solution = dataclasses.replace(solution, notes=(*solution.notes, *notes))
+        solutions.append((place, solution))
     return join(problem, solutions)
 
 
@@ -67,6 +83,61 @@ def _repair(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
             f"{float(gains.std()):.3g}",
         )
     return problem, notes
+
+
+def leave_out_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
+    r"""Give readings of one item weight 0 if the others predict another value, and warn of it.
+
+    x is fitted to the other readings. A small structure that a reading y shows, with the mean f of its
+    neighbours, also acts on other readings, so ``A x`` follows it and ``(A x - f) / (y - f)`` is near 1;
+    of a fault it is near 0. Readings that were cut off are certain if ``A x`` exceeds most of them.
+
+    Args:
+        problem: measurements, operator and data term.
+
+    Returns:
+        The problem, and a sentence if it was changed.
+    """
+    subject, y = Subject(problem), problem.y0
+    is_simple = type(problem.data_term) is LeastSquares and isinstance(problem.y, Tensor)
+    if not is_simple or problem.skipped is not None or problem.unknown:
+        return problem, ()
+    with torch.no_grad():
+        clipped = torch.zeros_like(y, dtype=torch.bool)
+        faults = subject.bad_pixels
+        if subject.bad_readings is not None:
+            dead, hot, clipped = subject.bad_readings
+            faults = dead | hot
+        if faults is None or not bool((faults | clipped).any()):
+            return problem, ()
+        findings = find(subject)
+        if len(findings) != 1:  # another mistake may have made the readings implausible
+            return problem, ()
+        A = cover_field(problem.operator, y) or problem.operator
+        whole = problem.with_operator(A).with_data_term(LeastSquares())
+        certain = faults
+        for _ in range(_PASSES):  # readings that are true after all explain others
+            bad = certain | clipped
+            around = fill(y, bad)
+            around = torch.where(bad & (around == y), fill(y.mT, bad.mT).mT, around)
+            trial = leave_out(whole, bad)
+            prediction = A(inner_solve(trial, None, CGLS(), max_iterations=_FIT, progress=False).x)
+            followed, fault = prediction - around, y - around
+            share = followed / fault
+            for axis in (-2, -1):  # a line is certain as a whole
+                total = (followed * fault).sum(axis, True) / fault.square().sum(axis, True)
+                share = torch.where(certain.all(axis, True), total, share)
+            certain = certain & (share.abs() < _CERTAIN)
+        if bool((prediction > y)[clipped].double().mean() > _EXCEEDED):
+            certain = certain | clipped
+    if not bool(certain.any()):
+        return problem, ()
+    note = (
+        f"left out: {findings[0].sentence.partition(';')[0]}; {int(certain.sum())} of them, of which the "
+        "others predict another value, got weight 0; repair=False keeps them"
+    )
+    warn_user(note, MeasurementWarning)
+    return leave_out(problem, certain), (note,)
 
 
 def subtract_gains(problem: Problem) -> tuple[Problem, Tensor]:

@@ -73,10 +73,19 @@ COMMAND = ViewCommand(
     "Cameras are found if there\nare none. The model, the held-out views, and their PSNR and SSIM "
     "are written.",
     positional={"SCENE": "views.path"},
-    options={"--mesh": "output.mesh"},
+    options={
+        "--mesh": "output.mesh",
+        "--export": "output.files",
+        "--faces": "output.faces",
+        "--box": "output.box",
+        "--length": "views.length",
+        "--markers": "views.markers",
+        "--gps": "views.gps",
+    },
     examples=(
         "reconstruct lego-voxels --preset short",
         "reconstruct ~/photographs/desk --mesh --live",
+        "reconstruct desk --output desk.glb --faces 20000 --markers 0.05",
         "reconstruct desk.mp4 --time-limit 5min",
         "reconstruct lego-gaussians --time-limit 2min --output results/lego",
         "reconstruct lego-gaussians --time-limit 20min --output results/lego --resume",
@@ -84,6 +93,8 @@ COMMAND = ViewCommand(
         "Ctrl-C stops the run, and --resume continues it, also with a longer --time-limit.",
     ),
     outputs=("results/SCENE",),
+    notes="An --output with a suffix, such as desk.glb, is a file in addition to results/SCENE; its "
+    "formats are those of\n--export.\n\n",
     settings={
         "--time-limit": (
             "solver.time_limit",

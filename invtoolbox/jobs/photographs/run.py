@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import math
+import re
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch.nn import functional
 
+from invtoolbox.catalogue.documents import CheckedScene, refuse_outside
 from invtoolbox.core.environment import device_named, open3d
 from invtoolbox.datasets.models.gaussians import read_splats
 from invtoolbox.datasets.models.meshes import write_mesh
 from invtoolbox.datasets.models.voxels import read_voxels
-from invtoolbox.datasets.output import file_names, make_folder, write_png
+from invtoolbox.datasets.output import file_names, make_folder, refuse_inputs, write_png
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
-from invtoolbox.jobs.job import SceneJob, alone, read_json, write_json
+from invtoolbox.jobs.fields import input_files
+from invtoolbox.jobs.job import Request, SceneJob, alone, check_places, read_json, write_json
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.command import COMMAND
+from invtoolbox.jobs.photographs.exports import (
+    check_exports,
+    places_of,
+    write_exports,
+)
 from invtoolbox.jobs.photographs.models import SceneModel
 from invtoolbox.jobs.photographs.photographs import Photographs, judge
 from invtoolbox.jobs.photographs.representations import GaussianModel
-from invtoolbox.jobs.photographs.scene import ViewScene, ViewSceneFile, read_view_scene
+from invtoolbox.jobs.photographs.scene import MESHES, ViewScene, ViewSceneFile, read_view_scene
 from invtoolbox.jobs.photographs.stages import StagedSolution, solve_in_stages, work_files
 from invtoolbox.jobs.photographs.surface import mesh_scene
 from invtoolbox.jobs.photographs.watch import outlook
@@ -33,6 +43,9 @@ from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_vie
 from invtoolbox.plotting.web_viewer import write_viewer
 
 PICTURES, MESH = "held-out", "mesh.obj"
+#: Shares of the time for a mesh after which no further depth, and no further photograph of its
+#: texture is taken.
+DEPTH_SHARE, BAKE_SHARE = 0.4, 0.8
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +114,28 @@ class ViewJob(SceneJob[ViewScene]):
     free: ClassVar = ("title", "output", "evaluation", "solver.time_limit")
     file: ViewSceneFile
 
+    @classmethod
+    def prepare(cls, file: CheckedScene[ViewScene], request: Request) -> Self:
+        """Take an output with a suffix as a file next to the folder; see `SceneJob.prepare`."""
+        output = Path(request.output or "results")
+        if re.fullmatch(r"\.[A-Za-z]\w*", output.suffix) and not output.is_dir():
+            table = file.scene.output
+            files = table.model_copy(update={"files": [*table.files, str(output)]})
+            scene = file.scene.model_copy(update={"output": files})
+            file = replace(file, scene=scene, given=file.given | {str(output)})
+            request = replace(request, output=None)
+        return super().prepare(file, request)
+
+    def check(self, request: Request) -> None:
+        super().check(request)
+        file, exports = self.file, self.file.exports
+        for path in exports:
+            if str(path) not in file.given:
+                refuse_outside(file.path, str(path), path, (file.path.parent, Path()))
+        check_exports(exports, file.scene.model.name == "gaussians")
+        refuse_inputs(places_of(exports), input_files(file))
+        check_places(places_of(exports), self.overwrite)
+
     def existing(self) -> list[Path]:
         return [*super().existing(), *(path for path in work_files(self.folder) if path.exists())]
 
@@ -118,7 +153,7 @@ class ViewJob(SceneJob[ViewScene]):
         file, folder = self.file, self.folder
         photographs = file.photographs(folder / "cameras")
         model, explicit, data_term = file.model(photographs), file.explicit(), file.data_term()
-        solver, stages = file.solver(), file.stages()
+        solver, stages, limit = file.solver(), file.stages(), file.scene.solver.time_limit
         for stage in stages:
             model.change(stage.prior)
         if file.scene.output.mesh and isinstance(model, GaussianModel):
@@ -129,10 +164,7 @@ class ViewJob(SceneJob[ViewScene]):
         )
         outcome = _read_finished(folder, file, photographs) if self.resume else None
         if outcome is not None:
-            if not file.scene.output.mesh or (folder / MESH).exists():
-                return outcome
-            write_mesh(folder / MESH, mesh_scene(model, outcome.scene(), cameras), overwrite=True)
-            return replace(outcome, files=(folder / MESH,))
+            return self._export(outcome, model, photographs, progress)
         self.start(content)
         # The measures of an unfinished run are removed until this run is over.
         (folder / "metrics.json").unlink(missing_ok=True)
@@ -153,7 +185,7 @@ class ViewJob(SceneJob[ViewScene]):
                 solver=solver,
                 explicit=explicit,
                 data_term=data_term,
-                seconds=file.scene.solver.time_limit,
+                seconds=None if limit is None else limit - file.mesh_seconds,
                 seed=file.scene.seed,
                 device=device_named(file.scene.device),
                 folder=folder,
@@ -181,7 +213,48 @@ class ViewJob(SceneJob[ViewScene]):
             is_empty=is_empty,
             cameras=cameras,
         )
-        return _write(outcome, file, photographs, views)
+        outcome = _write(outcome, file, photographs, views)
+        return self._export(outcome, solution.model, photographs, progress)
+
+    def _export(
+        self, outcome: ViewOutcome, model: SceneModel, photographs: Photographs, progress: bool
+    ) -> ViewOutcome:
+        """Write the mesh and the files that the user named, and add them to the outcome."""
+        file, folder, exports = self.file, self.folder, self.file.exports
+        table, written = file.scene.output, list(outcome.files)
+        seconds, start = file.mesh_seconds or math.inf, time.monotonic()
+        is_old = outcome.solution is None and (folder / MESH).exists()
+        has_mesh = table.mesh and not is_old
+        meshes = [path for path in exports if path.suffix.lower() in MESHES]
+        if outcome.is_empty or not (has_mesh or exports):
+            return outcome
+        try:
+            x, mesh = outcome.scene(), None
+            if has_mesh or meshes:
+                mesh = mesh_scene(
+                    model,
+                    x,
+                    photographs.train.cameras,
+                    box=table.box,
+                    seconds=DEPTH_SHARE * seconds,
+                    progress=progress,
+                )
+            if has_mesh and mesh is not None:
+                written.append(write_mesh(folder / MESH, mesh, overwrite=True).path)
+            notes = write_exports(
+                exports,
+                x,
+                mesh,
+                file,
+                folder,
+                photographs,
+                seconds=BAKE_SHARE * seconds - (time.monotonic() - start),
+                progress=progress,
+                overwrite=self.overwrite,
+            )
+        except KeyboardInterrupt:
+            raise self.interrupted(True, f"the scene is in {folder}") from None
+        return replace(outcome, files=(*written, *exports), notes=(*outcome.notes, *notes))
 
     def print_outcome(self, outcome: ViewOutcome, quiet: bool) -> int:
         if quiet:
@@ -314,16 +387,12 @@ def _write(
     }
     write_json(folder / "metrics.json", content)
     written.append(folder / "metrics.json")
-    cameras = photographs.train.cameras
-    if file.scene.output.mesh and not outcome.is_empty:
-        write_mesh(folder / MESH, mesh_scene(solution.model, solution.x, cameras), overwrite=True)
-        written.append(folder / MESH)
     if "viewer" in formats and not outcome.is_empty:
         written.append(
             write_viewer(
                 folder / "viewer.html",
                 solution.x,
-                cameras,
+                photographs.train.cameras,
                 title=file.scene.title or file.name,
                 background=file.scene.views.background,
                 overwrite=True,
@@ -351,7 +420,8 @@ def _read_finished(
     if not (folder / "metrics.json").exists():
         return None
     content, limit = read_json(folder / "metrics.json"), file.scene.solver.time_limit
-    is_spent = limit is not None and float(content["seconds"]) >= limit
+    before = content["time_limit"]  # seconds of it may have been left for a mesh
+    is_spent = limit is not None and before is not None and before >= limit
     has_end = file.stages()[-1].iterations is not None
     if not (is_spent or (has_end and content["is_complete"])):
         return None

@@ -4,7 +4,8 @@ The tables::
 
     title, seed, device
     [views]                  dataset or path, reader; hold_out, train, count, scale, largest_side,
-                             straighten, background, silhouettes (the weight of the misfit of alpha)
+                             straighten, background, silhouettes (the weight of the misfit of alpha);
+                             length, markers with their dictionary, or gps: the metre of the scene
     [[prior]]                one that represents the scene (voxel-grid or gaussians) and its
                              settings; others with weights
     [operator]               settings of the renderer
@@ -12,7 +13,7 @@ The tables::
     [solver]                 Adam by default: settings, time_limit
     [[stage]]                iterations, scale of the pictures, changes prior.KEY and solver.KEY
     [evaluation]             metrics; seconds between two measurements of PSNR during the run
-    [output]                 folder, formats, mesh
+    [output]                 folder, formats, mesh; files with faces, texture and box of a mesh
     [presets.NAME]           changes by dotted keys, made by preset = "NAME"
 
 The weights of explicit priors are relative to the mean misfit of a value
@@ -28,6 +29,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, model_validator
 
 from invtoolbox import datasets
@@ -46,10 +48,12 @@ from invtoolbox.catalogue.documents import (
 )
 from invtoolbox.catalogue.registry import build
 from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.datasets.models.meshes import SUFFIXES
 from invtoolbox.datasets.views.opening import reader_of_views
 from invtoolbox.datasets.views.photograph_files import is_video
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError, check_name, naming
+from invtoolbox.geometry.cameras import Similarity
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.tables import DataTerm as DataTermTable
 from invtoolbox.jobs.images.tables import Prior as PriorTable
@@ -57,6 +61,7 @@ from invtoolbox.jobs.images.tables import Solver as SolverTable
 from invtoolbox.jobs.photographs.models import SceneModel, box_of_points, check_visible, visible_box
 from invtoolbox.jobs.photographs.photographs import Photographs, scale, split_views
 from invtoolbox.jobs.photographs.representations import GaussianModel, VoxelModel
+from invtoolbox.jobs.photographs.scale import by_length, by_markers, by_positions, move
 from invtoolbox.jobs.photographs.stages import Stage
 from invtoolbox.jobs.photographs.starting_points import fill_points
 from invtoolbox.priors.base import Prior
@@ -65,6 +70,10 @@ from invtoolbox.solvers.base import Solver
 
 #: Representations of a scene, by the name of the prior.
 MODELS: dict[str, type[SceneModel]] = {"voxel-grid": VoxelModel, "gaussians": GaussianModel}
+#: Suffixes of meshes; ``.ply`` holds Gaussians.
+MESHES = tuple(suffix for suffix in SUFFIXES if suffix != ".ply")
+#: Share of the time limit that is left for a mesh, and its most, seconds.
+MESH_SHARE, MESH_SECONDS = 0.25, 60.0
 #: Bytes of pictures above which they remain on disk.
 IN_MEMORY = 2**30
 #: Number of points of structure from motion from which on they describe the scene.
@@ -112,6 +121,31 @@ class ViewTable(Place):
     silhouettes: float = Field(
         0.0, ge=0, description="weight of the misfit of alpha, for few pictures with an alpha"
     )
+    length: tuple[str, str, float] | None = Field(
+        None,
+        title="A B METRES",
+        description="distance of two points in metres, which gives the scene its metre; a point is "
+        "x,y,z, or its places in pictures, NAME:COLUMN,ROW+NAME:COLUMN,ROW",
+    )
+    markers: float | None = Field(
+        None,
+        title="METRES",
+        description="side of the black squares of printed ArUco markers in metres, which give the "
+        "scene its metre",
+    )
+    dictionary: str = Field(
+        "4x4_50", description="OpenCV's dictionary of the markers, such as 4x4_50 or apriltag_36h11"
+    )
+    gps: bool = Field(
+        False,
+        description="take metre, east, north and up from the positions in the headers of the pictures",
+    )
+
+    @model_validator(mode="after")
+    def _one_metre(self) -> ViewTable:
+        if sum((self.length is not None, self.markers is not None, self.gps)) > 1:
+            raise ValueError("give one of length, markers and gps")
+        return self
 
 
 class Settings(Named):
@@ -157,6 +191,28 @@ class ViewOutput(Table):
         "scene",
     )
     mesh: bool = Field(False, description="write the surface of the scene, mesh.obj, too")
+    files: list[str] = Field(
+        default_factory=list,
+        title="FILE",
+        description="further files: a mesh with its texture (.glb, .obj), Gaussians (.ply, .spz, "
+        ".splat), cameras (.json for nerfstudio, cameras.txt for COLMAP)",
+    )
+    faces: int = Field(50_000, ge=4, description="number of faces of a mesh with a texture")
+    texture: int = Field(
+        2048, ge=16, le=16384, description="largest side of the texture of a mesh, texels"
+    )
+    box: tuple[float, float, float, float, float, float] | None = Field(
+        None,
+        title="X Y Z X Y Z",
+        description="part of meshes and Gaussians to keep: the smallest and the largest corner of a "
+        "box in the frame of the cameras",
+    )
+
+    @model_validator(mode="after")
+    def _some_box(self) -> ViewOutput:
+        if self.box is not None and not all(a < b for a, b in zip(self.box[:3], self.box[3:])):
+            raise ValueError(f"box takes the smallest corner, then the largest one, got {self.box}")
+        return self
 
 
 class ViewScene(Table):
@@ -214,6 +270,30 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         """
         table = self.scene.views
         side = table.largest_side if table.scale == 1 else None
+        views = self._open(folder, table.straighten, side)
+        with naming(f"{self.path}: [views]"):
+            views = self._to_metres(views, folder)
+        if table.scale < 1:
+            largest_scale = (table.largest_side or math.inf) / max(views.cameras.size)
+            views = scale(views, min(table.scale, largest_scale))
+        prior = self.scene.model
+        needed = prior.name != "gaussians" or prior.settings.get("carve") or table.silhouettes > 0
+        return views.read() if needed or views.bytes <= IN_MEMORY else views
+
+    def originals(
+        self, largest_side: int | None = None, folder: Path | None = None
+    ) -> PosedPictures:
+        """Open all photographs with the lenses of their cameras, on disk.
+
+        Args:
+            largest_side: largest side of the photographs; they have their full size by default.
+            folder: see `pictures`.
+        """
+        return self._open(folder, False, largest_side)
+
+    def _open(self, folder: Path | None, straighten: bool, side: int | None) -> PosedPictures:
+        """Open all photographs, on disk; cameras are found if there are none."""
+        table = self.scene.views
         if table.dataset is not None:
             place = datasets.find_file(table.dataset)
             reader = table.reader or shelves.find("datasets", table.dataset).read()["reader"]
@@ -222,18 +302,27 @@ class ViewSceneFile(CheckedScene[ViewScene]):
         if reader is None and place.exists() and reader_of_views(place) is None:
             folder = folder or Path("results") / self.name / "cameras"
             record = datasets.find_cameras(place, folder, seed=self.scene.seed)
-            loading = datasets.Loading(straighten=table.straighten, largest_side=side, on_disk=True)
-            views = datasets.open_found_cameras(record, loading)
-        else:
-            views = datasets.open_views(
-                place, reader, straighten=table.straighten, largest_side=side, on_disk=True
+            loading = datasets.Loading(straighten=straighten, largest_side=side, on_disk=True)
+            return datasets.open_found_cameras(record, loading)
+        return datasets.open_views(
+            place, reader, straighten=straighten, largest_side=side, on_disk=True
+        )
+
+    def _to_metres(self, views: PosedPictures, folder: Path | None) -> PosedPictures:
+        """Give the views the metre of a length, of markers, or of positions in headers."""
+        table = self.scene.views
+        if table.gps:
+            return move(views, *by_positions(views))
+        if table.length is not None:
+            factor, note = by_length(*table.length, self.originals(folder=folder))
+        elif table.markers is not None:
+            factor, note = by_markers(
+                table.markers, table.dictionary, self.originals(folder=folder)
             )
-        if table.scale < 1:
-            largest_scale = (table.largest_side or math.inf) / max(views.cameras.size)
-            views = scale(views, min(table.scale, largest_scale))
-        prior = self.scene.model
-        needed = prior.name != "gaussians" or prior.settings.get("carve") or table.silhouettes > 0
-        return views.read() if needed or views.bytes <= IN_MEMORY else views
+        else:
+            return views
+        zoom = Similarity(torch.tensor(factor), torch.eye(3), torch.zeros(3))
+        return move(views, zoom, f"the unit of the world is the metre, by {note}")
 
     def photographs(self, folder: Path | None = None) -> Photographs:
         """Open the photographs, split into training and held-out views.
@@ -294,6 +383,18 @@ class ViewSceneFile(CheckedScene[ViewScene]):
                     f"the renderer has no such setting ({str(error).split(') ')[-1]})"
                 ) from error
         return model
+
+    @property
+    def exports(self) -> list[Path]:
+        """Files that the user named."""
+        return [Path(name).expanduser() for name in self.scene.output.files]
+
+    @property
+    def mesh_seconds(self) -> float:
+        """Seconds of the time limit that are left for a mesh."""
+        is_meshed = self.scene.output.mesh or any(p.suffix.lower() in MESHES for p in self.exports)
+        limit = self.scene.solver.time_limit
+        return 0.0 if not is_meshed or limit is None else min(MESH_SECONDS, MESH_SHARE * limit)
 
     def explicit(self) -> Prior | None:
         """Return the sum of the priors with weights."""

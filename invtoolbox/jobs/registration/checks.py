@@ -115,7 +115,7 @@ def _place(
     if affine is not None:
         is_one = not isinstance(affine, (tuple, list)) or np.ndim(affine[0]) == 1
         for k, matrix in enumerate((affine, affine) if is_one else affine):
-            headers[k] = headers[k] if matrix is None else _grid_of(matrix, dimensions, spacing)
+            headers[k] = headers[k] if matrix is None else grid_of(matrix, dimensions, spacing)
     present = [grid for grid in headers if grid is not None]
     if isinstance(spacing, (int, float)):
         spacing = (float(spacing),) * dimensions
@@ -142,7 +142,8 @@ def _three(sizes: Sequence[float], first: Sequence[float] = (1.0,)) -> tuple[flo
     return float(padded[0]), float(padded[1]), float(padded[2])
 
 
-def _grid_of(matrix: Any, dimensions: int, spacing: Any) -> Grid:
+def grid_of(matrix: Any, dimensions: int, spacing: Any = None) -> Grid:
+    """Return the grid of a matrix of indices to positions, see `register`."""
     if spacing is not None:
         raise InputError("give spacing= or affine=, not both: the matrix holds the spacing")
     try:
@@ -204,7 +205,7 @@ def to_image(image: Any, name: str) -> Tensor:
         values = values[None, None]
     if values.ndim == 5 and values.shape[2] == 1:
         values = values.squeeze(2)  # a volume of one slice
-    if values.ndim not in (4, 5):
+    if values.ndim not in (4, 5) or not len(values):
         raise InputError(
             f"{name} has the shape {tuple(values.shape)}; expected (rows, columns), (slices, rows, "
             "columns) or (batch, channel, *space)"

@@ -10,11 +10,12 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import avg_pool2d, avg_pool3d, interpolate
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.threads import limit_torch_threads
@@ -31,6 +32,7 @@ from invtoolbox.jobs.registration.linear import WINDOW
 from invtoolbox.operators import Exponential, ImageWarp, SparseMatrix, stack
 from invtoolbox.operators.base import Operator
 from invtoolbox.operators.image_warp import Interpolation
+from invtoolbox.parameter_choice.noise import estimate_or_nan
 from invtoolbox.priors import Misfit, Prior, PriorSum
 from invtoolbox.priors.base import Term
 from invtoolbox.priors.motion.displacement import DisplacementPrior, mean_length
@@ -67,6 +69,11 @@ _LEAST_EDGE = 112.0
 _FOLLOWED = ("least-squares", "ncc", "lncc", "mind")
 #: Least relative noise: errors of interpolation and of the model remain without noise.
 _LEAST_NOISE = 0.02
+#: The estimate of the noise needs this number of pixels in a row.
+_LEAST_PIXELS = 5
+_SEED = 0
+#: Share of the local variance that counts as structure where all of it may be noise.
+_LEAST_SHARE = 0.01
 #: Number of pixels above which a level of a volume has at most a few iterations.
 _MANY, _FEW = 1 << 18, 10
 #: Weights relative to that of least squares (``benchmarks/registration.py --tune``).
@@ -149,10 +156,10 @@ class DeformableStage:
         with torch.no_grad():
             term = problem.data_term.prepare(problem, solve)
             total = float(term.value(problem.operator(x), problem.y)[0])
-            for prior in terms.terms:
-                energy = prior.prior.prepare(problem, solve).energy(x)
-                total += float(prior.weight * energy[0])
-        return total
+            return total + sum(
+                float(prior.weight * prior.prior.prepare(problem, solve).energy(x)[0])
+                for prior in terms.terms
+            )
 
     def _problem(self, level: FieldLevel, points: tuple[Tensor, Tensor] | None) -> Problem:
         """Return the problem of a level; in that of a velocity landmarks are measurements."""
@@ -170,11 +177,14 @@ class DeformableStage:
         measurements, terms = [side.y for side in sides], [side.data_term for side in sides]
         weights = [0.5, 0.5]
         if points is not None:
-            A, y, strength = level.landmarks(points, self.landmark_weight)
-            operators.append(A @ flows[0])
-            measurements.append(y)
-            terms.append(LeastSquares())
-            weights.append(strength)
+            p, u = points
+            finest = torch.tensor([h / n for h, n in zip(level.spacing, level.factors)])
+            for flow, ends in zip(flows, (points, (p + u / finest, -u))):
+                A, y, strength = level.landmarks(ends, self.landmark_weight)
+                operators.append(A @ flow)
+                measurements.append(y)
+                terms.append(LeastSquares())
+                weights.append(0.5 * strength)
         return Problem(tuple(measurements), stack(operators), Stack(*terms, weights=weights))
 
     def _weigh(self, terms: PriorSum, level: FieldLevel, start: Tensor) -> float | None:
@@ -230,9 +240,14 @@ class FieldLevel:
     def finest(
         cls, moving: Tensor, fixed: Tensor, mask: Tensor | None, spacing: tuple[float, ...]
     ) -> FieldLevel:
-        sizes = fixed.shape[2:]
-        weights = None if mask is None else mask.to(fixed)
-        return cls(moving, fixed, weights, spacing, (1,) * len(sizes), _axes_to_halve(sizes))
+        return cls(
+            moving,
+            fixed,
+            None if mask is None else mask.to(fixed),
+            spacing,
+            factors=(1,) * len(spacing),
+            halved=_axes_to_halve(fixed.shape[2:]),
+        )
 
     def pyramid(self, levels: int | None) -> list[FieldLevel]:
         """Return this level and coarser ones, the coarsest first."""
@@ -326,10 +341,8 @@ def _data_term(loss: Loss | DataTerm, mask: Tensor | None) -> DataTerm:
 
 def has_usual_weight(prior: Prior | None) -> bool:
     """Return whether a prior is given without a written weight, or is the usual one."""
-    if prior is None:
-        return True
-    terms = prior.as_sum().terms
-    return bool(terms) and not any(term.chosen for term in terms)
+    terms = () if prior is None else prior.as_sum().terms
+    return prior is None or (bool(terms) and not any(term.chosen for term in terms))
 
 
 def is_large(level: FieldLevel) -> bool:
@@ -376,3 +389,79 @@ def scale(image: Tensor, weights: Tensor | None) -> Tensor:
 
 def _axes_to_halve(sizes: Sequence[int]) -> tuple[bool, ...]:
     return tuple(n >= _HALVED for n in sizes)
+
+
+def add_own_noise(
+    moving: Tensor, fixed: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor] | None:
+    """Return both images with white noise of their own estimated level, or None without an estimate.
+
+    The registration of these images differs from the registration of the images themselves by about
+    as much as the latter differs from that of noise-free images (parametric bootstrap, Efron 1979).
+    Noise that is correlated between pixels is underestimated, and errors of the prior and of the loss
+    in images without noise are not seen.
+
+    Args:
+        moving: image ``(1, channel, *space)``.
+        fixed: image of the same shape.
+        mask: pixels of the fixed image that count, ``(1, 1, *space)``.
+    """
+    if fixed.shape[-1] < _LEAST_PIXELS:
+        return None
+    weights = None if mask is None else mask.to(fixed).expand_as(fixed)
+    levels = [estimate_or_nan(moving), estimate_or_nan(fixed, weights=weights)]
+    if bool(torch.cat(levels).isnan().any()):
+        return None
+    generator = torch.Generator().manual_seed(_SEED)
+    noisy = [
+        image + level.to(image) * torch.randn(image.shape, generator=generator).to(image)
+        for image, level in zip((moving, fixed), levels)
+    ]
+    return noisy[0], noisy[1]
+
+
+def structure(image: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the local variance of an image above that of its noise, ``(1, 1, *space)``.
+
+    Where an image is flat, as around a head, noise moves a field that nothing depends on.
+
+    Args:
+        image: image ``(1, channel, *space)``.
+        mask: pixels that count, ``(1, 1, *space)``.
+
+    >>> edge = torch.zeros(1, 1, 9, 40)
+    >>> edge[..., 20:] = 1.0
+    >>> structure(edge, None)[0, 0, 4, [0, 15, 20]]
+    tensor([0.0000, 0.0000, 0.2449])
+    """
+    counted = None if mask is None else mask.to(image).expand_as(image)
+    noise = estimate_or_nan(image, weights=counted).nan_to_num(0.0).square()
+    mean = partial(
+        avg_pool2d if image.ndim == 4 else avg_pool3d,
+        kernel_size=WINDOW,
+        stride=1,
+        padding=WINDOW // 2,
+        count_include_pad=False,
+    )
+    centred = image - image.mean()
+    variance = (mean(centred.square()) - mean(centred).square()).sum(1, keepdim=True)
+    above = torch.maximum(variance - float(noise) * image.shape[1], _LEAST_SHARE * variance)
+    return above if mask is None else above * mask.to(above)
+
+
+def change_by_noise(field: Tensor, noisy: Tensor, mask: Tensor | None) -> float:
+    """Return the mean change of a field by noise, relative to the mean length of the field.
+
+    Args:
+        field: displacement ``(1, d, *space)``.
+        noisy: displacement between the images with further noise.
+        mask: weights of the pixels, ``(1, 1, *space)``.
+
+    >>> change_by_noise(torch.ones(1, 2, 4, 4), 1.5 * torch.ones(1, 2, 4, 4), None)
+    0.5
+    """
+    lengths = torch.stack([field, noisy - field]).double().norm(dim=2)
+    if mask is not None:
+        lengths = lengths * mask[:, 0]
+    motion, change = lengths.flatten(1).sum(1).tolist()
+    return change / motion if motion > 0 else 0.0

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from scipy.linalg import sqrtm
 from torch import Tensor
 
 from invtoolbox.data_terms import DataTerm, MutualInformation, NormalizedCrossCorrelation
+from invtoolbox.geometry.grids import Grid
 from invtoolbox.geometry.placed_pixels import PlacedPixels, levels_of
 from invtoolbox.geometry.transforms import Affine
+from invtoolbox.jobs.registration.checks import Pair, grid_of
 from invtoolbox.operators import PlacedImage
 from invtoolbox.priors import AffineMap
 from invtoolbox.priors.implicit.affine_map import LinearMotion
@@ -40,6 +43,8 @@ _COARSE, _FINE = (30, 3e-2), (30, 1e-2)
 _SMOOTH = 1.5
 #: Window of the local correlation, in pixels.
 WINDOW = 7
+#: Least angle, in radians, between a rotation and one by 180 degrees, which has two halves.
+_LEAST_ANGLE = 1e-3
 
 
 #: Objective of the field that follows a motion: ``(fixed, moved image) -> energy``.
@@ -252,14 +257,52 @@ class LinearStages:
                 scores = torch.tensor(energies, dtype=torch.float64)
                 fit = LinearFit(fit.matrices, scores, fit.solution)
             fit = fit if k == 0 and len(levels) > 1 else fit.best(1)
+        return self._finish(levels[-1], fixed, moving, fit.matrices[:1])
+
+    def _finish(
+        self, finest: _Level, fixed: PlacedPixels, moving: PlacedPixels, start: Tensor
+    ) -> tuple[Tensor, Solution]:
+        """Refine a motion ``(1, d + 1, d + 1)`` on the whole resolution, or the finest level."""
         if self.most >= math.prod(fixed.sizes) and self.loss != "lncc":
             # Some pixels of the whole resolution, equally smooth in the frame of the fixed image.
             std = _SMOOTH * max(fixed.spacing)
-            larger = float(fit.matrices[0, :-1, :-1].det().abs()) ** (1 / (fixed.image.ndim - 2))
-            levels.append(self._level(fixed.smooth(std).thin(), moving.smooth(larger * std)))
-        fit = levels[-1].fit(self.kinds[-1:], fit.matrices[:1], _FINE, self.progress)
+            larger = float(start[0, :-1, :-1].det().abs()) ** (1 / (fixed.image.ndim - 2))
+            finest = self._level(fixed.smooth(std).thin(), moving.smooth(larger * std))
+        fit = finest.fit(self.kinds[-1:], start, _FINE, self.progress)
         assert fit.solution is not None
         return fit.matrices[0], fit.solution
+
+    def fit_both(
+        self, fixed: PlacedPixels, moving: PlacedPixels, bend: Bend | None = None
+    ) -> tuple[Tensor, Solution]:
+        """Return the motion as `fit` does, so that exchanged images have its inverse.
+
+        It is ``A (A^-1 B)^(1/2)``, the geometric mean of the motion A and the inverse B of the motion
+        back. If both are different motions, the one whose misfits in both directions are less is
+        refined in both.
+        """
+        fixed, moving, marks = fixed.canonical(), moving.canonical(), self.landmarks
+        marks = marks and Landmarks(marks.moving, marks.fixed, marks.weight)
+        back = replace(self, landmarks=marks)
+        there, solution = self.fit(fixed, moving, bend)
+        other = torch.linalg.inv(back.fit(moving, fixed, bend)[0])
+        both = torch.stack([there, other])
+        sides = (
+            (self.levels(fixed, moving)[-1], both),
+            (
+                back.levels(moving, fixed)[-1],
+                torch.linalg.inv(both),
+            ),
+        )
+        scores = torch.stack([level.score(motions) for level, motions in sides]).sum(0)
+        starts = [
+            LinearFit(motions, scores).distinct(level, 2).matrices for level, motions in sides
+        ]
+        if max(map(len, starts)) > 1:
+            there, solution = self._finish(sides[0][0], fixed, moving, starts[0][:1])
+            other = torch.linalg.inv(back._finish(sides[1][0], moving, fixed, starts[1][:1])[0])
+        step = halve(torch.linalg.solve(there, other))
+        return there if step is None else there @ step, solution
 
     def levels(self, fixed: PlacedPixels, moving: PlacedPixels) -> list[_Level]:
         most = min(self.most, math.prod(fixed.sizes))
@@ -307,6 +350,70 @@ def _place(linear: Tensor, source: Tensor, target: Tensor) -> Tensor:
     matrix[:-1, :-1] = linear
     matrix[:-1, -1] = target - linear @ source
     return matrix
+
+
+def halve(matrix: Tensor) -> Tensor | None:
+    """Return the motion H with ``H(H(p)) = M(p)``: the principal square root of a matrix M.
+
+    Motions that mirror or turn by 180 degrees have none.
+
+    >>> halve(torch.tensor([[4.0, 0.0, 6.0], [0.0, 1.0, 2.0], [0.0, 0.0, 1.0]]).double())
+    tensor([[2., 0., 2.],
+            [0., 1., 1.],
+            [0., 0., 1.]], dtype=torch.float64)
+    >>> halve(torch.diag(torch.tensor([-1.0, -1.0, 1.0]))) is None
+    True
+    """
+    angles = torch.linalg.eigvals(matrix).angle().abs()
+    if float(angles.max()) > math.pi - _LEAST_ANGLE:
+        return None
+    root = torch.from_numpy(sqrtm(matrix.double().numpy()).real).clone()
+    root[-1] = matrix[-1]  # exactly (0, ..., 0, 1)
+    return root
+
+
+def meet(pair: Pair, half: Tensor) -> tuple[Grid, tuple[int, ...]] | None:
+    """Return the grid of a frame halfway between both images, and its number of pixels.
+
+    It covers what both images show, along the axes of the image of larger pixels; None if they show
+    nothing together. Exchanged images have the same grid.
+
+    Args:
+        pair: both images.
+        half: motion H from the fixed image to the frame, and from there to the moving image.
+    """
+    place = max(pair.matrices, key=lambda A: (float(A.det().abs()), A.flatten().tolist())).clone()
+    low, high = zip(
+        *(
+            Affine(place).inverse()(PlacedPixels(image, motion @ A).corners()).aminmax(dim=0)
+            for image, motion, A in zip(
+                (pair.moving, pair.fixed), (torch.linalg.inv(half), half), pair.matrices
+            )
+        )
+    )
+    first, last = torch.maximum(*low), torch.minimum(*high)
+    shape = tuple(int(n) + 1 for n in (last - first - 1e-6).ceil())
+    place[:-1, -1] += place[:-1, :-1] @ first
+    return None if min(shape) < 2 else (grid_of(place.numpy(), len(shape)), shape)
+
+
+def bring(velocity: Tensor, grid: Grid, half: Tensor, pair: Pair) -> Tensor:
+    """Return a velocity along the axes of the fixed image, whose flow is ``H^-1 exp(v) H``.
+
+    It is ``H^-1 v(H p)`` with the linear part of H^-1. Beyond its border v continues.
+
+    Args:
+        velocity: the velocity v, ``(1, d, *space)``.
+        grid: positions of its pixels.
+        half: the motion H, see `meet`.
+        pair: both images.
+    """
+    here, there = pair.matrix(1), torch.from_numpy(grid.affine(velocity.ndim - 2))
+    D, E = (A[:-1, :-1] / A[:-1, :-1].norm(dim=0) for A in (here, there))
+    points = PlacedPixels(pair.fixed[:1], half @ here).points().to(velocity)
+    A = PlacedImage(velocity, torch.linalg.inv(there)[:-1].to(velocity), points)
+    turn = torch.linalg.solve(half[:-1, :-1] @ D, E).to(velocity)
+    return torch.tensordot(turn, A(torch.zeros_like(points)[None])[0], 1)[None]
 
 
 def rotations(dimensions: int) -> Tensor:

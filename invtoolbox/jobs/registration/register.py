@@ -49,7 +49,8 @@ class Registration:
         warped: the moving image in the place of the fixed one, ``(batch, channel, *space)``.
         spacing: distance of neighbours along every axis of the fixed image.
         solutions: `Solution` of every item on the finest level of the last stage. Its x is the field
-            that the last stage adds, for a diffeomorphic stage the velocity of it.
+            that the last stage adds, for a diffeomorphic stage the velocity, halfway between the
+            images.
         notes: findings, one sentence each.
         linear: linear motion of every item; None without a linear stage.
         transforms: the whole motion of every item, positions in the fixed image to positions in the
@@ -192,16 +193,19 @@ def register(
     pixel one vector. Both go from coarse to fine images. A batch is registered pair by pair.
 
     A diffeomorphic stage minimizes ``D(m(exp v), f) / 2 + D(f(exp -v), m) / 2 + R(v)`` over
-    stationary velocities v, with ``m = moving(L(p))`` and ``p + u(p) = exp(v)(p)``
-    (`operators.Exponential`). The field does not fold, has an inverse, and exchanged m and f have
-    the inverse motion (Ashburner 2007; Vercauteren et al. 2008).
+    stationary velocities v (`operators.Exponential`), between ``m(p) = moving(H(p))`` and ``f(p) =
+    fixed(H^-1(p))`` with ``H(H(p)) = L(p)``. The motion ``H exp(v) H`` does not fold, has an
+    inverse, and exchanged images have the inverse motion (Ashburner 2007; Vercauteren et al. 2008;
+    Avants et al. 2008). L is then the geometric mean of both directions. Where no H is unique, for
+    rotations by 180 degrees and mirrored images, H is replaced by L and the identity, and a note
+    says so.
 
     Images on one grid have no linear stage, unless the search finds a better position than theirs
     and linear stages then lower the objective on a coarse level; a note says so.
 
     If the prior has no written weight and there are no landmarks, the images are registered again
     with as much further noise as they have, for any loss. If that changes the field by more than
-    0.4 of its length, u is zero, and a note says so.
+    0.3 of its length, where the fixed image has structure, u is zero, and a note says so.
 
     Args:
         moving: image or volume, ``(*space)`` or ``(batch, channel, *space)`` with 2 or 3 axes of
@@ -339,11 +343,8 @@ def _findings(field: Tensor, pair: Pair, motion: Motion) -> list[str]:
             f"the field folds at {folded:.2%} of the pixels; a larger weight of the prior or "
             'stages=("diffeomorphic",) prevents it'
         )
-    lengths = torch.tensor(
-        [n * h for n, h in zip(field.shape[2:], pair.spacing)], dtype=field.dtype
-    )
-    largest = motion.field[0].abs().flatten(1).amax(1).cpu()
-    if bool((largest > 0.5 * lengths).any()):
+    largest = motion.field[0].abs().flatten(1).amax(1).tolist()
+    if any(u > 0.5 * n * h for u, n, h in zip(largest, field.shape[2:], pair.spacing)):
         notes.append("a displacement is longer than half of the image; check the images' positions")
     solution = motion.solution
     if solution.status[0] != "converged":
@@ -368,6 +369,5 @@ def _resample(
 
 def _to_nearest(field: Tensor, spacing: Sequence[float]) -> Tensor:
     """Return the displacement to the centres of the nearest pixels."""
-    lengths = torch.tensor(spacing, dtype=field.dtype, device=field.device)
-    lengths = lengths.view(-1, *[1] * (field.ndim - 2))
+    lengths = field.new_tensor(spacing).view(-1, *[1] * (field.ndim - 2))
     return (field / lengths).round() * lengths

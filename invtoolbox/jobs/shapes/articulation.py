@@ -81,8 +81,10 @@ def find_bones(
     from invtoolbox.solvers import LBFGS
 
     body = Body.of(shape)
-    if len(body.points) != 1:
-        raise InputError(f"find_bones takes one shape at rest, got {len(body.points)}")
+    if len(body.points) != 1 or not body.points.numel():
+        raise InputError(
+            f"find_bones takes one shape at rest, (1, point, 3), got {tuple(body.points.shape)}"
+        )
     rest = body.points if body.points.dtype == torch.float64 else body.points.float()
     positions = _positions(frames).to(rest)
     is_lost = ~positions.isfinite().all(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -45,7 +45,7 @@ def spread(
         threads: number of threads per worker, for the arithmetic of one task.
 
     Raises:
-        InputError: no scheduler answers, or it has no workers.
+        InputError: no scheduler answers, or it has no workers; a worker was lost while it started.
         MissingDependency: Dask is not installed.
     """
     with _client(min(workers, max(len(tasks), 1)), cluster, threads) as client:
@@ -142,19 +142,24 @@ def _client(workers: int, cluster: str | None, threads: int) -> Iterator[Any]:
         "distributed.scheduler.allowed-failures": _DEATHS,
         "distributed.admin.tick.limit": "1h",
     }
-    with (
-        dask.config.set(settings),
-        distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-            memory_limit=None,
-            silence_logs="CRITICAL",
-        ) as local,
-        distributed.Client(local, set_as_default=False) as client,
-    ):
+    with dask.config.set(settings), ExitStack() as opened:
+        try:
+            local = opened.enter_context(
+                distributed.LocalCluster(
+                    n_workers=workers,
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    dashboard_address=None,
+                    memory_limit=None,
+                    silence_logs="CRITICAL",
+                )
+            )
+        except RuntimeError as error:
+            raise InputError(
+                f"a worker was lost while it started ({error}); give fewer workers, or start again"
+            ) from error
+        client = opened.enter_context(distributed.Client(local, set_as_default=False))
         try:
             yield client
         except KeyboardInterrupt:

@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from invtoolbox.core.checks import check_input
 from invtoolbox.kernels.launch import Kernel, launch
@@ -36,9 +37,8 @@ from invtoolbox.kernels.linear_map import vectorize
 from invtoolbox.kernels.native import REAL, native_kernel
 from invtoolbox.kernels.tomography.rays import Rays
 
-#: Rays that a task of the CPU follows side by side, one image at a time; 32 keep its vector units
-#: busy.
-_GROUP = 32
+#: Rays that a task of the CPU follows side by side: a multiple of the length of its vectors.
+_GROUP = 16
 #: Lines of the image that a task of the CPU's back-projection owns. They stay near the core, and a ray
 #: adds to all of them before the next ray, which adds to the same pixels.
 _LINES = 32
@@ -57,6 +57,7 @@ class JosephArguments:
     order: Tensor  # as in `Rays`, (V D,) int32
     vertical_rays: int
     all_rays: int
+    detectors: int
     height: int
     width: int
     items: int
@@ -75,7 +76,8 @@ def joseph_kernel(name: str, dtype: torch.dtype, lanes: int, mode: int, **furthe
         further: ``GROUP``, rays per task of "project"; ``LINES``, lines per task of "backproject"
             (the image is padded to a multiple of them, for "scatter" too).
     """
-    definitions = {"REAL": REAL[dtype], "LANES": lanes, "MODE": mode} | further
+    definitions = {"REAL": REAL[dtype], "SINGLE": dtype == torch.float32, "IMAGES": lanes}
+    definitions |= {"MODE": mode} | further
     return native_kernel(f"tomography/joseph_{name}.cpp", definitions, JosephArguments)
 
 
@@ -331,6 +333,7 @@ def _ray_fields(offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays)
         "order": rays.order,
         "vertical_rays": rays.number_vertical,
         "all_rays": offset.numel(),
+        "detectors": rays.detectors,
         "height": height,
         "width": width,
     }
@@ -338,7 +341,7 @@ def _ray_fields(offset: Tensor, slope: Tensor, coefficients: Tensor, rays: Rays)
 
 def _run_rays(arguments: JosephArguments, lanes: int, mode: int) -> None:
     rows, total = arguments.rows, arguments.all_rays
-    group = _GROUP if lanes == 1 and rows.device.type == "cpu" else 1
+    group = _GROUP if rows.device.type == "cpu" else 1
     # A group holds rays of one main axis.
     vertical = arguments.vertical_rays
     groups = -(-vertical // group) - (-(total - vertical) // group)
@@ -383,7 +386,8 @@ def _run_backproject(
 
 def _lines(image: Tensor, lanes: int) -> tuple[Tensor, Tensor]:
     """Return the images by rows and by columns, as the kernels read them."""
-    return pad_lines(image, lanes), pad_lines(image.transpose(1, 2), lanes)
+    rows = pad_lines(image, lanes)
+    return rows, pad(rows[:, :, 2:-2].transpose(1, 2), (0, 0, 2, 2))
 
 
 def plan_lanes(tensor: Tensor) -> list[tuple[int, int, int]]:
@@ -439,7 +443,7 @@ def interleave(values: Tensor, lanes: int) -> Tensor:
     flat = values.reshape(values.shape[0], -1)
     if lanes == 1:
         return flat.contiguous()
-    out = flat.new_empty(flat.shape[1], lanes)
-    out[:, : flat.shape[0]] = flat.t()
-    out[:, flat.shape[0] :] = 0
-    return out
+    # Channels that come last are the fastest transposition.
+    full = pad(flat, (0, 0, 0, lanes - len(flat))) if lanes > len(flat) else flat
+    last = full.reshape(1, lanes, 1, -1).contiguous(memory_format=torch.channels_last)
+    return last.permute(0, 2, 3, 1).reshape(-1, lanes)

@@ -8,7 +8,7 @@ const bool vertical = k < vertical_rays;
 const int lines = vertical ? height : width;
 const int across = vertical ? width : height;
 const int padded_lines = (lines + LINES - 1) / LINES * LINES;
-const int stride = (across + 4) * LANES;
+const int stride = (across + 4) * IMAGES;
 #include "joseph_ray.h"
 const int r = ((const int*)order)[k];
 const REAL start = ((const REAL*)offsets)[r] + shift;
@@ -16,11 +16,11 @@ const REAL slope = ((const REAL*)slopes_in)[r];
 #include "joseph_range.h"
 REAL* out = (REAL*)(vertical ? rows : columns) + (size_t)item * padded_lines * stride;
 const REAL* c = (const REAL*)coefficients + r;
-const REAL* y = (const REAL*)sinogram + ((size_t)item * all_rays + r) * LANES;
+const REAL* y = (const REAL*)sinogram + ((size_t)item * all_rays + r) * IMAGES;
 for (int j = from; j < to; ++j) {
 #include "joseph_sample.h"
-    REAL* pixel = out + (size_t)j * stride + i * LANES;
-    for (int l = 0; l < LANES; ++l) {
+    REAL* pixel = out + (size_t)j * stride + i * IMAGES;
+    for (int l = 0; l < IMAGES; ++l) {
         const REAL scaled = c[0] * y[l];
         REAL right = scaled * w;
         REAL left = scaled - right;
@@ -30,6 +30,6 @@ for (int j = from; j < to; ++j) {
             left -= tangent;
         }
         wp::atomic_add(pixel + l, left);
-        wp::atomic_add(pixel + LANES + l, right);
+        wp::atomic_add(pixel + IMAGES + l, right);
     }
 }

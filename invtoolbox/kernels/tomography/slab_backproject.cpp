@@ -5,6 +5,8 @@
 //
 // Not for CUDA, for the same reason as slab_project.cpp.
 {
+// Multiplications and additions are fused across statements.
+#pragma clang fp contract(fast)
 #include "slab_vectors.h"
 #include "slab_view.h"
     // SIDE neighbouring tiles are followed in every view, then the next ones: neighbouring views add

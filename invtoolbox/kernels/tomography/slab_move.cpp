@@ -5,6 +5,8 @@
 //
 // Not for CUDA, which needs no slabs.
 {
+// Multiplications and additions are fused across statements.
+#pragma clang fp contract(fast)
 #include "slab_vectors.h"
     const int n[3] = {width, height, depth};
     const long long step[3] = {1, width, (long long)width * height};

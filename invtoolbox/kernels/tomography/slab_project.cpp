@@ -8,6 +8,8 @@
 // Not for CUDA, which uses volume_project.cpp: the layout suits vectors of a CPU, and the code uses
 // clang's vector extensions.
 {
+// Multiplications and additions are fused across statements.
+#pragma clang fp contract(fast)
 #include "slab_vectors.h"
 #include "slab_view.h"
     const int k_first = slab_first, planes = slab_planes;

@@ -1,9 +1,5 @@
-// Vectors of LANES numbers and operations on them, for slab_project.cpp and slab_backproject.cpp.
+// Vectors of LANES numbers and operations on them, for kernels that only run on a CPU.
 // Neighbouring cells need neighbouring voxels, so vectors are loaded and permuted, never gathered.
-//
-// The pragma lets the compiler fuse multiplications and additions across statements. It must come
-// first in a block.
-#pragma clang fp contract(fast)
 #if SINGLE
 #define INTEGER int
 #define PERMUTE __builtin_ia32_vpermi2varps512

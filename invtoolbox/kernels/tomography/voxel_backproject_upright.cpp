@@ -10,6 +10,8 @@
 //
 // Not for CUDA, which uses voxel_backproject.cpp: the code uses clang's vector extensions.
 {
+// Multiplications and additions are fused across statements.
+#pragma clang fp contract(fast)
 #include "slab_vectors.h"
     const int LINES = BY * BX;
     const int across_tasks = (width + BX - 1) / BX, along_tasks = (height + BY - 1) / BY;

@@ -116,6 +116,7 @@ class NonUniformFourier(LinearOperator):
         space = self.domain_shape[1:]
         if (
             trajectory.ndim < 2
+            or not trajectory.numel()
             or trajectory.shape[-1] != len(space)
             or not trajectory.is_floating_point()
         ):

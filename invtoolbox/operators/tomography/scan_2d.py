@@ -329,6 +329,13 @@ class Scan2D(Scan):
         """Radius of the circle inside of the image."""
         return min(n * size for n, size in zip(self.image_shape, self.pixel_size)) / 2
 
+    @property
+    def sees_whole_image(self) -> bool:
+        """Whether every view measures the circle inside of the image."""
+        low, high = self._view_limits()
+        # The slack is the width of a cell: an image as wide as its detector is the common case.
+        return max(low, -high) <= self.detector_spacing - self._inner_radius
+
     def _check_view(self) -> None:
         """Raise if the detector misses the object's centre, warn if it misses other parts."""
         height, width = (n * size for n, size in zip(self.image_shape, self.pixel_size))
@@ -347,9 +354,7 @@ class Scan2D(Scan):
                 f"this {name} never sees the centre of the image: {sees}; "
                 f"check detector_shift (a length, not cells)"
             )
-        # The slack is the width of a cell: an image as wide as its detector is the common case.
-        slack = self.detector_spacing
-        if low > -inner + slack or high < inner - slack:
+        if not self.sees_whole_image:
             warnings.warn(
                 f"the field of view of this {name} cuts the object off: {sees}, the image has an "
                 f"inner radius of {inner:.4g}",

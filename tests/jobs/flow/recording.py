@@ -14,8 +14,8 @@ import torch
 from invtoolbox import simulation
 from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.jobs.flow.estimation import FlowEstimate, estimate_prepared
-from invtoolbox.jobs.flow.pair import Motion, Pair
 from invtoolbox.jobs.flow.preparation import Preparation, PreparedPair, prepare_pair
+from invtoolbox.jobs.flow.window import Motion, Pair
 
 
 def record(folder: Path, sweeps: int = 6, points: int = 1500) -> Path:

@@ -1,5 +1,7 @@
 """Clusters, votes, and bodies that move: found, registered, and told from what only seems to move."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,12 +9,11 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.flow.bodies import BodySettings, moving_bodies
-from invtoolbox.jobs.flow.clusters import are_alone, clusters, height_above, translations
+from invtoolbox.jobs.flow.clusters import Cloud, are_alone, clusters, height_above, translations
 from invtoolbox.jobs.flow.estimation import estimate
 from invtoolbox.jobs.flow.evidence import Evidence
-from invtoolbox.jobs.flow.pair import Pair
 from invtoolbox.jobs.flow.sensor import Rays
-from invtoolbox.jobs.flow.window import Neighbour
+from invtoolbox.jobs.flow.window import Neighbour, Pair
 from invtoolbox.simulation import SimulatedSequence, SpinningLidar
 from invtoolbox.simulation.places import garage, highway
 
@@ -258,7 +259,8 @@ def test_a_ceiling_is_infinitely_high_and_a_drop_of_rain_alone():
     side = torch.arange(-12.0, 12.0, 0.25)
     floor = torch.cartesian_prod(side, side, torch.tensor([-1.8]))
     ceiling = floor * torch.tensor([1.0, 1.0, -0.5])
-    person = box([0.5, 0.4, 1.7], [4.0, 3.0, -1.8], 400, 0)
+    # As far away as such a person has 400 points.
+    person = box([0.5, 0.4, 1.7], [8.0, 6.0, -1.8], 400, 0)
     height = height_above(torch.cat([person, ceiling]), floor)
     assert float(height[:400].max()) < 1.8
     assert float(height[400:].isinf().double().mean()) > 0.99
@@ -267,6 +269,22 @@ def test_a_ceiling_is_infinitely_high_and_a_drop_of_rain_alone():
     assert float(alone[:400].double().mean()) < 0.02 and bool(alone[400:].all())
     # Two such points are no rain.
     assert not bool(are_alone(torch.cat([person, drops[:2]]), torch.zeros(3), Rays()).any())
+
+
+def test_rain_is_no_noise_of_the_ranges():
+    lidar = SpinningLidar(32, 600, noise_std=0.015)
+    dry, wet = (
+        SimulatedSequence(highway(3), replace(lidar, stray=stray), 2, seed=3)[0]
+        for stray in (0.0, 0.08)
+    )
+    drops = ~wet.labels.valid
+    assert 0.1 < float(drops.double().mean()) < 0.3
+    clouds = [Cloud(sweep.points[~sweep.labels.ground]) for sweep in (dry, wet)]
+    assert clouds[1].rays.noise < 1.15 * clouds[0].rays.noise < 0.05
+    # Drops are high above all clusters, and what the rain leaves of things is not.
+    high = clouds[1].height.isinf()
+    assert float(high[drops[~wet.labels.ground]].double().mean()) > 0.9
+    assert float(high[~drops[~wet.labels.ground]].double().mean()) < 0.05
 
 
 def test_people_of_a_crowd_move_each_for_themselves():

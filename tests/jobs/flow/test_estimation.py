@@ -11,8 +11,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import relative_motion, transform
 from invtoolbox.geometry.sweeps import Sweep
 from invtoolbox.jobs.flow import Preparation, estimate
-from invtoolbox.jobs.flow.euler import EulerSettings
 from invtoolbox.jobs.flow.methods import METHODS, Default, Motion, Pair
+from invtoolbox.jobs.flow.published import EulerSettings
 from invtoolbox.jobs.flow.window import Neighbour
 
 

@@ -228,3 +228,40 @@ def test_the_same_bits_twice(tmp_path: Path) -> None:
     assert len(files[0]) == 4
     for one, other in zip(*files, strict=True):
         assert one.read_bytes() == other.read_bytes()
+
+
+def test_the_score_of_a_map_tells_what_was_there_for_a_while(tmp_path: Path) -> None:
+    # A round wall of the radius 20 m, and in one of four sweeps a box before it. The sensor drives.
+    turn, up = torch.meshgrid(
+        torch.linspace(-3.14, 3.14, 900), torch.linspace(-0.1, 0.1, 16), indexing="ij"
+    )
+    sight = torch.stack([turn.cos(), turn.sin(), up.tan()], 2).flatten(0, 1)
+    for k in range(5):
+        x = 0.5 * k
+        along = x * sight[:, 0]
+        reach = -along + (along.square() - x * x + 400).sqrt()
+        reach[(sight[:, 1].abs() < 0.05) & (sight[:, 0] > 0) & (k == 1)] = 9.5
+        np.save(tmp_path / f"{k:06d}.npy", (reach[:, None] * sight).numpy())
+    poses = "".join(f"1 0 0 {0.5 * k} 0 1 0 0 0 0 1 0\n" for k in range(5))
+    (tmp_path / "poses.txt").write_text(poses)
+
+    def nothing_moves(source: Sweep, target: Sweep, *_: Any) -> Any:
+        none = torch.zeros(len(source), dtype=torch.bool)
+        motion = relative_motion(source.pose, target.pose)
+        flow = transform(motion, source.points) - source.points
+        about = {"dynamic": none, "ground": none, "instance": torch.full((len(source),), -1)}
+        facts = {"flow": flow, "ego_motion": motion, "valid": ~none, "method": "none", "notes": ()}
+        return SimpleNamespace(**about, **facts)
+
+    sequence = SequencePath.of(tmp_path, options={"poses": str(tmp_path / "poses.txt")})
+    out = tmp_path.parent / f"{tmp_path.name}-out"
+    study = flow_sequence(sequence, out, estimate=nothing_moves, progress=False)
+    write_exports(study, sequence, ("map", "map.pcd", "map.laz"))
+    ply = read_ply(out / "map.ply")
+    inside = np.hypot(ply["x"], ply["y"]) < 15
+    assert inside.sum() > 100 and (~inside).sum() > 10_000
+    # The other three sweeps look through the place of the box; nobody looks through the wall.
+    assert np.allclose(ply["score"][inside], 0.25)
+    assert (ply["score"][~inside] == 1).all()
+    assert np.array_equal(read_pcd(out / "map.pcd")["score"], ply["score"])
+    assert np.array_equal(laspy.read(out / "map.laz")["score"], ply["score"])

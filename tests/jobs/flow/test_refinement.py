@@ -10,7 +10,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.geometry.surface_normals import Surface, normals
-from invtoolbox.jobs.flow.refinement import Refinement, Tracks
+from invtoolbox.jobs.flow.tracks import Refinement, Tracks
 from invtoolbox.jobs.flow.window import Neighbour
 from invtoolbox.objective.linearization import Linearization
 

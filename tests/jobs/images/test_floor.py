@@ -11,7 +11,7 @@ import invtoolbox as it
 from invtoolbox.jobs.images.by_noise import roughness
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import _judge, hold_out_gaps, interpolate_smoothly
-from invtoolbox.parameter_choice.validation import quadratic_model
+from invtoolbox.parameter_choice.held_out import quadratic_model
 from tests.operators.scan_helpers import cells, chords, disc, parallel_distance, turn
 
 

@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional
 
 from invtoolbox.datasets import PosedPictures
-from invtoolbox.geometry import look_at
+from invtoolbox.geometry import Mesh, look_at
 from invtoolbox.geometry.rotations import rotation_matrices
 from invtoolbox.jobs.photographs import GaussianModel, Photographs, Stage, solve_in_stages
-from invtoolbox.jobs.photographs.surface import mesh_scene
+from invtoolbox.jobs.photographs.surface import fit_silhouettes, mesh_scene
 from invtoolbox.priors import Gaussians, NormalConsistency
 from invtoolbox.solvers import Adam
 
@@ -54,6 +54,22 @@ def test_the_mesh_of_flat_gaussians_lies_in_their_planes() -> None:
         mesh = mesh_scene(model, prior.decode(prior.initial()), CAMERAS, resolution=64)
         errors[flat] = float((mesh.vertices.norm(dim=1) - 1).abs().mean())
     assert errors[True] < 0.012 and errors[True] < 0.4 * errors[False]
+
+
+def test_a_mesh_moves_to_the_silhouettes_of_the_scene() -> None:
+    """A ball that is too small, by more on one side, in the pictures of the unit ball."""
+    pytest.importorskip("open3d", exc_type=ImportError)
+    icosphere = pytest.importorskip("trimesh").creation.icosphere(subdivisions=4)
+    ball = Mesh.of(icosphere)
+    sphere = functional.normalize(ball.vertices.float(), dim=1)
+    small = Mesh(sphere * (0.975 + 0.01 * sphere[:, :1]), ball.faces)
+    origins, directions = CAMERAS.rays()
+    nearest = torch.linalg.cross(origins, directions).norm(dim=-1) / directions.norm(dim=-1)
+    depths = torch.where(nearest < 1, 3.0, 0.0)[:, None]
+    radius = fit_silhouettes(small, CAMERAS, depths).vertices.norm(dim=1)
+    assert float((radius - 1).abs().mean()) < 0.005 and float((radius - 1).abs().max()) < 0.02
+    # Pictures that the scene fills say nothing about the mesh.
+    assert fit_silhouettes(small, CAMERAS, torch.full_like(depths, 3.0)) is small
 
 
 def test_a_stage_of_flat_gaussians_makes_their_normals_consistent() -> None:

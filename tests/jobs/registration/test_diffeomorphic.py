@@ -14,7 +14,8 @@ import invtoolbox as it
 from invtoolbox.datasets.volumes.volume import VolumeInMemory
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
-from invtoolbox.geometry.transforms import Composite
+from invtoolbox.geometry.transforms import Affine, Composite, resample
+from invtoolbox.jobs.registration.linear import LinearStages
 from invtoolbox.objective.linearization import Linearization
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.image_warp import Exponential, warp_images
@@ -22,7 +23,7 @@ from invtoolbox.priors import PriorSum
 from invtoolbox.testing import check_operator
 from tests.command_line import Run, one_sentence
 from tests.jobs.registration.test_register import case, error, textured
-from tests.jobs.registration.test_stages import body
+from tests.jobs.registration.test_stages import PICTURE, body, motion_3d, moved, turn_2d
 
 FIELD = ("diffeomorphic",)
 
@@ -166,6 +167,75 @@ def test_volumes_of_two_grids_have_one_inverse_field() -> None:
     there = points + torch.stack([u[..., 2], -u[..., 1], u[..., 0]], -1)
     again = motion.transform()(there)
     assert (again - points)[4:-4, 4:-4, 4:-4].norm(dim=-1).max() < 0.1 * 2.0
+
+
+def bent(image: np.ndarray, largest: float, seed: int) -> np.ndarray:
+    flow = Exponential((image.ndim, *image.shape))(smooth_velocity(image.shape, largest, seed))
+    return warp_images(torch.from_numpy(image)[None, None], flow.float(), (1.0,) * image.ndim)[0, 0]
+
+
+@pytest.mark.parametrize("extras", [False, True])
+def test_exchanged_pictures_have_the_inverse_of_all_stages(extras: bool) -> None:
+    M = turn_2d(40.0, 1.1, (6.0, -4.0), 64)
+    pair = PICTURE, moved(bent(PICTURE, 3.0, 6).numpy(), M)
+    there, back = (
+        ({}, {}) if not extras else ({"mask": PICTURE > -1}, {"moving_mask": PICTURE > -1})
+    )
+    if extras:
+        there["mask"][:20] = back["moving_mask"][:20] = False
+        points = np.array([[30.0, 30.0], [40.0, 35.0]])  # rows and columns
+        ends = (points[:, ::-1] @ M[:2, :2].T + M[:2, 2])[:, ::-1].copy()
+        there["landmarks"], back["landmarks"] = (ends, points), (points, ends)
+    stages = ("rigid", "similarity", *FIELD)
+    motion = it.register(*pair, stages=stages, **there)
+    other = it.register(*pair[::-1], stages=stages, **back)
+    inside = torch.from_numpy(pair[1] > 0.2)[None]
+    gaps = (motion.displacement - other.inverse).norm(dim=1)[inside]
+    assert gaps.max() < 0.1 < 5.0 < float(motion.displacement.norm(dim=1).max())
+    product = motion.linear[0].matrix @ other.linear[0].matrix
+    assert (product - torch.eye(3)).abs().max() < 1e-9
+    assert motion.has_inverse and motion.jacobian[inside].min() > 0.2
+
+
+def test_exchanged_volumes_of_two_grids_have_the_inverse() -> None:
+    head, M = body((18, 22, 20)), motion_3d()
+    grids = Grid((4.0, 3.0, 3.5), (10.0, -20.0, 5.0)), Grid((4.5, 3.5, 3.0), (12.0, -24.0, 3.0))
+    values = resample(bent(head, 1.0, 7)[None, None], Affine(M), grids[1], grids[0], (18, 22, 26))
+    moving = VolumeInMemory(head, grids[0])
+    fixed = VolumeInMemory(values[0, 0].numpy(), grids[1])
+    stages = ("rigid", *FIELD)
+    motion, other = (
+        it.register(*p, stages=stages, max_iterations=5) for p in ((moving, fixed), (fixed, moving))
+    )
+    points = fixed.grid.points(fixed.shape)[values[0, 0] > 0.2]
+    gaps = other.transform()(motion.transform()(points)) - points
+    assert gaps.norm(dim=-1).max() < 0.1 * 3.0 < 10 < float(motion.displacement.abs().max())
+    assert motion.displacement.shape == (1, 3, 18, 22, 26)
+
+
+def test_a_turn_by_180_degrees_has_no_halfway_frame() -> None:
+    pair = PICTURE, np.ascontiguousarray(PICTURE[::-1, ::-1])
+    motion = it.register(*pair, stages=("rigid", *FIELD))
+    assert any("has no half" in note for note in motion.notes)
+    assert float(it.metrics.correlation(motion.warped, torch.tensor(pair[1])[None, None])) > 0.999
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_of_different_motions_in_both_directions_the_better_counts(
+    monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+    M, fit, calls = turn_2d(30.0, 1.0, (4.0, 2.0), 64), LinearStages.fit, list[int]()
+    turn = torch.from_numpy(turn_2d(150.0, 1.0, (0.0, 0.0), 64))
+
+    def fit_one(self: LinearStages, *images: Any) -> Any:
+        matrix, solution = fit(self, *images)
+        calls.append(len(calls))
+        return (turn if calls[-1] == wrong else matrix), solution
+
+    monkeypatch.setattr(LinearStages, "fit", fit_one)
+    motion = it.register(PICTURE, moved(PICTURE, M), stages=("rigid", *FIELD))
+    assert len(calls) == 2
+    assert np.abs(motion.linear[0].matrix.numpy() - M).max() < 0.05
 
 
 def test_itk_applies_both_directions(

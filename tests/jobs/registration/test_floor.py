@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.jobs.registration.stages import add_own_noise, change_by_noise
+from invtoolbox.jobs.registration.deformable import add_own_noise, change_by_noise
 from tests.jobs.registration.test_register import error, swirl, textured
 
 
@@ -43,6 +43,19 @@ def test_a_small_motion_above_the_noise_is_kept(loss: Any) -> None:
     assert not any("no motion" in note for note in motion.notes)
     assert torch.equal(motion.displacement, motion.solutions[0].x)
     assert error(motion, u) < 0.25 * float(u[..., 5:-5, 5:-5].norm(dim=1).mean())
+
+
+def test_a_flat_surrounding_does_not_hide_a_motion() -> None:
+    """Most of the image is noise alone, in which the field follows the noise."""
+    image, u = torch.zeros(1, 1, 96, 96), torch.zeros(1, 2, 96, 96)
+    inner = (..., slice(28, 76), slice(28, 76))
+    window = torch.hann_window(48, periodic=False)
+    image[inner], u[inner] = textured() * window * window[:, None], 0.6 * swirl()
+    fixed = it.operators.Warp(u, (1.0, 1.0), "cubic")(image)
+    motion = it.register(noisy(image, 0.03, 1), noisy(fixed, 0.03, 2))
+    assert not any("no motion" in note for note in motion.notes)
+    gaps = (motion.displacement - u)[..., 36:68, 36:68].norm(dim=1)
+    assert gaps.mean() < 0.3 * u[..., 36:68, 36:68].norm(dim=1).mean()
 
 
 def test_a_written_weight_and_landmarks_keep_the_field() -> None:

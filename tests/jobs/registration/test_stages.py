@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -111,6 +112,32 @@ def motion_3d() -> np.ndarray:
     M[:3, :3] = rotation(torch.tensor([0.3, -0.2, 0.4], dtype=torch.float64)).numpy()
     M[:3, 3] = [15.0, 8.0, -12.0]
     return M
+
+
+def reorder(image: np.ndarray, A: np.ndarray, word: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the array with its axes in another order and direction, and its matrix."""
+    axes, signs = word
+    change = np.eye(4)[[*axes, 3]].T @ np.diag([*signs, 1.0])
+    ends = zip(np.array(signs)[np.argsort(axes)], image.shape)
+    change[:3, 3] = [(sign < 0) * (n - 1) for sign, n in ends]
+    values = image.transpose(axes)[tuple(slice(None, None, sign) for sign in signs)]
+    return values.copy(), A @ change
+
+
+@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.slow)])
+def test_the_order_of_the_axes_changes_nothing(step: int) -> None:
+    """Both arrays are stored in any of the 48 orders and directions of the axes."""
+    head, M, A = body((10, 12, 11)), motion_3d(), GRID.affine()
+    points = torch.from_numpy(np.random.default_rng(0).uniform(0, 40, (20, 3)))
+    signs = itertools.product((1, -1), repeat=3)
+    words, found = list(itertools.product(itertools.permutations(range(3)), signs)), []
+    assert len(words) == 48
+    for word, other in list(zip(words, reversed(words)))[::step]:
+        (moving, B), (fixed, C) = reorder(head, M @ A, word), reorder(head, A, other)
+        motion = it.register(moving, fixed, affine=(B, C), stages=("rigid",))
+        found.append(motion.transform()(points))
+    assert max(float((end - found[0]).abs().max()) for end in found) < 1e-3
+    assert float((found[0] - Affine(M)(points)).abs().max()) < 0.1
 
 
 def test_headers_place_volumes() -> None:

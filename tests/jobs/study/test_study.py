@@ -89,6 +89,19 @@ def test_a_worker_that_dies_over_an_item_takes_nothing_else_with_it(volume: Path
     assert all(study.file(k).exists() for k in (0, 2))
 
 
+def test_a_worker_that_is_lost_at_the_start_is_one_sentence(
+    volume: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = pytest.importorskip("distributed")
+
+    def lost(**settings: Any) -> None:
+        raise RuntimeError("Nanny failed to start.")
+
+    monkeypatch.setattr(distributed, "LocalCluster", lost)
+    with pytest.raises(it.InputError, match="lost while it started .Nanny failed"):
+        it.map_slices(volume, smooth, "out", workers=2, progress=False)
+
+
 def test_one_worker_needs_no_dask(volume: Path) -> None:
     code = (
         "import sys; sys.modules['distributed'] = sys.modules['dask'] = None\n"
