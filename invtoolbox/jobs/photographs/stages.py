@@ -219,7 +219,7 @@ def solve_in_stages(
             assert solution.problem is not None
             fits, theirs = _fitting(train, bad), solution.problem.unknown
             leaves = solution.parameters.items()
-            state = (prior, {n: leaf[fits] if n in theirs else leaf for n, leaf in leaves})
+            state = (prior, {n: leaf[..., fits, :] if n in theirs else leaf for n, leaf in leaves})
             journal.next_stage(finished, watch, state)
         journal.save(watch)
         return StagedSolution(
