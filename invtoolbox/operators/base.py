@@ -517,7 +517,7 @@ def check_shape(
     if isinstance(value, Tensor) and not nested and value.ndim == len(shape) + 1:
         first = 2 if channelwise else 1
         same = tuple(value.shape[first:]) == tuple(shape[first - 1 :])
-        if same and (items is None or value.shape[0] == items) and value.numel():
+        if same and (items is None or value.shape[0] == items) and _holds_values(value, shape):
             return
     what = what if isinstance(what, str) else what()
     if shape and isinstance(shape[0], tuple):
@@ -552,8 +552,13 @@ def check_shape(
             f"{what} with a batch of {items}, because its parameters differ from item to item, "
             f"got a batch of {value.shape[0]}"
         )
-    if not value.numel():
+    if not _holds_values(value, shape):
         raise InputError(f"{what} with at least one item and one value, got {tuple(value.shape)}")
+
+
+def _holds_values(value: Tensor, shape: Shapes) -> bool:
+    """Whether a tensor has an item, and values unless the shape has none, as without measurements."""
+    return bool(value.numel() or (len(value) and 0 in shape))
 
 
 def _describe(value: Any) -> str:

@@ -54,7 +54,10 @@ def solve_repaired(
     every = torch.arange(problem.batch, device=problem.y0.device)
     if repair is False:
         return solve(problem, every)
-    mend, mended, clean, solutions = _repair if repair else leave_out_certain, [], [], []
+    mend = _repair if repair else leave_out_certain
+    mended: list[tuple[Tensor, Problem, tuple[str, ...]]] = []
+    clean: list[Tensor] = []
+    solutions: list[tuple[Tensor, Solution]] = []
     for place in every.split(1):
         single, notes = mend(problem if len(every) == 1 else problem.select(place))
         if notes:
