@@ -48,7 +48,7 @@ _PIXELS = 0.03
 class Validation(WeightSearch):
     r"""The weight between the best prediction of held-out measurements and the whitest residual.
 
-    ``log weight = (1 - s) log weight_1 + s log weight_2`` of two minima over the weight:
+    ``log weight = log weight_1 + s max(0, log weight_2 - log weight_1)`` of two minima over the weight:
 
     - weight_1 of the mean squared error of the prediction of measurements that the solution has
       not seen: every sixth view of a scan, or a random sixth of the pixels (cross-validation;
@@ -179,7 +179,8 @@ class Validation(WeightSearch):
         # Measurements without a grid (the rows of a matrix) are in no order that could tell.
         grid = trials.problem.y0.ndim > 3
         share = torch.tensor([self._share(curve) if grid else 0.0 for curve in white]).to(first)
-        chosen = (1 - share) * t_held + share * t_white
+        # Far below the best weight residuals are white as well.
+        chosen = t_held + share * (t_white - t_held).clamp_min(0)
         if grid and len(doubtful := self._doubtful(held, noise, trials.problem)):
             above = first + _ABOVE * math.log(10.0)
             held_again = self._walk(

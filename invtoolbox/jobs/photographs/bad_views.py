@@ -60,7 +60,7 @@ def find_bad_views(model: SceneModel, x: Any, pictures: PosedPictures) -> dict[s
     reasons = {
         "shows something else, or its camera is wrong": strange,
         "is blurred": blur & ~strange,
-        "shows something that moved": (error | part) & ~strange & ~blur,
+        "shows something that moved, or that no other shows": (error | part) & ~strange & ~blur,
     }
     return {
         names[k]: reason
