@@ -281,6 +281,7 @@ class LinearOperator(Operator):
             lambda: f"the {method} of {self} takes y",
             self.channelwise,
             self.items,
+            may_be_empty=True,
         )
 
     def _adjoint(self, y: Any) -> Tensor:
@@ -508,23 +509,25 @@ def check_shape(
     what: str | Callable[[], str],
     channelwise: bool = False,
     items: int | None = None,
+    may_be_empty: bool = False,
 ) -> None:
     """Raise an `InputError` that names the wrong axis, unless the shape is ``(batch, *shape)``.
 
-    ``what`` may be a function of the text, because describing an operator may take long.
+    ``what`` may be a function of the text, because describing an operator may take long. An operator
+    may have no measurements (a mask without a pixel, ``may_be_empty``), but an image has values.
     """
     nested = bool(shape) and isinstance(shape[0], tuple)
     if isinstance(value, Tensor) and not nested and value.ndim == len(shape) + 1:
         first = 2 if channelwise else 1
         same = tuple(value.shape[first:]) == tuple(shape[first - 1 :])
-        if same and (items is None or value.shape[0] == items) and _holds_values(value, shape):
+        if same and (items is None or value.shape[0] == items) and _has_values(value, may_be_empty):
             return
     what = what if isinstance(what, str) else what()
     if shape and isinstance(shape[0], tuple):
         if not isinstance(value, (tuple, list)) or len(value) != len(shape):
             raise InputError(f"{what} as a tuple of {len(shape)} tensors, got {_describe(value)}")
         for k, (tensor, part_shape) in enumerate(zip(value, shape)):
-            check_shape(tensor, part_shape, f"{what}[{k}]", channelwise, items)
+            check_shape(tensor, part_shape, f"{what}[{k}]", channelwise, items, may_be_empty)
         return
     expected: Sequence[Any] = ("channel" if channelwise else shape[0], *shape[1:])
     expected_shape = f"(batch, {', '.join(str(n) for n in expected)})"
@@ -552,13 +555,13 @@ def check_shape(
             f"{what} with a batch of {items}, because its parameters differ from item to item, "
             f"got a batch of {value.shape[0]}"
         )
-    if not _holds_values(value, shape):
+    if not _has_values(value, may_be_empty):
         raise InputError(f"{what} with at least one item and one value, got {tuple(value.shape)}")
 
 
-def _holds_values(value: Tensor, shape: Shapes) -> bool:
-    """Whether a tensor has an item, and values unless the shape has none, as without measurements."""
-    return bool(value.numel() or (len(value) and 0 in shape))
+def _has_values(value: Tensor, may_be_empty: bool) -> bool:
+    """Return whether there is an item, and a value unless items may be empty."""
+    return len(value) > 0 and (may_be_empty or value.numel() > 0)
 
 
 def _describe(value: Any) -> str:
