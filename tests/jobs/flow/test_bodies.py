@@ -259,14 +259,16 @@ def test_a_ceiling_is_infinitely_high_and_a_drop_of_rain_alone():
     side = torch.arange(-12.0, 12.0, 0.25)
     floor = torch.cartesian_prod(side, side, torch.tensor([-1.8]))
     ceiling = floor * torch.tensor([1.0, 1.0, -0.5])
-    # As far away as such a person has 400 points.
-    person = box([0.5, 0.4, 1.7], [8.0, 6.0, -1.8], 400, 0)
+    # So near, a person has as many points.
+    person = box([0.5, 0.4, 1.7], [4.0, 3.0, -1.8], 1600, 0)
     height = height_above(torch.cat([person, ceiling]), floor)
-    assert float(height[:400].max()) < 1.8
-    assert float(height[400:].isinf().double().mean()) > 0.99
-    drops = torch.stack([torch.arange(2.0, 42.0, 2.0), torch.full((20,), -4.0), torch.zeros(20)], 1)
+    assert float(height[:1600].max()) < 1.8
+    assert float(height[1600:].isinf().double().mean()) > 0.99
+    drops = torch.cartesian_prod(
+        torch.arange(2.0, 42.0, 2.0), torch.arange(-13.0, -1.0, 3.0), torch.zeros(1)
+    )
     alone = are_alone(torch.cat([person, drops]), torch.zeros(3), Rays())
-    assert float(alone[:400].double().mean()) < 0.02 and bool(alone[400:].all())
+    assert float(alone[:1600].double().mean()) < 0.02 and bool(alone[1600:].all())
     # Two such points are no rain.
     assert not bool(are_alone(torch.cat([person, drops[:2]]), torch.zeros(3), Rays()).any())
 

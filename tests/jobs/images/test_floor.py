@@ -216,12 +216,12 @@ def test_a_prior_that_predicts_no_number_loses() -> None:
 def test_deblurring_is_no_worse_than_the_blurred_picture(prior: str) -> None:
     """Least energy amplifies the noise; the other priors know pictures better."""
     truth = picture()
-    A = it.operators.Blur(torch.ones(5, 5) / 25, (1, 48, 48))
-    y = A.simulate(truth, 0.02, seed=0)
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (1, 48, 48))
+    y = A.simulate(truth, 0.1, seed=0)
     solution = it.reconstruct(y, A, prior, progress=False)
     kept = it.reconstruct(y, A, prior, regularization=solution.regularization, progress=False)
     if prior == "tikhonov":
-        assert torch.equal(solution.x, y) and rmse(kept.x, truth) > 1.1 * rmse(y, truth)
+        assert torch.equal(solution.x, y) and rmse(kept.x, truth) > 1.5 * rmse(y, truth)
         assert any("x is the picture itself" in note for note in solution.notes)
     else:
         assert rmse(solution.x, truth) < 0.8 * rmse(y, truth)
