@@ -97,13 +97,19 @@ def hold_out(problem: Problem, seed: int) -> HeldOut:
     image = None
     if has_views(problem):
         fitted = torch.ones(1, 1, y.shape[2], *[1] * (y.ndim - 3), dtype=real)
-        fitted[:, :, ONE_OF // 2 :: ONE_OF] = 0
-        image = _invert_views(problem, torch.arange(ONE_OF // 2, y.shape[2], ONE_OF))
+        fitted[:, :, held_views(problem).cpu()] = 0
+        image = _invert_views(problem, held_views(problem))
     else:
         generator = separate_generator(seed)
         fitted = torch.rand(1, *y.shape[1:], generator=generator).ge(1 / ONE_OF).to(real)
     fitted = fitted.to(y.device)
     return HeldOut(term, used * fitted, used * (1 - fitted), image)
+
+
+def held_views(problem: Problem) -> Tensor:
+    """Return the places of the views that are held out."""
+    y = problem.y0
+    return torch.arange(ONE_OF // 2, y.shape[2], ONE_OF, device=y.device)
 
 
 def _invert_views(problem: Problem, views: Tensor) -> Tensor | None:
@@ -116,12 +122,14 @@ def _invert_views(problem: Problem, views: Tensor) -> Tensor | None:
         views: places of some views, evenly spaced.
     """
     A = problem.operator
-    if not isinstance(A, Scan2D) or len(views) < _LEAST_INVERTED or not A.sees_whole_image:
+    if not isinstance(A, Scan2D) or A.items is not None or not A.sees_whole_image:
+        return None
+    if len(views) < _LEAST_INVERTED:
         return None
     arc = arc_of(A)
     if arc is None or arc.covered < arc.needed - _MISSING:
         return None
-    some = problem.subset(views.to(problem.y0.device))
+    some = problem.subset(views)
     weights, y = getattr(some.data_term, "weights", None), some.y0
     if weights is not None:
         y = interpolate(y, (weights > 0).expand_as(y))

@@ -183,12 +183,13 @@ class Trials:
         return max(1, _AT_ONCE // size)
 
     def split(self, places: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return places of items, in parts that are solved together.
+        """Return places of items, in parts that are solved together; none for no places.
 
         Args:
             places: places of some items; all by default.
         """
-        return (self.every if places is None else places).split(self._together)
+        places = self.every if places is None else places
+        return places.split(self._together) if len(places) else ()
 
     def follow(
         self,

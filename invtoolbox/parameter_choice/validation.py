@@ -17,7 +17,13 @@ from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightCurve
-from invtoolbox.parameter_choice.held_out import HeldOut, accepts, has_views, hold_out
+from invtoolbox.parameter_choice.held_out import (
+    HeldOut,
+    accepts,
+    has_views,
+    held_views,
+    hold_out,
+)
 from invtoolbox.parameter_choice.noise import LEAST_NOISE, USUAL_NOISE, estimate_or_nan
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
@@ -38,8 +44,9 @@ _BOTH = 4
 _LEAST_SHARE = 0.4
 #: The residual is too large, too small or too far from white for noise of the stated level.
 _TOO_LARGE, _TOO_SMALL, COLOURED = 1.15, 0.9, 0.5
-#: Whiteness of the whitest residual above which it has structure that no weight explains.
-_STRUCTURED = 0.15
+#: Whiteness of the whitest residual of a scan, and its size in units of the noise, above which no
+#: weight explains the measurements.
+_STRUCTURED, _ABOVE_NOISE = 0.1, 1.02
 #: Residual of a scan, relative to its measurements, that pixels leave of an object without pixels.
 _PIXELS = 0.03
 
@@ -72,10 +79,12 @@ class Validation(WeightSearch):
     then sought again, from large weights down. Of weights that predict equally well, within one
     standard error, weight_1 is the largest (Breiman et al. 1984), and weight_2 may only raise it.
 
-    For a scan with such a wrong model, the weight is the one whose image, of the other views, is
+    The model of a scan is wrong if even the whitest residual has structure (v above 0.1) and
+    exceeds the noise (by 2 %). The weight is then the one whose image, of the other views, is
     closest to the filtered back-projection of the held-out views. The noise of that image is
     independent of x, so it adds a constant to the mean squared distance (Hendriksen et al., IEEE
-    TCI 6, 2020), and it does not fit the error of the model. One walk over the weights gives it.
+    TCI 6, 2020), and it does not fit the error of the model. But it is blurred, so it serves no
+    model that is right.
 
     For a large 2D scan the weight is found on a grid of half the pixels per axis, from 512 pixels on
     of a quarter, with means of two or four measurements each, if the solver is `FISTA`.
@@ -128,17 +137,16 @@ class Validation(WeightSearch):
         merged = math.log(full_problem.y0.numel() / trials.problem.y0.numel())
         term = hold_out(trials.problem, self.seed)
         noise = _rough_noise(trials.problem)
-        if term.image is None:
-            held, white, chosen = self._by_measurements(trials, term, noise, trials.every)
-        else:
-            held, chosen = self._by_images(trials, term, term.image)
-            white, is_wrong = list(held), self._doubtful(held, noise, trials.problem)
-            right = trials.every[~torch.isin(trials.every, is_wrong)]
-            if len(right):
-                curves = self._by_measurements(trials, term, noise, right)
-                for k in right.tolist():
-                    if self._least(curves[1][k]) <= _STRUCTURED:
-                        held[k], white[k], chosen[k] = (values[k] for values in curves)
+        white, t_white = self._by_whiteness(trials, noise)
+        wrong = trials.every[:0]
+        if term.image is not None:
+            wrong = self._unexplained(white, noise, trials.problem)
+        right = trials.every[~torch.isin(trials.every, wrong)]
+        held, chosen = self._by_prediction(trials, term, noise, white, t_white, right)
+        if term.image is not None and len(wrong):
+            for k, (curve, t) in self._by_images(trials, term, term.image, wrong).items():
+                held[k] = white[k] = curve
+                chosen[k] = t
         notes = [
             explain(full_problem, k, _near(white[k], at), _near(held[k], at), merged)
             for k, at in enumerate(chosen.tolist())
@@ -152,37 +160,49 @@ class Validation(WeightSearch):
             tuple(dict.fromkeys(note for note in notes if note)),
         )
 
+    def _by_whiteness(self, trials: Trials, noise: _Noise) -> tuple[list[_Curve], Tensor]:
+        """Return the curves of whiteness, and logarithms of the weights of the whitest residuals."""
+        first = self._begin(trials, noise)
+        white = self._walk(trials, first, None, measure_fit)
+        return white, torch.stack([_minimum(curve, start) for curve, start in zip(white, first)])
+
     def _by_images(
-        self, trials: Trials, term: HeldOut, image: Tensor
-    ) -> tuple[list[_Curve], Tensor]:
-        """Return the curves of the distance to the image of held-out views, and its minima."""
+        self, trials: Trials, term: HeldOut, image: Tensor, places: Tensor
+    ) -> dict[int, tuple[_Curve, Tensor]]:
+        """Return the curve of the distance to the image of held-out views, and its minimum, per place."""
         # That image is noisy, so its noise gives a large weight. From there the walk goes down,
         # since far below the best weight the error of the model makes all weights alike.
         residual = trials.problem.operator(image) - trials.problem.y0
         first = _first(trials, mean_items(residual.square()).sqrt().double())
         held_problem = trials.problem.with_data_term(term)
         curves = self._walk(
-            trials, first, held_problem, _measure_image, beyond=_BOTH, from_above=True
+            trials, first, held_problem, _measure_image, places, beyond=_BOTH, from_above=True
         )
-        return curves, torch.stack([_minimum(curve, start) for curve, start in zip(curves, first)])
+        return {k: (curves[k], _minimum(curves[k], first[k])) for k in places.tolist()}
 
-    def _by_measurements(
-        self, trials: Trials, term: HeldOut, noise: _Noise, places: Tensor
-    ) -> tuple[list[_Curve], list[_Curve], Tensor]:
-        """Return the curves of prediction and of whiteness, and logarithms of the chosen weights."""
+    def _by_prediction(
+        self,
+        trials: Trials,
+        term: HeldOut,
+        noise: _Noise,
+        white: list[_Curve],
+        t_white: Tensor,
+        places: Tensor,
+    ) -> tuple[list[_Curve], Tensor]:
+        """Return the curves of prediction, and logarithms of the chosen weights.
+
+        Where the model is doubtful, `white` holds the curves of the second walk afterwards.
+        """
         held_problem = trials.problem.with_data_term(term)
-        first = _first(trials, torch.where(noise.is_known, noise.std, noise.usual))
-        white = self._walk(trials, first, None, measure_fit, places)
-        t_white = torch.stack([_minimum(curve, start) for curve, start in zip(white, first)])
         held = self._walk(trials, t_white, held_problem, _measure_held_out, places)
         t_held = torch.stack([_minimum(curve, start) for curve, start in zip(held, t_white)])
         # Measurements without a grid (the rows of a matrix) are in no order that could tell.
         grid = trials.problem.y0.ndim > 3
-        share = torch.tensor([self._share(curve) if grid else 0.0 for curve in white]).to(first)
+        share = torch.tensor([self._share(curve) if grid else 0.0 for curve in white]).to(t_white)
         # Far below the best weight residuals are white as well.
         chosen = t_held + share * (t_white - t_held).clamp_min(0)
         if grid and len(doubtful := self._doubtful(held, noise, trials.problem)):
-            above = first + _ABOVE * math.log(10.0)
+            above = self._begin(trials, noise) + _ABOVE * math.log(10.0)
             held_again = self._walk(
                 trials, above, held_problem, _measure_held_out, doubtful, _BEYOND
             )
@@ -194,21 +214,29 @@ class Validation(WeightSearch):
                 high = _minimum(white[k], t_white[k])
                 # The error makes the prediction choose too small a weight, never too large.
                 chosen[k] = low + self._share(white[k]) * (high - low).clamp_min(0)
-        return held, white, chosen
+        return held, chosen
+
+    def _begin(self, trials: Trials, noise: _Noise) -> Tensor:
+        """Return the logarithms of the weights of the noise, ``(batch,)``."""
+        return _first(trials, torch.where(noise.is_known, noise.std, noise.usual))
 
     def _share(self, white: _Curve) -> float:
         """Return the share of the whitest residual, which grows with the whiteness it has."""
-        v = self._least(white)
+        score = white.score[white.score.isfinite()]
+        v = max(0.0, float(score.min())) if len(score) else 0.0
         return (v**2 + _LEAST_SHARE * self.coloured**2) / (v**2 + self.coloured**2)
 
-    def _least(self, white: _Curve) -> float:
-        """Return the whiteness of the whitest residual."""
-        score = white.score[white.score.isfinite()]
-        return max(0.0, float(score.min())) if len(score) else 0.0
+    def _unexplained(self, white: Sequence[_Curve], noise: _Noise, problem: Problem) -> Tensor:
+        """Return the items whose whitest residual has structure and exceeds the noise."""
+        whitest = [c.columns[c.score.nan_to_num(math.inf).argmin()] for c in white if len(c.score)]
+        if len(whitest) < len(white):  # the time is over
+            return torch.arange(0, device=noise.std.device)
+        columns = torch.stack(whitest).to(noise.std)
+        is_larger = columns[:, 1] > _log_variance(problem, _ABOVE_NOISE * noise.std)
+        return (is_larger & (columns[:, 0] > _STRUCTURED)).nonzero().squeeze(1)
 
     def _doubtful(self, held: Sequence[_Curve], noise: _Noise, problem: Problem) -> Tensor:
         """Return the items whose held-out measurements are predicted far worse than the noise."""
-        parts = 2 if problem.y0.is_complex() else 1
         least = torch.stack(
             [
                 c.columns[:, 1].nan_to_num(math.inf).min()
@@ -217,7 +245,7 @@ class Validation(WeightSearch):
                 for c in held
             ]
         )
-        bound = (parts * (_DOUBTFUL * noise.std).square()).log()
+        bound = _log_variance(problem, _DOUBTFUL * noise.std)
         return (noise.is_known & (least.to(bound) > bound)).nonzero().squeeze(1)
 
     def _walk(
@@ -290,8 +318,10 @@ def _measure_image(objective: Objective, x: Tensor) -> Tensor:
     problem, term = objective.problem, objective.problem.data_term
     assert isinstance(term, HeldOut) and term.image is not None and term.weights is not None
     residual = problem.operator(x) - problem.y0
-    views = term.weights.expand_as(residual).amax((0, 1, *range(3, residual.ndim))).nonzero()[:, 0]
-    fitted, weights = residual[:, :, views], term.weights.expand_as(residual)[:, :, views]
+    is_fitted = torch.ones(residual.shape[2], dtype=torch.bool, device=residual.device)
+    is_fitted[held_views(problem)] = False
+    weights = term.weights.expand_as(residual)[:, :, is_fitted]
+    fitted = residual[:, :, is_fitted]
     distance = _log_mean_square(x - term.image, torch.ones_like(x[:1]))
     unseen = _log_mean_square(residual, term.held)
     return torch.cat([torch.stack([distance, unseen], 1), _fit(problem, fitted, weights)], 1)
@@ -411,6 +441,11 @@ def _rough_noise(problem: Problem) -> _Noise:
         std = torch.full_like(size, math.nan)
     std = torch.maximum(std, LEAST_NOISE * size)
     return _Noise(std, USUAL_NOISE * size, ~std.isnan())
+
+
+def _log_variance(problem: Problem, std: Tensor) -> Tensor:
+    """Return the logarithm of the mean square of noise of a level of each part, ``(batch,)``."""
+    return ((2 if problem.y0.is_complex() else 1) * std.square()).log()
 
 
 def _first(trials: Trials, noise_std: Tensor) -> Tensor:
