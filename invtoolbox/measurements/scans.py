@@ -344,7 +344,8 @@ def check_truncation(subject: Subject) -> Finding | None:
         f"the outermost cells of the detector measure up to {share:.0%} of the brightest ones, so "
         "the object is wider than the detector; for a filtered back-projection, continue the views by "
         "it.processing.extend_truncated(y, operator=A); for a solver, give the added cells the weight "
-        "0.01, and an image that covers the object (or an offset was not subtracted)",
+        "0.01, as it.reconstruct does for 2D scans, and an image that covers the object (or an offset "
+        "was not subtracted)",
         is_remark=True,
     )
 

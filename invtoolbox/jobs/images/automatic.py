@@ -28,6 +28,7 @@ from invtoolbox.jobs.images.one_material import (
     relax,
     solve_one_material,
 )
+from invtoolbox.jobs.images.truncated import continue_views
 from invtoolbox.measurements import report_findings
 from invtoolbox.operators.tomography.arcs import Arc, arc_of
 from invtoolbox.operators.tomography.scan_2d import Scan
@@ -144,8 +145,8 @@ def solve_with_defaults(
 ) -> Solution:
     """Solve, with the misfit and the bounds that suit the problem, and keep the simple answer.
 
-    `approximate_counts`, `bound_short_arc` and `keep_floor` decide; the latter only if
-    `regularization` is ``"auto"``, as it is by default.
+    `approximate_counts`, `bound_short_arc`, `continue_views` and `keep_floor` decide; the last two
+    only if `regularization` is ``"auto"``, as it is by default.
 
     Args:
         problem: measurements, operator and data term.
@@ -161,6 +162,14 @@ def solve_with_defaults(
     weight = settings.get("regularization", "auto")
     if not isinstance(weight, str) or weight != "auto":
         return solution
+
+    def again(item: Problem, place: Tensor) -> Tensor:
+        weights = solution.regularization[place.to(solution.regularization.device)]
+        limits = {"max_iterations": settings.get("max_iterations"), "progress": False}
+        some = None if prior is None else prior.select(place)
+        return inner_solve(item, some, solver, weights, seed=solution.seed, **limits).x
+
+    solution = continue_views(problem, solution, again)
     return keep_floor(problem, solution, prior, solver, settings.get("max_iterations"))
 
 

@@ -65,7 +65,8 @@ def reconstruct(
         one, a scan with its filtered back-projection. Where the prior is no better, ``x`` is the
         simple answer, as a note says. If rays of a scan that miss the image measure an object
         there, ``x`` is the middle of the solution on a grid that covers the detector's field of
-        view.
+        view. If the object of a 2D scan is wider than the detector, its views are continued by
+        `extend_truncated`, unless no image explains what that adds.
 
     Raises:
         InputError: in the cases of `Problem` and `solve`, and if both ``noise_std`` and
