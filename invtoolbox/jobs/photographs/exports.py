@@ -94,18 +94,18 @@ def write_cameras(path: Path, views: PosedPictures, overwrite: bool = False) -> 
     points = torch.zeros(0, 3) if views.points is None else views.points
     colors = torch.full_like(points, 0.5) if views.colors is None else views.colors
     model = SparseModel(
-        tuple(
+        cameras=tuple(
             SparseCamera(K.double(), (int(size[0]), int(size[1])), lens)
             for K, size, lens in zip(cameras.intrinsics, sizes, lenses)
         ),
-        cameras.names,
-        cameras.world_to_camera.double(),
-        torch.arange(count),
-        points.double(),
-        (255 * colors).round().byte(),
-        torch.zeros(0, 2, dtype=torch.float64),
-        none,
-        none,
+        names=cameras.names,
+        world_to_camera=cameras.world_to_camera.double(),
+        camera_of=torch.arange(count),
+        points=points.double(),
+        colors=(255 * colors).round().byte(),
+        pixels=torch.zeros(0, 2, dtype=torch.float64),
+        picture_of=none,
+        point_of=none,
     )
     return write_colmap(path.parent, model, binary=False, overwrite=overwrite) / COLMAP
 
