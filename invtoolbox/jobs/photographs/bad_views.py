@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.geometry.cameras import Cameras
@@ -23,21 +22,19 @@ LEAST, MOST = 12, 400
 #: Number of photographs nearby that one is compared with.
 _NEAR = 8
 #: Robust standard deviations above which a view stands out, and factors that it must exceed: of the
-#: mean error, of the error of the worst block over the median block, of the lack of fine detail.
-_DEVIATIONS, _FACTORS = (6.0, 4.0, 5.0), (1.3, 4.0, 1.3)
+#: mean error, and of the lack of fine detail. The error of the worst block named clean pictures as
+#: well, because thin things are often seen by one view alone.
+_DEVIATIONS, _FACTORS = (6.0, 5.0), (1.3, 1.3)
 #: Mean error above which a view shows something else.
 _STRANGE = 0.1
-#: Number of blocks along the shorter side, for errors of parts of a picture.
-_BLOCKS = 8
 
 
 def find_bad_views(model: SceneModel, x: Any, pictures: PosedPictures) -> dict[str, str]:
     """Return the names of views that fit badly, with the reason.
 
-    Three logarithms are compared per view with their median over the `_NEAR` nearest cameras: the
-    mean error; the error of the mean color of the worst block, over the median block; and the lack
-    of fine detail against the rendering. A view stands out by the median absolute deviation of
-    these differences over all views.
+    Two logarithms are compared per view with their median over the `_NEAR` nearest cameras: the mean
+    error, and the lack of fine detail against the rendering. A view stands out by the median
+    absolute deviation of these differences over all views.
 
     Args:
         model: model of the scene.
@@ -55,12 +52,12 @@ def find_bad_views(model: SceneModel, x: Any, pictures: PosedPictures) -> dict[s
     deviation = 1.4826 * (excess - excess.median(0).values).abs().median(0).values
     least = torch.tensor(_FACTORS).log()
     bound = torch.maximum(torch.tensor(_DEVIATIONS) * deviation, least)
-    error, part, blur = (excess - excess.median(0).values > bound).unbind(1)
+    error, blur = (excess - excess.median(0).values > bound).unbind(1)
     strange = error & (measures[:, 0].exp() > _STRANGE)
     reasons = {
         "shows something else, or its camera is wrong": strange,
         "is blurred": blur & ~strange,
-        "shows something that moved, or that no other shows": (error | part) & ~strange & ~blur,
+        "shows something that moved, or that no other shows": error & ~strange & ~blur,
     }
     return {
         names[k]: reason
@@ -70,15 +67,13 @@ def find_bad_views(model: SceneModel, x: Any, pictures: PosedPictures) -> dict[s
 
 
 def _measure(model: SceneModel, x: Any, view: PosedPictures) -> Tensor:
-    """Return the logarithms of mean error, error of the worst block, and lack of detail, ``(3,)``."""
+    """Return the logarithms of the mean error and of the lack of detail, ``(2,)``."""
     photograph, rendering = view.on(model.shade()), model.look(x, view.cameras).color
     counts = torch.ones_like(photograph[:, :1]) if view.mask is None else view.mask
     # Exposure is no misfit: the gain per channel that fits best.
     products = (counts * rendering * photograph).sum((2, 3)), (counts * rendering**2).sum((2, 3))
     rendering = rendering * (products[0] / products[1].clamp_min(1e-6))[..., None, None]
     error = counts * (photograph - rendering)
-    side = max(2, min(photograph.shape[2:]) // _BLOCKS)
-    blocks = functional.avg_pool2d(error, side, stride=side // 2).abs().mean(1)
     # A motion blurs one axis: mean squared differences along rows and along columns.
     detail = [
         torch.stack([(counts * picture).diff(dim=axis).square().mean() for axis in (2, 3)])
@@ -86,9 +81,7 @@ def _measure(model: SceneModel, x: Any, view: PosedPictures) -> Tensor:
     ]
     lack = (detail[0] / detail[1].clamp_min(1e-8)).amax()
     mean = error.abs().mean(1).sum() / counts.sum().clamp_min(1)
-    # A difference of one level of 255 is none.
-    worst = blocks.amax() / blocks.median().clamp_min(1 / 255)
-    return torch.stack([mean, worst, lack]).clamp_min(1e-6).log()
+    return torch.stack([mean, lack]).clamp_min(1e-6).log()
 
 
 def _nearest(cameras: Cameras) -> Tensor:
