@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.catalogue.presets import prior_named
+from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.errors import InputError
@@ -167,7 +168,10 @@ def solve_with_defaults(
         weights = solution.regularization[place.to(solution.regularization.device)]
         limits = {"max_iterations": settings.get("max_iterations"), "progress": False}
         some = None if prior is None else prior.select(place)
-        return inner_solve(item, some, solver, weights, seed=solution.seed, **limits).x
+        x = inner_solve(item, some, solver, weights, seed=solution.seed, **limits).x
+        if budget().is_spent:
+            raise OutOfTime
+        return x
 
     solution = continue_views(problem, solution, again)
     return keep_floor(problem, solution, prior, solver, settings.get("max_iterations"))

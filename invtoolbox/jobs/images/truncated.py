@@ -14,6 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from invtoolbox.core.interrupts import OutOfTime
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.measurements.findings import Subject
@@ -40,7 +41,7 @@ def continue_views(
         problem: measurements, operator and data term.
         solution: its solution.
         again: solves a problem of one item, whose place is the second argument, with the weight of
-            the solution.
+            the solution; raises `OutOfTime` if the time limit ends it.
     """
     A, term = problem.operator, problem.data_term
     is_known = isinstance(A, Scan2D) and A.items is None and type(term) is LeastSquares
@@ -54,9 +55,14 @@ def continue_views(
             continue
         try:
             longer, added = _continue(item)
+            x = again(longer, place)
         except InputError:  # no room for the added cells, such as a source within the image
             continue
-        x = again(longer, place)
+        except OutOfTime:
+            notes.append(
+                "the time limit left no time for the views of an object wider than the detector"
+            )
+            break
         where = "" if problem.batch == 1 else f" of item {k}"
         if _is_explained(item, longer, added, images[k], x):
             images[k] = x

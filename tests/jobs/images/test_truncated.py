@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.core.interrupts import OutOfTime
+from invtoolbox.jobs.images.truncated import continue_views
 
 pytestmark = pytest.mark.filterwarnings("ignore:the field of view", "ignore:the outermost cells")
 LINE = (torch.arange(48) - 23.5) / 24
@@ -82,3 +84,14 @@ def test_items_are_continued_alone_as_in_company() -> None:
     for k, views in enumerate((y, small)):
         single = it.reconstruct(views, A, prior="tikhonov", progress=False)
         assert torch.equal(single.x, both.x[k : k + 1])
+
+
+def test_a_time_limit_keeps_the_solution_of_the_measured_views() -> None:
+    A, y = scan(body())
+    solution = it.solve(it.Problem(y, A), it.priors.Tikhonov("gradient"), progress=False)
+
+    def late(item: it.Problem, place: Tensor) -> Tensor:
+        raise OutOfTime
+
+    kept = continue_views(it.Problem(y, A), solution, late)
+    assert torch.equal(kept.x, solution.x) and "no time" in kept.notes[-1]
