@@ -205,7 +205,8 @@ def register(
 
     If the prior has no written weight and there are no landmarks, the images are registered again
     with as much further noise as they have, for any loss. If that changes the field by more than
-    0.3 of its length, where the fixed image has structure, u is zero, and a note says so.
+    0.3 of its length (0.7 with descriptors), where the fixed image has structure, u is zero, and a
+    note says so.
 
     Args:
         moving: image or volume, ``(*space)`` or ``(batch, channel, *space)`` with 2 or 3 axes of
