@@ -177,7 +177,7 @@ class DataTerm(Settings, ABC):
 
         A term that compares tensors of different shapes overrides this method.
         """
-        check_shape(y, shape, what, channelwise, items)
+        check_shape(y, shape, what, channelwise, items, may_be_empty=True)
 
     def align(self, y: Any) -> Self:
         """Return the term whose settings of measurements have the axes of ``y``."""
