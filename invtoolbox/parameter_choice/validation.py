@@ -55,7 +55,8 @@ _PIXELS = 0.03
 class Validation(WeightSearch):
     r"""The weight between the best prediction of held-out measurements and the whitest residual.
 
-    ``log weight = log weight_1 + s max(0, log weight_2 - log weight_1)`` of two minima over the weight:
+    ``log weight = log weight_1 + s max(0, log weight_2 - log weight_1)``, of two minima over the
+    weight:
 
     - weight_1 of the mean squared error of the prediction of measurements that the solution has
       not seen: every sixth view of a scan, or a random sixth of the pixels (cross-validation;
@@ -169,7 +170,7 @@ class Validation(WeightSearch):
     def _by_images(
         self, trials: Trials, term: HeldOut, image: Tensor, places: Tensor
     ) -> dict[int, tuple[_Curve, Tensor]]:
-        """Return the curve of the distance to the image of held-out views, and its minimum, per place."""
+        """Return curves of the distance to the image of held-out views, and minima, by place."""
         # That image is noisy, so its noise gives a large weight. From there the walk goes down,
         # since far below the best weight the error of the model makes all weights alike.
         residual = trials.problem.operator(image) - trials.problem.y0
