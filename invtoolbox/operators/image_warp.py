@@ -302,10 +302,17 @@ def warp_images(
 class _Taps(NamedTuple):
     """Pixels along one axis from which a displaced pixel is interpolated.
 
-    The places are ``(batch, *space)``, the weights and their derivatives ``(batch, 1, *space)``.
+    Attributes:
+        first: pixel before every displaced pixel, ``(batch, *space)``.
+        pixels: pixels of the axis continued at its ends, so that every tap lies on it.
+        steps: distances of the taps from the first pixel.
+        weights: weights of the taps, ``(batch, 1, *space)`` each.
+        slopes: their derivatives.
     """
 
-    places: list[Tensor]
+    first: Tensor
+    pixels: Tensor
+    steps: range
     weights: list[Tensor]
     slopes: list[Tensor]
 
@@ -324,10 +331,10 @@ def _taps(displacement: Tensor, spacing: Sequence[float], interpolation: str) ->
         t = (place - below).unsqueeze(1)
         first = below.long()
         if interpolation == "linear":
-            steps, weights, slopes = [0, 1], [1 - t, t], [-inside, inside]
+            steps, weights, slopes = range(2), [1 - t, t], [-inside, inside]
         else:
             # Keys' cubic (1981) with a = -1/2 at the four neighbours, and its derivative.
-            steps = [-1, 0, 1, 2]
+            steps = range(-1, 3)
             weights = [
                 ((1 - 0.5 * t) * t - 0.5) * t,
                 (1.5 * t - 2.5) * t * t + 1,
@@ -341,25 +348,38 @@ def _taps(displacement: Tensor, spacing: Sequence[float], interpolation: str) ->
                     ((4 - 4.5 * t) * t + 0.5) * inside,
                     (1.5 * t - 1) * t * inside,
                 ]
-        taps.append(_Taps([(first + s).clamp(0, n - 1) for s in steps], weights, slopes))
+        ends = steps.start, max(n - 2, 0) + steps.stop
+        pixels = torch.arange(*ends, device=first.device).clamp(0, n - 1)
+        taps.append(_Taps(first, pixels, steps, weights, slopes))
     return taps
 
 
-def _indices(taps: list[_Taps], sizes: Sequence[int]) -> list[Tensor]:
-    """Return flat indices ``(batch, 1, pixels)`` of all taps, those of the last axis next."""
-    flat = [torch.zeros_like(taps[0].places[0])]
-    for axis, n in zip(taps, sizes):
-        flat = [index * n + place for index in flat for place in axis.places]
-    return [index.flatten(1).unsqueeze(1) for index in flat]
+def _addresses(taps: list[_Taps]) -> tuple[Tensor, list[int]]:
+    """Return flat indices ``(batch, 1, pixels)`` of the first taps, and the offsets of all taps.
+
+    Both are of the continued image, on which a tap is at one distance from the first one.
+    """
+    first, offsets = torch.zeros_like(taps[0].first), [0]
+    for axis in taps:
+        n = len(axis.pixels)
+        first = first * n + axis.first
+        offsets = [offset * n + step for offset in offsets for step in range(len(axis.steps))]
+    return first.flatten(1).unsqueeze(1), offsets
 
 
 def _values(image: Tensor, taps: list[_Taps]) -> list[Tensor]:
+    """Return the values of all taps, ``(batch, channel, *space)``, those of the last axis next."""
     batch, channels, *sizes = image.shape
-    batch = max(batch, len(taps[0].places[0]))
-    pixels = image.flatten(2).expand(batch, -1, -1)
+    batch = max(batch, len(taps[0].first))
+    for k, axis in enumerate(taps, 2):
+        image = image.index_select(k, axis.pixels)
+    first, offsets = _addresses(taps)
+    flat = image.flatten(2).expand(batch, -1, -1)
+    index, count = first.expand(batch, channels, -1), flat.shape[2] - offsets[-1]
+    # The taps at one offset are those of the first ones in an image that begins later.
     return [
-        pixels.gather(2, index.expand(batch, channels, -1)).view(batch, channels, *sizes)
-        for index in _indices(taps, sizes)
+        flat.narrow(2, offset, count).gather(2, index).view(batch, channels, *sizes)
+        for offset in offsets
     ]
 
 
@@ -399,7 +419,14 @@ def _spread(values: Tensor, taps: list[_Taps]) -> Tensor:
     shares = [values]
     for axis in taps:
         shares = [value * weight for value in shares for weight in axis.weights]
-    out = values.new_zeros(batch, channels, math.prod(sizes))
-    for index, value in zip(_indices(taps, sizes), shares):
-        out = out.scatter_add(2, index.expand(batch, channels, -1), value.flatten(2))
-    return out.view_as(values)
+    lengths = [len(axis.pixels) for axis in taps]
+    out = values.new_zeros(batch, channels, math.prod(lengths))
+    first, offsets = _addresses(taps)
+    index, count = first.expand(batch, channels, -1), out.shape[2] - offsets[-1]
+    for offset, value in zip(offsets, shares):
+        out.narrow(2, offset, count).scatter_add_(2, index, value.flatten(2))
+    out = out.view(batch, channels, *lengths)
+    for k, (axis, n) in enumerate(zip(taps, sizes), 2):
+        whole = out.new_zeros(*out.shape[:k], n, *out.shape[k + 1 :])
+        out = whole.index_add(k, axis.pixels, out)
+    return out

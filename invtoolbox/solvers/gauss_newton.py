@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from scipy.fft import next_fast_len
 from torch import Tensor
 
 from invtoolbox.core.constants import convert
@@ -22,7 +23,11 @@ from invtoolbox.solvers.base import State, nonsmooth_reason
 from invtoolbox.solvers.dual_step import dual_reason, solve_dual
 from invtoolbox.solvers.duality import GradientSolver
 from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
-from invtoolbox.solvers.linear_systems import apply_multiplier, conjugate_gradients
+from invtoolbox.solvers.linear_systems import (
+    apply_multiplier,
+    conjugate_gradients,
+    enlarge_symbol,
+)
 
 
 @dataclass(kw_only=True)
@@ -198,10 +203,15 @@ class GaussNewton(GradientSolver):
                 symbol = symbol + expand(weight, like) * convert(spectrum[0], like)
         # Everything else enters by its mean eigenvalue.
         floor = trace.clamp_min(0) / like[0].numel() + damping
+        sizes = tuple(like.shape[2:])
+        fast = tuple(next_fast_len(n, real=True) for n in sizes)
+        if symbol.ndim > 1 and fast != sizes:
+            # Lengths with large prime factors take up to three times as long.
+            symbol = enlarge_symbol(symbol, sizes, fast)
         symbol = symbol + expand(floor, like)
         largest = symbol.flatten(1).amax(1) if symbol.ndim > 1 else floor
         inverse = 1 / symbol.clamp_min(1e-9 * float(largest.max())).clamp_min(1e-30)
-        return lambda v: apply_multiplier(v, inverse)
+        return lambda v: apply_multiplier(v, inverse, fast if symbol.ndim > 1 else None)
 
 
 @dataclass(frozen=True)

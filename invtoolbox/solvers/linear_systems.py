@@ -234,15 +234,47 @@ def system_symbol(
     return symbol.maximum(expand(floor, symbol)), exact
 
 
-def apply_multiplier(x: Tensor, multiplier: Tensor) -> Tensor:
-    """Multiply in the Fourier domain."""
+def apply_multiplier(x: Tensor, multiplier: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+    """Multiply in the Fourier domain.
+
+    Args:
+        x: images ``(batch, channel, *space)``.
+        multiplier: factors of half a spectrum of that size, or of larger sizes.
+        sizes: larger sizes, to which the images are continued by zeros.
+    """
     # F^-1 diag(multiplier) F, over the axes of space.
-    axes = tuple(range(2, x.ndim))
+    axes, inside = tuple(range(2, x.ndim)), tuple(slice(n) for n in x.shape[2:])
+    lengths = x.shape[2:] if sizes is None else sizes
 
     def apply(x: Tensor, multiplier: Tensor) -> Tensor:
-        return torch.fft.irfftn(torch.fft.rfftn(x, dim=axes) * multiplier, s=x.shape[2:], dim=axes)
+        spectrum = torch.fft.rfftn(x, s=lengths, dim=axes) * multiplier
+        return torch.fft.irfftn(spectrum, s=lengths, dim=axes)[(..., *inside)]
 
     return map_items(apply, x, multiplier)
+
+
+def enlarge_symbol(symbol: Tensor, sizes: Sequence[int], larger: Sequence[int]) -> Tensor:
+    """Return the eigenvalues of the same convolution on a larger periodic grid.
+
+    Args:
+        symbol: eigenvalues, half a spectrum ``(..., *space)`` of images of ``sizes``.
+        sizes: number of pixels along every axis.
+        larger: that of the larger grid.
+
+    >>> second_difference = lambda n: 2 - 2 * torch.cos(2 * torch.pi * torch.arange(n // 2 + 1) / n)
+    >>> larger = enlarge_symbol(second_difference(7), (7,), (8,))
+    >>> torch.allclose(larger, second_difference(8), atol=1e-6)
+    True
+    """
+    axes = tuple(range(-len(sizes), 0))
+    kernel = torch.fft.irfftn(symbol, s=tuple(sizes), dim=axes)
+    for axis, n, more in zip(axes, sizes, larger):
+        # A kernel shorter than the grid lies around pixel 0, at both ends of every axis.
+        right, left = kernel.tensor_split([n - n // 2], axis)
+        gap = list(kernel.shape)
+        gap[axis] = more - n
+        kernel = torch.cat([right, kernel.new_zeros(gap), left], axis)
+    return torch.fft.rfftn(kernel, dim=axes).real
 
 
 def quotient(a: Tensor, b: Tensor, where: Tensor | None = None) -> Tensor:

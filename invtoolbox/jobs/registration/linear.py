@@ -29,8 +29,8 @@ from invtoolbox.solvers import LBFGS
 
 #: Number of rotations of the search, by dimension: 5 degrees apart, and about 25.
 _ROTATIONS = {2: 72, 3: 1000}
-#: Number of candidates of the search that are refined, and of different ones that are left.
-_REFINED, _LEFT = 10, 4
+#: Number of different candidates that are left after the coarsest level.
+_LEFT = 4
 #: Largest distance, in radii of the fixed image, of the positions of one motion.
 _SAME = 0.1
 #: Difference of the images' radii, relative, that the refinement bridges without a scaled start.
@@ -221,6 +221,7 @@ class LinearStages:
         landmarks: points that belong together.
         mirrored: whether mirrored positions are searched too.
         most: about the largest number of pixels of the finest level.
+        refined: number of candidates of the search that are refined.
         progress: show progress bars.
     """
 
@@ -229,10 +230,15 @@ class LinearStages:
     landmarks: Landmarks | None = None
     mirrored: bool = False
     most: int = 1 << 20
+    refined: int = 10
     progress: bool = False
 
     def fit(
-        self, fixed: PlacedPixels, moving: PlacedPixels, bend: Bend | None = None
+        self,
+        fixed: PlacedPixels,
+        moving: PlacedPixels,
+        bend: Bend | None = None,
+        start: Tensor | None = None,
     ) -> tuple[Tensor, Solution]:
         """Return the motion from the fixed to the moving image, and the last solution.
 
@@ -242,13 +248,17 @@ class LinearStages:
             fixed: the fixed image.
             moving: the moving image.
             bend: objective of a field after a motion, by which different motions are compared.
+            start: motion that is refined; by default the search finds some.
         """
         fixed, moving = fixed.canonical(), moving.canonical()
         levels = self.levels(fixed, moving)
-        fit = self.search(levels[0]).best(_REFINED)
+        if start is None:
+            fit = self.search(levels[0]).best(self.refined)
+        else:
+            fit = LinearFit(start[None], start.new_zeros(1))
         for k, level in enumerate(levels):
             limits = _COARSE if k == 0 else _FINE
-            kinds = self.kinds if k == 0 else self.kinds[-1:]
+            kinds = self.kinds if k == 0 and start is None else self.kinds[-1:]
             fit = level.fit(kinds, fit.matrices, limits, self.progress)
             if k == 0:
                 fit = fit.distinct(level, _LEFT)

@@ -157,7 +157,8 @@ def _client(workers: int, cluster: str | None, threads: int) -> Iterator[Any]:
             )
         except RuntimeError as error:
             raise InputError(
-                f"a worker was lost while it started ({error}); give fewer workers, or start again"
+                f"a worker was lost while it started ({error}); a script calls this under `if "
+                '__name__ == "__main__":`, as every worker imports it; else give fewer workers'
             ) from error
         client = opened.enter_context(distributed.Client(local, set_as_default=False))
         try:

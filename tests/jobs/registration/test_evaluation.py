@@ -44,7 +44,10 @@ def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         it.datasets.write(f"{name}_labels.nii.gz", VolumeInMemory(labels, GRID))
 
 
-WORDS = ("register", "moving.nii.gz", "fixed.nii.gz", "--smoothness", "0.1", "-q")
+WORDS = (
+    *("register", "moving.nii.gz", "fixed.nii.gz", "--stages", "bending"),
+    *("--smoothness", "0.1", "-q"),
+)
 
 
 @pytest.mark.parametrize("suffix", ["h5", "nii.gz", "mha"])
