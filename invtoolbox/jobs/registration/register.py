@@ -200,8 +200,8 @@ def register(
     rotations by 180 degrees and mirrored images, H is replaced by L and the identity, and a note
     says so.
 
-    Images on one grid have no linear stage, unless the search finds a better position than theirs
-    and linear stages then lower the objective on a coarse level; a note says so.
+    Images on one grid have no linear stage, unless a motion of more than two pixels explains most of
+    their difference, or lowers the objective of the field clearly; a note says so.
 
     If the prior has no written weight and there are no landmarks, the images are registered again
     with as much further noise as they have, for any loss. If that changes the field by more than

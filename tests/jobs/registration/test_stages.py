@@ -95,6 +95,19 @@ def test_two_positions_on_one_grid_get_linear_stages() -> None:
     assert alone.linear == (None,)
 
 
+@pytest.mark.parametrize("shift, needed", [(3.0, True), (0.5, False)])
+def test_volumes_of_one_grid_get_linear_stages_for_long_motions(shift: float, needed: bool) -> None:
+    """A scaled and shifted volume with a smooth field: stages follow if pixels move far."""
+    volume, p = body((32, 36, 34)), np.indices((32, 36, 34)).astype(float)
+    u = 0.3 * np.sin(p[::-1] / 6)
+    places = 16 + (1 + 0.02 * shift) * (p + u - 16) + shift / 2
+    fixed = np.float32(ndimage.map_coordinates(volume, places, order=3, mode="nearest"))
+    motion = it.register(volume, fixed)
+    assert (motion.linear[0] is not None) == needed
+    error = np.linalg.norm(motion.displacement[0].numpy() - (places - p), axis=0)
+    assert error[fixed > 0.5].mean() < 0.22
+
+
 @pytest.mark.parametrize("loss", ["mi", "mind"])
 def test_linear_stages_of_two_modalities(loss: Any) -> None:
     M = turn_2d(15.0, 1.0, (5.0, -3.0), 64)
