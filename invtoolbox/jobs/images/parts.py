@@ -22,13 +22,15 @@ from invtoolbox.datasets.measurement import Measurement
 from invtoolbox.datasets.scans.geometry_3d import Geometry3D
 from invtoolbox.datasets.scans.geometry_file import geometry_from_mapping, read_geometry
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.errors import InputError, match_name, nearest, suggest
+from invtoolbox.datasets.volumes.pictures import Original
+from invtoolbox.errors import InputError, check_name, match_name, nearest, suggest
 from invtoolbox.geometry.grids import Grid
 from invtoolbox.jobs.images.tables import Crop, SceneFile, Source
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
 from invtoolbox.measurements import report_unused_pages
 from invtoolbox.operators.base import Operator
+from invtoolbox.operators.imaging.sampling import Inpainting
 from invtoolbox.parameter_choice import rule_named
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.priors.base import Prior
@@ -57,6 +59,7 @@ class Measured:
         truth: image from which ``y`` was simulated, or the reference in the data.
         segmentation: labels in the data.
         is_photograph: whether values run from 0 to 1.
+        original: file of a measured picture, whose form the result takes; None for other data.
         grid: grid of the voxels of a volume; None for pictures.
         notes: notes for a reader of the result.
     """
@@ -67,6 +70,7 @@ class Measured:
     truth: Tensor | None
     segmentation: Tensor | None
     is_photograph: bool
+    original: Original | None = None
     grid: Grid | None = None
     notes: tuple[str, ...] = ()
 
@@ -197,7 +201,9 @@ def measure(file: SceneFile) -> Measured:
                 "measurements.geometry, a geometry file (`invtoolbox ct --help` shows one), or add "
                 "[operator] with a name"
             )
-        built = _operator(file, y, item.meta.get("pixel_size"), is_measured=True)
+        built = _operator(file, item, y)
+        if isinstance(built, Inpainting):
+            y = torch.where(built.sampled > 0, y, 0)  # unknown pixels may hold anything, also NaN
     grid = item.meta.get("grid") if y.ndim == 5 else None
     return Measured(
         y,
@@ -206,6 +212,7 @@ def measure(file: SceneFile) -> Measured:
         item.reference,
         item.segmentation,
         is_photograph=geometry is None and "black" in item.meta["units"],
+        original=item.meta.get("original") if geometry is None and table.crop is None else None,
         grid=geometry.grid() if isinstance(geometry, Geometry3D) else grid,
         notes=notes,
     )
@@ -246,7 +253,7 @@ def _simulate(file: SceneFile) -> Measured:
         if table.crop is None
         else _crop(item.y, table.crop, f"{file.path}: [measurements.simulate.crop]")
     )
-    built = _operator(file, truth, item.meta.get("pixel_size"), item.meta.get("voxel_size"))
+    built = _operator(file, item, truth, is_measured=False)
     noise = (
         Gaussian(table.noise_std)
         if table.noise_std is not None
@@ -274,20 +281,17 @@ def _simulate(file: SceneFile) -> Measured:
 
 
 def _operator(
-    file: SceneFile,
-    image: Tensor,
-    pixel_size: Any,
-    voxel_size: Any = None,
-    is_measured: bool = False,
+    file: SceneFile, item: Measurement, image: Tensor, is_measured: bool = True
 ) -> Operator:
     """Return the operator of the scene.
 
-    It takes images like ``image`` unless its settings give another shape, or ``image`` was measured
-    and is smaller than the image.
+    It takes images like ``image``, a part of an item, unless its settings give another shape, or
+    ``image`` was measured and is smaller than the image.
     """
     table = file.scene.operator
     assert table is not None and table.name is not None
     name, settings = table.name, dict(table.settings)
+    pixel_size, voxel_size = item.meta.get("pixel_size"), item.meta.get("voxel_size")
     rows, columns = image.shape[-2:]
     if name in _SCANS:
         fields: dict[str, Any] = {"kind": _SCANS[name], "image_shape": [rows, columns]}
@@ -310,16 +314,20 @@ def _operator(
                 'with options = { items = "volume" } and the reader\'s name'
             )
         fields = {"volume_shape": list(image.shape[-3:])}
-        if voxel_size is not None:
+        if voxel_size is not None and not is_measured:
             fields["voxel_size"] = list(voxel_size)
         return _scan_3d(file, {**fields, **settings}, name).operator()
     for key, value in settings.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and "missing" in value:
+            settings[key] = _known(file, key, value, image, item.meta.get("original"))
+        elif isinstance(value, dict):
             settings[key] = _array(file, key, value, image)
     space, kernel = list(image.shape[2:]), settings.get("kernel")
     if is_measured and isinstance(kernel, Tensor) and settings.get("boundary") == "valid":
         # The boundary "valid" keeps n - k + 1 of n pixels for a kernel of k pixels.
         space = [n + k - 1 for n, k in zip(space, kernel.shape)]
+    if is_measured and name == "downsampling" and isinstance(settings.get("factor"), int):
+        space = [n * settings["factor"] for n in space]
     # A blur treats all channels alike, so it is built for one.
     image_shape = (1 if name == "blur" else image.shape[1], *space)
     shapes = {"image_shape": image_shape, "shape": image_shape, "volume_shape": tuple(space)}
@@ -399,6 +407,52 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> T
             "to black; give one that is positive somewhere"
         )
     return (kernel / total).float()
+
+
+def _known(
+    file: SceneFile, key: str, table: dict[str, Any], image: Tensor, original: Original | None
+) -> Tensor:
+    """Return the known pixels of a picture, ``(1, rows, columns)`` booleans.
+
+    The unknown ones are the white pixels of a mask, ``{ path = ..., missing = "white" }``, or those
+    that are NaN or transparent, ``{ missing = "transparent" }``.
+    """
+    where = f"{file.path}: operator.{key}"
+    _check_keys(f"{where} has no key", table, [*Source.model_fields, "missing"])
+    check_name(f"kind of missing pixels of {where}", table["missing"], ("white", "transparent"))
+    if table["missing"] == "transparent":
+        known = ~image[0].isnan().any(0, keepdim=True)
+        visible = None if original is None else original.visible()
+        if visible is not None:
+            known &= torch.as_tensor(visible.copy())
+        place = str(image.shape[-1] if original is None else original.path)
+        if bool(known.all()):
+            raise InputError(
+                f"{place} has no pixels that are NaN or transparent, so nothing is missing; give "
+                "a mask whose white pixels are missing"
+            )
+    else:
+        source = Source(**{name: table[name] for name in table if name != "missing"})
+        mask, place = read(file, source, f"operator.{key}").y[0], str(source.path or source.dataset)
+        if mask.shape[1:] != image.shape[2:]:
+            size = "{} x {}".format
+            raise InputError(
+                f"the mask {place} has {size(*mask.shape[1:])} pixels, and the picture "
+                f"{size(*image.shape[2:])}; draw it on a copy of the picture"
+            )
+        values = mask.unique()
+        if len(values) > 2 or not bool((mask == mask[:1]).all()):
+            raise InputError(
+                f"the mask {place} has {'colors' if len(values) < 3 else f'{len(values)} values'}; "
+                "save it in black and white alone, without smooth edges and not as JPEG: white "
+                "pixels are missing"
+            )
+        known = mask[:1] <= 0 if len(values) < 2 else mask[:1] == values[0]
+        if bool(known.all()):
+            raise InputError(f"the mask {place} is black, so no pixel is missing; white ones are")
+    if not bool(known.any()):
+        raise InputError(f"all pixels of {place} are missing, so nothing is known about the picture")
+    return known
 
 
 def gaussian_kernel(width: Any, where: str) -> Tensor:

@@ -19,6 +19,7 @@ from invtoolbox.core.interrupts import limit
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.datasets.output import refuse_inputs
 from invtoolbox.datasets.volumes.nifti import check_available
+from invtoolbox.datasets.volumes.picture_writer import KINDS, check_form
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images import parts
@@ -35,6 +36,7 @@ from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, rep
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.imaging.blur import Blur
+from invtoolbox.operators.imaging.sampling import Inpainting
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
