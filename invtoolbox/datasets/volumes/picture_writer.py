@@ -32,7 +32,7 @@ KINDS = {
 #: Formats of 8 bits, and formats without an alpha channel.
 _EIGHT_BITS, _OPAQUE = ("jpeg", "bmp", "webp"), ("jpeg", "bmp")
 #: Chunks of a PNG that stay true when its pixels change.
-_CHUNKS = "cHRM gAMA iCCP sRGB cICP mDCV cLLI pHYs eXIf tEXt zTXt iTXt tIME".encode().split()
+_CHUNKS = b"cHRM gAMA iCCP sRGB cICP mDCV cLLI pHYs eXIf tEXt zTXt iTXt tIME".split()
 #: Tags of a TIFF page that stay true: document, maker, model, orientation, page, software, date,
 #: artist, host, XMP, copyright, IPTC, Photoshop; and, if the size stays, those of GeoTIFF and GDAL.
 _TAGS = (269, 271, 272, 274, 285, 297, 305, 306, 315, 316, 700, 33432, 33723, 34377)
@@ -41,7 +41,11 @@ _INCH = 0.0254
 
 
 def write_picture(
-    path: str | os.PathLike[str], x: Tensor | np.ndarray, like: Original, overwrite: bool = False
+    path: str | os.PathLike[str],
+    x: Tensor | np.ndarray,
+    like: Original,
+    fill: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """Write a picture in the bit depth of another, with its alpha channel and its metadata.
 
@@ -54,6 +58,7 @@ def write_picture(
         path: the file; its suffix is one of `KINDS`.
         x: values from 0 to 1, or as stored, ``(channel, rows, columns)``, upright.
         like: the other picture, the item ``"original"`` of ``Measurement.meta``.
+        fill: make wholly transparent pixels opaque.
         overwrite: replace an existing file.
 
     Raises:
@@ -71,6 +76,8 @@ def write_picture(
     if alpha is not None:
         if alpha.dtype != dtype:
             alpha = _store(scale_to_unit(like.path, alpha), dtype)
+        if fill:
+            alpha = np.where(alpha == 0, alpha.max(), alpha)
         pixels = np.dstack([pixels, _resize(orient(alpha, like.orientation), pixels.shape, factor)])
     is_same = kind == like.kind
     if is_same:
@@ -153,7 +160,10 @@ def _facts(like: Original, factor: int, is_same: bool) -> dict[str, Any]:
                 # The tags of a TIFF file also describe where its pixels lie.
                 if code == 274 or (like.kind == "tiff" and code not in (270, *_TAGS)):
                     del exif[code]
-            facts = {"icc_profile": facts.get("icc_profile"), "exif": exif.tobytes() if exif else None}
+            facts = {
+                "icc_profile": facts.get("icc_profile"),
+                "exif": exif.tobytes() if exif else None,
+            }
     if resolution and float(resolution[0]) > 1:
         facts["dpi"] = tuple(float(n) * factor for n in resolution)
     return {name: value for name, value in facts.items() if value}
@@ -248,13 +258,17 @@ def _encode_tiff(pixels: np.ndarray, like: Original, factor: int, has_alpha: boo
                 options["photometric"] = "miniswhite"
             if has_alpha and page.extrasamples:
                 options["extrasamples"] = list(page.extrasamples)
-            kept = (*_TAGS, *(_PLACES if factor == 1 else ()))
+            is_resized = pixels.shape[:2] != (page.imagelength, page.imagewidth)
+            kept = (*_TAGS, *(() if is_resized else _PLACES))
             options["extratags"] = [
                 (tag.code, int(tag.dtype), tag.count, tag.value, True)
                 for tag in tags
                 if tag.code in kept
             ]
-            options["description"] = page.description or None
+            # These descriptions contain the size of the picture.
+            has_size = file.is_shaped or file.is_ome or file.is_imagej
+            if page.description and not (has_size and is_resized):
+                options["description"] = page.description
             if page.photometric.name not in ("SEPARATED", "CIELAB"):
                 options["iccprofile"] = page.iccprofile
             if page.compression != 1:

@@ -91,11 +91,7 @@ class Pictures:
         self.geometry = geometry
         self.as_stored = as_stored or geometry is not None
         folder = Path(path).expanduser()
-        files = (
-            [require_file(folder)]
-            if not folder.is_dir()
-            else picture_files(folder)
-        )
+        files = [require_file(folder)] if not folder.is_dir() else picture_files(folder)
         self.pages = [(file, page) for file in files for page in range(count_pages(file))]
 
     def __len__(self) -> int:

@@ -37,6 +37,9 @@ from invtoolbox.solution import Solution
 from invtoolbox.solve import inner_solve
 from invtoolbox.solvers.base import Solver
 
+#: End of the note on an item whose answer is the simple one.
+KEPT = "regularization= a number keeps the prior's answer"
+
 
 def keep_floor(
     problem: Problem,
@@ -109,7 +112,7 @@ def keep_floor(
                 images[k] = term.prior.prox(images[k], 1.0)
         # A remark on the residual of an answer that is not returned.
         notes = tuple(note for note in notes if f"the residual{where}," not in note)
-        notes += (f"{verdict.reason(k)}{where}; regularization= a number keeps the prior's answer",)
+        notes += (f"{verdict.reason(k)}{where}; {KEPT}",)
     posterior = solution.posterior
     if replaced and posterior is not None:
         posterior = None
@@ -135,6 +138,7 @@ def _kind(problem: Problem) -> type[Operator | DataTerm] | None:
     if type(term) is not LeastSquares or not has_noise_windows(y):
         return None
     if isinstance(A, Blur):
+        is_picture |= A.boundary == "valid" and not problem.unknown
         return Blur if is_picture and measured(problem) is None else None
     if isinstance(A, Downsampling):
         return Downsampling if y.ndim == 4 else None

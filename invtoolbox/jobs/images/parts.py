@@ -25,6 +25,7 @@ from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.pictures import Original
 from invtoolbox.errors import InputError, check_name, match_name, nearest, suggest
 from invtoolbox.geometry.grids import Grid
+from invtoolbox.jobs.images.kernels import SHAPES
 from invtoolbox.jobs.images.tables import Crop, SceneFile, Source
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
@@ -365,14 +366,14 @@ def _located(file: SceneFile, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> Tensor:
-    """Return an array that is a setting: a Gaussian, a random mask, or the content of a file.
+    """Return an array that is a setting: a kernel of a shape, a random mask, or a file's content.
 
     A kernel of several channels is refused unless they are equal. With ``normalized = true`` the
     content of a file is divided by its sum.
     """
     where = f"{file.path}: operator.{key}"
-    if set(table) == {"gaussian"}:
-        return gaussian_kernel(table["gaussian"], where)
+    if len(table) == 1 and (shape := next(iter(table))) in SHAPES:
+        return SHAPES[shape](table[shape], where)
     if set(table) <= {"keep", "seed"} and "keep" in table:
         keep = table["keep"]
         if not isinstance(keep, (int, float)) or not 0 < keep <= 1:
@@ -384,8 +385,9 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> T
         return torch.rand(image.shape[-2:], generator=generator) < keep
     if "path" not in table and "dataset" not in table:
         raise InputError(
-            f"{where} is {{ path = ... }}, {{ dataset = ..., file = ..., item = ... }}, {{ gaussian = width }} or "
-            f"{{ keep = share, seed = 0 }}, got {table}"
+            f"{where} is {{ path = ... }}, {{ dataset = ..., file = ..., item = ... }}, {{ gaussian = width }}, "
+            "{ disc = radius }, { motion = [length, angle] }, { keep = share, seed = 0 } or, for missing "
+            f"pixels, {{ path = ..., missing = 'white' }}, got {table}"
         )
     _check_keys(f"{where} has no key", table, [*Source.model_fields, "normalized"])
     source = Source(**{name: table[name] for name in table if name != "normalized"})
@@ -451,28 +453,10 @@ def _known(
         if bool(known.all()):
             raise InputError(f"the mask {place} is black, so no pixel is missing; white ones are")
     if not bool(known.any()):
-        raise InputError(f"all pixels of {place} are missing, so nothing is known about the picture")
-    return known
-
-
-def gaussian_kernel(width: Any, where: str) -> Tensor:
-    """Return a Gaussian kernel with the sum 1, cut off at four standard deviations.
-
-    Args:
-        width: standard deviation, pixels.
-        where: place that the width was written in, the beginning of the error message.
-
-    >>> gaussian_kernel(1.0, "kernel").shape
-    torch.Size([9, 9])
-    """
-    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width < 1000:
         raise InputError(
-            f"{where}: the width of a Gaussian is a positive number of pixels, got {width!r}"
+            f"all pixels of {place} are missing, so nothing is known about the picture"
         )
-    reach = max(1, round(4 * width))
-    profile = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / width) ** 2)
-    kernel = torch.outer(profile, profile)
-    return (kernel / kernel.sum()).float()
+    return known
 
 
 def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:
