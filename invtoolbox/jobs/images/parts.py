@@ -26,6 +26,7 @@ from invtoolbox.datasets.volumes.pictures import Original
 from invtoolbox.errors import InputError, check_name, match_name, nearest, suggest
 from invtoolbox.geometry.grids import Grid
 from invtoolbox.jobs.images.kernels import SHAPES
+from invtoolbox.jobs.images.masks import known_by_mask, known_by_picture
 from invtoolbox.jobs.images.tables import Crop, SceneFile, Source
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
@@ -319,13 +320,18 @@ def _operator(
             fields["voxel_size"] = list(voxel_size)
         return _scan_3d(file, {**fields, **settings}, name).operator()
     for key, value in settings.items():
-        if isinstance(value, dict) and "missing" in value:
-            settings[key] = _known(file, key, value, image, item.meta.get("original"))
+        if value == {"missing": "transparent"}:
+            settings[key] = known_by_picture(image, item.meta.get("original"))
         elif isinstance(value, dict):
             settings[key] = _array(file, key, value, image)
     space, kernel = list(image.shape[2:]), settings.get("kernel")
     if is_measured and isinstance(kernel, Tensor) and settings.get("boundary") == "valid":
         # The boundary "valid" keeps n - k + 1 of n pixels for a kernel of k pixels.
+        if any(k > n for n, k in zip(space, kernel.shape)):
+            raise InputError(
+                f"the kernel of {' x '.join(map(str, kernel.shape))} pixels is larger than the image "
+                f"of {' x '.join(map(str, space))} that was blurred; give a smaller one"
+            )
         space = [n + k - 1 for n, k in zip(space, kernel.shape)]
     if is_measured and name == "downsampling" and isinstance(settings.get("factor"), int):
         space = [n * settings["factor"] for n in space]
@@ -389,10 +395,13 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> T
             "{ disc = radius }, { motion = [length, angle] }, { keep = share, seed = 0 } or, for missing "
             f"pixels, {{ path = ..., missing = 'white' }}, got {table}"
         )
-    _check_keys(f"{where} has no key", table, [*Source.model_fields, "normalized"])
-    source = Source(**{name: table[name] for name in table if name != "normalized"})
+    _check_keys(f"{where} has no key", table, [*Source.model_fields, "normalized", "missing"])
+    source = Source(**{name: table[name] for name in table if name in Source.model_fields})
     is_volume = key == "kernel" and image.ndim == 5
     array = read(file, source, f"operator.{key}", is_volume=is_volume).y[0]
+    if "missing" in table:
+        check_name(f"color of missing pixels in {where}", table["missing"], ("white",))
+        return known_by_mask(array, image, str(source.path or source.dataset))
     if key == "kernel" and not bool((array == array[:1]).all()):
         raise InputError(
             f"the kernel {source.path or source.dataset} has {len(array)} channels that differ, and "
@@ -409,54 +418,6 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> T
             "to black; give one that is positive somewhere"
         )
     return (kernel / total).float()
-
-
-def _known(
-    file: SceneFile, key: str, table: dict[str, Any], image: Tensor, original: Original | None
-) -> Tensor:
-    """Return the known pixels of a picture, ``(1, rows, columns)`` booleans.
-
-    The unknown ones are the white pixels of a mask, ``{ path = ..., missing = "white" }``, or those
-    that are NaN or transparent, ``{ missing = "transparent" }``.
-    """
-    where = f"{file.path}: operator.{key}"
-    _check_keys(f"{where} has no key", table, [*Source.model_fields, "missing"])
-    check_name(f"kind of missing pixels of {where}", table["missing"], ("white", "transparent"))
-    if table["missing"] == "transparent":
-        known = ~image[0].isnan().any(0, keepdim=True)
-        visible = None if original is None else original.visible()
-        if visible is not None:
-            known &= torch.as_tensor(visible.copy())
-        place = str(image.shape[-1] if original is None else original.path)
-        if bool(known.all()):
-            raise InputError(
-                f"{place} has no pixels that are NaN or transparent, so nothing is missing; give "
-                "a mask whose white pixels are missing"
-            )
-    else:
-        source = Source(**{name: table[name] for name in table if name != "missing"})
-        mask, place = read(file, source, f"operator.{key}").y[0], str(source.path or source.dataset)
-        if mask.shape[1:] != image.shape[2:]:
-            size = "{} x {}".format
-            raise InputError(
-                f"the mask {place} has {size(*mask.shape[1:])} pixels, and the picture "
-                f"{size(*image.shape[2:])}; draw it on a copy of the picture"
-            )
-        values = mask.unique()
-        if len(values) > 2 or not bool((mask == mask[:1]).all()):
-            raise InputError(
-                f"the mask {place} has {'colors' if len(values) < 3 else f'{len(values)} values'}; "
-                "save it in black and white alone, without smooth edges and not as JPEG: white "
-                "pixels are missing"
-            )
-        known = mask[:1] <= 0 if len(values) < 2 else mask[:1] == values[0]
-        if bool(known.all()):
-            raise InputError(f"the mask {place} is black, so no pixel is missing; white ones are")
-    if not bool(known.any()):
-        raise InputError(
-            f"all pixels of {place} are missing, so nothing is known about the picture"
-        )
-    return known
 
 
 def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:

@@ -35,6 +35,7 @@ def _mask(content: dict[str, Any], arguments: argparse.Namespace) -> None:
     mask = Path(operator["mask"]).expanduser()
     if mask.is_dir():
         found = [f for f in sorted(mask.iterdir()) if f.stem == picture.stem]
+        found.sort(key=lambda f: f.name != picture.name)
         if not found:
             raise InputError(
                 f"{mask} has no mask for {picture.name}; save one as {picture.stem}.png, or give one "
