@@ -10,7 +10,7 @@ blurred scene), small (bicubic, factor 2) or full of gaps (a quarter of the pixe
 and then stored. All commands run with their defaults, once per folder.
 
 A row holds the PSNR of the stored picture and of the result. A small picture is compared with its
-bicubic and its nearest enlargement. Names, formats, bit depths, orientation, profiles, resolution,
+bicubic enlargement, and a row also holds the nearest one, or the biharmonic interpolation of gaps. Names, formats, bit depths, orientation, profiles, resolution,
 texts and alpha are read by Pillow and tifffile.
 """
 
@@ -30,8 +30,9 @@ from PIL import Image, ImageCms, PngImagePlugin
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.cli import main as command_line
+from invtoolbox.cli import main as run_command
 from invtoolbox.datasets.volumes.pictures import Original
+from invtoolbox.jobs.images.held_out import interpolate_smoothly
 from invtoolbox.jobs.images.kernels import disc_kernel
 
 ROWS, COLUMNS = 160, 200
@@ -98,13 +99,19 @@ def report(command: str, folder: Path) -> None:
         faults = compare(source / name, target / name, 2 if command == "superresolve" else 1)
         kept.append(not faults)
         first = psnr(before, truth) if before.shape == truth.shape else psnr(enlarge(before), truth)
-        nearest = ""
+        other = ""
         if command == "superresolve":
             value = psnr(before.repeat_interleave(2, 2).repeat_interleave(2, 3), truth)
-            nearest = f" (nearest {value:.2f})"
+            other = f" (nearest {value:.2f})"
+        if command == "inpaint":
+            mask = torch.as_tensor(
+                np.array(Image.open(folder / "masks" / f"{Path(name).stem}.png"))
+            )
+            known = (mask == 0).expand_as(before)
+            other = f" (biharmonic {psnr(interpolate_smoothly(before, known), truth):.2f})"
         gains.append(psnr(after, truth) - first)
         print(
-            f"{command} {name}: {first:.2f}{nearest} -> {psnr(after, truth):.2f} dB, {gains[-1]:+.2f} dB"
+            f"{command} {name}: {first:.2f}{other} -> {psnr(after, truth):.2f} dB, {gains[-1]:+.2f} dB"
             + "".join(f"; LOST {fault}" for fault in faults)
         )
     print(

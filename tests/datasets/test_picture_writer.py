@@ -153,15 +153,15 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path: Path) -> None:
 
 
 def test_transparent_pixels_are_filled_on_demand(tmp_path: Path) -> None:
-    alpha = np.full((4, 5), 200, np.uint8)
+    alpha = np.full((6, 5), 200, np.uint8)
     alpha[1, 2] = 0
-    Image.fromarray(np.dstack([np.zeros((4, 5), np.uint8), alpha])).save(tmp_path / "a.png")
+    Image.fromarray(np.dstack([np.zeros((6, 5), np.uint8), alpha])).save(tmp_path / "a.png")
     original = it.datasets.open(tmp_path / "a.png")[0].meta["original"]
-    visible = original.visible()
-    assert visible is not None and visible.sum() == 19 and not visible[1, 2]
-    write_picture(tmp_path / "b.png", torch.zeros(1, 4, 5), original, fill=True)
+    known = original.known()
+    assert known.sum() == 29 and not known[1, 2] and original.known(alpha=False).all()
+    write_picture(tmp_path / "b.png", torch.zeros(1, 6, 5), original, fill=True)
     with Image.open(tmp_path / "b.png") as picture:
-        assert np.asarray(picture)[..., 1].tolist() == np.full((4, 5), 200).tolist()
+        assert np.asarray(picture)[..., 1].tolist() == np.full((6, 5), 200).tolist()
 
 
 def test_hidden_files_are_no_pictures(tmp_path: Path) -> None:

@@ -58,10 +58,17 @@ class Original:
                     return array, np.asarray(picture.convert("RGBA"))[..., 3:]
         return array, None
 
-    def visible(self) -> np.ndarray | None:
-        """Return which pixels are not wholly transparent, upright; None without an alpha channel."""
-        alpha = self.read()[1]
-        return None if alpha is None else orient(alpha, self.orientation)[..., 0] > 0
+    def known(self, alpha: bool = True) -> np.ndarray:
+        """Return which pixels hold numbers and are not wholly transparent, upright.
+
+        Args:
+            alpha: whether transparent pixels are unknown.
+        """
+        colors, transparency = self.read()
+        known = ~np.isnan(colors).any(-1, keepdims=True)
+        if alpha and transparency is not None:
+            known &= transparency > 0
+        return np.ascontiguousarray(orient(known, self.orientation)[..., 0])
 
 
 class Pictures:
@@ -80,6 +87,7 @@ class Pictures:
         path: path of a file or a folder.
         geometry: geometry of the scan, for pictures that are sinograms.
         as_stored: keep the pixels in the order of the file, without applying the orientation tag.
+        with_gaps: read NaN as 0, in place of an error; `Original.known` tells them apart.
     """
 
     def __init__(
@@ -87,9 +95,10 @@ class Pictures:
         path: str | os.PathLike[str],
         geometry: ScanGeometry | None = None,
         as_stored: bool = False,
+        with_gaps: bool = False,
     ) -> None:
         self.geometry = geometry
-        self.as_stored = as_stored or geometry is not None
+        self.as_stored, self.with_gaps = as_stored or geometry is not None, with_gaps
         folder = Path(path).expanduser()
         files = [require_file(folder)] if not folder.is_dir() else picture_files(folder)
         self.pages = [(file, page) for file in files for page in range(count_pages(file))]
@@ -110,7 +119,7 @@ class Pictures:
             )
         array = array[..., : 1 if array.shape[-1] <= 2 else 3]
         turn = 1 if self.as_stored else read_orientation(path, page)
-        array = orient(array, turn)
+        array = orient(np.where(np.isnan(array), 0, array) if self.with_gaps else array, turn)
         y = as_tensor(np.moveaxis(scale_to_unit(path, array), -1, 0))[None]
         units = "as stored" if np.issubdtype(stored, np.floating) else "1 (0 black to 1 white)"
         return Measurement(

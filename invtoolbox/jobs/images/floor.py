@@ -3,8 +3,9 @@
 The simple answer to missing pixels is an interpolation, to a noisy or blurred picture and to counts
 the picture itself, to a small picture bicubic interpolation, to k-space zero filling, and to a scan
 its filtered back-projection. Answers are compared by pixels or views that neither has seen, an
-enlarged picture by the enlargement of a smaller one, denoised pictures by Stein's estimate of the risk, and blurred ones, counts and k-space by simulated
-measurements. Numbers here were chosen on the even half of `benchmarks/zoo.py`.
+enlarged picture by the enlargement of a smaller one, denoised pictures by Stein's estimate of the
+risk, and blurred ones, counts and k-space by simulated measurements. Numbers here were chosen on the
+even half of `benchmarks/zoo.py`.
 """
 
 from __future__ import annotations

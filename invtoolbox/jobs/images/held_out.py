@@ -125,9 +125,7 @@ def compare_at_half_size(problem: Problem, again: Again) -> Verdict | None:
         )
 
     size = tuple(problem.image_shape[1:])
-    return Verdict(
-        ~(by_prior <= by_simple), lambda k: enlarge(problem.y0[k : k + 1], size), reason
-    )
+    return Verdict(~(by_prior <= by_simple), lambda k: enlarge(problem.y0[k : k + 1], size), reason)
 
 
 def compare_views(problem: Problem, again: Again) -> Verdict:

@@ -9,23 +9,23 @@ from invtoolbox.datasets.volumes.pictures import Original
 from invtoolbox.errors import InputError
 
 
-def known_by_mask(mask: Tensor, image: Tensor, place: str) -> Tensor:
+def known_by_mask(mask: Tensor, size: tuple[int, ...], place: str) -> Tensor:
     """Return the pixels that are black in a mask, ``(1, rows, columns)`` booleans.
 
     Args:
         mask: the mask, ``(channel, rows, columns)``, of two values; pixels of the larger one are
             missing.
-        image: the picture, ``(1, channel, rows, columns)``.
+        size: rows and columns of the picture.
         place: file of the mask, for errors.
 
     Raises:
         InputError: the mask has another size, more values or colors, or leaves no pixel unknown or
             known.
 
-    >>> known_by_mask(torch.tensor([[[0.0, 1.0]]]), torch.ones(1, 3, 1, 2), "mask.png")
+    >>> known_by_mask(torch.tensor([[[0.0, 1.0]]]), (1, 2), "mask.png")
     tensor([[[ True, False]]])
     """
-    (rows, columns), size = mask.shape[1:], image.shape[2:]
+    rows, columns = mask.shape[1:]
     if (rows, columns) != size:
         raise InputError(
             f"the mask {place} has {rows} x {columns} pixels, and the picture {size[0]} x {size[1]}; "
@@ -43,27 +43,23 @@ def known_by_mask(mask: Tensor, image: Tensor, place: str) -> Tensor:
     return _require_any(known, place)
 
 
-def known_by_picture(image: Tensor, original: Original | None) -> Tensor:
+def known_by_picture(original: Original | None, source: str) -> Tensor:
     """Return the pixels that are neither NaN nor wholly transparent, ``(1, rows, columns)``.
 
     Args:
-        image: the picture, ``(1, channel, rows, columns)``.
-        original: its file; None for other data.
+        original: file of the picture; None for other data.
+        source: name of the data, for errors.
 
     Raises:
         InputError: all pixels are known, or none.
     """
-    known = ~image[0].isnan().any(0, keepdim=True)
-    visible = None if original is None else original.visible()
-    if visible is not None:
-        known &= torch.as_tensor(visible.copy())
-    place = "the image" if original is None else str(original.path)
-    if bool(known.all()):
+    known = None if original is None else torch.as_tensor(original.known())[None]
+    if known is None or bool(known.all()):
         raise InputError(
-            f"{place} has no pixels that are transparent or NaN, so nothing is missing; give a mask "
+            f"{source} has no pixels that are transparent or NaN, so nothing is missing; give a mask "
             "whose white pixels are missing"
         )
-    return _require_any(known, place)
+    return _require_any(known, source)
 
 
 def _require_any(known: Tensor, place: str) -> Tensor:

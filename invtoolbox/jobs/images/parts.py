@@ -319,11 +319,14 @@ def _operator(
         if voxel_size is not None and not is_measured:
             fields["voxel_size"] = list(voxel_size)
         return _scan_3d(file, {**fields, **settings}, name).operator()
+    original = item.meta.get("original")
     for key, value in settings.items():
         if value == {"missing": "transparent"}:
-            settings[key] = known_by_picture(image, item.meta.get("original"))
+            settings[key] = known_by_picture(original, str(item.meta.get("source")))
         elif isinstance(value, dict):
             settings[key] = _array(file, key, value, image)
+            if "missing" in value and original is not None:  # NaN is missing in any case
+                settings[key] &= torch.as_tensor(original.known(alpha=False))
     space, kernel = list(image.shape[2:]), settings.get("kernel")
     if is_measured and isinstance(kernel, Tensor) and settings.get("boundary") == "valid":
         # The boundary "valid" keeps n - k + 1 of n pixels for a kernel of k pixels.
@@ -333,7 +336,7 @@ def _operator(
                 f"of {' x '.join(map(str, space))} that was blurred; give a smaller one"
             )
         space = [n + k - 1 for n, k in zip(space, kernel.shape)]
-    if is_measured and name == "downsampling" and isinstance(settings.get("factor"), int):
+    if is_measured and name == "downsampling" and settings.get("factor", 0) > 0:
         space = [n * settings["factor"] for n in space]
     # A blur treats all channels alike, so it is built for one.
     image_shape = (1 if name == "blur" else image.shape[1], *space)
@@ -401,7 +404,7 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> T
     array = read(file, source, f"operator.{key}", is_volume=is_volume).y[0]
     if "missing" in table:
         check_name(f"color of missing pixels in {where}", table["missing"], ("white",))
-        return known_by_mask(array, image, str(source.path or source.dataset))
+        return known_by_mask(array, tuple(image.shape[2:]), str(source.path or source.dataset))
     if key == "kernel" and not bool((array == array[:1]).all()):
         raise InputError(
             f"the kernel {source.path or source.dataset} has {len(array)} channels that differ, and "

@@ -28,7 +28,10 @@ def _as_it_is(content: dict[str, Any], arguments: argparse.Namespace) -> None:
 
 def _mask(content: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Take the missing pixels from the mask, or from the picture itself."""
-    operator, picture = content["operator"], Path(content["measurements"]["path"])
+    operator, source = content["operator"], content["measurements"]
+    picture = Path(source["path"])
+    if source.setdefault("reader", "pictures") == "pictures":
+        source.setdefault("options", {}).setdefault("with_gaps", True)
     if "mask" not in operator:
         operator["mask"] = {"missing": "transparent"}
         return

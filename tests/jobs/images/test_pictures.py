@@ -54,7 +54,7 @@ NAMES = ["Turned.JPG", "alpha.png", "color.png", "deep.tif"]
 
 
 def pictures(folder: str | Path) -> list[str]:
-    return sorted(p.name for p in Path(folder).iterdir() if not p.name.startswith("study"))
+    return sorted(p.name for p in Path(folder).iterdir() if p.name[:5] not in ("study", ".lock"))
 
 
 def test_a_folder_gives_a_folder_of_pictures(run: Run, photos: Path) -> None:
@@ -228,6 +228,6 @@ def test_kernels_cover_their_shape() -> None:
     )
     assert torch.allclose(motion, torch.full((1, 5), 0.2))
     slanted = motion_kernel([9, 45], "kernel")
-    assert torch.allclose(slanted, slanted.T.flip(0, 1)) and float(slanted[0, -1]) > 0
+    assert torch.allclose(slanted, slanted.T.flip(0, 1)) and float(slanted[2, -3]) > 0.05
     for kernel in (disc, motion, slanted):
         assert float(kernel.sum()) == pytest.approx(1)
