@@ -86,7 +86,7 @@ def report(command: str, folder: Path) -> None:
         "inpaint": ["--mask", str(make_masks(folder))],
     }[command]
     start = time.process_time()
-    code = command_line(
+    code = run_command(
         [command, str(source), *words, "--output", str(target), "--threads", "1", "-q"]
     )
     seconds = time.process_time() - start

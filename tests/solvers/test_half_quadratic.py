@@ -190,6 +190,19 @@ def test_a_denoiser_of_many_levels_gets_the_schedule_and_weight_of_dpir() -> Non
     assert 0.005 < float(LEVELS[-1][0]) < 0.015
 
 
+def test_a_noisy_picture_is_denoised_by_one_call() -> None:
+    truth = it.datasets.photograph("camera")[..., ::16, ::16].contiguous()
+    A, prior = it.operators.Identity((1, 32, 32)), it.priors.load("denoiser-natural")
+    y = torch.cat([A.simulate(truth, std, seed=0) for std in (0.004, 0.1)])
+    std = torch.tensor([0.004, 0.1])
+    term = it.data_terms.LeastSquares(noise_std=std)
+    solution = it.solve(it.Problem(y, A, term), prior, progress=False, check=False)
+    assert "schedule=1" in solution.solver and solution.iterations.tolist() == [1, 1]
+    assert torch.allclose(solution.x, prior.denoise(y, std), atol=1e-5)
+    both = it.solve(it.Problem(y, A, term), [prior, "nonnegative"], progress=False, check=False)
+    assert "schedule=1" not in both.solver
+
+
 def test_the_preset_red_solves_the_equation_of_red() -> None:
     """A^T W (A x - y) + mu (x - denoise(x)) = 0 at the noise level of the measurements."""
     known, _ = blurred(noise_std=0.05)
