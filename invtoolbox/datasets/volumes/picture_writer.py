@@ -109,7 +109,7 @@ def check_form(path: Path, like: Original) -> str:
             f"{path}: pictures are not written as {path.suffix or 'files without suffix'}; use one "
             f"of {', '.join(KINDS)}"
         )
-    if kind in _OPAQUE or kind != "tiff":
+    if kind != "tiff":
         colors, alpha = like.read()
         if kind in _OPAQUE and alpha is not None:
             raise InputError(
