@@ -38,7 +38,7 @@ from invtoolbox.jobs.images.kernels import disc_kernel
 ROWS, COLUMNS = 160, 200
 #: Pictures: file, sources, factor by which the source is reduced, first row and column of the part.
 PICTURES = {
-    "grey8.png": ("set12/08.png", 2, 20, 20),
+    "grey8.png": ("set12/07.png", 1, 30, 10),
     "grey16.png": ("set12/09.png", 2, 40, 30),
     "scan8.tif": ("set12/10.png", 2, 50, 40),
     "scan16.tif": ("set12/11.png", 2, 60, 40),

@@ -148,7 +148,7 @@ def deblur_in_tiles(
             "progress": False,
             "check": False,  # the picture was checked as a whole
         }
-        small = Problem(part, _operator(A, piece), problem.data_term)
+        small = Problem(part, _operator(A, piece), LeastSquares(noise_std))
         if isinstance(A, Inpainting):
             return solve_with_defaults(small, priors, (), solver, settings)
         return solve(small, priors, solver, **settings)
