@@ -14,9 +14,8 @@ OPTIONS = {**MEASUREMENTS, **METHOD, "--tile": "solver.tile"}
 ITEMS = "pictures of a folder, in the order of their names"
 #: What all commands of pictures do, for their descriptions.
 FORMS = (
-    "Of a folder, every picture is restored, and\na folder of pictures is written. Results have the "
-    "format, depth, alpha and metadata of their pictures. Values and\n--noise-std are from 0 to 1, "
-    "where 1 is white."
+    "A folder gives\na folder of pictures. Results have the format, depth, alpha and metadata of their "
+    "pictures. Values and --noise-std\nare from 0 to 1, where 1 is white."
 )
 #: Defaults of the options; the prior was chosen on pictures of BSD68.
 _DEFAULTS = {"--prior": "denoiser-natural", "--tile": "auto"}
@@ -111,7 +110,7 @@ SUPERRESOLVE = PictureKind(
 INPAINT = PictureKind(
     PictureCommand(
         description="Fill in missing pixels of a grey or color photograph. Known pixels stay as they "
-        "are, unless --noise-std is given.\n" + FORMS,
+        "are,\nunless --noise-std is given. " + FORMS,
         positional={"PICTURE": "measurements.path"},
         options=OPTIONS,
         examples=(
