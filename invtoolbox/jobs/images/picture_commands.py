@@ -14,8 +14,8 @@ OPTIONS = {**MEASUREMENTS, **METHOD, "--tile": "solver.tile"}
 ITEMS = "pictures of a folder, in the order of their names"
 #: What all commands of pictures do, for their descriptions.
 FORMS = (
-    "A folder gives\na folder of pictures. Results have the format, depth, alpha and metadata of their "
-    "pictures. Values and --noise-std\nare from 0 to 1, where 1 is white."
+    "A folder gives a folder of pictures.\nResults have the format, depth, alpha and metadata of their "
+    "pictures. Values and --noise-std are from 0 to 1,\nwhere 1 is white."
 )
 #: Defaults of the options; the prior was chosen on pictures of BSD68.
 _DEFAULTS = {"--prior": "denoiser-natural", "--tile": "auto"}
