@@ -23,7 +23,7 @@ import torch
 from common import machine, run_script, verdict
 
 import invtoolbox as it
-from invtoolbox.jobs.images.parts import gaussian_kernel
+from invtoolbox.jobs.images.kernels import gaussian_kernel
 
 SIZES = {3: (1500, 2000), 12: (3000, 4000)}
 

@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import functools
+import inspect
+import re
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: Arguments and options by the words of other packages, as `spell` spells them.
+ARGUMENTS = {
+    word: name
+    for name, words in {
+        "regularization": "weight weights lambda lam lmbda reg regweight strength",
+        "noise_std": "sigma noise noiselevel noisesigma std",
+        "max_iterations": "maxiter niter iterations iters numiterations",
+        "initial": "x0 init xinit initialguess start",
+        "tolerance": "tol rtol eps",
+        "progress": "verbose quiet",
+        "prior": "regularizer denoiser",
+        "kernel": "psf blur",
+        "factor": "scale zoom",
+    }.items()
+    for word in words.split()
+}
 
 
 class InputError(ValueError):
@@ -60,19 +84,60 @@ def naming(what: object) -> Iterator[None]:
         raise InputError(f"{what}: {error}") from error
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
-    """Return the error for a name that is not registered, with the closest known names.
+def spell(name: str) -> str:
+    """Return a name in small letters, without hyphens, underscores and spaces.
+
+    >>> spell("Total-Variation")
+    'totalvariation'
+    """
+    return re.sub(r"[-_\s]", "", name).lower()
+
+
+def naming_arguments(function: Callable[P, T]) -> Callable[P, T]:
+    """Let a function refuse keywords that it does not have, and suggest one of its own.
+
+    >>> @naming_arguments
+    ... def solve(y, regularization=1.0): ...
+    >>> solve(1, weight=2)
+    Traceback (most recent call last):
+        ...
+    invtoolbox.errors.InputError: solve has no argument 'weight'; did you mean 'regularization'?
+    """
+    taken = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name in kwargs:
+            if name not in taken:
+                meant = ARGUMENTS.get(spell(name))
+                near = [meant] if meant in taken else nearest(name, taken, 2)
+                end = suggest(filter(None, near))
+                raise InputError(
+                    f"{function.__name__} has no argument {name!r}"
+                    + (end if near else f"; it has {', '.join(taken)}")
+                )
+        return function(*args, **kwargs)
+
+    return call
+
+
+def unknown_name(
+    kind: str, name: str, known: Iterable[str], meant: Mapping[str, str] | None = None
+) -> InputError:
+    """Return the error for a name that is not registered, with the names that may be meant.
 
     Args:
         kind: kind of the name, for example ``"prior"``.
         name: the unknown name.
         known: registered names.
+        meant: known names by other words for the same, as `spell` spells them; without such a word,
+            the names that are written most like the unknown one are suggested.
 
     >>> str(unknown_name("prior", "tvv", ["tv", "tikhonov"]))
     "there is no prior named 'tvv'; did you mean 'tv'? known: tikhonov, tv"
     """
-    names = sorted(known)
-    hint = suggest(nearest(name, names))
+    names, word = sorted(known), (meant or {}).get(spell(name))
+    hint = suggest([word] if word is not None else nearest(name, names))
     return InputError(
         f"there is no {kind} named {name!r}{hint} known: {', '.join(names) or 'none'}"
     )

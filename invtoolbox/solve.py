@@ -15,14 +15,14 @@ from typing import Any, ParamSpec, Self, TypeVar, overload
 import torch
 from torch import Tensor
 
-from invtoolbox.catalogue.presets import prior_named, solver_named
+from invtoolbox.catalogue.presets import priors_named, solver_named
 from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.core.inference_mode import outside_inference_mode
 from invtoolbox.core.interrupts import DeferredInterrupt, OutOfTime, budget, limit
 from invtoolbox.core.memory import is_out_of_memory, memory_error
 from invtoolbox.core.pytrees import blank_items
 from invtoolbox.core.threads import choose_threads, limit_torch_threads
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.differentiation import differentiate_answer, differentiates_fixed_point
 from invtoolbox.loop.replay import needs_replay, run_with_replay
@@ -97,7 +97,7 @@ def _on_chosen_threads(function: Callable[P, T]) -> Callable[P, T]:
 @overload
 def solve(
     problem: Problem,
-    prior: Prior | str | None = None,
+    prior: Prior | str | Sequence[Prior | str] | None = None,
     solver: Solver | str | None = None,
     regularization: Regularization = "auto",
     *,
@@ -120,7 +120,7 @@ def solve(
 @overload
 def solve(
     problem: Sequence[Problem],
-    prior: Prior | str | None = None,
+    prior: Prior | str | Sequence[Prior | str] | None = None,
     solver: Solver | str | None = None,
     regularization: Regularization = "auto",
     *,
@@ -138,11 +138,12 @@ def solve(
 ) -> list[Solution]: ...
 
 
+@naming_arguments
 @outside_inference_mode
 @_on_chosen_threads
 def solve(
     problem: Problem | Sequence[Problem],
-    prior: Prior | str | None = None,
+    prior: Prior | str | Sequence[Prior | str] | None = None,
     solver: Solver | str | None = None,
     regularization: Regularization = "auto",
     *,
@@ -165,7 +166,8 @@ def solve(
     Args:
         problem: measurements, operator and data term; a list of problems (of different shapes, for
             example) gives a list of solutions.
-        prior: a prior, a sum of priors, a name of ``invtoolbox list priors``, or None.
+        prior: a prior, a sum of priors, a name of ``invtoolbox list priors``, names with commas
+            between them, a list of priors and names, or None.
         solver: settings of an algorithm, or its name. If it is None, a solver that fits is chosen,
             and ``Solution.reason`` states which and why.
         regularization: weight of the explicit priors: a number, one number per item ``(batch,)``, a
@@ -266,7 +268,7 @@ inner_solve = functools.partial(solve, check=False)
 class Call:
     """The arguments of `solve` except the problem."""
 
-    prior: Prior | str | None
+    prior: Prior | str | Sequence[Prior | str] | None
     solver: Solver | str | None
     regularization: Regularization
     initial: Tensor | dict[str, Tensor] | None
@@ -714,14 +716,6 @@ def _as_checkpoint(checkpoint: Any) -> Any:
     return Checkpoint(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
 
 
-def _as_sum(prior: Prior | str | None) -> PriorSum:
-    if prior is None:
-        return PriorSum()
-    if isinstance(prior, str):
-        prior = prior_named(prior)
-    if not isinstance(prior, Prior):
-        raise InputError(
-            "prior must be one of it.priors or a subclass of ExplicitPrior or ImplicitPrior, got "
-            f"{type(prior).__name__}; it.as_prior converts priors of deepinv and functions"
-        )
-    return prior.as_sum()
+def _as_sum(prior: Any) -> PriorSum:
+    priors = priors_named(prior)
+    return PriorSum() if priors is None else priors.as_sum()

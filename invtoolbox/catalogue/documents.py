@@ -63,14 +63,18 @@ FILE = "path of a file"
 FilePath = Annotated[str, FILE]
 
 #: A table that may be given by its name alone, ``solver = "fista"``; and a list of such tables that
-#: may be one of them.
+#: may be one of them, or names with commas between them.
 Alone = Annotated[T, BeforeValidator(_named)]
 Several = Annotated[
     list[T],
-    BeforeValidator(
-        lambda value: [_named(table) for table in (value if isinstance(value, list) else [value])]
-    ),
+    BeforeValidator(lambda value: [_named(table) for table in _as_list(value)]),
 ]
+
+
+def _as_list(value: Any) -> list[Any]:
+    if isinstance(value, str):
+        return [name.strip() for name in value.split(",")]
+    return value if isinstance(value, list) else [value]
 
 
 @dataclass(frozen=True)

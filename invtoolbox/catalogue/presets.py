@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invtoolbox.catalogue.registry import build, lookup, names, require_settings
+from invtoolbox.catalogue.registry import build, lookup, names, registered_name, require_settings
 from invtoolbox.catalogue.shelves import (
+    entries,
     find,
     has_own_folder,
     has_preset,
@@ -20,7 +21,7 @@ from invtoolbox.catalogue.shelves import (
     note_shadow,
 )
 from invtoolbox.core.trust import is_trusting, named_file, trusting
-from invtoolbox.errors import InputError, match_name, naming, require_name
+from invtoolbox.errors import InputError, match_name, naming, require_name, unknown_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,6 +47,65 @@ NETWORKS = {
 }
 
 
+#: Priors by other words for what they do, as `spell` spells them.
+MEANT = {
+    word: name
+    for name, words in {
+        "denoiser-natural": "bm3d nlm nonlocalmeans pnp plugandplay red dpir drunet dncnn denoising",
+        "tv": "rof variation gradientl1",
+        "l1": "lasso sparse sparsity",
+        "tikhonov": "ridge l2 smooth smoothness quadratic h1 wiener",
+        "nonnegative": "positive positivity nonneg",
+        "diffusion-natural": "ddpm score edm",
+        "wavelet": "wavelets haar daubechies",
+        "nuclear-norm": "lowrank nuclear",
+        "box": "bounds clip",
+        "huber-tv": "huber",
+        "graph-laplacian": "graph graphla",
+        "lpn-natural": "lpn",
+    }.items()
+    for word in words.split()
+}
+
+
+def priors_named(prior: str | Prior | Sequence[str | Prior] | None) -> Prior | None:
+    """Return the sum of priors; None without any.
+
+    Args:
+        prior: a prior, a name, names with commas between them, a list of priors and names, or None.
+
+    >>> priors_named("nonnegative, tv")
+    NonNegative() + TotalVariation()
+    """
+    from invtoolbox.priors.base import Prior
+
+    priors = [prior_named(p) if isinstance(p, str) else p for p in split_priors(prior)]
+    for term in priors:
+        if not isinstance(term, Prior):
+            raise InputError(
+                "prior must be a name, a list of names, one of it.priors or a subclass of "
+                f"ExplicitPrior or ImplicitPrior, got {type(term).__name__}; it.as_prior converts "
+                "priors of deepinv and functions"
+            )
+    return sum(priors[1:], priors[0]) if priors else None
+
+
+def split_priors(prior: Any) -> list[Any]:
+    """Return the priors and the registered names in an argument of `priors_named`."""
+    if prior is None:
+        return []
+    entries = prior if isinstance(prior, (list, tuple)) else [prior]
+    parts = [part for entry in entries for part in _split(entry)]
+    return [
+        (registered_name("priors", part) or part) if isinstance(part, str) else part
+        for part in parts
+    ]
+
+
+def _split(entry: Any) -> list[Any]:
+    return [part.strip() for part in entry.split(",")] if isinstance(entry, str) else [entry]
+
+
 def prior_named(name: str, settings: Mapping[str, Any] | None = None) -> Prior:
     """Return a prior by its registered name, or a trained prior by its name in the catalogue.
 
@@ -57,6 +117,8 @@ def prior_named(name: str, settings: Mapping[str, Any] | None = None) -> Prior:
 
     changes = dict(settings or {})
     is_trained = has_prior(name) and not is_shadow("priors", name)
+    if not is_trained and registered_name("priors", name) is None:
+        raise unknown_name("prior", name, {*names("priors"), *entries("priors")}, MEANT)
     prior = load_prior(name, changes) if is_trained else build("priors", name, changes)
     if not isinstance(prior, Prior):
         raise InputError(f"the plug-in {name!r} gave a {type(prior).__name__}, not a prior")

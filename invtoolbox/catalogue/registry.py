@@ -16,7 +16,15 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Any
 
-from invtoolbox.errors import InputError, check_name, match_name, nearest, suggest, unknown_name
+from invtoolbox.errors import (
+    InputError,
+    check_name,
+    match_name,
+    nearest,
+    spell,
+    suggest,
+    unknown_name,
+)
 
 #: Kinds of parts. Each is a package of the toolbox; readers have their names in
 #: `invtoolbox.datasets`.
@@ -70,11 +78,11 @@ def names(kind: str) -> dict[str, Callable[[], Any]]:
 
 
 def lookup(kind: str, name: str) -> Any:
-    """Return the class registered under a name, or under its class name, in any case.
+    """Return the class registered under a name, or under its class name; see `registered_name`.
 
     Args:
         kind: one of `KINDS`.
-        name: the name, for example ``"tv"``, ``"TV"`` or ``"TotalVariation"``.
+        name: the name, for example ``"tv"``, ``"TV"`` or ``"total variation"``.
 
     Raises:
         InputError: if the name is unknown; the sentence lists the closest known names.
@@ -82,12 +90,26 @@ def lookup(kind: str, name: str) -> Any:
     >>> lookup("priors", "tv").__name__
     'TotalVariation'
     """
-    loaders, classes = names(kind), _classes(kind)
-    if (registered := match_name(name, loaders)) is not None:
-        return loaders[registered]()
-    if (class_name := match_name(name, classes)) is not None:
-        return classes[class_name]
-    raise unknown_name(kind.replace("_", " ").removesuffix("s"), name, loaders)
+    if (registered := registered_name(kind, name)) is not None:
+        return names(kind)[registered]()
+    raise unknown_name(kind.replace("_", " ").removesuffix("s"), name, names(kind))
+
+
+def registered_name(kind: str, name: str) -> str | None:
+    """Return the registered name of a class; None if there is none.
+
+    Args:
+        kind: one of `KINDS`.
+        name: the name or the class name, in any case, with hyphens, underscores or spaces.
+
+    >>> registered_name("priors", "total variation"), registered_name("priors", "TV")
+    ('tv', 'tv')
+    """
+    if (registered := match_name(name, names(kind))) is not None:
+        return registered
+    spelled = {spell(cls.__name__): _name_of(cls) for cls in _classes(kind).values()}
+    spelled |= {spell(registered): registered for registered in names(kind)}
+    return spelled.get(spell(name))
 
 
 def reader_named(

@@ -21,7 +21,14 @@ from typing import Any, NoReturn
 from invtoolbox.core.environment import optional_package
 from invtoolbox.core.interrupts import end_without_return, terminate_as_interrupt
 from invtoolbox.core.trust import trusting
-from invtoolbox.errors import InputError, MissingDependency, nearest, suggest
+from invtoolbox.errors import (
+    ARGUMENTS,
+    InputError,
+    MissingDependency,
+    nearest,
+    spell,
+    suggest,
+)
 from invtoolbox.jobs.kinds import commands
 
 #: Function that adds description, options and examples to the parser of a command.
@@ -120,7 +127,9 @@ class LazyParser(Parser):
         self.fill()
         parsed, rest = super().parse_known_args(args, namespace)
         for option in (word.partition("=")[0] for word in rest if word.startswith("--")):
-            if near := nearest(option, self._option_string_actions, 2, 0.6):
+            meant = f"--{ARGUMENTS.get(spell(option), '').replace('_', '-')}"
+            known = self._option_string_actions
+            if near := [meant] if meant in known else nearest(option, known, 2, 0.6):
                 self.error(f"there is no option {option}{suggest(near)}")
         return parsed, rest
 

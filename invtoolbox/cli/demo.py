@@ -18,7 +18,7 @@ from invtoolbox.jobs import options
 from invtoolbox.jobs.flow.estimation import estimate
 from invtoolbox.jobs.flow.preparation import Preparation, prepare_pair
 from invtoolbox.jobs.flow.published import Fit, nsfp
-from invtoolbox.jobs.images.parts import gaussian_kernel
+from invtoolbox.jobs.images.kernels import gaussian_kernel
 from invtoolbox.metrics import evaluate
 from invtoolbox.operators.noise import RelativeGaussian, simulate
 from invtoolbox.plotting import Case, FlowCase, FlowMethod, Method, write_comparison

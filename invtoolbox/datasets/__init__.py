@@ -86,6 +86,7 @@ from invtoolbox.datasets.volumes.normal_maps import (
     read_normal_map,
 )
 from invtoolbox.datasets.volumes.ome_zarr import write_ome_zarr
+from invtoolbox.datasets.volumes.picture_writer import write_picture
 from invtoolbox.datasets.volumes.pictures import Pictures
 from invtoolbox.datasets.volumes.raw import Raw, write_raw
 from invtoolbox.datasets.volumes.tiff import TiffStack, write_tiff_stack
@@ -197,6 +198,7 @@ __all__ = [
     "write_nifti",
     "write_npy",
     "write_ome_zarr",
+    "write_picture",
     "write_ply",
     "write_png",
     "write_raw",

@@ -60,7 +60,25 @@ IMAGES = (
         f"{_JOBS}.images.deblur_command:KIND",
         "a blurred picture",
         "deblur",
-        "deblur a photograph or a stack with a known kernel",
+        "deblur photographs or a stack with a known kernel",
+    ),
+    Entry(
+        f"{_JOBS}.images.picture_commands:DENOISE",
+        "a noisy picture",
+        "denoise",
+        "remove the noise of photographs",
+    ),
+    Entry(
+        f"{_JOBS}.images.picture_commands:SUPERRESOLVE",
+        "a small picture",
+        "superresolve",
+        "enlarge photographs",
+    ),
+    Entry(
+        f"{_JOBS}.images.picture_commands:INPAINT",
+        "a picture with gaps",
+        "inpaint",
+        "fill in missing pixels of photographs",
     ),
 )
 #: Kinds of the toolbox. All other scenes are of images and scans.

@@ -39,6 +39,10 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
             "needs few products",
         ),
         (
+            solvers.HalfQuadratic(max_iterations=1, sigma_end="noise", schedule=1),
+            "the picture is only noisy, and the prior is a denoiser, which is called once",
+        ),
+        (
             solvers.HalfQuadratic(max_iterations=8, sigma_end="noise"),
             "the misfit is quadratic, and the prior is a denoiser for many noise levels (DPIR)",
         ),

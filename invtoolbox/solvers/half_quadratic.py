@@ -9,8 +9,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from invtoolbox.objective.gaps import measured
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, item_norm
+from invtoolbox.operators.elementary import Identity
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.solvers.base import Solver, State
 from invtoolbox.solvers.linear_systems import solve_quadratic
@@ -59,7 +61,8 @@ class HalfQuadratic(Solver):
     ``schedule`` steps, and ``mu_k = w sigma^2 / sigma_k^2`` with the prior's own ``sigma`` and
     weight w. The product ``w sigma^2`` is their lambda, 0.23 with a data term that knows its noise
     level. Run it for ``max_iterations=schedule`` to reproduce their method; later steps stay at
-    ``sigma_end``.
+    ``sigma_end``. A schedule of one step is at ``sigma_end`` at once: a noisy picture is denoised by
+    one call.
 
     With a denoiser of one level and a fixed penalty it is the fixed-point method of regularization
     by denoising (RED; Romano, Elad and Milanfar, SIAM J. Imaging Sci. 10, 2017). Its limit x, which
@@ -81,7 +84,8 @@ class HalfQuadratic(Solver):
         sigma_start: the first level of a denoiser, in the units of the image; 20 % of its intensity
             range by default.
         sigma_end: the last level; the ``sigma`` of the prior by default. ``"noise"`` is the noise
-            level of the measurements over the norm of A, but at least 1 % of the intensity range.
+            level of the measurements over the norm of A, but, in a schedule of several steps, at
+            least 1 % of the intensity range.
         schedule: number of steps from the first to the last level.
         inner_iterations: conjugate gradient steps per iteration, if the first line is not closed.
         iterate: ``"x"`` returns the iterate of the misfit in any case.
@@ -227,7 +231,9 @@ class HalfQuadratic(Solver):
         )
 
     def suits(self, objective: Objective) -> bool:
-        return self._levels(objective)
+        is_noisy = isinstance(objective.problem.operator, Identity) and len(objective.terms) == 1
+        is_once = is_noisy and measured(objective.problem) is None
+        return self._levels(objective) and (self.schedule > 1 or is_once)
 
     def stops_early(self, objective: Objective) -> bool:
         """Whether the iterations are those of the schedule, as in DPIR."""
@@ -252,7 +258,8 @@ class HalfQuadratic(Solver):
         # mu = w sigma^2 / level^2: the prox of w R / mu denoises at `level`.
         weight, prior = denoising
         sigma = torch.as_tensor(prior.sigma, dtype=weight.dtype, device=weight.device)
-        done = (state.steps / max(self.schedule - 1, 1)).clamp_max(1)
+        last = self.schedule - 1
+        done = (state.steps / last).clamp_max(1) if last else torch.ones_like(state.steps)
         first = torch.maximum(state.penalty, state.last_level)
         level = first ** (1 - done) * state.last_level**done
         return weight * (sigma / level).square()
@@ -265,7 +272,8 @@ class HalfQuadratic(Solver):
             # Noise of the measurements, in units of the image.
             norm = operator_norm(objective.linear_operator, start)
             noise = noise_variance(objective).sqrt() / norm
-            return torch.maximum(noise, _LEAST_LEVEL * intensity_range(start))
+            least = _LEAST_LEVEL if self.schedule > 1 else 0
+            return torch.maximum(noise, least * intensity_range(start))
         if self.sigma_end is not None:
             return ones * self.sigma_end
         denoising = denoising_term(objective)

@@ -70,6 +70,34 @@ def test_names_are_the_same_in_any_case(name: str) -> None:
     assert type(presets.prior_named(name)).__name__ == expected
 
 
+def test_names_of_priors_are_read_as_the_field_writes_them() -> None:
+    tv, both = it.priors.TotalVariation(), it.priors.NonNegative() + it.priors.TotalVariation()
+    for name in ("total-variation", "total variation", "Total_Variation", "TV"):
+        assert repr(presets.priors_named(name)) == repr(tv)
+    for names in ("nonnegative,tv", "non-negative, tv", ["nonnegative", tv], ("nonnegative,tv",)):
+        assert repr(presets.priors_named(names)) == repr(both)
+    assert presets.priors_named(None) is None and presets.priors_named([]) is None
+    with pytest.raises(InputError, match="a name, a list of names"):
+        presets.priors_named(["tv", 3])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("BM3D", "denoiser-natural"),
+        ("plug-and-play", "denoiser-natural"),
+        ("positivity", "nonnegative"),
+        ("low rank", "nuclear-norm"),
+        ("tikonov", "tikhonov"),
+    ],
+)
+def test_an_unknown_prior_is_answered_by_its_meaning_first(name: str, meant: str) -> None:
+    with pytest.raises(InputError, match=f"no prior named '{name}'; did you mean '{meant}'"):
+        presets.prior_named(name)
+    known = {*presets.names("priors"), *catalogue.entries("priors")}
+    assert set(presets.MEANT.values()) <= known and not set(presets.MEANT) & known
+
+
 def test_every_kind_of_name_is_found_in_any_case(shelf: Path) -> None:
     assert repr(presets.solver_named("CGLS")) == repr(presets.solver_named("cgls"))
     assert type(presets.solver_named("Admm")) is it.solvers.ADMM

@@ -155,6 +155,18 @@ def test_a_mistyped_option_is_answered_with_the_nearest(run: Run) -> None:
     assert one_sentence(run("flow", "street", "--itms=3")).startswith(
         "invtoolbox: there is no option --itms; did you mean '--items'"
     )
+    # By what it means first.
+    meant = one_sentence(run("denoise", "photo.png", "--weight", "0.1"))
+    assert meant.startswith(
+        "invtoolbox: there is no option --weight; did you mean '--regularization'"
+    )
+
+
+def test_the_commands_of_pictures_are_listed(run: Run) -> None:
+    listed = run("--help").out
+    for command in ("denoise", "deblur", "superresolve", "inpaint"):
+        assert f"    {command} " in listed
+        assert "folder of pictures" in run(command, "--help").out
 
 
 def test_a_mistyped_command_or_choice_is_answered_with_the_nearest(run: Run) -> None:

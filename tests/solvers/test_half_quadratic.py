@@ -190,6 +190,19 @@ def test_a_denoiser_of_many_levels_gets_the_schedule_and_weight_of_dpir() -> Non
     assert 0.005 < float(LEVELS[-1][0]) < 0.015
 
 
+def test_a_noisy_picture_is_denoised_by_one_call() -> None:
+    A, std = it.operators.Identity((1, 40, 40)), torch.tensor([0.003, 0.1])
+    y = 0.5 + torch.cat([A.simulate(torch.zeros(1, 1, 40, 40), float(n), seed=0) for n in std])
+    problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=std))
+    LEVELS.clear()
+    prior = it.priors.Denoiser(Leveled(), sigma=0.5)
+    solution = it.solve(problem, prior, progress=False)
+    assert "called once" in solution.reason and solution.iterations.tolist() == [1, 1]
+    torch.testing.assert_close(torch.cat(LEVELS[-2:]), std, rtol=0.1, atol=0)
+    both = it.solve(problem, [prior, "nonnegative"], progress=False)
+    assert "called once" not in both.reason
+
+
 def test_the_preset_red_solves_the_equation_of_red() -> None:
     """A^T W (A x - y) + mu (x - denoise(x)) = 0 at the noise level of the measurements."""
     known, _ = blurred(noise_std=0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,55 @@ from invtoolbox.errors import InputError
 # Number of the orientation tag, in EXIF and in TIFF.
 _ORIENTATION = 274
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".heic", ".heif")
+
+
+@dataclass(frozen=True)
+class Original:
+    """File that a picture was read from; `write_picture` gives another picture its form.
+
+    Attributes:
+        path: the file.
+        page: number of the page of a TIFF file.
+        orientation: orientation tag that was applied, 1 to 8.
+    """
+
+    path: Path
+    page: int = 0
+    orientation: int = 1
+
+    @property
+    def kind(self) -> str:
+        """Format of the file: png, jpeg, bmp, tiff, webp or heif."""
+        return _format_of(self.path)
+
+    def read(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the colors and the alpha channel, ``(rows, columns, channels)``, as stored.
+
+        A color that a PNG declares transparent becomes an alpha channel.
+        """
+        array = read_pixels(self.path, self.page)
+        array = array[..., None] if array.ndim == 2 else array
+        if array.shape[-1] in (2, 4):
+            return array[..., :-1], array[..., -1:]
+        if self.kind == "png" and array.dtype == np.uint8:
+            from PIL import Image
+
+            with Bounded(self.path) as file, Image.open(file) as picture:
+                if picture.has_transparency_data:
+                    return array, np.asarray(picture.convert("RGBA"))[..., 3:]
+        return array, None
+
+    def known(self, alpha: bool = True) -> np.ndarray:
+        """Return which pixels hold numbers and are not wholly transparent, upright.
+
+        Args:
+            alpha: whether transparent pixels are unknown.
+        """
+        colors, transparency = self.read()
+        known = ~np.isnan(colors).any(-1, keepdims=True)
+        if alpha and transparency is not None:
+            known &= transparency > 0
+        return np.ascontiguousarray(orient(known, self.orientation)[..., 0])
 
 
 class Pictures:
@@ -37,6 +87,7 @@ class Pictures:
         path: path of a file or a folder.
         geometry: geometry of the scan, for pictures that are sinograms.
         as_stored: keep the pixels in the order of the file, without applying the orientation tag.
+        with_gaps: read NaN as 0, in place of an error; `Original.known` tells them apart.
     """
 
     def __init__(
@@ -44,18 +95,13 @@ class Pictures:
         path: str | os.PathLike[str],
         geometry: ScanGeometry | None = None,
         as_stored: bool = False,
+        with_gaps: bool = False,
     ) -> None:
         self.geometry = geometry
-        self.as_stored = as_stored or geometry is not None
+        self.as_stored, self.with_gaps = as_stored or geometry is not None, with_gaps
         folder = Path(path).expanduser()
-        files = (
-            [require_file(folder)]
-            if not folder.is_dir()
-            else sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
-        )
-        if not files:
-            raise InputError(f"{folder}: no pictures ({', '.join(SUFFIXES)}) in this folder")
-        self.pages = [(file, page) for file in files for page in range(_count_pages(file))]
+        files = [require_file(folder)] if not folder.is_dir() else picture_files(folder)
+        self.pages = [(file, page) for file in files for page in range(count_pages(file))]
 
     def __len__(self) -> int:
         return len(self.pages)
@@ -72,15 +118,31 @@ class Pictures:
                 "picture; save it as .npy if it is a volume"
             )
         array = array[..., : 1 if array.shape[-1] <= 2 else 3]
-        if not self.as_stored:
-            array = _apply_orientation(array, read_orientation(path, page))
+        turn = 1 if self.as_stored else read_orientation(path, page)
+        array = orient(np.where(np.isnan(array), 0, array) if self.with_gaps else array, turn)
         y = as_tensor(np.moveaxis(scale_to_unit(path, array), -1, 0))[None]
         units = "as stored" if np.issubdtype(stored, np.floating) else "1 (0 black to 1 white)"
         return Measurement(
             y=y,
             geometry=self.geometry,
-            meta={"source": str(path), "page": page, "units": units, "stored": str(stored)},
+            meta={
+                "source": str(path),
+                "page": page,
+                "units": units,
+                "stored": str(stored),
+                "original": Original(path, page, turn),
+            },
         )
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """Return the pictures of a folder that are not hidden, in the order of their names."""
+    files = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
+    # Other systems leave hidden files such as "._photo.jpg", which are no pictures.
+    found = sorted(f for f in files if not f.name.startswith("."))
+    if not found:
+        raise InputError(f"{folder}: no pictures ({', '.join(SUFFIXES)}) in this folder")
+    return found
 
 
 def read_pixels(path: Path, page: int) -> np.ndarray:
@@ -159,7 +221,8 @@ def scale_to_unit(path: Path, array: np.ndarray, dtype: Any = np.float64) -> Any
     )
 
 
-def _count_pages(path: Path) -> int:
+def count_pages(path: Path) -> int:
+    """Return the number of pages of a TIFF file; other pictures have one."""
     if path.suffix.lower() not in (".tif", ".tiff") or sniff(require_file(path)) != "tiff":
         return 1
     import tifffile
@@ -273,10 +336,10 @@ def read_orientation(path: Path, page: int = 0) -> int:
     return int(value) if value in range(1, 9) else 1
 
 
-def _apply_orientation(array: np.ndarray, orientation: int) -> np.ndarray:
+def orient(array: np.ndarray, orientation: int) -> np.ndarray:
     """Rotate and mirror the pixels ``(rows, columns, channels)`` as the tag requires.
 
-    >>> _apply_orientation(np.arange(6).reshape(2, 3, 1), 6)[..., 0]
+    >>> orient(np.arange(6).reshape(2, 3, 1), 6)[..., 0]
     array([[3, 0],
            [4, 1],
            [5, 2]])

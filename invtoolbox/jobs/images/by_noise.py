@@ -94,6 +94,8 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
     is_k_space = isinstance(A, CartesianMRI)
 
     def to_image(measurements: Tensor) -> Tensor:
+        if isinstance(A, Blur):
+            return A.pad(measurements)
         return A.pseudo_inverse(measurements) if is_k_space else measurements
 
     def simple(measurements: Tensor) -> Tensor:
@@ -112,7 +114,7 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
     by_simple = bias.clamp_min(0) + sizes(simple(simulated) - to_image(clean))
     name = "the zero-filled image" if is_k_space else "the picture itself"
     is_noise = torch.zeros_like(by_prior, dtype=torch.bool)
-    if isinstance(A, Blur):
+    if isinstance(A, Blur) and A.domain_shape == A.range_shape:
         generator = torch.Generator().manual_seed(_SEED)
         white = torch.randn((1, *x.shape[1:]), generator=generator).to(x)
         # Points are as rough as white noise too, but noise explains what they leave.

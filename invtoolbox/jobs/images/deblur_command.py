@@ -9,25 +9,33 @@ from typing import Any
 from invtoolbox import datasets
 from invtoolbox.errors import InputError
 from invtoolbox.jobs import options
-from invtoolbox.jobs.images.command import (
-    MEASUREMENTS,
-    METHOD,
-    REFERENCE,
-    ImageCommand,
-    ImageKind,
-)
+from invtoolbox.jobs.images.command import REFERENCE
+from invtoolbox.jobs.images.kernels import SHAPES
+from invtoolbox.jobs.images.picture_command import PictureCommand, PictureKind
+from invtoolbox.jobs.images.picture_commands import FORMS, ITEMS, OPTIONS
 from invtoolbox.operators.imaging.blur import BOUNDARIES
 
 
 def _kernel(text: str) -> dict[str, Any]:
-    """Return the table of a kernel: a Gaussian, or a file, which is scaled to the sum 1."""
-    name, _, width = text.partition(":")
-    if name != "gaussian":
+    """Return the table of a kernel: a shape, or a file, which is scaled to the sum 1."""
+    if text == "auto":
+        raise argparse.ArgumentTypeError(
+            "the toolbox has no blind deblurring, which finds the kernel in the photograph: give "
+            "disc:RADIUS if it is out of focus, motion:LENGTH,ANGLE if it moved along a line, "
+            "gaussian:WIDTH, or a file"
+        )
+    name, _, size = text.partition(":")
+    if name not in SHAPES:
         return {"path": text, "normalized": True}
+    numbers = [_number(word) for word in size.split(",")]
+    return {name: numbers if len(numbers) > 1 else numbers[0]}
+
+
+def _number(word: str) -> float | str:
     try:
-        return {"gaussian": float(width)}
+        return float(word)
     except ValueError:
-        return {"gaussian": width}
+        return word
 
 
 def _count_slices(table: dict[str, Any]) -> int:
@@ -58,25 +66,31 @@ def _adjust(content: dict[str, Any], arguments: argparse.Namespace) -> None:
             f"the kernel {kernel['path']} has {thickness} slices, and {source['path']} is one "
             "picture; choose one with --kernel-item"
         )
-    content["operator"].setdefault("name", "blur" if slices == 1 else "blur-3d")
-    if slices > 1 and not arguments.output:
+    if slices == 1 and "boundary" not in content["operator"]:
+        # Nobody knows what lies beyond the edges of a photograph.
+        content["operator"]["boundary"] = "valid"
+        content.setdefault("output", {})["crop"] = True
+    if slices == 1:
+        return
+    content["operator"]["name"] = "blur-3d"
+    if not arguments.output:
         arguments.output = [f"{Path(source['path']).stem}_deblurred.tif"]
 
 
-COMMAND = ImageCommand(
+COMMAND = PictureCommand(
     description="Deblur a grey or color photograph that was blurred with a known kernel. A stack of "
-    "slices and a stack as its kernel\n(a point spread function) are deblurred as a volume. The "
-    "range of pictures is 0 to 1.",
+    "slices and a stack as its kernel\n(a point spread function) are deblurred as a volume. "
+    + FORMS,
     positional={"PICTURE": "measurements.path"},
-    options={**MEASUREMENTS, **METHOD, "--tile": "solver.tile"},
+    options=OPTIONS,
     examples=(
-        "deblur photo.png --kernel kernel.png",
-        "deblur photo.png --kernel gaussian:1.6 --noise-std 0.02 --report report.html",
+        "deblur photo.jpg --kernel disc:4.5",
+        "deblur photo.png --kernel motion:15,30 --noise-std 0.02 --report report.html",
         "deblur photo.tif --kernel Levin09.mat --kernel-item 3 --boundary valid --output sharp.tif",
         "deblur photos/ --kernel kernel.png --workers 2 --output sharp/",
         "deblur cells.tif --kernel psf.tif --boundary zero --output cells_sharp.tif",
     ),
-    outputs=("{stem}_deblurred.png",),
+    outputs=("{stem}_deblurred{suffix}",),
     settings={
         "--kernel": (
             "operator.kernel",
@@ -84,8 +98,9 @@ COMMAND = ImageCommand(
                 "type": _kernel,
                 "required": True,
                 "metavar": "KERNEL",
-                "help": "a file (PNG, TIFF, .npy, Levin's .mat), which is scaled to the sum 1, or "
-                "gaussian:WIDTH with the standard deviation in pixels",
+                "help": "disc:RADIUS of a defocus, motion:LENGTH,ANGLE of a straight motion "
+                "(degrees, counterclockwise from the right), gaussian:WIDTH (standard deviation), all "
+                "in pixels; or a file (PNG, TIFF, .npy, Levin's .mat), which is scaled to the sum 1",
             },
         ),
         "--kernel-item": (
@@ -102,15 +117,19 @@ COMMAND = ImageCommand(
             {
                 "choices": BOUNDARIES,
                 "help": "values beyond the edge of the picture; valid assumes nothing and gives a "
-                "picture that is larger by the size of the kernel (default: reflect)",
+                "picture that is larger by the size of the kernel (default: valid, cropped to the "
+                "size of the picture; of a volume, reflect)",
             },
         ),
         **REFERENCE,
     },
     defaults={"--prior": "tv", "--tile": "auto"},
-    items="pictures of a folder, or pages of a file",
+    items=f"{ITEMS}, or pages of a file",
     title="Deblurring",
     adjust=_adjust,
+    operator="blur",
+    ending="deblurred",
+    is_stack=lambda content: _count_slices(content["operator"]["kernel"]) > 1,
 )
 
-KIND = ImageKind(COMMAND)
+KIND = PictureKind(COMMAND)

@@ -22,13 +22,17 @@ from invtoolbox.datasets.measurement import Measurement
 from invtoolbox.datasets.scans.geometry_3d import Geometry3D
 from invtoolbox.datasets.scans.geometry_file import geometry_from_mapping, read_geometry
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
-from invtoolbox.errors import InputError, match_name, nearest, suggest
+from invtoolbox.datasets.volumes.pictures import Original
+from invtoolbox.errors import InputError, check_name, match_name, nearest, suggest
 from invtoolbox.geometry.grids import Grid
+from invtoolbox.jobs.images.kernels import SHAPES
+from invtoolbox.jobs.images.masks import known_by_mask, known_by_picture
 from invtoolbox.jobs.images.tables import Crop, SceneFile, Source
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
 from invtoolbox.measurements import report_unused_pages
 from invtoolbox.operators.base import Operator
+from invtoolbox.operators.imaging.sampling import Inpainting
 from invtoolbox.parameter_choice import rule_named
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.priors.base import Prior
@@ -57,6 +61,7 @@ class Measured:
         truth: image from which ``y`` was simulated, or the reference in the data.
         segmentation: labels in the data.
         is_photograph: whether values run from 0 to 1.
+        original: file of a measured picture, whose form the result takes; None for other data.
         grid: grid of the voxels of a volume; None for pictures.
         notes: notes for a reader of the result.
     """
@@ -67,6 +72,7 @@ class Measured:
     truth: Tensor | None
     segmentation: Tensor | None
     is_photograph: bool
+    original: Original | None = None
     grid: Grid | None = None
     notes: tuple[str, ...] = ()
 
@@ -197,7 +203,9 @@ def measure(file: SceneFile) -> Measured:
                 "measurements.geometry, a geometry file (`invtoolbox ct --help` shows one), or add "
                 "[operator] with a name"
             )
-        built = _operator(file, y, item.meta.get("pixel_size"), is_measured=True)
+        built = _operator(file, item, y)
+        if isinstance(built, Inpainting):
+            y = torch.where(built.sampled > 0, y, 0)  # unknown pixels may hold anything, also NaN
     grid = item.meta.get("grid") if y.ndim == 5 else None
     return Measured(
         y,
@@ -206,6 +214,7 @@ def measure(file: SceneFile) -> Measured:
         item.reference,
         item.segmentation,
         is_photograph=geometry is None and "black" in item.meta["units"],
+        original=item.meta.get("original") if geometry is None and table.crop is None else None,
         grid=geometry.grid() if isinstance(geometry, Geometry3D) else grid,
         notes=notes,
     )
@@ -246,7 +255,7 @@ def _simulate(file: SceneFile) -> Measured:
         if table.crop is None
         else _crop(item.y, table.crop, f"{file.path}: [measurements.simulate.crop]")
     )
-    built = _operator(file, truth, item.meta.get("pixel_size"), item.meta.get("voxel_size"))
+    built = _operator(file, item, truth, is_measured=False)
     noise = (
         Gaussian(table.noise_std)
         if table.noise_std is not None
@@ -274,20 +283,17 @@ def _simulate(file: SceneFile) -> Measured:
 
 
 def _operator(
-    file: SceneFile,
-    image: Tensor,
-    pixel_size: Any,
-    voxel_size: Any = None,
-    is_measured: bool = False,
+    file: SceneFile, item: Measurement, image: Tensor, is_measured: bool = True
 ) -> Operator:
     """Return the operator of the scene.
 
-    It takes images like ``image`` unless its settings give another shape, or ``image`` was measured
-    and is smaller than the image.
+    It takes images like ``image``, a part of an item, unless its settings give another shape, or
+    ``image`` was measured and is smaller than the image.
     """
     table = file.scene.operator
     assert table is not None and table.name is not None
     name, settings = table.name, dict(table.settings)
+    pixel_size, voxel_size = item.meta.get("pixel_size"), item.meta.get("voxel_size")
     rows, columns = image.shape[-2:]
     if name in _SCANS:
         fields: dict[str, Any] = {"kind": _SCANS[name], "image_shape": [rows, columns]}
@@ -310,16 +316,28 @@ def _operator(
                 'with options = { items = "volume" } and the reader\'s name'
             )
         fields = {"volume_shape": list(image.shape[-3:])}
-        if voxel_size is not None:
+        if voxel_size is not None and not is_measured:
             fields["voxel_size"] = list(voxel_size)
         return _scan_3d(file, {**fields, **settings}, name).operator()
+    original = item.meta.get("original")
     for key, value in settings.items():
-        if isinstance(value, dict):
+        if value == {"missing": "transparent"}:
+            settings[key] = known_by_picture(original, str(item.meta.get("source")))
+        elif isinstance(value, dict):
             settings[key] = _array(file, key, value, image)
+            if "missing" in value and original is not None:  # NaN is missing in any case
+                settings[key] &= torch.as_tensor(original.known(alpha=False))
     space, kernel = list(image.shape[2:]), settings.get("kernel")
     if is_measured and isinstance(kernel, Tensor) and settings.get("boundary") == "valid":
         # The boundary "valid" keeps n - k + 1 of n pixels for a kernel of k pixels.
+        if any(k > n for n, k in zip(space, kernel.shape)):
+            raise InputError(
+                f"the kernel of {' x '.join(map(str, kernel.shape))} pixels is larger than the image "
+                f"of {' x '.join(map(str, space))} that was blurred; give a smaller one"
+            )
         space = [n + k - 1 for n, k in zip(space, kernel.shape)]
+    if is_measured and name == "downsampling" and settings.get("factor", 0) > 0:
+        space = [n * settings["factor"] for n in space]
     # A blur treats all channels alike, so it is built for one.
     image_shape = (1 if name == "blur" else image.shape[1], *space)
     shapes = {"image_shape": image_shape, "shape": image_shape, "volume_shape": tuple(space)}
@@ -357,14 +375,14 @@ def _located(file: SceneFile, fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> Tensor:
-    """Return an array that is a setting: a Gaussian, a random mask, or the content of a file.
+    """Return an array that is a setting: a kernel of a shape, a random mask, or a file's content.
 
     A kernel of several channels is refused unless they are equal. With ``normalized = true`` the
     content of a file is divided by its sum.
     """
     where = f"{file.path}: operator.{key}"
-    if set(table) == {"gaussian"}:
-        return gaussian_kernel(table["gaussian"], where)
+    if len(table) == 1 and (shape := next(iter(table))) in SHAPES:
+        return SHAPES[shape](table[shape], where)
     if set(table) <= {"keep", "seed"} and "keep" in table:
         keep = table["keep"]
         if not isinstance(keep, (int, float)) or not 0 < keep <= 1:
@@ -376,13 +394,17 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> T
         return torch.rand(image.shape[-2:], generator=generator) < keep
     if "path" not in table and "dataset" not in table:
         raise InputError(
-            f"{where} is {{ path = ... }}, {{ dataset = ..., file = ..., item = ... }}, {{ gaussian = width }} or "
-            f"{{ keep = share, seed = 0 }}, got {table}"
+            f"{where} is {{ path = ... }}, {{ dataset = ..., file = ..., item = ... }}, {{ gaussian = width }}, "
+            "{ disc = radius }, { motion = [length, angle] }, { keep = share, seed = 0 } or, for missing "
+            f"pixels, {{ path = ..., missing = 'white' }}, got {table}"
         )
-    _check_keys(f"{where} has no key", table, [*Source.model_fields, "normalized"])
-    source = Source(**{name: table[name] for name in table if name != "normalized"})
+    _check_keys(f"{where} has no key", table, [*Source.model_fields, "normalized", "missing"])
+    source = Source(**{name: table[name] for name in table if name in Source.model_fields})
     is_volume = key == "kernel" and image.ndim == 5
     array = read(file, source, f"operator.{key}", is_volume=is_volume).y[0]
+    if "missing" in table:
+        check_name(f"color of missing pixels in {where}", table["missing"], ("white",))
+        return known_by_mask(array, tuple(image.shape[2:]), str(source.path or source.dataset))
     if key == "kernel" and not bool((array == array[:1]).all()):
         raise InputError(
             f"the kernel {source.path or source.dataset} has {len(array)} channels that differ, and "
@@ -399,26 +421,6 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> T
             "to black; give one that is positive somewhere"
         )
     return (kernel / total).float()
-
-
-def gaussian_kernel(width: Any, where: str) -> Tensor:
-    """Return a Gaussian kernel with the sum 1, cut off at four standard deviations.
-
-    Args:
-        width: standard deviation, pixels.
-        where: place that the width was written in, the beginning of the error message.
-
-    >>> gaussian_kernel(1.0, "kernel").shape
-    torch.Size([9, 9])
-    """
-    if isinstance(width, bool) or not isinstance(width, (int, float)) or not 0 < width < 1000:
-        raise InputError(
-            f"{where}: the width of a Gaussian is a positive number of pixels, got {width!r}"
-        )
-    reach = max(1, round(4 * width))
-    profile = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, dtype=torch.float64) / width) ** 2)
-    kernel = torch.outer(profile, profile)
-    return (kernel / kernel.sum()).float()
 
 
 def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:

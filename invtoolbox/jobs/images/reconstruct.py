@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from invtoolbox.catalogue.presets import prior_named
+from invtoolbox.catalogue.presets import priors_named, split_priors
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.jobs.images.automatic import solve_automatically, solve_with_defaults
 from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.jobs.images.wide_grid import solve_beyond
@@ -23,6 +23,7 @@ from invtoolbox.solution import Solution
 from invtoolbox.solvers.base import Solver
 
 
+@naming_arguments
 def reconstruct(
     y: Any,
     A: Any,
@@ -42,9 +43,10 @@ def reconstruct(
         y: measurements, a tensor or an array, ``(batch, *A.range_shape)``; the batch axis may be
             left out, and the channel axis as well.
         A: the forward operator, or anything `as_operator` takes.
-        prior: a prior, a name of ``invtoolbox list priors``, a list of them, or None for least
-            squares. ``"auto"`` compares candidates by held-out measurements (`it.priors.Auto`).
-            ``"tv"`` also bounds an image of a short arc by the rays that nothing absorbs.
+        prior: a prior, a name of ``invtoolbox list priors``, names with commas between them, a list
+            of them, or None for least squares. ``"auto"`` compares candidates by held-out
+            measurements (`it.priors.Auto`). ``"tv"`` also bounds an image of a short arc by the rays
+            that nothing absorbs.
         noise_std: standard deviation of the noise, a number or one number per item; estimated from
             ``y`` if the rule for the weight needs it (the default does not).
         data_term: misfit between prediction and measurements; least squares by default.
@@ -90,11 +92,10 @@ def reconstruct(
         A,
         data_term if data_term is not None else LeastSquares(noise_std=noise_std),
     )
-    entries = [prior] if isinstance(prior, (str, Prior)) or prior is None else list(prior)
     # Objects stay as the user made them.
-    names = [name for name in entries if isinstance(name, str)]
-    names = names if len(names) == len(entries) else []
-    prior = _sum(prior)
+    entries = split_priors(prior)
+    names = entries if all(isinstance(entry, str) for entry in entries) else []
+    prior = priors_named(entries)
 
     def run(chosen: Problem, items: Tensor) -> Solution:
         priors, weight = None if prior is None else prior.select(items), regularization
@@ -129,14 +130,3 @@ def with_axes(y: Any, A: Operator) -> Any:
     if missing == 2 and shape[0] == 1:
         return tensor[None, None]
     return tensor[None] if missing == 1 else tensor
-
-
-def _sum(prior: str | Prior | Sequence[str | Prior] | None) -> Prior | None:
-    if prior is None or isinstance(prior, Prior):
-        return prior
-    names = [prior] if isinstance(prior, str) else prior
-    priors = [prior_named(name) if isinstance(name, str) else name for name in names]
-    for term in priors:
-        if not isinstance(term, Prior):
-            raise InputError(f"a prior is a name or one of it.priors, got {type(term).__name__}")
-    return sum(priors[1:], priors[0]) if priors else None

@@ -19,6 +19,7 @@ from invtoolbox.core.interrupts import limit
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.datasets.output import refuse_inputs
 from invtoolbox.datasets.volumes.nifti import check_available
+from invtoolbox.datasets.volumes.picture_writer import KINDS, check_form
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images import parts
@@ -27,7 +28,7 @@ from invtoolbox.jobs.images.on_disk import reconstruct_on_disk
 from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.jobs.images.tables import Scene, SceneFile
-from invtoolbox.jobs.images.tiles import LARGE, deblur_in_tiles
+from invtoolbox.jobs.images.tiles import LARGE, TILED, deblur_in_tiles
 from invtoolbox.jobs.images.wide_grid import solve_beyond
 from invtoolbox.jobs.job import Request, SceneJob, alone, check_places, read_json, write_json
 from invtoolbox.jobs.kind import SceneOutcome
@@ -35,6 +36,7 @@ from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, rep
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.imaging.blur import Blur
+from invtoolbox.operators.imaging.sampling import Inpainting
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -153,7 +155,7 @@ class ImageJob(SceneJob[Scene]):
                 return SceneOutcome(None, folder, metrics, (), Solution.load(finished))
         reference, device = _reference(file, measured), device_named(file.scene.device)
         _check_evaluation(file, problem, reference, measured.segmentation)
-        self._check_formats(is_volume=len(problem.image_shape) == 4)
+        self._check_formats(measured, is_volume=len(problem.image_shape) == 4)
         if not self.outputs:
             self.start(content)
         elif self.overwrite and not self.resume:
@@ -196,8 +198,18 @@ class ImageJob(SceneJob[Scene]):
             raise self.interrupted(
                 checkpoint.exists(), f"the checkpoint {checkpoint} stays"
             ) from None
-        metrics = evaluate(file, solution.x, reference, measured.segmentation)
-        files = self._write(solution, reference, metrics, measured)
+        if (
+            isinstance(problem.operator, Inpainting)
+            and measured.original is not None
+            and measured.noise_std is None
+        ):
+            known = problem.operator.sampled.to(solution.x) > 0
+            note = "the known pixels stay as they are; a stated noise level denoises them too"
+            x = torch.where(known, problem.y0.to(solution.x), solution.x)
+            solution = replace(solution, x=x, notes=(*solution.notes, note))
+        x = _shown(file, problem, solution.x)
+        metrics = evaluate(file, x, reference, measured.segmentation)
+        files = self._write(solution, x.detach().cpu(), reference, metrics, measured)
         if self.outputs or all(status == "converged" for status in solution.status):
             checkpoint.unlink(missing_ok=True)
         return SceneOutcome(measured, folder, metrics, files, solution)
@@ -219,7 +231,13 @@ class ImageJob(SceneJob[Scene]):
             print_files(outcome.files, outcome.folder)
         return report_divergence(outcome.solution)
 
-    def _check_formats(self, is_volume: bool) -> None:
+    def _takes_form(self, path: Path, measured: Measured) -> bool:
+        """Return whether a file takes the form of the picture that was measured."""
+        kind = KINDS.get(path.suffix.lower()) if self.outputs else None
+        has_form = measured.original is not None and kind is not None
+        return has_form and (measured.is_photograph or kind == "tiff")
+
+    def _check_formats(self, measured: Measured, is_volume: bool) -> None:
         """Refuse formats that do not fit, before anything is computed."""
         formats = VOLUME_FORMATS if is_volume else FORMATS
         choice = f"use one of {', '.join(formats)}"
@@ -228,8 +246,13 @@ class ImageJob(SceneJob[Scene]):
         for path, form in self.outputs.items():
             if form == "":
                 check_places([path], self.overwrite or self.resume)
+            elif self._takes_form(path, measured):
+                assert measured.original is not None
+                check_form(path, measured.original)
             elif form not in (*formats, "html", "json"):
                 what = "a volume is not one picture" if is_volume else "a picture is no volume"
+                if form not in VOLUME_FORMATS:
+                    what = f"only what was read from a picture is written as {form}"
                 raise InputError(f"--output {path}: {what}; {choice}")
             if form == "json" and self.file.scene.evaluation is None:
                 raise InputError(f"--output {path}: there are no measures without a reference")
@@ -250,17 +273,17 @@ class ImageJob(SceneJob[Scene]):
         table, A = self.file.scene.solver, problem.operator
         if table.tile != "auto":
             return table.tile or 0
-        suits = isinstance(A, Blur) and A.boundary in ("reflect", "valid")
+        suits = isinstance(A, TILED) and getattr(A, "boundary", "valid") in ("reflect", "valid")
         is_whole = table.time_limit is not None or self.checkpoint.exists()
         is_whole |= self.file.scene.measurements.repair
-        large = problem.y0.shape[-2:].numel() > LARGE
+        large = problem.y0.ndim == 4 and A.domain_shape[-2] * A.domain_shape[-1] > LARGE
         return 512 if suits and large and not is_whole else 0
 
     def _solve_in_tiles(
         self, problem: Problem, prior: Any, solver: Any, rule: Any, tile: int, settings: Any
     ) -> Solution:
         A, term = problem.operator, problem.data_term
-        if not isinstance(A, Blur) or not isinstance(term, LeastSquares) or prior is None:
+        if not isinstance(A, TILED) or not isinstance(term, LeastSquares) or prior is None:
             raise InputError(
                 f"{self.file.path}: tiles are for pictures, least squares and a prior; set "
                 "solver.tile to 0"
@@ -282,14 +305,17 @@ class ImageJob(SceneJob[Scene]):
     def _write(
         self,
         solution: Solution,
+        x: Tensor,
         reference: Tensor | None,
         metrics: dict[str, list[float]],
         measured: Measured,
     ) -> tuple[Path, ...]:
         from invtoolbox.plotting.report import write_report
 
-        scene, x = self.file.scene, solution.x.detach().cpu()
+        scene = self.file.scene
         window = scene.output.window or ((0.0, 1.0) if measured.is_photograph else None)
+        settings = {} if scene.operator is None else scene.operator.settings
+        is_filled = settings.get("mask") == {"missing": "transparent"}
         outputs = self.outputs
         if not outputs:
             names = {"h5": "solution.h5", "html": "report.html", "json": "metrics.json"}
@@ -302,7 +328,7 @@ class ImageJob(SceneJob[Scene]):
             if form == "json":
                 write_json(path, metrics)
             elif form == "html":
-                fits = reference is not None and reference.shape[1:] == x.shape[1:]
+                fits = reference is not None and reference.shape[1:] == solution.x.shape[1:]
                 write_report(
                     solution,
                     path,
@@ -312,6 +338,9 @@ class ImageJob(SceneJob[Scene]):
                 )
             elif form == "h5" and not self.outputs:
                 solution.save(path, overwrite=True)
+            elif self._takes_form(path, measured):
+                assert measured.original is not None
+                datasets.write_picture(path, x[0], measured.original, is_filled, overwrite=True)
             elif form == "png":
                 picture = x[0, :, x.shape[2] // 2] if x.ndim == 5 else x[0]
                 datasets.write_png(path, picture, window, overwrite=True)
@@ -385,12 +414,21 @@ def _check_evaluation(
                     else "there is nothing to compare with; add evaluation.reference"
                 )
             )
-        if tuple(truth.shape[1:]) != problem.image_shape:
+        shape = tuple(
+            _shown(file, problem, problem.y0.new_empty(1, *problem.image_shape)).shape[1:]
+        )
+        if tuple(truth.shape[1:]) != shape:
             raise InputError(
-                f"{file.path}: evaluation compares images of {problem.image_shape} with "
+                f"{file.path}: evaluation compares images of {shape} with "
                 f"{'a segmentation' if is_labels else 'a reference'} of {tuple(truth.shape[1:])}; "
                 "give the true image of the same shape"
             )
+
+
+def _shown(file: SceneFile, problem: Problem, x: Tensor) -> Tensor:
+    """Return the part of the image that the results show."""
+    A = problem.operator
+    return A.crop(x) if file.scene.output.crop and isinstance(A, Blur) else x
 
 
 def _reference(file: SceneFile, measured: Measured) -> Tensor | None:

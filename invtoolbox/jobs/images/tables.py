@@ -207,6 +207,12 @@ class Prior(Named):
     name: str = Field(description="name of a prior; see `invtoolbox list priors`")
     weight: float | None = Field(None, ge=0, description="weight relative to the other priors")
 
+    @field_validator("name")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        """Write a name of any spelling as it is registered; some defaults depend on it."""
+        return registry.registered_name("priors", name) or name
+
 
 class Solver(Named):
     """Solver or preset by its name, its settings, and the budgets of the run."""
@@ -320,6 +326,10 @@ class Output(Table):
     )
     window: tuple[float, float] | None = Field(
         None, description="values that become black and white in a PNG"
+    )
+    crop: bool = Field(
+        False,
+        description="leave out what lies beyond the blurred picture, which the boundary valid finds",
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Deblur a large picture by overlapping tiles, in bounded memory."""
+"""Restore a large picture by overlapping tiles, in bounded memory."""
 
 from __future__ import annotations
 
@@ -14,8 +14,14 @@ from torch import Tensor
 from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.images.automatic import solve_with_defaults
 from invtoolbox.measurements import report_findings
+from invtoolbox.operators.base import LinearOperator
+from invtoolbox.operators.elementary import Identity
 from invtoolbox.operators.imaging.blur import Blur
+from invtoolbox.operators.imaging.downsampling import Downsampling
+from invtoolbox.operators.imaging.sampling import Inpainting
+from invtoolbox.parameter_choice.noise import estimate_noise_std
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -23,8 +29,10 @@ from invtoolbox.solve import solve
 from invtoolbox.solvers.base import Solver
 from invtoolbox.solvers.binding import Regularization
 
-#: Pixels of a picture above which `invtoolbox deblur` uses tiles.
+#: Pixels of a picture above which the commands use tiles.
 LARGE = 2_000_000
+#: Operators of pictures that may be cut into tiles.
+TILED = (Blur, Identity, Inpainting, Downsampling)
 #: Tiles from which the weight is chosen, by the rank of their contrast.
 _RANKS = (0.25, 0.5, 0.75)
 _WORST = ("invalid", "diverged", "stopped", "limit", "early_stopping", "converged")
@@ -49,7 +57,7 @@ class Tile:
 
 def deblur_in_tiles(
     y: Tensor,
-    A: Blur,
+    A: LinearOperator,
     prior: Prior | str = "tv",
     solver: Solver | str | None = None,
     regularization: Regularization = "auto",
@@ -64,7 +72,7 @@ def deblur_in_tiles(
     dtype: torch.dtype | None = None,
     progress: bool = True,
 ) -> Solution:
-    """Deblur one picture by overlapping tiles; memory and time are linear in its pixels.
+    """Restore one picture by overlapping tiles; memory and time are linear in its pixels.
 
     Every tile is solved together with a margin of its neighbours, and only its inner part is kept.
     The influence of a pixel decreases with the distance, so the tiles fit each other: their
@@ -73,12 +81,15 @@ def deblur_in_tiles(
     low, medium and high contrast, and the median of the three is used.
 
     Args:
-        y: blurred picture, ``(1, channel, row, column)``.
-        A: blur with the boundary "reflect" or "valid" and one kernel.
+        y: blurred, noisy, small or masked picture, ``(1, channel, row, column)``.
+        A: blur with the boundary "reflect" or "valid" and one kernel, or one of `TILED`. A tile
+            without a missing pixel is kept as it is, unless ``noise_std`` is given; one with gaps
+            is compared with their interpolation.
         prior: prior or its name; the prior must be local, as total variation is.
         solver: solver or its name, as in `solve`.
         regularization: weight or rule, as in `solve`.
-        noise_std: standard deviation of the noise; estimated on each of the three tiles by default.
+        noise_std: standard deviation of the noise; estimated on each of the three tiles by default,
+            and for a denoiser on the whole picture.
         tile: rows and columns of the inner part of a tile.
         margin: width of the margin; by default 48 pixels and the size of the kernel.
         max_iterations: largest number of iterations per tile, as in `solve`.
@@ -103,37 +114,48 @@ def deblur_in_tiles(
     torch.Size([1, 1, 40, 50])
     """
     start = time.monotonic()
-    if A.boundary not in ("reflect", "valid") or A.kernel.shape[:2].numel() > 1 or len(y) != 1:
+    boundary = getattr(A, "boundary", "reflect")
+    kernel = A.kernel if isinstance(A, Blur) else torch.ones(1, 1, 1, 1)
+    is_single = kernel.shape[:2].numel() == 1 and len(y) == 1
+    if not isinstance(A, TILED) or boundary not in ("reflect", "valid") or not is_single:
         raise InputError(
             "tiles take one picture and one kernel, with the boundary reflect or valid; "
             f"got {len(y)} pictures and {A!r}"
         )
-    problem = Problem(y, A, LeastSquares(noise_std))
     priors = prior_named(prior) if isinstance(prior, str) else prior
-    kernel = A.kernel[0, 0]
+    keeps_known = isinstance(A, Inpainting) and noise_std is None
+    if noise_std is None and any("energy" not in t.prior.offers for t in priors.as_sum().terms):
+        # Tiles with levels of their own would not fit each other.
+        noise_std = float(estimate_noise_std(y, A))
+    problem = Problem(y, A, LeastSquares(noise_std))
     width = max(kernel.shape) + 48 if margin is None else margin
-    shape = (A.domain_shape[-2], A.domain_shape[-1])
-    tiles = list(cut(shape, tile, width, tuple(kernel.shape) if A.boundary == "valid" else (1, 1)))
+    shape, factor = (A.domain_shape[-2], A.domain_shape[-1]), getattr(A, "factor", 1)
+    extent = tuple(kernel.shape[2:]) if boundary == "valid" else (1, 1)
+    tiles = list(cut(shape, tile, width, extent, factor))
+    if keeps_known and A.sampled is not None:
+        known = A.sampled
+        tiles = [t for t in tiles if not bool(known[..., *t.kept].all())] or tiles[:1]
 
     def attempt(piece: Tile, weight: Regularization) -> Solution:
-        blur = Blur(kernel, piece.shape, boundary=A.boundary)
-        return solve(
-            Problem(y[:, :, *piece.seen].contiguous(), blur, problem.data_term),
-            priors,
-            solver,
-            weight,
-            max_iterations=max_iterations,
-            tolerance=tolerance,
-            seed=seed,
-            device=device,
-            dtype=dtype,
-            progress=False,
-            check=False,  # the picture was checked as a whole
-        )
+        part = y[:, :, *piece.seen].contiguous()
+        settings: dict[str, Any] = {
+            "regularization": weight,
+            "max_iterations": max_iterations,
+            "tolerance": tolerance,
+            "seed": seed,
+            "device": device,
+            "dtype": dtype,
+            "progress": False,
+            "check": False,  # the picture was checked as a whole
+        }
+        small = Problem(part, _operator(A, piece), LeastSquares(noise_std))
+        if isinstance(A, Inpainting):
+            return solve_with_defaults(small, priors, (), solver, settings)
+        return solve(small, priors, solver, **settings)
 
-    x = y.new_empty(1, y.shape[1], *shape)
+    x = y.clone() if keeps_known else y.new_empty(1, y.shape[1], *shape)
     chosen, choice, notes = regularization, "", report_findings(problem, priors)
-    if not isinstance(regularization, (int, float)):
+    if not isinstance(regularization, (int, float)) and not isinstance(A, Inpainting):
         order = sorted(tiles, key=lambda t: float(y[:, :, *t.seen].std()))
         sample = [order[int(rank * (len(order) - 1) + 0.5)] for rank in _RANKS]
         weights = sorted(float(attempt(t, regularization).regularization) for t in sample)
@@ -167,8 +189,30 @@ def deblur_in_tiles(
     )
 
 
+def _operator(A: Any, piece: Tile) -> LinearOperator:
+    """Return the operator of a tile."""
+    if isinstance(A, Blur):
+        return Blur(A.kernel[0, 0], piece.shape, boundary=A.boundary)
+    if isinstance(A, Downsampling):
+        return Downsampling(piece.shape, A.factor, A.filter, A.boundary)
+    shape = (A.domain_shape[0], *piece.shape)
+    if isinstance(A, Identity):
+        return Identity(shape)
+    mask = A.mask[..., *piece.seen]
+    if not bool(mask.any()):
+        raise InputError(
+            f"a gap is larger than the tile of {piece.shape[0]} x {piece.shape[1]} pixels; give a "
+            "larger solver.tile, or 0 for the picture as a whole"
+        )
+    return Inpainting(mask, shape)
+
+
 def cut(
-    shape: tuple[int, int], tile: int, margin: int, kernel: tuple[int, ...] = (1, 1)
+    shape: tuple[int, int],
+    tile: int,
+    margin: int,
+    kernel: tuple[int, ...] = (1, 1),
+    factor: int = 1,
 ) -> Iterator[Tile]:
     """Yield the tiles of a picture row by row; all have nearly the same size.
 
@@ -178,6 +222,7 @@ def cut(
         margin: width of the margin on all sides within the picture.
         kernel: rows and columns of the kernel if the measurements are smaller than the picture by
             its size less one (the boundary "valid").
+        factor: number of rows of the picture per row of the measurements.
 
     >>> [t.kept[1] for t in cut((4, 10), 5, 2)]
     [slice(0, 5, None), slice(5, 10, None)]
@@ -186,7 +231,7 @@ def cut(
     """
     if tile < 1 or margin < 0:
         raise InputError(f"a tile has at least one pixel and no negative margin, got {tile}")
-    axes = [list(_cut_axis(*axis, tile, margin)) for axis in zip(shape, kernel)]
+    axes = [list(_cut_axis(*axis, tile, margin, factor)) for axis in zip(shape, kernel)]
     for row in axes[0]:
         for column in axes[1]:
             yield Tile(
@@ -206,14 +251,17 @@ class _Interval(NamedTuple):
     size: int
 
 
-def _cut_axis(length: int, kernel: int, tile: int, margin: int) -> Iterator[_Interval]:
-    count = math.ceil(length / tile)
+def _cut_axis(length: int, kernel: int, tile: int, margin: int, factor: int) -> Iterator[_Interval]:
+    count, small, margin = math.ceil(length / tile), length // factor, math.ceil(margin / factor)
     for k in range(count):
-        first, last = length * k // count, length * (k + 1) // count
-        low, high = max(0, first - margin), min(length, last + margin)
+        first, last = small * k // count, small * (k + 1) // count
+        low, high = max(0, first - margin), min(small, last + margin)
         # With "valid", n pixels are measured by n - kernel + 1 values.
         measured = slice(low, high - kernel + 1)
-        yield _Interval(slice(first, last), measured, slice(first - low, last - low), high - low)
+        kept, inner = slice(first * factor, last * factor), (first - low, last - low)
+        yield _Interval(
+            kept, measured, slice(inner[0] * factor, inner[1] * factor), (high - low) * factor
+        )
 
 
 def _with_bar(tiles: list[Tile], progress: bool) -> Any:

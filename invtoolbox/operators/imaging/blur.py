@@ -100,6 +100,23 @@ class Blur(LinearOperator):
         self.items = self.kernel.shape[0] if self.kernel.shape[0] > 1 else None
         self._spectra: dict[Any, Tensor] = {}
 
+    @property
+    def _beyond(self) -> tuple[int, int, int, int]:
+        """Rows above and below, and columns left and right, of x around the measurements."""
+        kh, kw = self._kernel_size
+        sides = (kh - 1 - kh // 2, kh // 2, kw - 1 - kw // 2, kw // 2)
+        return sides if self.boundary == "valid" else (0, 0, 0, 0)
+
+    def crop(self, x: Tensor) -> Tensor:
+        """Return the part of an image that lies under the measurements, all but for "valid"."""
+        top, bottom, left, right = self._beyond
+        return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
+
+    def pad(self, y: Tensor) -> Tensor:
+        """Return measurements in the size of the image, continued by the values at their edges."""
+        top, bottom, left, right = self._beyond
+        return torch.nn.functional.pad(y, (left, right, top, bottom), mode="replicate")
+
     # -- parameters --------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:

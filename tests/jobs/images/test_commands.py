@@ -17,7 +17,7 @@ from invtoolbox.jobs.images import run as job
 from tests.command_line import CONE, Run, one_sentence
 
 CT = "ct sinogram.npy --geometry geometry.toml --max-iterations 4 --regularization 0.05"
-DEBLUR = "deblur photo.png --kernel kernel.png --max-iterations 4 --regularization 0.001"
+DEBLUR = "deblur photo.png --kernel kernel.png --boundary reflect --max-iterations 4 --regularization 0.001"
 
 
 @pytest.fixture

@@ -160,6 +160,30 @@ def test_a_smooth_small_picture_is_enlarged_by_bicubic_interpolation() -> None:
     assert not any("bicubic" in note for note in kept.notes)
 
 
+def test_a_blurred_part_of_a_scene_is_deblurred() -> None:
+    scene = it.datasets.photograph("camera")[..., 60:140:2, 200:280:2].contiguous()
+    kernel = torch.ones(5, 5) / 25
+    y = it.operators.Blur(kernel, (40, 40))(scene)[..., 4:-4, 4:-4]
+    A = it.operators.Blur(kernel, (36, 36), boundary="valid")
+    solution = it.reconstruct(y, A, noise_std=0.002, progress=False)
+    truth = scene[..., 4:-4, 4:-4]
+    assert rmse(A.crop(solution.x), truth) < 0.8 * rmse(y, truth)
+
+
+def test_an_enlargement_is_judged_at_half_the_size() -> None:
+    grid = torch.linspace(-1, 1, 64)
+    smooth = torch.exp(-2 * (grid[:, None] ** 2 + (grid - 0.2) ** 2))[None, None]
+    steps = (grid[:, None].abs() < 0.5).float() * (grid.abs() < 0.6).float()
+    A = it.operators.Downsampling((1, 64, 64), 2)
+    for truth, wins in ((smooth, True), (steps[None, None], False)):
+        y = A.simulate(truth, 0.002, seed=0)
+        problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=0.002))
+        coarse = it.solve(problem, "tv", regularization=400.0, progress=False)
+        kept = keep_floor(problem, coarse, it.priors.TotalVariation(), None)
+        said = any("predicts the picture from a smaller one" in note for note in kept.notes)
+        assert said == wins, (truth, kept.notes)
+
+
 def disc_scan(off: float) -> tuple[it.operators.ParallelBeam, torch.Tensor, torch.Tensor]:
     """A disc in closed form whose axis is a part of a cell beside its stated place."""
     A = it.operators.ParallelBeam((40, 40), turn(60, 0.1, math.pi), 44)

@@ -63,3 +63,26 @@ def test_a_scan_in_a_batch_with_a_faulty_one_is_solved_as_alone() -> None:
     assert any("repaired" in note for note in alone[1].notes)
     for k in range(2):
         torch.testing.assert_close(together.x[k], alone[k].x[0], rtol=0, atol=0)
+
+
+def test_names_joined_by_commas_are_several_priors() -> None:
+    A = it.operators.Identity((1, 8, 8))
+    y = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
+    settings = {"regularization": 0.1, "max_iterations": 5, "progress": False}
+    ours = it.reconstruct(y, A, "total variation,nonnegative", **settings).x
+    for priors in (["tv", "nonnegative"], "tv,nonnegative"):
+        assert torch.equal(it.reconstruct(y, A, priors, **settings).x, ours)
+        assert torch.equal(it.solve(it.Problem(y, A), priors, **settings).x, ours)
+
+
+def test_the_words_of_other_packages_are_answered_with_ours() -> None:
+    A = it.operators.Identity((1, 8, 8))
+    y = torch.rand(1, 1, 8, 8)
+    for word, meant in (("weight", "regularization"), ("max_iter", "max_iterations")):
+        sentence = f"no argument '{word}'; did you mean '{meant}'"
+        with pytest.raises(it.InputError, match=sentence):
+            it.reconstruct(y, A, "tv", **{word: 1})  # type: ignore[arg-type]
+        with pytest.raises(it.InputError, match=sentence):
+            it.solve(it.Problem(y, A), "tv", **{word: 1})  # type: ignore[call-overload]
+    with pytest.raises(it.InputError, match="has no argument 'zzz'; it has y, A, prior"):
+        it.reconstruct(y, A, zzz=1)  # type: ignore[call-arg]

@@ -59,3 +59,37 @@ def test_the_picture_is_checked_once() -> None:
         )
     assert len(seen) == 1
     assert any("noise_std" in note for note in tiled.notes)
+
+
+def test_noisy_small_and_masked_pictures_are_cut_too() -> None:
+    truth = it.datasets.photograph("coffee")[:, :1, 60:380:8, 100:484:8].contiguous()
+    mask = torch.rand(40, 48, generator=torch.Generator().manual_seed(0)) > 0.2
+    mask[:, 20:] = True
+    settings = {"prior": "tv", "tile": 20, "margin": 12, "progress": False}
+    for A in (
+        it.operators.Identity((1, 40, 48)),
+        it.operators.Downsampling((1, 40, 48), 2),
+        it.operators.Inpainting(mask, (1, 40, 48)),
+    ):
+        y = A.simulate(truth, noise=0.05, seed=0)
+        problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=0.05))
+        whole = it.solve(problem, "tv", regularization=20.0, progress=False).x
+        tiled = deblur_in_tiles(y, A, regularization=20.0, noise_std=0.05, **settings).x
+        assert float((tiled - whole).abs().max()) < 0.02
+    kept = deblur_in_tiles(y, A, regularization=0.05, **settings)
+    assert torch.equal(kept.x[..., 32:], y[..., 32:])  # tiles without gaps stay
+    with pytest.raises(it.InputError, match="a gap is larger than the tile"):
+        gap = torch.ones(60, 60, dtype=torch.bool)
+        gap[:50, :50] = False
+        B = it.operators.Inpainting(gap, (1, 60, 60))
+        deblur_in_tiles(torch.zeros(1, 1, 60, 60), B, tile=20, margin=2, progress=False)
+
+
+def test_a_denoiser_has_one_noise_level_in_all_tiles() -> None:
+    truth = it.datasets.photograph("camera")[..., ::8, ::8].contiguous()
+    A = it.operators.Identity((1, 64, 64))
+    y = A.simulate(truth, noise=0.06, seed=0)
+    settings = {"prior": "denoiser-natural", "progress": False}
+    tiled = deblur_in_tiles(y, A, tile=32, margin=24, **settings).x
+    whole = it.solve(it.Problem(y, A), "denoiser-natural", progress=False).x
+    assert float((tiled - whole).square().mean().sqrt()) < 0.005
