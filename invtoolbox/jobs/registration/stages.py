@@ -211,6 +211,7 @@ def find_linear(
     finest: FieldLevel,
     linear: LinearStages,
     pair: Pair,
+    bend: Bend | None,
 ) -> Tensor | None:
     """Return a linear motion that explains two images on one grid better than a field alone, or None.
 
@@ -225,6 +226,7 @@ def find_linear(
         finest: both images.
         linear: the linear stages.
         pair: both images and their grid.
+        bend: objective of the field that follows a motion, see `LinearStages.fit`.
     """
     fixed, moving = (
         PlacedPixels(image, pair.matrix(side), mask)
@@ -234,18 +236,24 @@ def find_linear(
     sizes = [math.prod(level.fixed.shape[2:]) for level in levels]
     count = max(1, sum(n <= _COMPARED[len(pair.spacing)] for n in sizes))
     coarse = levels[count - 1]
-    matrix, _ = replace(linear, most=sizes[count - 1], refined=_REFINED).fit(fixed, moving)
     points = fixed.points().flatten(1)
-    moves = (matrix[:-1, :-1] @ points + matrix[:-1, -1:] - points).norm(dim=0)
-    if float(moves.mean()) < _FAR * mean_length(pair.spacing):
+    # A wrong place leaves much of the variance, and is searched for among more candidates.
+    for refined, objective in ((_REFINED, None), (linear.refined, bend)):
+        rough = replace(linear, most=sizes[count - 1], refined=refined)
+        matrix, _ = rough.fit(fixed, moving, objective)
+        moves = (matrix[:-1, :-1] @ points + matrix[:-1, -1:] - points).norm(dim=0)
+        if float(moves.mean()) < _FAR * mean_length(pair.spacing):
+            return None
+        turned = _turn(coarse, matrix, pair)
+        # Images of inverted contrast lie where they belong, although another place looks more alike.
+        images = (coarse.fixed, coarse.moving, turned.moving)
+        same, there = (float(metrics.correlation(images[0], image)) for image in images[1:])
+        there = abs(there) if stage.loss in ("mi", "mind") else there
+        explains_most = there > abs(same) and 1 - there**2 < _MOSTLY * (1 - same**2)
+        if explains_most:
+            break
+    if not there > abs(same):
         return None
-    turned = _turn(coarse, matrix, pair)
-    # Images of inverted contrast lie where they belong, although another place looks more alike.
-    images = (coarse.fixed, coarse.moving, turned.moving)
-    same, there = (float(metrics.correlation(images[0], image)) for image in images[1:])
-    if not (abs(there) if stage.loss in ("mi", "mind") else there) > abs(same):
-        return None
-    explains_most = 1 - there**2 < _MOSTLY * (1 - same**2)
     iterations = _ROUGH if explains_most else stage.max_iterations
     simple = replace(stage, levels=None, skipped=0, max_iterations=iterations)
     terms = (1.0 * terms).as_sum()  # one objective, so one weight
@@ -415,7 +423,8 @@ class Task:
         self, linear: LinearStages, moving: Tensor, fixed: Tensor, weights: Tensor | None, item: int
     ) -> Tensor | None:
         finest = self._level(moving, fixed, weights)
-        return find_linear(self.stage, self._terms(item, finest), finest, linear, self.pair)
+        terms, bend = self._terms(item, finest), self._bending(item)
+        return find_linear(self.stage, terms, finest, linear, self.pair, bend)
 
     def _bending(self, item: int) -> Bend | None:
         """Return the objective of the field after a motion, by which motions are compared."""
