@@ -13,6 +13,7 @@ from invtoolbox.data_terms.poisson import Poisson, expected_deviance
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.operators.finite_difference import FiniteDifference
+from invtoolbox.operators.imaging.blur_3d import Blur3D
 from invtoolbox.priors.images.constraints import NonNegative
 from invtoolbox.priors.images.sparsity import group_norm
 from invtoolbox.priors.images.total_variation import TotalVariation
@@ -23,18 +24,17 @@ from invtoolbox.solvers.preconditioner import inverse_or_zero, row_sums
 
 #: Exponent of the damping (White 1994).
 _SHARPNESS = 10
-#: Differences below this share of the root mean square of x count as smooth in the gradient of TV,
-#: and least share of ``A^T 1`` that remains of the denominator.
-_SMOOTH, _LEAST = 1e-3, 0.1
+#: Differences below this share of the root mean square of x are smooth in the gradient of TV.
+_SMOOTH = 1e-3
 
 
 @dataclass(kw_only=True)
 class RichardsonLucyState(State):
-    """The extrapolated point and its prediction, the latest change, and the sensitivity."""
+    """The iterate before its extrapolation, the prediction, the latest step, the sensitivity."""
 
-    point: Tensor  # where the next step starts; x without acceleration
-    prediction: Tensor  # A point
-    change: Tensor  # of the latest step, from its point
+    iterate: Tensor  # z; the same as x without acceleration
+    prediction: Tensor  # A x
+    change: Tensor  # the latest step, from x to z
     sensitivity: Tensor  # A^T 1
     excess: Tensor  # (batch,) deviance over the expected one; stop once it is at most tau
 
@@ -51,20 +51,21 @@ class RichardsonLucy(Solver):
     x stays nonnegative, and a pixel that starts at 0 stays there; a start of zeros is replaced by a
     constant that explains the total of the counts. The second part of the denominator is that of
     the prior `TotalVariation` with the weight w (Dey et al., Microsc. Res. Tech. 69, 2006); without
-    that prior it is 0. With it, the method is meant for small weights, and `PDHG` minimizes the
-    same objective for every weight.
+    that prior it is 0. Their step has this fixed point but diverges for large weights. Therefore
+    every step minimizes a separable bound of the whole objective (De Pierro, IEEE TMI 14, 1995),
+    with a norm ``|D x|`` that is smooth below a thousandth of the root mean square of x.
 
-    Without a prior an iteration never increases the objective (Vardi, Shepp and Kaufman 1985). Late
+    Without acceleration an iteration never increases the objective (Vardi, Shepp and Kaufman 1985). Late
     iterates fit the noise. An item therefore ends, with the status ``early_stopping``, once twice
     the divergence of the counts from their mean is at most ``tau`` times its expectation for
     Poisson noise (`expected_deviance`), which counts of 0 and 1 fulfil as well as large ones.
-    Certificate: ``|x_new - x| / |x|``; ``x_new - x`` is the scaled gradient,
-    ``-x grad D / (A^T 1)``.
+    Certificate: length of the step before it is extrapolated, over that of x; without a prior the
+    step is the scaled gradient, ``-x grad D / (A^T 1)``.
 
     Args:
         tau: stop at ``tau`` times the expected deviance; 0 never stops early.
         accelerated: extrapolate every iterate along its latest change (Biggs and Andrews, Appl. Opt.
-            36, 1997), which saves most of the iterations and costs one more forward product each.
+            36, 1997), which saves most of the iterations.
         damping: deviations of the counts from their mean that are smaller than this many standard
             deviations are damped (White 1994); 0 for none.
 
@@ -81,7 +82,7 @@ class RichardsonLucy(Solver):
     accelerated: bool = False
     damping: float = 0.0
 
-    certificate_name: ClassVar[str] = "relative change of the image"
+    certificate_name: ClassVar[str] = "relative length of the step"
     starts_at_zero: ClassVar[bool] = True
 
     def unsupported_reason(self, objective: Objective) -> str | None:
@@ -91,6 +92,18 @@ class RichardsonLucy(Solver):
                 f"{self.tau} and {self.damping}"
             )
         return emission_reason(objective, "RichardsonLucy", (NonNegative, TotalVariation))
+
+    def suits(self, objective: Objective) -> bool:
+        """Whether counts of a volume have total variation as their prior, and the kernel is light.
+
+        There `PDHG` needs thousands of iterations, because the counts have no bound of curvature.
+        """
+        A = objective.problem.operator
+        return (
+            isinstance(A, Blur3D)
+            and bool((A.kernel >= 0).all())
+            and any(isinstance(prior, TotalVariation) for prior in objective.explicit_priors)
+        )
 
     def init(self, objective: Objective, start: Tensor) -> RichardsonLucyState:
         A, y = objective.linear_operator, objective.problem.y0
@@ -102,7 +115,7 @@ class RichardsonLucy(Solver):
             value=value,
             discrepancy=discrepancy,
             certificate=objective.nan().fill_(torch.inf),
-            point=x,
+            iterate=x,
             prediction=prediction,
             change=torch.zeros_like(x),
             sensitivity=A.adjoint(torch.ones_like(y)),
@@ -111,31 +124,28 @@ class RichardsonLucy(Solver):
 
     def step(self, objective: Objective, state: RichardsonLucyState) -> RichardsonLucyState:
         problem, A = objective.problem, objective.linear_operator
-        denominator = state.sensitivity
+        # x = x / (A^T 1 - w div(D x / |D x|)) * A^T (y / (A x + b))
+        back = A.adjoint(self._ratio(problem, state.prediction))
+        iterate = multiply(state.x, back, state.sensitivity)
         for weight, prior in objective.terms:
             if isinstance(prior, TotalVariation):
-                slope = expand(weight, state.point) * _gradient(prior, state.point)
-                denominator = (denominator + slope).maximum(_LEAST * state.sensitivity)
-        # x = point / (A^T 1 - w div(D x / |D x|)) * A^T (y / (A point + b))
-        ratio = self._ratio(problem, state.prediction)
-        x = multiply(state.point, A.adjoint(ratio), denominator)
+                iterate = _with_variation(prior, weight, state.x, iterate, state.sensitivity)
+        change, x = iterate - state.x, iterate
+        if self.accelerated:
+            # alpha = <g, g_before> / |g_before|^2 between 0 and 1, x = z + alpha (z - z_before)
+            alpha = relative(inner(change, state.change), inner(state.change, state.change))
+            move = expand(alpha.clamp(0, 1), x) * (iterate - state.iterate)
+            x = (iterate + move).clamp_min_(0)
         prediction = A(x)
         value, discrepancy = objective.value_at(x, prediction)
-        change, point, at_point = state.change, x, prediction
-        if self.accelerated:
-            # alpha = <g, g_before> / |g_before|^2 between 0 and 1, point = x + alpha (x - x_before)
-            change = x - state.point
-            alpha = relative(inner(change, state.change), inner(state.change, state.change))
-            point = (x + expand(alpha.clamp(0, 1), x) * (x - state.x)).clamp_min_(0)
-            at_point = A(point)
         return replace(
             state,
             x=x,
             value=value,
             discrepancy=discrepancy,
-            certificate=relative(item_norm(x - state.x), item_norm(x)),
-            point=point,
-            prediction=at_point,
+            certificate=relative(item_norm(change), item_norm(iterate)),
+            iterate=iterate,
+            prediction=prediction,
             change=change,
             excess=self._excess(problem, prediction, discrepancy),
         )
@@ -215,11 +225,39 @@ def multiply(x: Tensor, factor: Tensor, denominator: Tensor) -> Tensor:
     return x * torch.where(inverse > 0, factor * inverse, 1.0).clamp_min_(0)
 
 
-def _gradient(prior: TotalVariation, x: Tensor) -> Tensor:
-    """Return ``-div(D x / |D x|)``, with a norm that is smooth at 0."""
-    D = FiniteDifference(x.shape[1:], prior.periodic, prior.spacing)
-    by_axis = D(x).unflatten(1, (x.shape[1], x.ndim - 2))
-    size = expand(item_norm(x) / x[0].numel() ** 0.5, by_axis)
+def _with_variation(
+    prior: TotalVariation, weight: Tensor, point: Tensor, x: Tensor, sensitivity: Tensor
+) -> Tensor:
+    """Return the minimizer of a separable bound of misfit and total variation, at a point.
+
+    Args:
+        prior: the total variation; its norm is smooth at 0 here.
+        weight: its weight, ``(batch,)``.
+        point: where the bound touches the objective.
+        x: the minimizer of the bound of the misfit alone.
+        sensitivity: ``A^T 1``.
+    """
+    D = FiniteDifference(point.shape[1:], prior.periodic, prior.spacing)
+    by_axis = D(point).unflatten(1, (point.shape[1], point.ndim - 2))
+    size = expand(item_norm(point) / point[0].numel() ** 0.5, by_axis)
     norm = group_norm(by_axis, 2) if prior.isotropic else by_axis.abs()
-    smooth = (norm.square() + (_SMOOTH * size).square()).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
-    return D.adjoint((by_axis / smooth).flatten(1, 2))
+    least = (_SMOOTH * size).clamp_min(torch.finfo(x.dtype).tiny)
+    inverse = (1 / (norm.square() + least.square()).sqrt()).expand_as(by_axis).contiguous()
+    slope = D.adjoint((by_axis * inverse).flatten(1, 2))
+    # sum over the neighbours of 1 / |D x|
+    curvature = torch.zeros_like(x)
+    for k in range(by_axis.shape[2]):
+        share, axis = inverse.select(2, k), k + 2
+        if not prior.periodic:
+            share.narrow(axis, share.shape[axis] - 1, 1).zero_()
+        length = 1.0 if prior.spacing is None else prior.spacing[k]
+        curvature = curvature + (share + share.roll(1, axis)) / length**2
+    # 2 w c x^2 + (s + w g - 2 w c point) x - s x_em = 0 (De Pierro, IEEE TMI 14, 1995)
+    factor = expand(weight, x)
+    linear = sensitivity + factor * (slope - 2 * curvature * point)
+    photons = sensitivity * x
+    root = (linear.square() + 8 * factor * curvature * photons).sqrt()
+    far = root + linear.abs()
+    positive = 2 * photons / far.clamp_min(torch.finfo(x.dtype).tiny)
+    negative = far / (4 * factor * curvature).clamp_min(torch.finfo(x.dtype).tiny)
+    return torch.where(linear >= 0, positive, negative)

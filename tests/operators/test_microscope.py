@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -43,7 +44,7 @@ def by_angle(name: str, depth: float, z: float, r: float, vectorial: bool) -> fl
         if not vectorial:
             return (wave * scipy.special.j0(x) * math.sin(theta) * math.cos(theta),)
         s = p = 1.0
-        for (n1, c1), (n2, c2) in zip(media, media[1:]):
+        for (n1, c1), (n2, c2) in itertools.pairwise(media):
             s = s * 2 * n1 * c1 / (n1 * c1 + n2 * c2)
             p = p * 2 * n1 * c1 / (n2 * c1 + n1 * c2)
         wave = wave * math.sqrt(math.cos(theta)) * math.sin(theta)

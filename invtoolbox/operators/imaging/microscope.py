@@ -101,9 +101,10 @@ class Microscope(Blur3D):
         check_range(self, "(0, inf)", na=na, wavelength=wavelength, sample=sample)
         check_range(self, "[0, inf)", depth=depth, pinhole=pinhole)
         check_range(self, "(0, inf)", excitation=excitation, sheet_na=sheet_na)
-        if not float(torch.as_tensor(na).max()) < index:
+        largest = float(torch.as_tensor(na).max())
+        if not largest < index:
             raise InputError(
-                f"an aperture of {float(torch.as_tensor(na).max()):g} needs an immersion of a larger refractive index, and "
+                f"an aperture of {largest:g} needs an immersion of a larger refractive index, and "
                 f"{immersion} has {index:g}; check na and immersion"
             )
         if kind == "two-photon" and excitation is None:

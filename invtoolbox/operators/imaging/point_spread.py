@@ -8,6 +8,7 @@ Lengths have one unit, micrometres by convention.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -104,7 +105,7 @@ class Pupil:
         glass = (self.coverslip**2 - transverse * transverse).sqrt()
         by_s = by_p = torch.ones_like(glass)
         media = ((self.immersion, outside), (self.coverslip, glass), (self.sample, inside))
-        for (n1, c1), (n2, c2) in zip(media, media[1:]):
+        for (n1, c1), (n2, c2) in itertools.pairwise(media):
             # c is the index times the cosine of the angle.
             by_s = by_s * 2 * c1 / (c1 + c2)
             by_p = by_p * 2 * n1 * n2 * c1 / (n2 * n2 * c1 + n1 * n1 * c2)
