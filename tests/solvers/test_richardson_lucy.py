@@ -122,7 +122,7 @@ def test_total_variation_lowers_its_objective() -> None:
 def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(it.InputError, match="no prior but NonNegative and TotalVariation"):
         it.solve(counts(), it.priors.L1(), RichardsonLucy(), 1.0)
-    with pytest.raises(it.InputError, match="tau and damping that are not negative"):
+    with pytest.raises(it.InputError, match="tau, damping and smoothing that are not"):
         it.solve(counts(), solver=RichardsonLucy(tau=-1.0))
     least_squares = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
     with pytest.raises(it.InputError, match="Poisson data term of emission"):

@@ -56,9 +56,7 @@ class StackTable(Table):
 class MicroscopeTable(Table):
     """Numbers of the objective, or a point spread function."""
 
-    na: float | None = Field(
-        None, gt=0, description="numerical aperture; from the file by default"
-    )
+    na: float | None = Field(None, gt=0, description="numerical aperture; from the file by default")
     wavelength: list[float] | None = Field(
         None,
         title="WAVELENGTHS",
@@ -121,7 +119,9 @@ class MethodTable(Table):
     )
     iterations: int | None = Field(None, ge=1, description="number of iterations of every tile")
     tile: tuple[int, int, int] = Field(
-        (64, 192, 192), title="Z Y X", description="largest lengths of a tile, which bound the memory"
+        (64, 192, 192),
+        title="Z Y X",
+        description="largest lengths of a tile, which bound the memory",
     )
 
 
@@ -223,7 +223,9 @@ def _kernels(file: CheckedScene[StackScene], stack: Stack) -> tuple[list[Tensor]
             )
         every = (slice(None),) * 3
         kernels = [
-            measured_psf(torch.from_numpy(psf.read(0, c, every).astype("float32")), size=table.psf_size)
+            measured_psf(
+                torch.from_numpy(psf.read(0, c, every).astype("float32")), size=table.psf_size
+            )
             for c in range(psf.shape[1])
         ]
         notes = []

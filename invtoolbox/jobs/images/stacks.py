@@ -30,7 +30,7 @@ from invtoolbox.solvers.richardson_lucy import RichardsonLucy
 #: largest lengths of a sample.
 _RANKS, _SAMPLE = (0.8, 0.9, 1.0), (64, 96, 96)
 #: Further voxels of a margin behind half of the kernel.
-_FURTHER = 8
+_FURTHER = 16
 #: Bins of the photon transfer curve, and standard deviations beyond which a difference is structure.
 _BINS, _OUTLIER = 24, 3.0
 
@@ -117,7 +117,7 @@ def deconvolve_stack(
 ) -> tuple[TiledStack, list[str]]:
     """Deconvolve every time and channel of a stack by tiles; finished tiles in the folder are kept.
 
-    Every tile is solved together with a margin, half of the kernel and 8 voxels wide, of which
+    Every tile is solved together with a margin, half of the kernel and 16 voxels wide, of which
     nothing is kept. Weight, gain and iterations are the same for all tiles of a channel, so that the
     tiles fit.
 
@@ -185,7 +185,14 @@ def _plan(stack: Stack, kernel: Tensor, method: Method, channel: int, folder: Pa
     for sample in readings if limit is not None else ():
         sample[sample >= limit] = np.nan
     camera = _camera(readings, method)
-    plan = {"camera": asdict(camera), "weight": method.weight, "iterations": method.iterations}
+    photons = np.concatenate([(r[np.isfinite(r)] - camera.offset) / camera.gain for r in readings])
+    plan = {
+        "camera": asdict(camera),
+        "weight": method.weight,
+        "iterations": method.iterations,
+        "start": max(float(photons.mean()) - camera.background, 1e-3),
+        "smoothing": 1e-3 * float(np.sqrt(np.mean(photons**2))),
+    }
     is_tv = method.prior == "tv"
     if (is_tv and method.weight is None) or (not is_tv and method.iterations is None):
         found = []
@@ -215,12 +222,19 @@ def _deconvolve(
     problem, largest = _problem(stack, time, channel, tile, kernel, camera, method)
     if largest == 0:
         return torch.zeros(tile.shape)
+    # Whatever depends on the tile (a start, factors of an extrapolation) would leave seams.
     solver = RichardsonLucy(
-        max_iterations=plan["iterations"], tolerance=0.0, tau=0, accelerated=True
+        max_iterations=plan["iterations"],
+        tolerance=0.0,
+        tau=0,
+        accelerated="fixed",
+        smoothing=plan["smoothing"],
     )
+    start = torch.full((1, 1, *tile.shape), plan["start"])
     prior = _variation(stack) if method.prior == "tv" else None
     weight = plan["weight"] if prior is not None else 1.0
-    return solve(problem, prior, solver, weight, progress=False, check=False).x[0, 0] * camera.gain
+    x = solve(problem, prior, solver, weight, initial=start, progress=False, check=False).x
+    return x[0, 0] * camera.gain
 
 
 def _problem(
