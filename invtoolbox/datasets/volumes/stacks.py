@@ -159,7 +159,7 @@ def _open_tiff(path: Path) -> tuple[Any, Sequence[int], str, Any, Metadata]:
             return np.asarray(tifffile.memmap(path, mode="r")[index])
         lead = np.arange(math.prod(shape[:-2])).reshape(shape[:-2])[index[:-2]]
         with tifffile.TiffFile(path) as opened:
-            pages = opened.series[0].pages
+            pages: Any = opened.series[0].pages
             chosen = [pages[int(k)].asarray()[index[-2:]] for k in np.ravel(lead)]
         return np.stack(chosen).reshape(*np.shape(lead), *chosen[0].shape)
 
@@ -225,22 +225,23 @@ def _open_zarr(path: Path) -> tuple[Any, Sequence[int], str, Any, Metadata]:
         attributes = dict(node.attrs)
         ome = attributes.get("ome", attributes)
         multiscale = _first(ome.get("multiscales", []))
-        axes = multiscale.get("axes", [])
         # Version 0.3 has names alone.
-        axes = [a if isinstance(a, dict) else {"name": str(a)} for a in axes]
+        entries: list[dict[str, Any]] = [
+            a if isinstance(a, dict) else {"name": str(a)} for a in multiscale.get("axes", [])
+        ]
         dataset = _first(multiscale.get("datasets", [{"path": "0"}]))
         array = node[dataset["path"]]
     scale = next(
         (
             t["scale"]
             for t in dataset.get("coordinateTransformations", [])
-            if t.get("type") == "scale" and len(t["scale"]) == len(axes)
+            if t.get("type") == "scale" and len(t["scale"]) == len(entries)
         ),
         None,
     )
-    named = "".join(str(a["name"])[0].upper() for a in axes)
+    named = "".join(str(a["name"])[0].upper() for a in entries)
     sizes: dict[str, float] = {}
-    for entry, step in zip(axes, scale or ()):
+    for entry, step in zip(entries, scale or ()):
         units = _SECONDS if entry.get("type") == "time" else _MICROMETRES
         if entry.get("unit") in units:
             sizes[str(entry["name"]).upper()] = float(step) * units[entry["unit"]]

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -262,7 +262,7 @@ def _problem(
     is_known = values < limit if limit is not None else torch.ones_like(values, dtype=torch.bool)
     if not bool(is_known.all()):
         mask = is_known.to(y)
-        A = Inpainting(mask[None], A.range_shape) @ A
+        A = cast(LinearOperator, Inpainting(mask[None], (1, *tile.shape)) @ A)
         y, background = y * mask, background * mask[None, None]
     return Problem(y, A, Poisson(background)), float(y.max())
 

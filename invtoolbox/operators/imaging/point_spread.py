@@ -10,7 +10,9 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,7 +106,11 @@ class Pupil:
         """
         glass = (self.coverslip**2 - transverse * transverse).sqrt()
         by_s = by_p = torch.ones_like(glass)
-        media = ((self.immersion, outside), (self.coverslip, glass), (self.sample, inside))
+        media: list[tuple[Any, Tensor]] = [
+            (self.immersion, outside),
+            (self.coverslip, glass),
+            (self.sample, inside),
+        ]
         for (n1, c1), (n2, c2) in itertools.pairwise(media):
             # c is the index times the cosine of the angle.
             by_s = by_s * 2 * c1 / (c1 + c2)
@@ -170,9 +176,7 @@ def refractive_index(medium: str | float) -> float:
     return float(medium)
 
 
-def on_grid(
-    pupil: Pupil, shape: tuple[int, int, int], spacing: tuple[float, float, float]
-) -> Tensor:
+def on_grid(pupil: Pupil, shape: Sequence[int], spacing: Sequence[float]) -> Tensor:
     """Compute the intensity of a pupil at the voxels around the nominal focus, ``shape``.
 
     Args:
@@ -188,4 +192,4 @@ def on_grid(
     distances, place = torch.unique((squares * 1e9).round() / 1e9, return_inverse=True)
     like = pupil.depth
     values = pupil.intensity(planes.to(like) + pupil.depth, distances.sqrt().to(like))
-    return values[:, place.to(values.device)].unflatten(1, shape[1:])
+    return values[:, place.to(values.device)].unflatten(1, tuple(shape[1:]))
