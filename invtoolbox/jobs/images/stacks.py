@@ -31,8 +31,9 @@ from invtoolbox.solvers.richardson_lucy import RichardsonLucy
 _RANKS, _SAMPLE = (0.8, 0.9, 1.0), (64, 96, 96)
 #: Further voxels of a margin behind half of the kernel.
 _FURTHER = 16
-#: Bins of the photon transfer curve, and standard deviations beyond which a difference is structure.
-_BINS, _OUTLIER = 24, 3.0
+#: Bins of the photon transfer curve, standard deviations beyond which a difference is structure, and
+#: the variance of a normal variable of variance 1 within them.
+_BINS, _OUTLIER, _TRIMMED = 24, 3.0, 0.9733
 
 
 @dataclass(frozen=True)
@@ -353,9 +354,8 @@ def estimate_camera(
         inside = d[(m >= low) & (m <= high)]
         spread = np.median(np.abs(inside)) * 1.4826 if len(inside) > 10 else 0.0
         if spread > 0:
-            points.append(
-                ((low + high) / 2, np.mean(inside[np.abs(inside) < _OUTLIER * spread] ** 2))
-            )
+            inliers = inside[np.abs(inside) < _OUTLIER * spread]
+            points.append(((low + high) / 2, np.mean(inliers**2) / _TRIMMED))
     known = 0.0 if offset is None else offset
     if gain is None and len(points) > 2:
         x, variance = np.array(points).T

@@ -133,6 +133,21 @@ def test_a_killed_run_goes_on_with_the_same_bits(
     np.testing.assert_array_equal(found, wanted)
 
 
+def test_a_saved_scene_gives_the_bits_of_its_command(
+    tmp_path: Path, stack: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(stack, "a.ome.tif")
+    line = ["a.ome.tif", *OBJECTIVE, "--psf-size", "5", "9", "9", "--weight", "0.01", "--quiet"]
+    line += ["--iterations", "2", "--output", "a.zarr", "--save-scene", "scene.toml"]
+    ran = run("deconvolve", *line)
+    assert ran.code == 0 and not ran.out, ran.err
+    assert run("run", "scene.toml", "--output", "second", "--quiet").code == 0
+    found, wanted = (open_stack(p).read(0, 0, WHOLE) for p in ("second/deconvolved.zarr", "a.zarr"))
+    np.testing.assert_array_equal(found, wanted)
+    assert "exists" in one_sentence(run("deconvolve", *line[:-2]))
+
+
 def test_saturated_voxels_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
