@@ -30,7 +30,7 @@ from invtoolbox.solvers.richardson_lucy import RichardsonLucy
 #: largest lengths of a sample.
 _RANKS, _SAMPLE = (0.8, 0.9, 1.0), (64, 96, 96)
 #: Further voxels of a margin behind half of the kernel.
-_FURTHER = 16
+_FURTHER = 32
 #: Bins of the photon transfer curve, standard deviations beyond which a difference is structure, and
 #: the variance of a normal variable of variance 1 within them.
 _BINS, _OUTLIER, _TRIMMED = 24, 3.0, 0.9733
@@ -118,7 +118,7 @@ def deconvolve_stack(
 ) -> tuple[TiledStack, list[str]]:
     """Deconvolve every time and channel of a stack by tiles; finished tiles in the folder are kept.
 
-    Every tile is solved together with a margin, half of the kernel and 16 voxels wide, of which
+    Every tile is solved together with a margin, half of the kernel and 32 voxels wide, of which
     nothing is kept. Weight, gain and iterations are the same for all tiles of a channel, so that the
     tiles fit.
 
@@ -136,11 +136,10 @@ def deconvolve_stack(
     margin = [max(k.shape[axis] for k in kernels) // 2 + _FURTHER for axis in range(3)]
     tiles = list(cut(space, method.tile, margin))
     for kernel in kernels:
-        seen = tuple(min(t.shape[axis] for t in tiles) for axis in range(3))
-        if any(k > n for k, n in zip(kernel.shape, seen)):
+        if any(k > n for k, n in zip(kernel.shape, method.tile)):
             raise InputError(
-                f"the PSF of {tuple(kernel.shape)} voxels is larger than a tile of {seen}; give a "
-                "larger --tile, or a smaller --psf-size"
+                f"the PSF of {tuple(kernel.shape)} voxels is larger than a tile of {method.tile}; give "
+                "a larger --tile, or a smaller --psf-size"
             )
     result = TiledStack(folder, tiles, stack.shape, stack.metadata)
     plans = [_plan(stack, k, method, c, folder) for c, k in enumerate(kernels)]
@@ -192,7 +191,7 @@ def _plan(stack: Stack, kernel: Tensor, method: Method, channel: int, folder: Pa
         "weight": method.weight,
         "iterations": method.iterations,
         "start": max(float(photons.mean()) - camera.background, 1e-3),
-        "smoothing": 1e-3 * float(np.sqrt(np.mean(photons**2))),
+        "smoothing": 1e-2 * float(np.sqrt(np.mean(photons**2))),
     }
     is_tv = method.prior == "tv"
     if (is_tv and method.weight is None) or (not is_tv and method.iterations is None):
@@ -223,6 +222,7 @@ def _deconvolve(
     problem, largest = _problem(stack, time, channel, tile, kernel, camera, method)
     if largest == 0:
         return torch.zeros(tile.shape)
+    # Rounding grows where total variation is hardly smooth, so tiles have a larger smoothing.
     # Whatever depends on the tile (a start, factors of an extrapolation) would leave seams.
     solver = RichardsonLucy(
         max_iterations=plan["iterations"],
@@ -231,11 +231,14 @@ def _deconvolve(
         accelerated="fixed",
         smoothing=plan["smoothing"],
     )
-    start = torch.full((1, 1, *tile.shape), plan["start"])
+    start = torch.full((1, *problem.image_shape), plan["start"])
     prior = _variation(stack) if method.prior == "tv" else None
     weight = plan["weight"] if prior is not None else 1.0
     x = solve(problem, prior, solver, weight, initial=start, progress=False, check=False).x
-    return x[0, 0] * camera.gain
+    inside = tuple(
+        slice(k - 1 - k // 2, k - 1 - k // 2 + n) for k, n in zip(kernel.shape, tile.shape)
+    )
+    return x[0, 0][inside] * camera.gain
 
 
 def _problem(
@@ -257,7 +260,9 @@ def _problem(
         )
     values = torch.from_numpy(readings.astype(np.float32))
     y = ((values - camera.offset) / camera.gain).round().clamp_min(0)[None, None]
-    A: LinearOperator = Blur3D(kernel, tile.shape, "reflect")
+    # The image reaches half of a kernel beyond the readings, about which nothing is assumed.
+    reach = [n + k - 1 for n, k in zip(tile.shape, kernel.shape)]
+    A: LinearOperator = Blur3D(kernel, reach, "valid")
     background: Any = camera.background
     limit = saturation_of(stack, method)
     is_known = values < limit if limit is not None else torch.ones_like(values, dtype=torch.bool)
