@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, ClassVar
 
@@ -18,6 +19,8 @@ from invtoolbox.operators.base import expand
 _OMEGA_STEPS = 4
 # A negative mean of this number of rounding errors of the largest mean counts as 0.
 _ROUNDING = 8
+# Largest mean whose expected deviance comes from a table, its entries, and the counts that are summed.
+_TABLED, _ENTRIES, _COUNTS = 30.0, 1200, 100
 
 
 class _Counts(DataTerm):
@@ -211,6 +214,38 @@ class PoissonTransmission(_Counts):
     def __repr__(self) -> str:
         background = f", background={_describe(self.background)}" if not self.is_convex else ""
         return f"PoissonTransmission({_describe(self.I0)}{background})"
+
+
+def expected_deviance(mean: Tensor) -> Tensor:
+    r"""Return ``2 E[mean - Y + Y log(Y / mean)]`` of Poisson counts Y, of the shape of ``mean``.
+
+    It is near 1 for large means, where it follows the series ``1 + 1 / (6 m) + 1 / (6 m^2)``, and
+    goes to 0 with the mean.
+
+    Args:
+        mean: means of the counts, at least 0.
+
+    >>> expected_deviance(torch.tensor([0.0, 0.01, 1.0, 100.0])).round(decimals=3)
+    tensor([0.0000, 0.0920, 1.1470, 1.0020])
+    """
+    place = mean.clamp(0, _TABLED).sqrt() * ((_ENTRIES - 1) / _TABLED**0.5)
+    below = place.floor().clamp_max(_ENTRIES - 2)
+    table = _deviances().to(mean)
+    first = table[below.long()]
+    inside = torch.lerp(first, table[below.long() + 1], place - below)
+    large = mean.clamp_min(_TABLED)
+    return torch.where(mean < _TABLED, inside, 1 + (1 + 1 / large) / (6 * large))
+
+
+@functools.cache
+def _deviances() -> Tensor:
+    """Return expected deviances of means whose square roots are evenly spaced."""
+    mean = torch.linspace(0, _TABLED**0.5, _ENTRIES, dtype=torch.float64).square().unsqueeze(1)
+    count = torch.arange(_COUNTS, dtype=torch.float64)
+    probability = torch.exp(torch.xlogy(count, mean) - mean - torch.lgamma(count + 1))
+    # E[mean - Y] = 0
+    deviance = torch.xlogy(count, count) - torch.xlogy(count, mean.clamp_min(1e-300))
+    return 2 * (probability * deviance).sum(1)
 
 
 def _divergence(mean: Tensor, y: Tensor, log_mean: Tensor | None = None) -> Tensor:

@@ -139,6 +139,12 @@ KINDS = {
         "animate",
         "move a picture as examples of a motion move",
     ),
+    "stack": Entry(
+        f"{_JOBS}.images.deconvolve_command:KIND",
+        "a stack of a microscope",
+        "deconvolve",
+        "deconvolve a stack of a microscope",
+    ),
     "survey": Entry(
         f"{_JOBS}.waves.scene:KIND", "a survey", "waves", "invert the records of a seismic survey"
     ),

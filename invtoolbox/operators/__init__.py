@@ -11,10 +11,12 @@ from invtoolbox.operators.event_warp import EventWarp
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.operators.graph_laplacian import PixelGraphLaplacian
 from invtoolbox.operators.image_warp import Exponential, ImageWarp, Warp, WarpSequence
+from invtoolbox.operators.imaging.beads import psf_from_beads
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.imaging.blur_3d import Blur3D, measured_psf
 from invtoolbox.operators.imaging.compressed_sensing import GaussianSensing, HadamardSensing
 from invtoolbox.operators.imaging.downsampling import Downsampling
+from invtoolbox.operators.imaging.microscope import Microscope
 from invtoolbox.operators.imaging.phase_retrieval import (
     PhaseRetrieval,
     align_phase,
@@ -76,6 +78,7 @@ __all__ = [
     "Inpainting",
     "LinearOperator",
     "Matrix",
+    "Microscope",
     "NoMeasurement",
     "NonUniformFourier",
     "NormalIntegration",
@@ -113,6 +116,7 @@ __all__ = [
     "measured_psf",
     "noise",
     "outer_noise_std",
+    "psf_from_beads",
     "radial_trajectory",
     "spectral_initialization",
     "stack",

@@ -7,6 +7,7 @@ from invtoolbox.objective.gaps import measured
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule
+from invtoolbox.parameter_choice.count_splitting import CountSplitting, are_counts
 from invtoolbox.parameter_choice.curve_rules import GridSearch, LCurve, QuasiOptimality
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, expected_discrepancy
 from invtoolbox.parameter_choice.evidence import EvidenceBound
@@ -23,6 +24,7 @@ __all__ = [
     "GCV",
     "SURE",
     "CompensatedDiscrepancy",
+    "CountSplitting",
     "DiscrepancyPrinciple",
     "EvidenceBound",
     "GridSearch",
@@ -43,6 +45,7 @@ __all__ = [
 
 _RULES: dict[str, type[WeightRule | WeightSearch]] = {
     "validation": Validation,
+    "count-splitting": CountSplitting,
     "discrepancy": DiscrepancyPrinciple,
     "compensated-discrepancy": CompensatedDiscrepancy,
     "gcv": GCV,
@@ -58,12 +61,12 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
 
     It is `Validation` for least squares, or counts of transmitted photons, with a linear operator,
     and priors that are convex functions of the image; of a picture that is only noisy, whose pixels
-    predict each other as well at any small weight, it is `SURE`. For others it is the discrepancy
-    principle if the noise level is known or can be estimated, else the L-curve. It is the
-    discrepancy principle for k-space too: neighbours there do not predict each other, so the error
-    of held-out samples chose a weight of almost 0 (benchmarks/mri.py). It is so for a blurred
-    picture and a prior that is made from it: without the held-out pixels the prior is another one,
-    and the weight of photographs was 5 times too small.
+    predict each other as well at any small weight, it is `SURE`. For counts of emitted photons it is
+    `CountSplitting`. For others it is the discrepancy principle if the noise level is known or can
+    be estimated, else the L-curve. It is the discrepancy principle for k-space too: neighbours there
+    do not predict each other, so the error of held-out samples chose a weight of almost 0
+    (benchmarks/mri.py). It is so for a blurred picture and a prior that is made from it: without the
+    held-out pixels the prior is another one, and the weight of photographs was 5 times too small.
     """
     problem, words = objective.problem, "no weight was given: "
     suits_graphs = _is_noisy_picture(problem) or has_views(problem)
@@ -89,6 +92,12 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
         if slow:
             return CompensatedDiscrepancy(noise_std=level), words
         return SURE(points=5, sections=3, noise_std=level), words
+    if (
+        are_counts(problem)
+        and objective.layout is None
+        and all("energy" in prior.offers for prior in objective.explicit_priors)
+    ):
+        return CountSplitting(), words
     try:
         expected_discrepancy(objective)
     except InputError as unknown:

@@ -28,6 +28,7 @@ from invtoolbox.solvers.palm import PALM
 from invtoolbox.solvers.pdhg import PDHG
 from invtoolbox.solvers.proximal_gradient import FISTA, ProximalGradient
 from invtoolbox.solvers.reweighted import Reweighted
+from invtoolbox.solvers.richardson_lucy import RichardsonLucy
 from invtoolbox.solvers.sirt import SIRT
 from invtoolbox.solvers.stochastic_pdhg import StochasticPDHG
 from invtoolbox.solvers.unadjusted_langevin import UnadjustedLangevin
@@ -68,6 +69,7 @@ __all__ = [
     "PiGDM",
     "ProximalGradient",
     "Reweighted",
+    "RichardsonLucy",
     "ScheduledAccuracy",
     "Solver",
     "State",

@@ -56,6 +56,10 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
             solvers.FISTA(max_iterations=320),
             "a scan and total variation, for which it needs the fewest products with the operator",
         ),
+        (
+            solvers.RichardsonLucy(tolerance=1e-5, tau=0, accelerated=True),
+            "photons of a volume and total variation, for which it needs the fewest products",
+        ),
         (solvers.PDHG(), "every prior has a proximal operator, alone or behind a linear operator"),
         (
             solvers.LevenbergMarquardt(),

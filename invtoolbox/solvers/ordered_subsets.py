@@ -9,8 +9,6 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from invtoolbox.core.reductions import sum_items
-from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, item_norm
 from invtoolbox.priors.images.constraints import NonNegative
@@ -18,6 +16,7 @@ from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.linear_systems import relative
 from invtoolbox.solvers.preconditioner import inverse_or_zero, row_sums, with_moduli
+from invtoolbox.solvers.richardson_lucy import emission_reason, multiply, start_of_counts
 from invtoolbox.solvers.sirt import (
     algebraic_reason,
     constrain,
@@ -199,9 +198,10 @@ class OSEM(Solver):
         x = x / (A_s^T 1) * A_s^T (y_s / (A_s x + background_s))
 
     for a `Poisson` data term and an operator without negative entries. ``subset_size=None`` is
-    MLEM; otherwise one iteration is one pass over all subsets, in an order drawn anew for every
-    pass. x stays nonnegative, and a pixel that starts at 0 stays there; a start of zeros is
-    replaced by a constant that explains the total of the counts.
+    MLEM, which is `RichardsonLucy` without a rule for its end; otherwise one iteration is one pass
+    over all subsets, in an order drawn anew for every pass. x stays nonnegative, and a pixel that
+    starts at 0 stays there; a start of zeros is replaced by a constant that explains the total of
+    the counts.
 
     MLEM never increases the objective and converges to a maximizer of the likelihood (Vardi, Shepp
     and Kaufman 1985). OSEM is faster by a factor of about the number of subsets, and ends in a
@@ -228,35 +228,13 @@ class OSEM(Solver):
     starts_at_zero: ClassVar[bool] = True
 
     def unsupported_reason(self, objective: Objective) -> str | None:
-        problem = objective.problem
-        if not problem.is_linear or not isinstance(problem.y, Tensor):
-            return (
-                "OSEM needs a linear operator and one tensor of counts, and the operator is "
-                f"{problem.operator}"
-            )
-        if not isinstance(problem.data_term, Poisson):
-            return (
-                f"OSEM needs the Poisson data term of emission, and {problem.data_term!r} is "
-                "another"
-            )
-        for prior in objective.explicit_priors:
-            if not isinstance(prior, NonNegative):
-                return (
-                    "OSEM takes no prior but NonNegative, which it fulfils by itself, and "
-                    f"{prior!r} is another"
-                )
-        return implicit_reason(objective, "OSEM") or subset_reason(
+        return emission_reason(objective, "OSEM", (NonNegative,)) or subset_reason(
             objective, "OSEM", self.subset_size
         )
 
     def init(self, objective: Objective, start: Tensor) -> OSEMState:
         problem = objective.problem
-        # The constant c with sum(A c) = sum(y) replaces a start of zeros, which EM would never
-        # leave.
-        total = sum_items(row_sums(problem))
-        level = sum_items(problem.y) / total.clamp_min(torch.finfo(total.dtype).tiny)
-        empty = (start <= 0).flatten(1).all(1).view(-1, *[1] * (start.ndim - 1))
-        x = torch.where(empty, level.view(-1, *[1] * (start.ndim - 1)), start.clamp_min(0))
+        x = start_of_counts(problem, start)
         # A_s^T 1: what the subset counts per unit of activity in a pixel.
         sensitivities = tuple(
             _linear(subset).adjoint(torch.ones_like(subset.y))
@@ -279,10 +257,8 @@ class OSEM(Solver):
             # so this is the ratio; the data term handles a mean of 0.
             subset = subsets[k]
             ratio = 1 - subset.data_term.grad(subset.operator(x), subset.y)
-            inverse = inverse_or_zero(state.sensitivities[k])
             # A pixel that no ray of the subset meets stays unchanged.
-            factor = torch.where(inverse > 0, _linear(subset).adjoint(ratio) * inverse, 1.0)
-            x = x * factor.clamp_min_(0)
+            x = multiply(x, _linear(subset).adjoint(ratio), state.sensitivities[k])
         value, discrepancy = objective.value_at(x, problem.operator(x))
         return replace(
             state,

@@ -81,7 +81,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def test_every_kind_with_a_command_has_a_line_here() -> None:
-    own = {"flow", "reconstruct", "ct", "deblur", "depths"}
+    own = {"flow", "reconstruct", "ct", "deblur", "deconvolve", "depths"}
     assert {entry.command for entry in kinds().values() if entry.command} - own == set(LINES)
 
 

@@ -18,7 +18,7 @@ from invtoolbox.datasets.volumes.volume import grid_to_write, slices_of
 from invtoolbox.errors import InputError
 
 #: Names of units of length in OME-Zarr, and the largest numbers of voxels of a chunk and per side.
-_UNITS = {
+UNITS = {
     "mm": "millimeter",
     "um": "micrometer",
     "nm": "nanometer",
@@ -58,7 +58,7 @@ def write_ome_zarr(
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
     shape, dtype, pages = slices_of(path, volume)
     grid = grid_to_write(path, volume, voxel_size)
-    unit = {"unit": _UNITS[grid.unit]} if grid.unit in _UNITS else {}
+    unit = {"unit": UNITS[grid.unit]} if grid.unit in UNITS else {}
     # The origin is in the order of the axes; directions have no place in this version.
     places = [
         {"type": "scale", "scale": list(grid.voxel_size)},

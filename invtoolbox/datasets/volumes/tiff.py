@@ -386,7 +386,7 @@ def _scan(path: Path) -> _File:
             )
         require_plausible(path, first.shape, dtype)
         return _File(
-            path, lead, (int(first.shape[0]), int(first.shape[1])), dtype, offset, _grid(file)
+            path, lead, (int(first.shape[0]), int(first.shape[1])), dtype, offset, tiff_grid(file)
         )
 
 
@@ -413,7 +413,7 @@ def _read_pages(file: _File, start: int, stop: int) -> np.ndarray:
     return _stack(pages)
 
 
-def _grid(file: Any) -> Grid | None:
+def tiff_grid(file: Any) -> Grid | None:
     """Return the voxel sizes from ImageJ; other TIFF files have the resolution of a printer."""
     notes = file.imagej_metadata
     if (

@@ -1,10 +1,11 @@
-"""Restore a large picture by overlapping tiles, in bounded memory."""
+"""Overlapping tiles of pictures and volumes, and large pictures that are restored by them."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -43,16 +44,16 @@ class Tile:
     """A tile: the pixels it writes and the larger part of the measurements it is solved from.
 
     Attributes:
-        kept: slices of the picture that this tile determines.
+        kept: slices of the picture or volume that this tile determines, one per axis.
         seen: slices of the measurements.
         inner: slices of the tile's solution that become ``kept``.
-        shape: rows and columns of the tile's solution.
+        shape: lengths of the axes of the tile's solution.
     """
 
-    kept: tuple[slice, slice]
-    seen: tuple[slice, slice]
-    inner: tuple[slice, slice]
-    shape: tuple[int, int]
+    kept: tuple[slice, ...]
+    seen: tuple[slice, ...]
+    inner: tuple[slice, ...]
+    shape: tuple[int, ...]
 
 
 def deblur_in_tiles(
@@ -156,14 +157,13 @@ def deblur_in_tiles(
     x = y.clone() if keeps_known else y.new_empty(1, y.shape[1], *shape)
     chosen, choice, notes = regularization, "", report_findings(problem, priors)
     if not isinstance(regularization, (int, float)) and not isinstance(A, Inpainting):
-        order = sorted(tiles, key=lambda t: float(y[:, :, *t.seen].std()))
-        sample = [order[int(rank * (len(order) - 1) + 0.5)] for rank in _RANKS]
+        sample = at_ranks(tiles, lambda t: float(y[:, :, *t.seen].std()), _RANKS)
         weights = sorted(float(attempt(t, regularization).regularization) for t in sample)
         chosen = weights[len(weights) // 2]
         choice = f"the weight {chosen:.4g} is the median of {len(weights)} tiles"
         notes.append(choice)
     statuses, most, last = [], 0, None
-    for piece in _with_bar(tiles, progress):
+    for piece in with_bar(tiles, progress):
         last = attempt(piece, chosen)
         x[:, :, *piece.kept] = last.x[:, :, *piece.inner].to(x)
         statuses.append(last.status[0])
@@ -208,20 +208,21 @@ def _operator(A: Any, piece: Tile) -> LinearOperator:
 
 
 def cut(
-    shape: tuple[int, int],
-    tile: int,
-    margin: int,
-    kernel: tuple[int, ...] = (1, 1),
+    shape: Sequence[int],
+    tile: int | Sequence[int],
+    margin: int | Sequence[int],
+    kernel: Sequence[int] = (1, 1, 1),
     factor: int = 1,
 ) -> Iterator[Tile]:
-    """Yield the tiles of a picture row by row; all have nearly the same size.
+    """Yield the tiles of a picture or volume, the last axis first; all have nearly the same size.
 
     Args:
-        shape: rows and columns of the picture.
-        tile: largest number of rows and columns that a tile determines.
-        margin: width of the margin on all sides within the picture.
-        kernel: rows and columns of the kernel if the measurements are smaller than the picture by
-            its size less one (the boundary "valid").
+        shape: lengths of the axes: rows and columns, or slices, rows and columns.
+        tile: largest number of rows, columns, ... that a tile determines; one number or one per
+            axis.
+        margin: width of the margin on all sides within the picture; one number or one per axis.
+        kernel: lengths of the kernel if the measurements are smaller than the picture by its size
+            less one (the boundary "valid").
         factor: number of rows of the picture per row of the measurements.
 
     >>> [t.kept[1] for t in cut((4, 10), 5, 2)]
@@ -229,17 +230,33 @@ def cut(
     >>> [t.seen[1] for t in cut((4, 10), 5, 2)], [t.inner[1] for t in cut((4, 10), 5, 2)]
     ([slice(0, 7, None), slice(3, 10, None)], [slice(0, 5, None), slice(2, 7, None)])
     """
-    if tile < 1 or margin < 0:
+    tiles, margins = (
+        [value] * len(shape) if isinstance(value, int) else value for value in (tile, margin)
+    )
+    if min(tiles) < 1 or min(margins) < 0:
         raise InputError(f"a tile has at least one pixel and no negative margin, got {tile}")
-    axes = [list(_cut_axis(*axis, tile, margin, factor)) for axis in zip(shape, kernel)]
-    for row in axes[0]:
-        for column in axes[1]:
-            yield Tile(
-                (row.kept, column.kept),
-                (row.seen, column.seen),
-                (row.inner, column.inner),
-                (row.size, column.size),
-            )
+    axes = [list(_cut_axis(*axis, factor)) for axis in zip(shape, kernel, tiles, margins)]
+    for parts in itertools.product(*axes):
+        yield Tile(
+            tuple(part.kept for part in parts),
+            tuple(part.seen for part in parts),
+            tuple(part.inner for part in parts),
+            tuple(part.size for part in parts),
+        )
+
+
+def at_ranks(
+    tiles: Sequence[Tile], contrast: Callable[[Tile], float], ranks: Sequence[float]
+) -> list[Tile]:
+    """Return tiles by the rank of their contrast, from 0, the lowest, to 1.
+
+    Args:
+        tiles: all tiles.
+        contrast: contrast of a tile.
+        ranks: the ranks.
+    """
+    order = sorted(tiles, key=contrast)
+    return [order[int(rank * (len(order) - 1) + 0.5)] for rank in ranks]
 
 
 class _Interval(NamedTuple):
@@ -264,7 +281,7 @@ def _cut_axis(length: int, kernel: int, tile: int, margin: int, factor: int) -> 
         )
 
 
-def _with_bar(tiles: list[Tile], progress: bool) -> Any:
+def with_bar(tiles: Sequence[Any], progress: bool) -> Any:
     """Return the tiles behind a bar with the remaining time on a terminal."""
     if not progress:
         return tiles
