@@ -135,7 +135,12 @@ def deblur_in_tiles(
     tiles = list(cut(shape, tile, width, extent, factor))
     if keeps_known and A.sampled is not None:
         known = A.sampled
-        tiles = [t for t in tiles if not bool(known[..., *t.kept].all())] or tiles[:1]
+
+        def has_gap(piece: Tile) -> bool:
+            rows, columns = piece.kept
+            return not bool(known[..., rows, columns].all())
+
+        tiles = [t for t in tiles if has_gap(t)] or tiles[:1]
 
     def attempt(piece: Tile, weight: Regularization) -> Solution:
         part = y[:, :, *piece.seen].contiguous()
