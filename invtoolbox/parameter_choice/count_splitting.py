@@ -103,12 +103,9 @@ class CountSplitting(WeightSearch):
                 "or give a number"
             )
         problem = self._split(trials.problem)
-        prior = trials.priors.prepare(problem, None)
-        trials = dataclasses.replace(
-            trials,
-            problem=problem,
-            objective=dataclasses.replace(trials.objective, problem=problem, prior=prior),
-        )
+        # Trials prepare their priors anew, from the photons that are fitted.
+        objective = dataclasses.replace(trials.objective, problem=problem)
+        trials = dataclasses.replace(trials, problem=problem, objective=objective)
         # Rounding errors, which depend on the batch, must not reach the search.
         centre = trials.centre()[:, 0].round(decimals=3)
 

@@ -58,6 +58,16 @@ def test_photons_are_split_by_default() -> None:
     assert "RichardsonLucy" in solution.solver
 
 
+def test_a_graph_is_made_from_the_photons_that_are_fitted() -> None:
+    truth = torch.full((1, 1, 24, 24), 10.0)
+    truth[..., 6:16, 6:16] = 60.0
+    y = torch.poisson(truth, generator=torch.Generator().manual_seed(0))
+    problem = it.Problem(y, it.operators.Identity((1, 24, 24)), it.data_terms.Poisson())
+    solution = it.solve(problem, it.priors.GraphLaplacian(), max_iterations=50, progress=False)
+    assert "count splitting" in solution.weight_choice
+    assert float((solution.x - truth).norm()) < 0.7 * float((y - truth).norm())
+
+
 def test_what_does_not_fit_is_said() -> None:
     problem, _ = counts((20.0,))
     scaled = problem.with_measurements(problem.y / 30)
