@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor
 
 from invtoolbox.core.constants import convert
@@ -203,6 +202,8 @@ class GaussNewton(GradientSolver):
                 symbol = symbol + expand(weight, like) * convert(spectrum[0], like)
         # Everything else enters by its mean eigenvalue.
         floor = trace.clamp_min(0) / like[0].numel() + damping
+        from scipy.fft import next_fast_len
+
         sizes = tuple(like.shape[2:])
         fast = tuple(next_fast_len(n, real=True) for n in sizes)
         if symbol.ndim > 1 and fast != sizes:

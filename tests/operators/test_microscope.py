@@ -119,6 +119,7 @@ def test_kinds_cut_the_light_outside_of_the_focus() -> None:
 
     wide, sheet, confocal = (share(microscope(k)) for k in ("widefield", "light-sheet", "confocal"))
     assert wide < sheet and wide < confocal
+    assert share(microscope("light-sheet", sheet_na=0.2)) > sheet  # a thinner sheet
     assert share(microscope("confocal", pinhole=0.0)) > confocal
     open_hole = microscope("confocal", pinhole=6.0).kernel  # the excitation alone is left
     both = microscope().kernel

@@ -170,7 +170,7 @@ def test_whose_noise_level_it_is() -> None:
     A = it.operators.Identity((1, 8, 8))
     y = torch.full((1, 1, 8, 8), 4.0)
     for term, rule, words in (
-        (it.data_terms.Poisson(), "auto", "noise level of Poisson"),
+        (it.data_terms.Poisson(), "discrepancy", "noise level of Poisson"),
         (it.data_terms.LeastSquares(2.0), "discrepancy", "noise level of LeastSquares"),
         (
             it.data_terms.LeastSquares(),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from invtoolbox.core.threads import choose_threads
+from invtoolbox.datasets.output import refuse_inputs
 from invtoolbox.datasets.volumes.picture_writer import KINDS
 from invtoolbox.datasets.volumes.pictures import SUFFIXES, count_pages, picture_files
 from invtoolbox.errors import InputError
@@ -61,6 +62,7 @@ class PictureCommand(ImageCommand):
                 f"them out, or give a picture of {source}"
             )
         output = Path(arguments.output[0] if arguments.output else f"{source.name}_{self.ending}")
+        refuse_inputs([output], [source])
         if output.suffix.lower() in KINDS:
             raise InputError(f"--output {output}: a folder of pictures goes to a folder; name one")
         scenes: dict[str, Any] = {}

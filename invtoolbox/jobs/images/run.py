@@ -250,8 +250,10 @@ class ImageJob(SceneJob[Scene]):
                 assert measured.original is not None
                 check_form(path, measured.original)
             elif form not in (*formats, "html", "json"):
-                what = "a volume is not one picture" if is_volume else "a picture is no volume"
-                if form not in VOLUME_FORMATS:
+                what = "a picture is no volume"
+                if is_volume:
+                    what = "a volume is not one picture"
+                elif form not in VOLUME_FORMATS:
                     what = f"only what was read from a picture is written as {form}"
                 raise InputError(f"--output {path}: {what}; {choice}")
             if form == "json" and self.file.scene.evaluation is None:

@@ -200,6 +200,8 @@ def test_a_picture_without_gaps_needs_a_mask(run: Run, photos: Path) -> None:
     values[5:8, 5:9] = np.nan
     tifffile.imwrite("nan.tif", values, photometric="minisblack")
     assert run("inpaint", "nan.tif", "--quiet").code == 0
+    gaps = it.datasets.Pictures("nan.tif", with_gaps=True)[0]
+    assert bool(gaps.y.isfinite().all()) and not bool(gaps.meta["original"].known()[6, 6])
     filled = tifffile.imread("nan_inpainted.tif")
     assert filled.dtype == np.float32 and np.isfinite(filled).all()
     assert np.array_equal(filled[~np.isnan(values)], values[~np.isnan(values)])
