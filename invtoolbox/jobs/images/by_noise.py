@@ -51,6 +51,7 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
     is_estimated = getattr(problem.data_term, "noise_std", None) is None
     if is_estimated:
         wins = residual.sqrt() < _LEAST_RESIDUAL * std
+    is_doubted = wins
     if solution.weight_search is None or solution.weight_search.rule != SURE.name:
         generator = torch.Generator().manual_seed(_SEED)
         signs = torch.randint(2, (1, *y.shape[1:]), generator=generator).to(y) * 2 - 1
@@ -60,9 +61,16 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
         wins = wins | (residual - std**2 + 2 * std**2 * degrees / count > std**2)
 
     def reason(k: int) -> str:
+        level = f"{float(std[k]):.3g}"
+        if bool(is_doubted[k]):
+            return (
+                f"the noise was estimated as {level}, and the prior takes half of it for texture, as "
+                "it does if the noise of a camera or a JPEG is smooth: x is the picture itself; give "
+                f"noise_std, for example {level}"
+            )
         return (
-            f"the prior would change the picture by more than the noise of {float(std[k]):.3g}: x "
-            "is the picture itself"
+            f"the prior would change the picture by more than the noise of {level}: x is the picture "
+            "itself"
         )
 
     ranges = torch.stack([item.max() - item.min() for item in y]).double()
