@@ -119,6 +119,43 @@ def test_total_variation_lowers_its_objective() -> None:
     assert bool((values < least + 0.1 * (before - least)).all())
 
 
+@pytest.mark.parametrize(
+    "prior",
+    [
+        it.priors.TotalVariation() + it.priors.TotalVariation(isotropic=False),
+        it.priors.TotalVariation(coupled=True),
+        it.priors.TotalVariation(upper=5.0),
+    ],
+)
+def test_other_variations_go_to_another_solver(prior: it.priors.Prior) -> None:
+    A = it.operators.Blur3D(torch.ones(1, 3, 3) / 9, (1, 12, 12))
+    y = torch.poisson(
+        torch.full((1, 1, 1, 12, 12), 9.0), generator=torch.Generator().manual_seed(0)
+    )
+    problem = it.Problem(y, A, it.data_terms.Poisson())
+    with pytest.raises(it.InputError, match="takes one total variation"):
+        it.solve(problem, prior, RichardsonLucy(), 0.1, progress=False)
+    chosen = it.solve(problem, prior, regularization=0.1, max_iterations=3, progress=False)
+    assert "RichardsonLucy" not in chosen.solver
+
+
+def test_short_steps_under_a_strong_variation_are_no_convergence() -> None:
+    """Steps without acceleration are short where the bound is steep, far from the minimum."""
+    y = torch.full((1, 1, 1, 16, 16), 2.0)
+    y[..., 4:12, 4:12] = 40.0
+    A = it.operators.Blur3D(torch.ones(1, 1, 1), (1, 16, 16))
+    problem, prior = it.Problem(y, A, it.data_terms.Poisson()), it.priors.TotalVariation()
+    near, far = (
+        it.solve(problem, prior, solver, 0.5, max_iterations=count, progress=False)
+        for solver, count in (
+            (RichardsonLucy(tau=0, accelerated=True), 3000),
+            (RichardsonLucy(tau=0, tolerance=1e-3), 500),
+        )
+    )
+    assert float((far.x - near.x).norm() / near.x.norm()) > 0.2
+    assert far.status == ("limit",)
+
+
 def test_what_does_not_fit_is_said() -> None:
     with pytest.raises(it.InputError, match="no prior but NonNegative and TotalVariation"):
         it.solve(counts(), it.priors.L1(), RichardsonLucy(), 1.0)
