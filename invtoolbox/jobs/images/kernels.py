@@ -51,8 +51,8 @@ def motion_kernel(path: Any, where: str) -> Tensor:
     """Return the kernel of a straight motion with the sum 1.
 
     Args:
-        path: number of pixels of the trace of a point, and angle in degrees from the row of pixels to the right,
-            counterclockwise as the picture is seen.
+        path: length of the trace of a point in pixels, and its angle in degrees, from the right and
+            counterclockwise in the upright picture.
         where: place that the path was written in, the beginning of the error message.
 
     >>> motion_kernel([3, 90], "kernel").sum(1)

@@ -21,10 +21,6 @@ FORMS = (
 _DEFAULTS = {"--prior": "denoiser-natural", "--tile": "auto"}
 
 
-def _as_it_is(content: dict[str, Any], arguments: argparse.Namespace) -> None:
-    """Leave the content of the scene as it is."""
-
-
 def _mask(content: dict[str, Any], arguments: argparse.Namespace) -> None:
     """Take the missing pixels from the mask, or from the picture itself."""
     operator, source = content["operator"], content["measurements"]
@@ -62,7 +58,6 @@ DENOISE = PictureKind(
         defaults=_DEFAULTS,
         items=ITEMS,
         title="Denoising",
-        adjust=_as_it_is,
         operator="identity",
         ending="denoised",
     )
@@ -101,7 +96,6 @@ SUPERRESOLVE = PictureKind(
         defaults=_DEFAULTS,
         items=ITEMS,
         title="Enlarging",
-        adjust=_as_it_is,
         operator="downsampling",
         ending="enlarged",
     )

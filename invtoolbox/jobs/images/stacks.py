@@ -17,6 +17,7 @@ from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.datasets.volumes.stacks import Metadata, Stack
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.tiles import Tile, at_ranks, cut, with_bar
+from invtoolbox.jobs.job import read_json, write_json
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.imaging.blur_3d import Blur3D
 from invtoolbox.operators.imaging.sampling import Inpainting
@@ -152,9 +153,12 @@ def deconvolve_stack(
     ]
     for time, channel, number in with_bar(work, progress):
         tile = tiles[number]
-        x = _deconvolve(stack, time, channel, tile, kernels[channel], plans[channel], method)
-        kept = x[tile.inner].numpy()
-        datasets.write_npy(result.file(time, channel, number), kept, overwrite=True)
+        x = _deconvolve(
+            stack, time, channel, tile, kernel=kernels[channel], plan=plans[channel], method=method
+        )
+        datasets.write_npy(
+            result.file(time, channel, number), x[tile.inner].numpy(), overwrite=True
+        )
     margins = ", ".join(map(str, margin))
     notes = [f"{len(tiles)} tiles with margins of {margins} voxels per time and channel"]
     for channel, plan in enumerate(plans):
@@ -170,8 +174,6 @@ def deconvolve_stack(
 
 def _plan(stack: Stack, kernel: Tensor, method: Method, channel: int, folder: Path) -> Any:
     """Return camera, weight and iterations of a channel, from its file if there is one."""
-    from invtoolbox.jobs.job import read_json, write_json
-
     path = folder / f"plan_{channel:03d}.json"
     if path.exists():
         return read_json(path)
@@ -195,10 +197,12 @@ def _plan(stack: Stack, kernel: Tensor, method: Method, channel: int, folder: Pa
     }
     is_tv = method.prior == "tv"
     if (is_tv and method.weight is None) or (not is_tv and method.iterations is None):
-        found = []
+        choices = []
         for tile in samples:
             size = [min(n, k) for n, k in zip(tile.shape, kernel.shape)]
-            problem = _problem(stack, 0, channel, tile, _crop(kernel, size), camera, method)[0]
+            problem, _ = _problem(
+                stack, 0, channel, tile, kernel=_crop(kernel, size), camera=camera, method=method
+            )
             solver = RichardsonLucy(tau=0 if is_tv else 1, accelerated=True)
             prior = _variation(stack) if is_tv else None
             rule = CountSplitting(iterations=100, sections=3) if is_tv else "auto"
@@ -206,8 +210,8 @@ def _plan(stack: Stack, kernel: Tensor, method: Method, channel: int, folder: Pa
                 problem, prior, solver, rule,
                 max_iterations=1 if is_tv else None, progress=False, check=False,
             )  # fmt: skip
-            found.append(float(answer.regularization) if is_tv else int(answer.iterations))
-        plan["weight" if is_tv else "iterations"] = sorted(found)[len(found) // 2]
+            choices.append(float(answer.regularization) if is_tv else int(answer.iterations))
+        plan["weight" if is_tv else "iterations"] = sorted(choices)[len(choices) // 2]
     if is_tv and method.iterations is None:
         plan["iterations"] = 100
     write_json(path, plan)
@@ -219,7 +223,9 @@ def _deconvolve(
 ) -> Tensor:
     """Return the image of a tile with its margin, in the units of the readings."""
     camera = Camera(**plan["camera"])
-    problem, largest = _problem(stack, time, channel, tile, kernel, camera, method)
+    problem, largest = _problem(
+        stack, time, channel, tile, kernel=kernel, camera=camera, method=method
+    )
     if largest == 0:
         return torch.zeros(tile.shape)
     # Rounding grows where total variation is hardly smooth, so tiles have a larger smoothing.

@@ -55,10 +55,10 @@ _COMPARED = {2: 1 << 12, 3: 1 << 16}
 #: are better below it: by 5 dB for volumes of mni, moved by at most 0.3 pixels.
 _FAR = 2.0
 #: Share of the variance between images at rest that a linear motion leaves, below which it is surely
-#: the right one, and below which it explains most of the variance. Of the right ones, 92 pairs of
-#: slices have 0.01 to 0.04, five of hearts 0.04 to 0.11 and 15 of volumes 0.03 to 0.16; wrong ones of
-#: slices and hearts have 0.37 to 0.64, and those of the even half of ``benchmarks/zoo.py`` in which
-#: stages lose 0.37 and 0.71.
+#: the right one, and below which it explains most of the variance. Of the right ones, 39 pairs of
+#: turned slices have 0.01 to 0.04, eleven of slightly moved ones 0.02 to 0.14, four of hearts 0.04 to
+#: 0.11 and volumes 0.03 to 0.16; wrong ones of slices and hearts have 0.37 to 0.64, and those of the
+#: even half of ``benchmarks/zoo.py`` in which stages lose 0.37 and 0.71.
 _SURELY, _MOSTLY = 0.1, 0.25
 #: Least share of a variance.
 _TINY = 1e-12

@@ -106,5 +106,5 @@ def _centred(bead: Tensor) -> Tensor:
         shift = m - float((place * along).sum() / along.sum())
         ramp = -2j * torch.pi * torch.fft.fftfreq(n, dtype=bead.dtype) * shift
         phase = phase + ramp.view([n if d == axis else 1 for d in dims])
-    moved = torch.fft.ifftn(torch.fft.fftn(bead) * phase.exp()).real
-    return moved / moved.sum()
+    shifted = torch.fft.ifftn(torch.fft.fftn(bead) * phase.exp()).real
+    return shifted / shifted.sum()
