@@ -29,6 +29,11 @@ from invtoolbox.jobs.images.one_material import (
     relax,
     solve_one_material,
 )
+from invtoolbox.jobs.images.smooth_noise import (
+    LEVELS,
+    find_smooth_noise,
+    note_on_smooth_noise,
+)
 from invtoolbox.jobs.images.truncated import continue_views
 from invtoolbox.measurements import report_findings
 from invtoolbox.operators.tomography.arcs import Arc, arc_of
@@ -146,8 +151,8 @@ def solve_with_defaults(
 ) -> Solution:
     """Solve, with the misfit and the bounds that suit the problem, and keep the simple answer.
 
-    `approximate_counts`, `bound_short_arc`, `continue_views` and `keep_floor` decide; the last two
-    only if `regularization` is ``"auto"``, as it is by default.
+    `find_smooth_noise`, `approximate_counts`, `bound_short_arc`, `continue_views` and `keep_floor`
+    decide; the first and the last two only if `regularization` is ``"auto"``, as it is by default.
 
     Args:
         problem: measurements, operator and data term.
@@ -156,12 +161,17 @@ def solve_with_defaults(
         solver: solver of the user, or None.
         settings: further keywords of `invtoolbox.solve`.
     """
+    weight = settings.get("regularization", "auto")
+    is_automatic = isinstance(weight, str) and weight == "auto"
+    if is_automatic:
+        levels = find_smooth_noise(problem, prior)
+        if bool((levels > 0).any()):
+            return _solve_smooth(problem, prior, levels, solver, settings)
     problem, counted = approximate_counts(problem, prior, solver)
     prior, bounds = bound_short_arc(problem, prior, names)
     solution = solve(problem, prior, solver, **settings)
     solution = dataclasses.replace(solution, notes=(*solution.notes, *counted, *bounds))
-    weight = settings.get("regularization", "auto")
-    if not isinstance(weight, str) or weight != "auto":
+    if not is_automatic:
         return solution
 
     def again(item: Problem, place: Tensor) -> Tensor:
@@ -175,6 +185,30 @@ def solve_with_defaults(
 
     solution = continue_views(problem, solution, again)
     return keep_floor(problem, solution, prior, solver, settings.get("max_iterations"))
+
+
+def _solve_smooth(
+    problem: Problem,
+    prior: Any,
+    levels: Tensor,
+    solver: Any,
+    settings: Mapping[str, Any],
+) -> Solution:
+    """Solve the items with smooth noise at `LEVELS` times its level, and the others as usual."""
+    parts, notes = [], []
+    for k, level in enumerate(levels.tolist()):
+        place = torch.tensor([k], device=problem.y0.device)
+        item, some = problem.select(place), prior.select(place)
+        if not level > 0:
+            parts.append((place, solve_with_defaults(item, some, (), solver, settings)))
+            continue
+        notes += report_findings(item, some) if settings.get("check", True) else []
+        notes.append(note_on_smooth_noise(level, "" if len(levels) == 1 else f" of item {k}"))
+        # A check would compare the level with that of white noise.
+        noisy = item.with_data_term(LeastSquares(noise_std=LEVELS * level))
+        parts.append((place, solve(noisy, some, solver, **{**settings, "check": False})))
+    solution = join(problem, parts)
+    return dataclasses.replace(solution, notes=(*solution.notes, *notes))
 
 
 def solve_automatically(

@@ -16,6 +16,11 @@ from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.automatic import solve_with_defaults
+from invtoolbox.jobs.images.smooth_noise import (
+    LEVELS,
+    find_smooth_noise,
+    note_on_smooth_noise,
+)
 from invtoolbox.measurements import report_findings
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.elementary import Identity
@@ -125,9 +130,13 @@ def deblur_in_tiles(
         )
     priors = prior_named(prior) if isinstance(prior, str) else prior
     keeps_known = isinstance(A, Inpainting) and noise_std is None
+    smooth_noise = float("nan")
     if noise_std is None and any("energy" not in t.prior.offers for t in priors.as_sum().terms):
         # Tiles with levels of their own would not fit each other.
-        noise_std = float(estimate_noise_std(y, A))
+        if regularization == "auto":
+            smooth_noise = float(find_smooth_noise(Problem(y, A, LeastSquares()), priors))
+        smooth = LEVELS * smooth_noise
+        noise_std = smooth if smooth > 0 else float(estimate_noise_std(y, A))
     problem = Problem(y, A, LeastSquares(noise_std))
     width = max(kernel.shape) + 48 if margin is None else margin
     shape, factor = (A.domain_shape[-2], A.domain_shape[-1]), getattr(A, "factor", 1)
@@ -160,7 +169,11 @@ def deblur_in_tiles(
         return solve(small, priors, solver, **settings)
 
     x = y.clone() if keeps_known else y.new_empty(1, y.shape[1], *shape)
-    chosen, choice, notes = regularization, "", report_findings(problem, priors)
+    is_smooth = smooth_noise > 0
+    # The check would compare the level of smooth noise with that of white noise.
+    checked = Problem(y, A, LeastSquares()) if is_smooth else problem
+    chosen, choice, notes = regularization, "", report_findings(checked, priors)
+    notes += [note_on_smooth_noise(smooth_noise)] if is_smooth else []
     if not isinstance(regularization, (int, float)) and not isinstance(A, Inpainting):
         sample = at_ranks(tiles, lambda t: float(y[:, :, *t.seen].std()), _RANKS)
         weights = sorted(float(attempt(t, regularization).regularization) for t in sample)

@@ -1,0 +1,154 @@
+"""Pictures whose noise is smooth, as a camera or a JPEG makes it, and their denoising.
+
+A camera interpolates the colors of its sensor, and a JPEG stores colors at half the size. The noise
+then has little energy at the finest scale, where `estimate_noise_std` measures it, and a denoiser
+for white noise takes it for texture. Here its level is measured in whole windows. Texture is told
+from noise by three properties: noise is about the same in all windows, it is no weaker at the finer
+scale than in the window, and a denoiser that is called at a larger level removes nearly all of
+it. Numbers were chosen on every second picture of `benchmarks/camera_noise.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.operators.elementary import Identity
+from invtoolbox.parameter_choice.noise import estimate_or_nan
+from invtoolbox.priors.base import Prior
+from invtoolbox.problem import Problem
+
+#: Rows and columns of a window, and the step from one to the next.
+_WINDOW, _STEP = 8, 4
+#: Fewest windows, and largest number of rows and columns of a picture that is used as a whole.
+_FEWEST, _WHOLE = 100, 512
+#: Fraction of the windows, the flattest, whose largest deviation is the level; the median of all
+#: windows is at most this multiple of it.
+_FLATTEST, _SPREAD = 0.1, 1.3
+#: The level at half the size, relative to that of windows; texture is mostly coarser.
+_FINE = 0.8
+#: Least level relative to the range of the picture; below it noise is invisible (41 dB).
+_LEAST = 0.009
+#: Residual of a denoiser relative to the level: at the level, if the noise is white, and at
+#: ``LEVELS`` times the level, if that removes smooth noise.
+_WHITE, _REMOVED = 0.62, 0.8
+#: Level at which a denoiser for white noise removes smooth noise, relative to the noise.
+LEVELS = 2.0
+#: Share of pixels at an end of the range that makes a window a clipped one, and its tolerance.
+_CLIPPED, _END = 0.02, 0.004
+
+
+def find_smooth_noise(problem: Problem, prior: Prior | None) -> Tensor:
+    """Return the standard deviation of smooth noise per item, ``(batch,)``; NaN if it is not smooth.
+
+    Args:
+        problem: measurements, operator and data term.
+        prior: sum of the priors.
+
+    Returns:
+        NaN for all items, unless the problem is a picture of one or three channels without gaps and
+        without a stated noise level, and the prior is one denoiser.
+    """
+    y: Any = problem.y
+    term = problem.data_term
+    terms = [] if prior is None else prior.as_sum().terms
+    none = torch.full((problem.batch,), torch.nan)
+    if (
+        len(terms) != 1
+        or terms[0].chosen
+        or "denoise" not in terms[0].prior.offers
+        or "energy" in terms[0].prior.offers
+        or type(problem.operator) is not Identity
+        or type(term) is not LeastSquares
+        or term.noise_std is not None
+        or term.weights is not None
+        or problem.unknown
+        or not isinstance(y, Tensor)
+        or y.is_complex()
+        or y.ndim != 4
+        or y.shape[1] not in (1, 3)
+    ):
+        return none
+    valid = torch.ones(problem.batch, dtype=torch.bool)
+    if problem.skipped is not None:
+        valid = ~problem.skipped.cpu()
+    for k in valid.nonzero().flatten().tolist():
+        none[k] = smooth_noise_std(y[k : k + 1], terms[0].prior)
+    return none
+
+
+def smooth_noise_std(y: Tensor, denoiser: Any) -> float:
+    """Return the standard deviation of the noise of a picture if it is smooth, else NaN.
+
+    Args:
+        y: picture ``(1, channel, row, column)``.
+        denoiser: prior with ``denoise``.
+    """
+    sample = _sample(y.detach().float())
+    span = float(sample.max() - sample.min())
+    flat, typical = _window_levels(sample)
+    if not flat > _LEAST * span or typical > _SPREAD * flat:
+        return float("nan")
+    # White noise keeps its density when 2 x 2 pixels are averaged; the mean halves its deviation.
+    finer = 2 * float(estimate_or_nan(F.avg_pool2d(sample, 2)))
+    if not finer >= _FINE * flat:
+        return float("nan")
+    with torch.no_grad():
+        removed = [
+            float((denoiser.denoise(sample, sample.new_tensor([level])) - sample).std()) / flat
+            for level in (flat, LEVELS * flat)
+        ]
+    is_smooth = removed[0] < _WHITE and removed[1] >= _REMOVED
+    return flat if is_smooth else float("nan")
+
+
+def note_on_smooth_noise(level: float, where: str = "") -> str:
+    """Return the sentence for the user.
+
+    Args:
+        level: standard deviation of the noise.
+        where: the words that name the item.
+    """
+    return (
+        f"the noise{where}, {level:.3g}, is smooth, as a camera or a JPEG makes it: the denoiser was "
+        f"called at {LEVELS:g} times its level; noise_std= sets the level"
+    )
+
+
+def _sample(y: Tensor) -> Tensor:
+    """Return a small picture, or nine pieces of a large one below each other."""
+    rows, columns = y.shape[-2:]
+    if max(rows, columns) <= _WHOLE:
+        return y
+    sides = [min(n, _WHOLE // 3 // _WINDOW * _WINDOW) for n in (rows, columns)]
+    starts = [[(n - side) * k // 2 for k in range(3)] for n, side in zip((rows, columns), sides)]
+    pieces = [y[..., r : r + sides[0], c : c + sides[1]] for r in starts[0] for c in starts[1]]
+    return torch.cat(pieces, -2)
+
+
+def _window_levels(y: Tensor) -> tuple[float, float]:
+    """Return the deviation in the flattest tenth of the windows, and in the median one.
+
+    It is that of the residual of a quadratic polynomial, over all channels. Windows with clipped
+    pixels are left out. NaN if there are too few.
+    """
+    if min(y.shape[-2:]) < _WINDOW:
+        return float("nan"), float("nan")
+    place = torch.linspace(-1, 1, _WINDOW, dtype=torch.float64)
+    powers, _ = torch.linalg.qr(torch.stack([place**0, place, place**2], 1))
+    degrees = [(i, j) for i in range(3) for j in range(3 - i)]
+    basis = torch.stack([torch.outer(powers[:, i], powers[:, j]).flatten() for i, j in degrees])
+    windows = F.unfold(y.transpose(0, 1), _WINDOW, stride=_STEP)  # (channel, pixel, window)
+    fit = torch.einsum("kp,cpw->ckw", basis.to(windows), windows)
+    rest = windows.square().sum(1) - fit.square().sum(1)
+    variance = rest.clamp_min(0).mean(0) / (_WINDOW**2 - len(degrees))
+    end = _END * (y.max() - y.min())
+    clipped = (windows <= y.min() + end) | (windows >= y.max() - end)
+    used = variance[(clipped.to(y).mean(1) <= _CLIPPED).all(0)].sort().values
+    if len(used) < _FEWEST:
+        return float("nan"), float("nan")
+    return float(used[int(_FLATTEST * len(used))].sqrt()), float(used[len(used) // 2].sqrt())
