@@ -33,6 +33,7 @@ from invtoolbox.jobs.images.smooth_noise import (
     LEVELS,
     find_smooth_noise,
     note_on_smooth_noise,
+    settings_for,
 )
 from invtoolbox.jobs.images.truncated import continue_views
 from invtoolbox.measurements import report_findings
@@ -163,10 +164,10 @@ def solve_with_defaults(
     """
     weight = settings.get("regularization", "auto")
     is_automatic = isinstance(weight, str) and weight == "auto"
-    if is_automatic:
+    if is_automatic and solver is None:
         levels = find_smooth_noise(problem, prior)
         if bool((levels > 0).any()):
-            return _solve_smooth(problem, prior, levels, solver, settings)
+            return _solve_smooth(problem, prior, levels, settings)
     problem, counted = approximate_counts(problem, prior, solver)
     prior, bounds = bound_short_arc(problem, prior, names)
     solution = solve(problem, prior, solver, **settings)
@@ -191,7 +192,6 @@ def _solve_smooth(
     problem: Problem,
     prior: Any,
     levels: Tensor,
-    solver: Any,
     settings: Mapping[str, Any],
 ) -> Solution:
     """Solve the items with smooth noise at `LEVELS` times its level, and the others as usual."""
@@ -200,13 +200,12 @@ def _solve_smooth(
         place = torch.tensor([k], device=problem.y0.device)
         item, some = problem.select(place), prior.select(place)
         if not level > 0:
-            parts.append((place, solve_with_defaults(item, some, (), solver, settings)))
+            parts.append((place, solve_with_defaults(item, some, (), None, settings)))
             continue
         notes += report_findings(item, some) if settings.get("check", True) else []
         notes.append(note_on_smooth_noise(level, "" if len(levels) == 1 else f" of item {k}"))
-        # A check would compare the level with that of white noise.
         noisy = item.with_data_term(LeastSquares(noise_std=LEVELS * level))
-        parts.append((place, solve(noisy, some, solver, **{**settings, "check": False})))
+        parts.append((place, solve(noisy, some, **{**settings, **settings_for(some)})))
     solution = join(problem, parts)
     return dataclasses.replace(solution, notes=(*solution.notes, *notes))
 

@@ -20,7 +20,9 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.parameter_choice.noise import estimate_or_nan
 from invtoolbox.priors.base import Prior
+from invtoolbox.priors.learned.denoiser import Denoiser
 from invtoolbox.problem import Problem
+from invtoolbox.solvers.half_quadratic import HalfQuadratic
 
 #: Rows and columns of a window, and the step from one to the next.
 _WINDOW, _STEP = 8, 4
@@ -51,7 +53,7 @@ def find_smooth_noise(problem: Problem, prior: Prior | None) -> Tensor:
 
     Returns:
         NaN for all items, unless the problem is a picture of one or three channels without gaps and
-        without a stated noise level, and the prior is one denoiser.
+        without a stated noise level, and the prior is one `Denoiser`.
     """
     y: Any = problem.y
     term = problem.data_term
@@ -60,8 +62,7 @@ def find_smooth_noise(problem: Problem, prior: Prior | None) -> Tensor:
     if (
         len(terms) != 1
         or terms[0].chosen
-        or "denoise" not in terms[0].prior.offers
-        or "energy" in terms[0].prior.offers
+        or not isinstance(terms[0].prior, Denoiser)
         or type(problem.operator) is not Identity
         or type(term) is not LeastSquares
         or term.noise_std is not None
@@ -79,6 +80,24 @@ def find_smooth_noise(problem: Problem, prior: Prior | None) -> Tensor:
     for k in valid.nonzero().flatten().tolist():
         none[k] = smooth_noise_std(y[k : k + 1], terms[0].prior)
     return none
+
+
+def settings_for(prior: Prior) -> dict[str, Any]:
+    """Return the settings of `solve` for measurements whose noise level is that of smooth noise.
+
+    The usual weight of a denoiser, without a correction by the level of white noise, which the check
+    of the measurements would find too low as well.
+
+    Args:
+        prior: sum of one denoiser.
+    """
+    usual = (
+        prior.as_sum()
+        .terms[0]
+        .prior.usual_weight(torch.ones(1, dtype=torch.float64), HalfQuadratic.denoiser_strength)
+    )
+    assert usual is not None
+    return {"regularization": float(usual[0]), "check": False}
 
 
 def smooth_noise_std(y: Tensor, denoiser: Any) -> float:

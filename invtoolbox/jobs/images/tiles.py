@@ -20,6 +20,7 @@ from invtoolbox.jobs.images.smooth_noise import (
     LEVELS,
     find_smooth_noise,
     note_on_smooth_noise,
+    settings_for,
 )
 from invtoolbox.measurements import report_findings
 from invtoolbox.operators.base import LinearOperator
@@ -133,7 +134,7 @@ def deblur_in_tiles(
     smooth_noise = float("nan")
     if noise_std is None and any("energy" not in t.prior.offers for t in priors.as_sum().terms):
         # Tiles with levels of their own would not fit each other.
-        if regularization == "auto":
+        if regularization == "auto" and solver is None:
             smooth_noise = float(find_smooth_noise(Problem(y, A, LeastSquares()), priors))
         smooth = LEVELS * smooth_noise
         noise_std = smooth if smooth > 0 else float(estimate_noise_std(y, A))
@@ -173,7 +174,9 @@ def deblur_in_tiles(
     # The check would compare the level of smooth noise with that of white noise.
     checked = Problem(y, A, LeastSquares()) if is_smooth else problem
     chosen, choice, notes = regularization, "", report_findings(checked, priors)
-    notes += [note_on_smooth_noise(smooth_noise)] if is_smooth else []
+    if is_smooth:
+        chosen = regularization = settings_for(priors)["regularization"]
+        notes.append(note_on_smooth_noise(smooth_noise))
     if not isinstance(regularization, (int, float)) and not isinstance(A, Inpainting):
         sample = at_ranks(tiles, lambda t: float(y[:, :, *t.seen].std()), _RANKS)
         weights = sorted(float(attempt(t, regularization).regularization) for t in sample)
