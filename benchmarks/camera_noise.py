@@ -123,11 +123,13 @@ def main(
         mistakes += smooth if name in ("nothing", "white 0.01", "white 0.05") else 0
         worst_gain = worst_gain if is_clean else min(worst_gain, *gains)
         print(
-            f"{name:22} gain {statistics.mean(gains):6.2f} dB, worst {min(gains):6.2f}, best level "
+            f"{name:22} gain {statistics.mean(gains):6.2f} dB, worst {round(min(gains), 2) + 0.0:6.2f}, best level "
             f"{statistics.mean(best) if best else 0.0:6.2f}; smooth {smooth} of {len(parts)}",
             flush=True,
         )
-    print(f"worst gain with noise {worst_gain:.2f} dB {verdict(worst_gain >= -0.3, '-0.3 dB')}")
+    print(
+        f"worst gain with noise {round(worst_gain, 2) + 0.0:.2f} dB {verdict(worst_gain >= -0.3, '-0.3 dB')}"
+    )
     print(f"clean or white, taken for smooth: {mistakes} {verdict(mistakes == 0, '0')}")
 
 
