@@ -33,7 +33,7 @@ from invtoolbox.solvers.deepinv_sampling import (
     UnitRangeProblem,
     undecomposed_reason,
 )
-from invtoolbox.solvers.unadjusted_langevin import sampling_reason
+from invtoolbox.solvers.langevin import sampling_reason
 
 
 @dataclass(kw_only=True)
