@@ -52,6 +52,7 @@ from .problem import Problem as Problem
 from .solution import Solution as Solution
 from .solve import solve as solve
 from .solvers.foreign_model import as_solver as as_solver
+from .testing.posteriors import check_posterior as check_posterior
 from .unrolling.equilibrium import equilibrium as equilibrium
 from .unrolling.unrolled import unroll as unroll
 

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.independent_items import items_are_independent
 from invtoolbox.core.reductions import mean_items
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
@@ -138,7 +139,7 @@ class LangevinSampler(Solver):
         # The same numbers for every item, a function of seed and iteration.
         shape, like = state.states.shape, state.x
         noise = torch.randn(
-            (self.chains, *shape[2:]),
+            shape if items_are_independent() else shape[1:],
             generator=objective.generator(),
             dtype=like.dtype,
             device=like.device,
