@@ -2,13 +2,13 @@
 
     python benchmarks/chain_speed.py [--size 128] [--budget 36000] [--stages 15]
 
-The photograph of a cameraman with a box blur of 5 pixels (periodic) and noise of 0.5 %, the weight 0.6 / noise_std of
-total variation. Both chains have the density of one envelope, l = 1 / L. The slow directions are
-the Fourier modes that the blur passes least, ten of them as a cosine and a sine, 20 directions:
-along them the data have the least curvature. The effective sample size of a direction is that of
-its coefficient at every step after a quarter of the budget. An application is one of A or of A^T,
-counted at the operator. The bias is that of the mean of the squares of the coefficients, relative
-to their mean over both runs.
+The photograph of a cameraman with a box blur of 5 pixels (periodic) and noise of 0.5 %, the weight
+0.6 / noise_std of total variation. Both chains have the density of one envelope, l = 1 / L. The
+slow directions are the Fourier modes that the blur passes least, ten of them as a cosine and a
+sine, 20 directions: along them the data have the least curvature. The effective sample size of a
+direction is that of its coefficient at every step after a quarter of the budget. An application is
+one of A or of A^T, counted at the operator. The bias is that of the mean of the squares of the
+coefficients, relative to their mean over both runs.
 """
 
 from __future__ import annotations

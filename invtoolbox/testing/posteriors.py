@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from invtoolbox.catalogue.presets import prior_named, solver_named
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.independent_items import independent_items
+from invtoolbox.core.pytrees import items_together
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.posteriors.base import Posterior
@@ -217,7 +218,8 @@ def check_posterior(
     seeds = torch.randint(1 << 40, (len(truths) + 1,), generator=generator).tolist()
     measured = problem.operator.simulate(truths, noise=float(D.noise_std), seed=seeds[1:])
     simulated = Problem(measured.to(y), problem.operator, D)
-    with independent_items():
+    # Repetitions need no bits that are those of one item alone.
+    with independent_items(), items_together():
         solution = solve(
             simulated, prior, solver, regularization, seed=seeds[0], progress=False, check=False
         )
