@@ -22,23 +22,17 @@ def trained() -> Any:
     return it.as_reconstructor(network)
 
 
-def restoration(name: str, **unused: Any) -> Any:
-    """Return a reconstruction in place of the trained network of a name."""
+def fixed() -> Any:
+    """Return a solver without parameters to learn."""
     return it.as_reconstructor("tikhonov", "cg", 0.1, max_iterations=30)
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup(fixturedef: Any, request: Any) -> Any:
-    models = {"model": restoration, "dummy_model": lambda _: trained()}
+    models = {"model": fixed, "dummy_model": trained}
     if fixturedef.argname not in models or "deepinv" not in str(request.node.path):
         return None
-    model = models[fixturedef.argname]("")
+    model = models[fixturedef.argname]()
     assert isinstance(model, deepinv.models.Reconstructor)
     fixturedef.cached_result = (model, fixturedef.cache_key(request), None)
     return model
-
-
-def pytest_collection_modifyitems(items: list[Any]) -> None:
-    for item in items:
-        if item.module.__name__ == "test_models":
-            item.module.choose_restoration_model = restoration

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import deepinv
@@ -335,6 +339,46 @@ def test_gradients_reach_the_measurements() -> None:
     model(y, physics).sum().backward()
     # x = y / (1 + 0.25 * 4)
     torch.testing.assert_close(y.grad, torch.full_like(y, 0.5), rtol=1e-4, atol=0)
+
+
+#: deepinv's own tests of its trainer that take a model as a fixture and need no download.
+OFFLINE = (
+    "test_nolearning",
+    "test_get_samples",
+    "test_trainer_physics_generator_params",
+    "test_dataloader_formats",
+    "test_early_stop",
+    "test_loss_logging",
+    "test_out_dir_collision_detection",
+    "test_trained_model_not_used_for_no_learning_metrics",
+)
+#: Two of its cases need a model that a learning rate of 1 makes worse, which ours is not.
+NOT_OURS = "not device0-100000-True and not device0-100000-3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OFFLINE)
+def test_deepinvs_own_tests_pass_with_our_models(name: str, tmp_path: Path) -> None:
+    """`ours_in_deepinvs_tests` puts our models in the place of theirs."""
+    folder = Path(deepinv.__file__).parent / "tests"
+    if not (folder / "test_trainer.py").exists():
+        pytest.skip("this installation of deepinv has no tests")
+    here = Path(__file__).parent
+    paths = [str(here), str(Path(it.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", str(folder)),
+            *("-p", "no:odl_plugins", "-p", "no:cacheprovider", "-p", "ours_in_deepinvs_tests"),
+            *(str(folder / "test_trainer.py"), "-k", f"{name} and {NOT_OURS}"),
+        ],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-2000:]
+    assert " passed" in run.stdout
 
 
 # -- back: models of deepinv as solvers ------------------------------------------------------------
