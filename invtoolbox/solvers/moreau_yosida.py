@@ -121,7 +121,7 @@ class MYULA(LangevinSampler):
 
 @dataclass(frozen=True)
 class SKROCK(MYULA):
-    r"""The stabilized explicit chain with s stages per step, about ``s^2 / 2`` times MYULA's step.
+    r"""The stabilized explicit chain with s stages per step, for long steps.
 
     The stages follow the Chebyshev recursion ``K_1 = x - mu_1 t grad U_l(x + nu_1 q) + k_1 q``,
     ``K_j = nu_j K_(j-1) + (1 - nu_j) K_(j-2) - mu_j t grad U_l(K_(j-1))``, with
@@ -130,9 +130,11 @@ class SKROCK(MYULA):
     "Accelerating proximal Markov chain Monte Carlo by using an explicit stabilized method", SIAM J.
     Imaging Sci. 13, 2020, algorithm 3.1.
 
-    At the longest stable step the slow directions are drawn in a few steps, and the variance of the
-    stiff ones comes out too small, by up to a factor of 2; the bias of the envelope is that of
-    `MYULA`. A step costs s gradients.
+    A direction of curvature c keeps its variance if t c is well below 1. At the longest stable
+    steps the variance of the stiff directions comes out too small, of some of them close to 0, so
+    that the deviation of single pixels is too small as well (0.85 times MYULA's in
+    `benchmarks/chain_speed.py`). The bias of the envelope is that of `MYULA`. A step costs s + 1
+    gradients.
 
     Args:
         burn_in, bounds, blocks, chains: as in `LangevinSampler`.
