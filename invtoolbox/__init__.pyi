@@ -25,6 +25,7 @@ from .jobs.flow.estimation import scene_flow as scene_flow
 from .jobs.flow.sequence import flow_sequence as flow_sequence
 from .jobs.flow.stream import FlowStream as FlowStream
 from .jobs.images.reconstruct import reconstruct as reconstruct
+from .jobs.images.reconstructor import as_reconstructor as as_reconstructor
 from .jobs.normals.integrate import integrate_normals as integrate_normals
 from .jobs.normals.integrate import surface_from_normals as surface_from_normals
 from .jobs.registration.register import Registration as Registration
@@ -50,6 +51,8 @@ from .priors.adapters import to_deepinv as to_deepinv
 from .problem import Problem as Problem
 from .solution import Solution as Solution
 from .solve import solve as solve
+from .solvers.foreign_model import as_solver as as_solver
+from .testing.posteriors import check_posterior as check_posterior
 from .unrolling.equilibrium import equilibrium as equilibrium
 from .unrolling.unrolled import unroll as unroll
 

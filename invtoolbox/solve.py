@@ -53,6 +53,7 @@ from invtoolbox.parameter_choice.trials import attempts
 from invtoolbox.parameter_choice.validation import Validation
 from invtoolbox.posteriors.base import MappedPosterior
 from invtoolbox.posteriors.exact import gaussian_posterior
+from invtoolbox.posteriors.running_moments import ChainPosterior
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -600,6 +601,8 @@ class Run:
         if posterior is None:
             bound = objective.with_regularization(loop.weight)
             posterior = gaussian_posterior(bound, x, inner_solve)
+        elif isinstance(posterior, ChainPosterior) and (finding := posterior.finding()):
+            self.notes.append(finding)
         rows = (
             torch.stack(loop.history).cpu()
             if loop.history

@@ -41,6 +41,8 @@ _USUAL = {
     "ConjugateGradient": "cg",
     "OSSART": "os-sart",
     "UnadjustedLangevin": "ula",
+    "MYULA": "myula",
+    "SKROCK": "sk-rock",
     "DiffPIR": "diffpir",
     "PiGDM": "pigdm",
 }

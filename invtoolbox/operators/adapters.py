@@ -102,8 +102,14 @@ def as_operator(
 
 def to_physics(A: Operator) -> Any:
     """Convert an operator to a deepinv physics, see `it.to_deepinv`."""
-    from invtoolbox.operators.deepinv_physics import OperatorLinearPhysics, OperatorPhysics
+    from invtoolbox.operators.deepinv_physics import (
+        DeepinvOperator,
+        OperatorLinearPhysics,
+        OperatorPhysics,
+    )
 
+    if isinstance(A, DeepinvOperator):
+        return A.to_physics()
     return OperatorLinearPhysics(A) if isinstance(A, LinearOperator) else OperatorPhysics(A)
 
 

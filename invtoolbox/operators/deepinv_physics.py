@@ -109,6 +109,12 @@ class DeepinvOperator(Operator):
         )
         return operator
 
+    def to_physics(self) -> Physics:
+        """Return a copy of the physics without noise, with the attributes of its class."""
+        physics = _clone(self.physics)
+        physics.noise_model = ZeroNoise()
+        return physics
+
     def _with_buffers(self, buffers: dict[str, Tensor]) -> Self:
         """Return a copy with some tensors replaced.
 

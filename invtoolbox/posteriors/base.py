@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from statistics import NormalDist
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.environment import optional_package
 from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
+
+if TYPE_CHECKING:
+    from invtoolbox.posteriors.diagnostics import Diagnosis, Functional
 
 #: Number of values that are drawn at once: 16 MB in float32. Memory never exceeds a few times this,
 #: in addition to the answer.
@@ -107,6 +111,72 @@ class Posterior(ABC):
         It is ``level`` if the posterior is right.
         """
         return share_within(x, *self.interval(level, shape))
+
+    def chain_draws(self, n: int | None = None) -> Tensor:
+        """Return draws of every chain in their order, ``(chains, n, batch, channel, *space)``.
+
+        Args:
+            n: number of independent draws, by default `number`; a chain returns the states that it
+                kept.
+        """
+        return self.sample(self.number if n is None else n)[None]
+
+    def diagnose(self, functionals: Mapping[str, Functional] | None = None) -> Diagnosis:
+        """Return the Monte-Carlo errors of the mean, of every pixel and of functionals.
+
+        These draws are independent, so that their number is the effective sample size. Chains have
+        split R-hat and autocorrelation times too. ``print`` shows a summary.
+
+        Args:
+            functionals: functions of images ``(batch, channel, *space)`` that return one number per
+                item, by their names, for example ``{"mean": lambda x: x.flatten(1).mean(1)}``.
+
+        Raises:
+            InputError: if a functional does not return one number per item.
+
+        >>> posterior = MeanFieldPosterior(torch.zeros(1, 1, 3), torch.ones(1, 1, 3), number=400)
+        >>> diagnosis = posterior.diagnose({"total": lambda x: x.flatten(1).sum(1)})
+        >>> diagnosis.error
+        tensor([[[0.0500, 0.0500, 0.0500]]])
+        >>> 0.07 < float(diagnosis.functionals["total"].error) < 0.1  # 3^0.5 / 20
+        True
+        """
+        from invtoolbox.posteriors.diagnostics import Diagnosis, diagnose_traces
+
+        std = self.std
+        number = torch.full_like(std, self.number)
+        traces = {}
+        if functionals:
+            chains = [chunk[None] for chunk in self._chunks(max(4, self.number), 0)]
+            traces = diagnose_traces(torch.cat(chains, 1), functionals)
+        return Diagnosis(
+            draws=self.number,
+            chains=1,
+            independent=True,
+            effective_number=number,
+            autocorrelation_time=torch.ones_like(std),
+            error=std / self.number**0.5,
+            std=std,
+            rhat=torch.full_like(std, torch.nan),
+            functionals=traces,
+        )
+
+    def to_arviz(self, n: int | None = None, name: str = "x") -> Any:
+        """Return draws as ArviZ's data, whose group ``posterior`` has the axes chain and draw.
+
+        Args:
+            n: number of independent draws, by default `number`; a chain has its kept states, up to
+                ``blocks`` of the sampler.
+            name: name of the variable, ``(chain, draw, batch, channel, *space)``.
+
+        Raises:
+            MissingDependency: if the package arviz-base is not installed.
+        """
+        arviz = optional_package(
+            "arviz_base", "to_arviz creates the data of ArviZ, which is not installed;", "interop"
+        )
+        draws = self.chain_draws(n).cpu().numpy()
+        return arviz.from_dict({"posterior": {name: draws}})
 
     def _chunks(self, n: int, seed: int) -> Iterator[Tensor]:
         """Return the first n samples in parts that fit the memory."""

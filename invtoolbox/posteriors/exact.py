@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.independent_items import items_are_independent
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
@@ -165,7 +166,15 @@ class GaussianPosterior(Posterior):
         ]
 
         def noise(shape: torch.Size, like: Tensor) -> Tensor:
-            """Return one draw per sample, shared by the items of the batch."""
+            """Return one draw per sample, shared by the items except in `independent_items`."""
+            if items_are_independent():
+                own = (batch, *shape[1:])
+                return torch.cat(
+                    [
+                        torch.randn(own, generator=g, dtype=like.dtype, device=like.device)
+                        for g in draws
+                    ]
+                )
             noises = [
                 torch.randn(shape[1:], generator=g, dtype=like.dtype, device=like.device)
                 for g in draws

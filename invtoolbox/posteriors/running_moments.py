@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.pytrees import select_items
 from invtoolbox.core.reductions import sum_items
+from invtoolbox.errors import InputError
 from invtoolbox.posteriors.base import MomentPosterior
+from invtoolbox.posteriors.diagnostics import (
+    Diagnosis,
+    Functional,
+    Trace,
+    diagnose_traces,
+    join_traces,
+    trace_of,
+)
 
 
 @dataclass
@@ -152,32 +162,71 @@ def _error_of_mean(values: Tensor) -> Tensor:
     return ((variance + 2 * shared.clamp_min(0)) / count).sqrt()
 
 
-class ChainPosterior(MomentPosterior):
-    """Mean and standard deviation over all states of a chain, and samples out of the kept states.
+@dataclass
+class Moments:
+    """What is kept of several chains: images, and scalar functionals of them.
 
     Attributes:
-        number: number of samples that were kept, evenly along the chain; `sample` returns them in
+        chain: states ``(batch, chains, channel, *space)``.
+        scalars: `SCALARS` of the states, ``(batch, chains, 2)``.
+    """
+
+    chain: Chain
+    scalars: Chain
+
+
+#: Names of the scalar functionals of a chain.
+SCALARS = ("potential", "mean of the pixels")
+
+
+class ChainPosterior(MomentPosterior):
+    """Mean and standard deviation over all states of chains, and samples out of the kept states.
+
+    Attributes:
+        number: number of samples that were kept, evenly along the chains; `sample` returns them in
             an order that the seed decides, and repeats itself beyond this number.
         effective_number: number of independent samples with the same error of the mean,
             ``(batch,)``.
         std_error: the Monte-Carlo standard error of `std`, like it.
     """
 
-    def __init__(self, chain: Chain) -> None:
-        super().__init__(chain.mean(), chain.std())
+    def __init__(self, moments: Moments) -> None:
         # Items may have stopped after different numbers of states.
-        items = [
-            select_items(chain, torch.tensor([k], device=chain.centre.device))
-            for k in range(len(chain.centre))
+        device = moments.chain.centre.device
+        self._items = [
+            select_items(moments, torch.tensor([k], device=device))
+            for k in range(len(moments.chain.centre))
         ]
-        full = [max(1, item.full()[0]) for item in items]
-        self.number = min(full)
-        self.effective_number = torch.cat([item.effective_number() for item in items])
-        self.std_error = torch.cat([item.std_error() for item in items])
-        places = [torch.arange(1, self.number + 1) * count // self.number - 1 for count in full]
-        self._kept = torch.cat(
-            [item.kept[:, place.to(chain.centre.device)] for item, place in zip(items, places)]
+        chains = [item.chain for item in self._items]
+        C = self.chains = chains[0].centre.shape[1]
+        means = torch.cat([chain.mean() for chain in chains])
+        # The total variance is the variance within the chains and between them.
+        variance = torch.cat([chain.std() for chain in chains]).square().mean(1)
+        if C > 1:
+            variance = variance + means.var(1, correction=0)
+        super().__init__(means.mean(1), variance.sqrt())
+        self.effective_number = sum_items(variance) / sum_items(self._mean_error.square())
+        errors = torch.cat([chain.std_error() for chain in chains])
+        self.std_error = errors.square().mean(1).sqrt() / C**0.5
+        full = [max(1, chain.full()[0]) for chain in chains]
+        number = min(full)
+        self.number = number * C
+        places = [torch.arange(1, number + 1) * count // number - 1 for count in full]
+        # (chains, number, batch, channel, *space)
+        self._states = torch.stack(
+            [chain.kept[0, place.to(device)] for chain, place in zip(chains, places)], 2
         ).transpose(0, 1)
+
+    @cached_property
+    def _mean_error(self) -> Tensor:
+        """The Monte-Carlo standard error of every pixel, from blocks and from chains."""
+        errors = torch.cat([item.chain.mean_error() for item in self._items])
+        error = errors.square().mean(1).sqrt() / self.chains**0.5
+        if self.chains == 1:
+            return error
+        # Chains that disagree have a larger error than their blocks show.
+        means = torch.cat([item.chain.mean() for item in self._items])
+        return torch.maximum(error, means.std(1) / self.chains**0.5)
 
     def draw(self, count: int, generator: Generator) -> Tensor:
         """Return random kept states, with repetition."""
@@ -185,10 +234,89 @@ class ChainPosterior(MomentPosterior):
             int(torch.randint(self.number, (1,), generator=generator, device=generator.device))
             for _ in range(count)
         ]
-        return self._kept[which]
+        return self._states.flatten(0, 1)[which]
 
     def _chunks(self, n: int, seed: int) -> Iterator[Tensor]:
         order = torch.randperm(
             self.number, generator=torch.Generator().manual_seed(seed % (1 << 62))
         )
-        yield self._kept[order.repeat(-(-n // self.number))[:n].to(self.device)]
+        which = order.repeat(-(-n // self.number))[:n].to(self.device)
+        yield self._states.flatten(0, 1)[which]
+
+    def chain_draws(self, n: int | None = None) -> Tensor:
+        return self._states
+
+    def finding(self) -> str:
+        """Return a sentence about items whose chains have not mixed, or an empty string."""
+        return self.diagnose().finding() if self._states.shape[1] >= 4 else ""
+
+    def diagnose(self, functionals: Mapping[str, Functional] | None = None) -> Diagnosis:
+        """Return errors of the mean, effective sample sizes and split R-hat.
+
+        Values of pixels come from sums over all states after the burn-in. `SCALARS` are followed
+        along the chains. Other functionals are computed from the kept states, ``blocks`` of the
+        sampler per chain, and have the error of as many draws.
+
+        Args:
+            functionals: functions of images ``(batch, channel, *space)`` that return one number per
+                item, by their names.
+
+        Raises:
+            InputError: if the chain has fewer than four blocks of states, or a functional does not
+                return one number per item.
+        """
+        if self._states.shape[1] < 4:
+            raise InputError(
+                f"a chain of {self._states.shape[1]} states after its burn_in is too short to be "
+                "diagnosed, which takes at least 4; give a larger max_iterations"
+            )
+        rhat = torch.cat([_split_rhat_of_sums(item.chain) for item in self._items])
+        error = self._mean_error
+        tiny = torch.finfo(error.dtype).tiny
+        number = (self.std / error.clamp_min(tiny)).square()
+        length = min(int(item.chain.number[0]) for item in self._items)
+        traces = diagnose_traces(self._states, functionals or {})
+        return Diagnosis(
+            draws=length,
+            chains=self.chains,
+            independent=False,
+            effective_number=number,
+            autocorrelation_time=length * self.chains / number.clamp_min(tiny),
+            error=error,
+            std=self.std,
+            rhat=rhat,
+            functionals=_follow_scalars(self._items) | traces,
+        )
+
+
+def _follow_scalars(items: list[Moments]) -> dict[str, Trace]:
+    """Return the traces of `SCALARS`, as far as they are defined, item by item."""
+    # (chains, places, 2)
+    rows = [
+        item.scalars.kept[0, : max(1, item.scalars.full()[0])].transpose(0, 1) for item in items
+    ]
+    if min(row.shape[1] for row in rows) < 4:
+        return {}
+    return {
+        name: join_traces([trace_of(row[..., k : k + 1]) for row in rows])
+        for k, name in enumerate(SCALARS)
+        if all(bool(row[..., k].isfinite().all()) for row in rows)
+    }
+
+
+def _split_rhat_of_sums(chain: Chain) -> Tensor:
+    """Return the split R-hat of every pixel of one item, ``(1, channel, *space)``.
+
+    It is `diagnostics.split_rhat` of all states of full blocks, from the sums of the blocks.
+    """
+    full, length = chain.full()
+    half = full // 2
+    n = half * length
+    # The sums of both halves of every chain, (2, chains, channel, *space); a middle block is left.
+    halves = (slice(0, half), slice(full - half, full))
+    sums = torch.stack([chain.sums[0, places].sum(0) for places in halves])
+    squares = torch.stack([chain.squares[0, places].sum(0) for places in halves])
+    means = sums / n
+    within = ((squares / n - means.square()).clamp_min(0) * (n / (n - 1))).mean((0, 1))
+    between = (means + chain.centre[0]).flatten(0, 1).var(0)
+    return ((n - 1) / n + between / within).sqrt().unsqueeze(0)

@@ -21,6 +21,7 @@ from invtoolbox.solvers.lbfgs import LBFGS
 from invtoolbox.solvers.learned_direction import LearnedDirection
 from invtoolbox.solvers.local_global import LocalGlobal
 from invtoolbox.solvers.lsmr import CGLS, LSMR
+from invtoolbox.solvers.moreau_yosida import MYULA, SKROCK
 from invtoolbox.solvers.newton_inversion import invert_flow
 from invtoolbox.solvers.nonlinear_admm import NonlinearADMM
 from invtoolbox.solvers.ordered_subsets import OSEM, OSSART
@@ -44,11 +45,13 @@ __all__ = [
     "FISTA",
     "LBFGS",
     "LSMR",
+    "MYULA",
     "OSEM",
     "OSSART",
     "PALM",
     "PDHG",
     "SIRT",
+    "SKROCK",
     "Adam",
     "AdaptiveAccuracy",
     "AnnealedSampler",

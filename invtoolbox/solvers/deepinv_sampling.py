@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from invtoolbox.core.independent_items import items_are_independent
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator
@@ -25,8 +26,14 @@ def draw_normal(
 ) -> Tensor:
     """Draw standard normal numbers ``(samples * batch, ...)`` from one generator per sample.
 
-    The items of a batch, which lie next to each other, have the same numbers.
+    The items of a batch, which lie next to each other, have the same numbers, except within
+    `independent_items`.
     """
+    if items_are_independent():
+        own = (shape[0] // len(generators), *shape[1:])
+        return torch.cat(
+            [torch.randn(own, generator=g, dtype=dtype, device=device) for g in generators]
+        )
     numbers = torch.stack(
         [torch.randn(shape[1:], generator=g, dtype=dtype, device=device) for g in generators]
     )

@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.core.independent_items import items_are_independent
 from invtoolbox.core.inference_mode import outside_inference_mode
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError, MeasurementWarning, warn_user
@@ -33,7 +34,7 @@ from invtoolbox.solvers.deepinv_sampling import (
     UnitRangeProblem,
     undecomposed_reason,
 )
-from invtoolbox.solvers.unadjusted_langevin import sampling_reason
+from invtoolbox.solvers.langevin import sampling_reason
 
 
 @dataclass(kw_only=True)
@@ -282,8 +283,9 @@ class DeepinvSampler(DiffusionSampler):
         draws = []
         for item in items:
             # Every item uses the same random numbers, alone and in a batch.
-            for generator, state in zip(generators, states):
-                generator.set_state(state)
+            if not items_are_independent():
+                for generator, state in zip(generators, states):
+                    generator.set_state(state)
             draws.append(self.draws_together(objective.select(item), generators))
         return torch.cat(draws, 1)
 

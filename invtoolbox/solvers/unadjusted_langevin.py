@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from invtoolbox.core.guards import check_range
-from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import expand, item_norm
-from invtoolbox.posteriors.base import Posterior
-from invtoolbox.posteriors.running_moments import Chain, ChainPosterior
-from invtoolbox.solvers.base import Solver, State, implicit_reason, missing_density_reason
-
-
-@dataclass(kw_only=True)
-class LangevinState(State):
-    """Gradient at the last state of the chain, step, and running moments."""
-
-    slope: Tensor  # gradient of minus the logarithm of the posterior, at x
-    step_size: Tensor  # (batch,)
-    chain: Chain
+from invtoolbox.operators.base import expand
+from invtoolbox.solvers.base import missing_density_reason
+from invtoolbox.solvers.langevin import (
+    LangevinSampler,
+    LangevinState,
+    largest_curvature,
+    smooth_potential,
+)
 
 
 @dataclass(frozen=True)
-class UnadjustedLangevin(Solver):
+class UnadjustedLangevin(LangevinSampler):
     r"""``x <- x - t grad U(x) + sqrt(2 t) n``, n of standard normal numbers.
 
     With ``U = D + regularization * sum_i w_i R_i`` the states are draws from a density close to
@@ -46,13 +38,9 @@ class UnadjustedLangevin(Solver):
     visited.
 
     Args:
-        burn_in: number of states that are left out at the start.
+        burn_in, bounds, blocks, chains: as in `LangevinSampler`.
         step_size: t; by default ``1 / (3 L)``, L the largest curvature of U at the start, by a
             power method on its gradient.
-        bounds: ``(low, high)`` to which every state is clipped, if pixels are known to lie between
-            them.
-        blocks: number of sums, and of kept states; an even number. Memory is three images per
-            block.
 
     >>> import invtoolbox as it
     >>> problem = it.Problem(
@@ -70,152 +58,32 @@ class UnadjustedLangevin(Solver):
     [0.5, 0.4]
     """
 
-    max_iterations: int = 20_000
-    tolerance: float = 0.05
-    burn_in: int = 1000
-    step_size: float | None = None
-    bounds: tuple[float, float] | None = None
-    blocks: int = 32
-
-    certificate_name: ClassVar[str] = "relative Monte-Carlo error of the standard deviation"
-    samples: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        check_range(self, "[0, inf)", "burn_in")
-        check_range(self, "[4, inf)", "blocks")
-        check_range(self, "(0, inf)", "step_size")
-        if self.blocks % 2:
-            raise InputError(
-                f"UnadjustedLangevin takes an even number of blocks, got {self.blocks}"
-            )
-        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
-            raise InputError(f"bounds are (low, high) with low < high, got {self.bounds}")
-
     def unsupported_reason(self, objective: Objective) -> str | None:
-        if reason := implicit_reason(objective, "UnadjustedLangevin") or sampling_reason(
-            objective, "UnadjustedLangevin"
-        ):
-            return reason
-        if not objective.problem.data_term.is_smooth:
-            return (
-                "UnadjustedLangevin needs a differentiable data term, and "
-                f"{objective.problem.data_term!r} is not"
-            )
-        return next(
+        return super().unsupported_reason(objective) or next(
             (
-                why
+                reason
                 for prior in objective.explicit_priors
-                if (why := missing_density_reason(prior, "UnadjustedLangevin")) is not None
+                if (reason := missing_density_reason(prior, "UnadjustedLangevin")) is not None
             ),
             None,
         )
 
-    def init(self, objective: Objective, start: Tensor) -> LangevinState:
-        x = start if self.bounds is None else start.clamp(*self.bounds)
-        value, slope, discrepancy = _potential(objective, x)
+    def potential(
+        self, objective: Objective, x: Tensor, smoothing: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return smooth_potential(objective, x)
+
+    def choose_step(self, objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
+        _, slope, discrepancy = smooth_potential(objective, x)
         if self.step_size is None:
             step_size = 1 / (3 * largest_curvature(objective, x, slope))
         else:
             step_size = torch.full_like(discrepancy, self.step_size)
-        certificate = torch.full_like(discrepancy, torch.inf)
-        return LangevinState(
-            x=x,
-            value=value,
-            discrepancy=discrepancy,
-            certificate=certificate,
-            slope=slope,
-            step_size=step_size,
-            chain=Chain.start(x, self.blocks),
-        )
+        return step_size, torch.zeros_like(step_size)
 
-    def step(self, objective: Objective, state: LangevinState) -> LangevinState:
-        # The same numbers for every item, a function of seed and iteration.
-        noise = torch.randn(
-            (1, *state.x.shape[1:]),
-            generator=objective.generator(),
-            dtype=state.x.dtype,
-            device=state.x.device,
-        )
+    def advance(
+        self, objective: Objective, x: Tensor, noise: Tensor, state: LangevinState
+    ) -> Tensor:
         # x <- P(x - t grad U(x) + sqrt(2 t) n), the Euler-Maruyama step of the Langevin diffusion.
-        t = expand(state.step_size, state.x)
-        x = state.x - t * state.slope + (2 * t).sqrt() * noise
-        if self.bounds is not None:
-            x = x.clamp(*self.bounds)
-        value, slope, discrepancy = _potential(objective, x)
-        chain, certificate = state.chain, state.certificate
-        number = objective.iteration + 1 - self.burn_in
-        # Sums of differences to the first state lose less to rounding than sums of states.
-        if number == 1:
-            chain = chain.recenter(x)
-        # A short chain underestimates its memory, so its error estimate is not used.
-        if number >= 1 and chain.add(x, number) and number >= max(4 * self.blocks, self.burn_in):
-            certificate = chain.relative_error()
-        return replace(
-            state,
-            x=x,
-            value=value,
-            discrepancy=discrepancy,
-            certificate=certificate,
-            slope=slope,
-            chain=chain,
-        )
-
-    def result(self, state: LangevinState) -> Tensor:
-        """Return the mean of the states after the burn-in; before its end, the last state."""
-        return torch.where(
-            (state.chain.number > 0).view(-1, *[1] * (state.x.ndim - 1)),
-            state.chain.mean(),
-            state.x,
-        )
-
-    def summary(self, state: LangevinState) -> Chain:
-        return state.chain
-
-    def posterior(self, objective: Objective, answer: Tensor, summary: Chain) -> Posterior | None:
-        return ChainPosterior(summary) if bool((summary.number > 0).all()) else None
-
-
-def sampling_reason(objective: Objective, name: str) -> str | None:
-    """Return why an objective has no density to draw from, or ``None``."""
-    if objective.has_rule:
-        return f"{name} draws from a density, whose weight no rule can choose; give a number"
-    if objective.problem.image_dtype.is_complex:
-        return f"{name} draws real images, and {objective.problem.operator} takes complex ones"
-    data_term = objective.problem.data_term
-    if getattr(data_term, "noise_std", 1.0) is None:
-        return f"{name} needs to know the noise: give noise_std, in Python to {data_term!r}"
-    return None
-
-
-def _potential(objective: Objective, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``U``, NaN if some prior has no energy, its gradient, and the discrepancy."""
-    value, slope, discrepancy = objective.data(x)
-    # U = D + sum_i w_i R_i; a denoiser has no value but the slope (x - denoise(x)) / sigma^2.
-    generator = objective.generator()
-    for weight, prior in objective.terms:
-        slope = torch.addcmul(slope, prior.density_gradient(x, generator), expand(weight, slope))
-    return value + objective.prior_value(x), slope, discrepancy
-
-
-def largest_curvature(
-    objective: Objective, x: Tensor, slope: Tensor, iterations: int = 30
-) -> Tensor:
-    """Return the largest eigenvalue of the Hessian of U at x, ``(batch,)``.
-
-    It comes from a power method on differences of the gradient.
-    """
-    generator = Generator(x.device).manual_seed(0)
-    direction = torch.randn(
-        (1, *x.shape[1:]), generator=generator, dtype=x.dtype, device=x.device
-    ).expand_as(x)
-    # A step long enough for the gradient to change in this precision.
-    root = x[0].numel() ** 0.5
-    reach = torch.finfo(x.dtype).eps ** 0.33 * (1 + item_norm(x) / root) * root
-    largest = torch.zeros_like(reach)
-    for _ in range(iterations):
-        direction = direction / expand(item_norm(direction).clamp_min(1e-30), x)
-        # H d = (grad U(x + h d) - grad U(x)) / h
-        ahead = _potential(objective, torch.addcmul(x, direction, expand(reach, x)))[1]
-        direction = (ahead - slope) / expand(reach, x)
-        largest = torch.maximum(largest, item_norm(direction))
-    return largest.clamp_min(torch.finfo(x.dtype).tiny ** 0.5)
+        t = expand(state.step_size.repeat_interleave(self.chains), x)
+        return x - t * state.slope.flatten(0, 1) + (2 * t).sqrt() * noise

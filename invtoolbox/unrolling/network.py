@@ -23,6 +23,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.loop.differentiation import check_differentiable
 from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.objective.objective import Objective
+from invtoolbox.operators.base import Operator
 from invtoolbox.priors.base import Prior, PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solve import bind
@@ -166,6 +167,16 @@ class SolverNetwork(nn.Module):
                 f"{solver_names(lambda kind: kind.per_iteration is not None)} can"
             )
         check_fits(self.solver, objective)
+
+    def with_operator(self, operator: Operator) -> Self:
+        """Return the network of another operator, with the same parameters.
+
+        Args:
+            operator: operator from images to measurements.
+        """
+        network = copy.copy(self)
+        network.problem = self.problem.with_operator(operator)
+        return network
 
     def objective_of(self, y: Any) -> Objective:
         """Return the objective of measurements, before anything that is learned.
