@@ -450,3 +450,19 @@ def test_what_is_no_model_is_refused() -> None:
     wrong = it.as_solver(lambda y, physics: y[..., :2])
     with pytest.raises(InputError, match="must return images"):
         it.solve(problem, solver=wrong, progress=False)
+
+
+def test_a_model_is_told_the_noise_of_counts_and_refuses_other_misfits() -> None:
+    models: list[str] = []
+
+    def model(y: Tensor, physics: dp.Physics) -> Tensor:
+        models.append(type(physics.noise_model).__name__)
+        return y
+
+    y, A = torch.ones(1, 1, 4, 4), it.operators.Identity((1, 4, 4))
+    solver = it.as_solver(model)
+    it.solve(it.Problem(y, A, it.data_terms.Poisson()), solver=solver, progress=False)
+    assert models == ["PoissonNoise"]
+    for term in (it.data_terms.Poisson(background=1.0), it.data_terms.Huber(0.1)):
+        with pytest.raises(InputError, match="counts without a background"):
+            it.solve(it.Problem(y, A, term), solver=solver, progress=False)

@@ -11,6 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from invtoolbox.data_terms.base import DataTerm, Stack
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.adapters import to_physics
@@ -33,6 +36,12 @@ class ForeignModel(Solver):
                 f"{self!r} has its own prior and takes no other; leave out prior=, or pass the "
                 "answer of the model as initial= to another solver"
             )
+        term = objective.problem.data_term
+        if type(term) not in (LeastSquares, Poisson, Stack) or _has_background(term):
+            return (
+                f"{self!r} takes Gaussian noise, or counts without a background, and the data term "
+                f"is {term!r}; use LeastSquares(noise_std=...)"
+            )
         return implicit_reason(objective, repr(self))
 
     def init(self, objective: Objective, start: Tensor) -> State:
@@ -51,13 +60,14 @@ class ForeignModel(Solver):
 
     def _reconstruct(self, objective: Objective, x: Tensor) -> Tensor:
         """Return the answer of the model for one item, with the draws of the run's seed."""
-        from deepinv.physics import GaussianNoise, ZeroNoise
+        from deepinv.physics import GaussianNoise, PoissonNoise, ZeroNoise
         from deepinv.utils import TensorList
 
         problem = objective.problem
         physics = to_physics(problem.operator)
-        physics.noise_model = ZeroNoise()
         noise_std = getattr(problem.data_term, "noise_std", None)
+        is_count = isinstance(problem.data_term, Poisson)
+        physics.noise_model = PoissonNoise(gain=1.0) if is_count else ZeroNoise()
         if noise_std is not None:
             # deepinv's level of complex noise is that of both parts together.
             both = 2**0.5 if problem.y0.is_complex() else 1.0
@@ -79,6 +89,10 @@ class ForeignModel(Solver):
         return f"as_solver({type(self.model).__name__})"
 
 
+def _has_background(term: DataTerm) -> bool:
+    return isinstance(term, Poisson) and bool(torch.as_tensor(term.background).any())
+
+
 @contextlib.contextmanager
 def _evaluation_mode(model: Any) -> Iterator[None]:
     """Run a module in evaluation mode, and restore the mode of each of its parts."""
@@ -98,9 +112,9 @@ def as_solver(model: Any) -> Solver:
 
     The model is called once per item, in evaluation mode and without gradients, with the physics of
     the problem (`to_deepinv`; the physics itself if the operator was one). The ``noise_std`` of the
-    data term is its Gaussian noise. The status is ``early_stopping``, because a model has no
-    certificate; the history holds the misfit of its answer. To use the answer as an initial guess,
-    pass ``solution.x`` as ``initial=``.
+    data term is its Gaussian noise, and `Poisson` its Poisson noise; a stack states none. The
+    status is ``early_stopping``, because a model has no certificate; the history holds the misfit
+    of its answer. To use the answer as an initial guess, pass ``solution.x`` as ``initial=``.
 
     Args:
         model: a ``deepinv.models.Reconstructor`` (networks, unrolled networks, and the optimizers
@@ -108,7 +122,7 @@ def as_solver(model: Any) -> Solver:
 
     Raises:
         InputError: if the object is not callable, or is a denoiser, which `as_prior` takes; in a
-            run, if there is a prior, or the answer does not have the shape of the images.
+            run, if there is a prior or another data term, or the answer does not have the shape of the images.
 
     >>> import deepinv, torch, invtoolbox as it
     >>> model = deepinv.optim.PGD(deepinv.optim.TVPrior(), max_iter=5)
