@@ -1,0 +1,146 @@
+"""Registers, local memory, shared memory and occupancy of the kernels, read from their machine code.
+
+The machine code is that of NVIDIA's compiler, which Warp contains; NVIDIA's programs `cuobjdump`
+and `nvdisasm` read it. No GPU is needed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from invtoolbox.kernels.launch import Kernel, warp
+
+#: Threads of a block in `wp.launch`.
+BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Multiprocessor:
+    """Limits of a streaming multiprocessor.
+
+    From "Compute Capabilities" in NVIDIA's CUDA C++ Programming Guide 12.9; the units of allocation
+    are those of its occupancy calculator, the same for the three architectures.
+
+    Attributes:
+        shared: shared memory in bytes.
+        registers: number of 32-bit registers.
+        threads: largest number of resident threads.
+        blocks: largest number of resident blocks.
+        register_unit: registers are allocated to a warp in multiples of this number.
+        warp_unit: number of warps, one per quarter, among which registers are divided.
+        reserved: bytes of shared memory that the system takes per block.
+    """
+
+    shared: int
+    registers: int = 65536
+    threads: int = 2048
+    blocks: int = 32
+    register_unit: int = 256
+    warp_unit: int = 4
+    reserved: int = 1024
+
+
+#: Limits by compute capability: A100, H100 and B200.
+MULTIPROCESSORS = {
+    80: Multiprocessor(shared=164 * 1024),
+    90: Multiprocessor(shared=228 * 1024),
+    100: Multiprocessor(shared=228 * 1024),
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """Resources of a kernel on an architecture.
+
+    Attributes:
+        registers: registers per thread.
+        stack: bytes of the stack per thread.
+        shared: bytes of static shared memory per block.
+        local: number of instructions that read or write local memory: spilled registers, and
+            arrays whose index is known at run time only.
+    """
+
+    registers: int
+    stack: int
+    shared: int
+    local: int
+
+
+def occupancy(resources: Resources, architecture: int, block: int = BLOCK) -> float:
+    """Return the resident threads over the largest number of them.
+
+    >>> occupancy(Resources(registers=64, stack=0, shared=2048, local=0), 80)
+    0.5
+    >>> occupancy(Resources(registers=65, stack=0, shared=2048, local=0), 80)
+    0.375
+    """
+    limits = MULTIPROCESSORS[architecture]
+    warps = -(-block // 32)
+    unit = limits.register_unit
+    registers_of_warp = -(-resources.registers * 32 // unit) * unit
+    fitting = limits.registers // registers_of_warp // limits.warp_unit * limits.warp_unit
+    blocks = min(
+        fitting // warps,
+        limits.blocks,
+        limits.threads // block,
+        limits.shared // (resources.shared + limits.reserved),
+    )
+    return blocks * warps * 32 / limits.threads
+
+
+@cache
+def programs() -> tuple[str, str] | None:
+    """Return the paths of `cuobjdump` and `nvdisasm`, or None if one of them is missing.
+
+    The packages nvidia-cuda-cuobjdump and nvidia-cuda-nvdisasm install them outside of PATH.
+    """
+    folders = [str(path) for base in sys.path for path in Path(base).glob("nvidia/cu*/bin")]
+    search = os.pathsep.join([*folders, os.environ.get("PATH", "")])
+    paths = shutil.which("cuobjdump", path=search), shutil.which("nvdisasm", path=search)
+    return (paths[0], paths[1]) if paths[0] and paths[1] else None
+
+
+def measure(kernel: Kernel, architecture: int) -> Resources:
+    """Compile a kernel for an architecture, and return its resources.
+
+    Args:
+        kernel: kernel to compile.
+        architecture: compute capability times ten, such as 80.
+
+    Raises:
+        RuntimeError: if a program of NVIDIA is missing or fails.
+    """
+    tools = programs()
+    if tools is None:
+        raise RuntimeError(
+            "cuobjdump or nvdisasm is missing; pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
+        )
+    cuobjdump, nvdisasm = tools
+    with tempfile.TemporaryDirectory() as folder:
+        warp().compile_aot_module(
+            kernel.entry.module, arch=architecture, module_dir=folder, use_ptx=False
+        )
+        (cubin,) = Path(folder).glob("*.cubin")
+        usage = _run(cuobjdump, "--dump-resource-usage", str(cubin))
+        numbers = {
+            name: int(number) for name, number in re.findall(r"(REG|STACK|SHARED):(\d+)", usage)
+        }
+        # Without a stack there is no local memory.
+        code = _run(nvdisasm, "-c", str(cubin)) if numbers["STACK"] else ""
+    local = len(re.findall(r"\b(?:LDL|STL)\b", code))
+    return Resources(numbers["REG"], numbers["STACK"], numbers["SHARED"], local)
+
+
+def _run(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{Path(command[0]).name} failed: {done.stderr.strip()[:300]}")
+    return done.stdout
