@@ -144,3 +144,51 @@ def _run(*command: str) -> str:
     if done.returncode:
         raise RuntimeError(f"{Path(command[0]).name} failed: {done.stderr.strip()[:300]}")
     return done.stdout
+
+
+def name_of(kernel: Kernel) -> str:
+    """Return the file of a kernel and its definitions, as one text.
+
+    >>> from invtoolbox.kernels.tomography.joseph import joseph_kernel
+    >>> import torch
+    >>> name_of(joseph_kernel("scatter", torch.float32, 1, 0, LINES=1))
+    'tomography/joseph_scatter float IMAGES=1 LINES=1 MODE=0'
+    """
+    fixed = ("REAL", "SINGLE", "EXP", "LOG", "TILE", "GEOMETRY")
+    chosen = sorted((k, v) for k, v in kernel.definitions.items() if k not in fixed)
+    switches = " ".join(f"{name}={value}" for name, value in chosen)
+    return f"{kernel.file.removesuffix('.cpp')} {kernel.definitions['REAL']} {switches}".strip()
+
+
+def breaks_rule(resources: Resources) -> bool:
+    """Return whether a kernel needs more than 64 registers, a stack or local memory."""
+    return resources.registers > REGISTERS or resources.stack > 0 or resources.local > 0
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An exception from the rule for the variants whose names match a pattern.
+
+    Attributes:
+        pattern: regular expression that the whole name matches.
+        registers: largest number of registers.
+        stack: largest stack in bytes.
+        reason: what the registers or the stack hold.
+    """
+
+    pattern: str
+    registers: int
+    stack: int
+    reason: str
+
+    def covers(self, name: str) -> bool:
+        return re.fullmatch(self.pattern, name) is not None
+
+    def allows(self, name: str, resources: Resources) -> bool:
+        fits = resources.registers <= self.registers and resources.stack <= self.stack
+        return self.covers(name) and fits
+
+
+#: Largest number of registers, at which half of the threads are resident with 256 per block.
+REGISTERS = 64
+EXCEPTIONS: tuple[Listed, ...] = ()
