@@ -61,12 +61,12 @@ class Row:
     Attributes:
         call: call of this package. It returns a tensor, or several, which do not depend on the
             device.
-        peers: calls of other packages that do the same, by their names.
+        peers: functions that prepare calls of other packages that do the same, by their names.
         draws: whether the result depends on numbers that CUDA draws in another way than a CPU.
     """
 
     call: Call
-    peers: dict[str, Call] = field(default_factory=dict)
+    peers: dict[str, Callable[[], Call]] = field(default_factory=dict)
     draws: bool = False
 
 
@@ -139,25 +139,33 @@ def fan(device: str, share: float) -> dict[str, Row]:
     A = it.operators.ParallelBeam((size, size), angles, size).to(device=device)
     x, y = _random(device, batch, 1, size, size), _random(device, batch, 1, size, size, seed=1)
     blur = it.operators.Blur(torch.ones(9, 9) / 81, (size, size)).to(device=device)
-    projectors: dict[str, Call] = {}
-    filters: dict[str, Call] = {}
+    projectors: dict[str, Callable[[], Call]] = {}
+    filters: dict[str, Callable[[], Call]] = {}
     if device == "cuda" and find_spec("torch_radon") is not None:
-        projectors["torch-radon"] = _torch_radon(x, angles)
+        projectors["torch-radon"] = lambda: _torch_radon(x, angles)
     if find_spec("deepinv") is not None:
-        from deepinv.physics import Tomography
-
-        physics = Tomography(angles=len(angles), img_width=size, device=device)
-        projectors["deepinv"] = lambda: physics.A(x)
+        projectors["deepinv"] = lambda: _deepinv(x, len(angles))
     if find_spec("kornia") is not None:
-        from kornia.filters import filter2d
-
-        kernel = torch.ones(1, 9, 9, device=device) / 81
-        filters["kornia"] = lambda: filter2d(x, kernel)
+        filters["kornia"] = lambda: _kornia(x)
     return {
         "project images": Row(lambda: A(x), projectors),
         "back-project images": Row(lambda: A.adjoint(y)),
         "blur, 9 x 9": Row(lambda: blur(x), filters),
     }
+
+
+def _deepinv(x: Tensor, views: int) -> Call:
+    from deepinv.physics import Tomography
+
+    physics = Tomography(angles=views, img_width=x.shape[-1], device=x.device)
+    return lambda: physics.A(x)
+
+
+def _kornia(x: Tensor) -> Call:
+    from kornia.filters import filter2d
+
+    kernel = torch.ones(1, 9, 9).to(x.device) / 81
+    return lambda: filter2d(x, kernel)
 
 
 def _torch_radon(x: Tensor, angles: Tensor) -> Call:
@@ -178,9 +186,9 @@ def cone(device: str, share: float) -> dict[str, Row]:
     ).to(device=device)
     x = _random(device, 1, 1, size, size, size)
     y = _random(device, 1, 1, views, 2 * size, 2 * size, seed=1).reshape(1, *A.range_shape)
-    projectors: dict[str, Call] = {}
+    projectors: dict[str, Callable[[], Call]] = {}
     if device == "cuda" and find_spec("astra") is not None:
-        projectors["ASTRA"] = _astra_cone(size, angles)
+        projectors["ASTRA"] = lambda: _astra_cone(size, angles)
     return {
         "project": Row(lambda: A(x), projectors),
         "back-project": Row(lambda: A.adjoint(y)),
@@ -228,11 +236,13 @@ def splats(device: str, share: float) -> dict[str, Row]:
 
         return call
 
-    peers: dict[str, Call] = {}
-    if device == "cuda" and find_spec("gsplat") is not None:
-        from gsplat import rasterization as by_gsplat
+    def by_gsplat() -> Call:
+        from gsplat import rasterization as render
 
-        peers["gsplat"] = train(by_gsplat)
+        return train(render)
+
+    installed = device == "cuda" and find_spec("gsplat") is not None
+    peers = {"gsplat": by_gsplat} if installed else {}
     many = [t.detach()[:1000].repeat(scenes, *[1] * t.ndim) for t in free]
     views = [t.expand(scenes, *t.shape).contiguous() for t in (view, K)]
 
@@ -306,7 +316,7 @@ def time_row(row: Row, small: Row, reference: Row, device: str, repeats: int) ->
         figures.mebibytes = torch.cuda.max_memory_allocated() / 2**20
     for name, peer in row.peers.items():
         try:
-            figures.ratios[name] = measure(peer, device, repeats) / figures.seconds
+            figures.ratios[name] = measure(peer(), device, repeats) / figures.seconds
         except Exception as error:  # a peer that fails does not hide our figures
             figures.ratios[name] = f"failed: {type(error).__name__}: {error}"
     if not row.draws:
@@ -363,6 +373,7 @@ def run_emulated(share: float = SHARE) -> tuple[dict[str, dict[str, Figures]], s
         page: dict[str, Figures] = {}
         for name, reference in make("cpu", share).items():
             try:
+                answer = reference.call()
                 with emulate_cuda(launcher) as tally:
                     row = make("cuda", share)[name]
                     tally.clear()
@@ -370,7 +381,6 @@ def run_emulated(share: float = SHARE) -> tuple[dict[str, dict[str, Figures]], s
                     counts = tally.totals()
                     values = [result] if isinstance(result, Tensor) else list(result)
                     values = [value.detach().cpu() for value in values]
-                answer = reference.call()
                 answers = [answer] if isinstance(answer, Tensor) else list(answer)
                 shown = {word: counts[key] for key, word in COUNTS.items()}
                 page[name] = Figures(counts=shown, error=difference(values, answers))

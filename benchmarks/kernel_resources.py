@@ -16,13 +16,14 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
-from dataclasses import asdict
+from dataclasses import astuple
 from pathlib import Path
 
 from common import Kept, machine, run_script, verdict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from invtoolbox.kernels.launch import Kernel
 from tests.kernels.cuda_variants import variants
 from tests.kernels.kernel_resources import (
     EXCEPTIONS,
@@ -62,11 +63,16 @@ def main(
             key = f"{name}, sm_{number}"
             if key not in kept.known and time.monotonic() - began > seconds:
                 continue
-            values = kept.result(key, lambda n=name, a=number: asdict(measure(kernels[n], a)))
-            measured[name][number] = Resources(**values)
+            figures = kept.result(key, lambda n=name, a=number: measured_words(kernels[n], a))
+            measured[name][number] = Resources(*map(int, figures.split()))
     print(machine())
     show(measured, numbers)
     judge(measured, len(kernels) * len(numbers))
+
+
+def measured_words(kernel: Kernel, architecture: int) -> str:
+    """Return registers, stack, shared memory and local instructions of a kernel as one text."""
+    return " ".join(map(str, astuple(measure(kernel, architecture))))
 
 
 def show(measured: dict[str, dict[int, Resources]], numbers: list[int]) -> None:

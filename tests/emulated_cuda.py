@@ -253,7 +253,7 @@ def _is_emulated(tensor: Any) -> bool:
     return isinstance(tensor, EmulatedTensor)
 
 
-def _held(tensor: Tensor) -> Tensor:
+def _held(tensor: Any) -> Any:
     return tensor.held if isinstance(tensor, EmulatedTensor) else tensor
 
 
@@ -493,6 +493,17 @@ def _as_tensor(data: Any, dtype: torch.dtype | None = None, device: Any = None) 
 _PLAIN_AS_TENSOR = torch.as_tensor
 
 
+def _quantile(tensor: Tensor, q: Any, *arguments: Any, **named: Any) -> Tensor:
+    if not isinstance(tensor, EmulatedTensor) or tensor.requires_grad:
+        return _PLAIN_QUANTILE(tensor, q, *arguments, **named)
+    # PyTorch makes ranks in C++, and would take them for the CPU's.
+    _current().tally.launches["aten::quantile"] += 1
+    return EmulatedTensor(_PLAIN_QUANTILE(tensor.held, _held(q), *arguments, **named))
+
+
+_PLAIN_QUANTILE = Tensor.quantile
+
+
 class _Generator(torch.Generator):
     """Generator that may report ``cuda:0``.
 
@@ -592,6 +603,7 @@ def emulate_cuda(launcher: Launcher | None = None) -> Iterator[Tally]:
         (Tensor, "cuda", lambda tensor, *_, **__: tensor.to("cuda")),
         (torch, "tensor", _tensor),
         (torch, "as_tensor", _as_tensor),
+        (Tensor, "quantile", _quantile),
         (torch, "sparse_csr_tensor", _sparse_rows),
         (torch, "Generator", _Generator),
         (torch.cuda, "is_available", lambda: True),

@@ -278,15 +278,15 @@ def launch_alone(
         return value.to_bytes(8, "little", signed=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        given, results = Path(folder) / "launch", Path(folder) / "results"
-        with given.open("wb") as file:
+        recorded, results = Path(folder) / "launch", Path(folder) / "results"
+        with recorded.open("wb") as file:
             sizes = (tasks, BLOCK, seed, threads, ADDITIONS[additions], ctypes.sizeof(record))
             file.write(b"".join(map(number, sizes)))
             file.write(bytes(record) + number(len(buffers)))
             for field, data in buffers.items():
                 place = getattr(type(record), field).offset
                 file.write(number(place) + number(len(data)) + data)
-        command = [*_fixed_addresses(name), str(program), str(given), str(results)]
+        command = [*_fixed_addresses(name), str(program), str(recorded), str(results)]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, env={**os.environ, **_SANITIZERS}
         )
