@@ -364,9 +364,9 @@ def run_emulated(share: float = SHARE) -> tuple[dict[str, dict[str, Figures]], s
     missing = why_not()
     launcher = None if missing else grid_launcher(1)
     about = (
-        f"kernels as Warp compiles them for the CPU, because {missing}"
+        f"Kernels ran as Warp compiles them for the CPU, because {missing}."
         if missing
-        else "kernels as generated CUDA source, with their threads in random order on two threads"
+        else "Kernels ran as generated CUDA source, their threads in random order on two threads."
     )
     pages: dict[str, dict[str, Figures]] = {}
     for title, make in BENCHMARKS.items():
@@ -436,7 +436,11 @@ def main(folder: Path = RESULTS) -> None:
         print(f"{missing} The rows run at a tenth of the size on an emulated one, without times.")
         figures, about = run_emulated()
         card, tests = "emulated", ""
-        notes = [missing, f"Sizes: a tenth of those named below. Times mean nothing here. {about}"]
+        notes = [
+            missing,
+            "Sizes: a tenth of those named below. Times mean nothing here. Counts are those of a whole",
+            f"call or job, its preparation included. {about}",
+        ]
     else:
         tests = run_tests(0.5 * SECONDS)
         left = 0.9 * SECONDS - (time.monotonic() - began)
