@@ -27,6 +27,7 @@ from invtoolbox.kernels.launch import Kernel
 from tests.kernels.cuda_variants import variants
 from tests.kernels.kernel_resources import (
     EXCEPTIONS,
+    MULTIPROCESSORS,
     Resources,
     breaks_rule,
     measure,
@@ -51,6 +52,11 @@ def main(
     if programs() is None:
         raise SystemExit(
             "cuobjdump or nvdisasm is missing; pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm"
+        )
+    listed = {str(number) for number in MULTIPROCESSORS}
+    if not set(architectures.split(",")) <= listed:
+        raise SystemExit(
+            f"--architectures {architectures}: choose from {', '.join(sorted(listed))}"
         )
     began, kept = time.monotonic(), Kept(RESULTS, again)
     kernels = {name_of(kernel): kernel for kernel in (make() for _, make in variants())}
