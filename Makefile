@@ -60,7 +60,7 @@ test-newest:  ## run the tests on the newest versions (NEWEST, a Python 3.13 or 
 	.venv-newest/bin/python -m pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test]"
 	.venv-newest/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not gpu" $(PYTEST)
 
-gpu: $(STAMP)  ## run the tests and benchmarks that need a GPU, in ten minutes; writes benchmarks/results/gpu/
+gpu: $(STAMP)  ## measure every job on the GPU in ten minutes, or run it on an emulated one; writes benchmarks/results/gpu/
 	@$(BIN)/python benchmarks/gpu.py
 
 lint: $(STAMP)  ## check the style, and that imports run one way

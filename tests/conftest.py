@@ -15,7 +15,25 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--grid",
+        type=int,
+        metavar="SEED",
+        help="emulated devices run the generated CUDA source, with its threads in a random order on "
+        "two threads of the CPU; 0 for the order of their numbers on one",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    if (seed := config.getoption("--grid", None)) is not None:
+        # Imported here, so that other tests do not start with Warp.
+        from tests import emulated_cuda
+        from tests.kernels import generated_cuda
+
+        if (reason := generated_cuda.why_not()) is not None:
+            raise pytest.UsageError(f"--grid {seed}: {reason}")
+        emulated_cuda.default_launcher = generated_cuda.grid_launcher(seed)
     # Without INVTOOLBOX_DATA, tests read the folder ../shared/data next to the repository.
     os.environ.setdefault("INVTOOLBOX_DATA", str(ROOT.parent / "shared" / "data"))
     # Two threads on two loaded cores can be much slower than one.

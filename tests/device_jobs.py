@@ -245,6 +245,16 @@ JOBS: dict[str, Job] = {
     "coordinate network": coordinates,
     "training of a denoiser": training,
 }
+#: Jobs whose results depend on draws, which CUDA's generators make in another way than the CPU's.
+DRAWS = {
+    "sampling, Langevin",
+    "sampling, DPS",
+    "training of a denoiser",
+    "deblurring, VBLE",
+    "voxels",
+    "Gaussians",
+    "Gaussians that split",
+}
 
 
 def count_per_step(job: Job, first: int, last: int) -> dict[str, float]:

@@ -253,7 +253,7 @@ def _is_emulated(tensor: Any) -> bool:
     return isinstance(tensor, EmulatedTensor)
 
 
-def _held(tensor: Tensor) -> Tensor:
+def _held(tensor: Any) -> Any:
     return tensor.held if isinstance(tensor, EmulatedTensor) else tensor
 
 
@@ -264,9 +264,11 @@ def _is_cuda(device: Any) -> bool:
 class _Emulation(TorchDispatchMode):
     """Mode that runs every operation of PyTorch on the CPU, after the checks of a GPU."""
 
-    def __init__(self) -> None:
+    def __init__(self, launcher: Launcher) -> None:
         super().__init__()
         self.tally = Tally()
+        self.launcher = launcher
+        self.arguments: Any = None  # of the kernel that is launched next
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, arguments: Any = (), named: Any = None
@@ -491,6 +493,17 @@ def _as_tensor(data: Any, dtype: torch.dtype | None = None, device: Any = None) 
 _PLAIN_AS_TENSOR = torch.as_tensor
 
 
+def _quantile(tensor: Tensor, q: Any, *arguments: Any, **named: Any) -> Tensor:
+    if not isinstance(tensor, EmulatedTensor) or tensor.requires_grad:
+        return _PLAIN_QUANTILE(tensor, q, *arguments, **named)
+    # PyTorch makes ranks in C++, and would take them for the CPU's.
+    _current().tally.launches["aten::quantile"] += 1
+    return EmulatedTensor(_PLAIN_QUANTILE(tensor.held, _held(q), *arguments, **named))
+
+
+_PLAIN_QUANTILE = Tensor.quantile
+
+
 class _Generator(torch.Generator):
     """Generator that may report ``cuda:0``.
 
@@ -524,12 +537,27 @@ def _is_of_cuda(generator: torch.Generator) -> bool:
     return bool(_PLAIN_GENERATOR.initial_seed(generator) & _MARK)
 
 
+#: Function that runs a launch: the kernel, the number of tasks, the struct of the arguments, and the
+#: arguments themselves.
+Launcher = Callable[[launching.Kernel, int, Any, Any], Any]
+
+
+def launch_with_warp(kernel: launching.Kernel, tasks: int, packed: Any, arguments: Any) -> None:
+    """Run a launch as Warp compiles it for the CPU, in the order of the tasks."""
+    launching.warp().launch(kernel.entry, dim=tasks, inputs=[packed, 0], device="cpu")
+
+
+#: The launcher of `emulate_cuda`; the option ``--grid`` of pytest changes it.
+default_launcher: Launcher = launch_with_warp
+
+
 def _pack(kernel: launching.Kernel, arguments: Any) -> tuple[Any, torch.device]:
     tensors = [
         t for name in kernel.record.vars if isinstance(t := getattr(arguments, name), Tensor)
     ]
     if len({t.device for t in tensors if t.numel()}) > 1:
         raise DeviceError(f"the kernel {kernel.file} got tensors on cuda:0 and on the CPU")
+    _current().arguments = arguments
     return _PLAIN_PACK(kernel, arguments)
 
 
@@ -537,8 +565,9 @@ _PLAIN_PACK = launching.Kernel.pack
 
 
 def _launch(kernel: launching.Kernel, tasks: int, packed: Any, device: torch.device) -> None:
-    _current().tally.kernels.append((kernel, tasks))
-    launching.warp().launch(kernel.entry, dim=tasks, inputs=[packed, 0], device="cpu")
+    mode = _current()
+    mode.tally.kernels.append((kernel, tasks))
+    mode.launcher(kernel, tasks, packed, mode.arguments)
 
 
 def _wait(*_: Any) -> None:
@@ -546,7 +575,7 @@ def _wait(*_: Any) -> None:
 
 
 @contextmanager
-def emulate_cuda() -> Iterator[Tally]:
+def emulate_cuda(launcher: Launcher | None = None) -> Iterator[Tally]:
     """Emulate a CUDA device ``cuda:0`` for the operations inside of the block.
 
     Tensors move there by ``.to("cuda")``, and ``solve(..., device="cuda")`` works. The block yields
@@ -554,6 +583,9 @@ def emulate_cuda() -> Iterator[Tally]:
     of this package run in the variants that CUDA takes. Tensors of the block cannot be used after
     it. Streams, graphs, memory and automatic mixed precision are not emulated. Functions of PyTorch
     that make tensors in C++, such as ``pad_sequence`` and ``one_hot``, are taken for the CPU's.
+
+    Args:
+        launcher: function that runs the kernels of this package; by default `default_launcher`.
 
     Raises:
         DeviceError: inside of the block, if an operation would fail on a GPU: tensors on two
@@ -565,12 +597,13 @@ def emulate_cuda() -> Iterator[Tally]:
     >>> tally.totals()["synchronizations"], tally.totals()["copies"]
     (1, 0)
     """
-    mode = _Emulation()
+    mode = _Emulation(default_launcher if launcher is None else launcher)
     replaced: list[tuple[Any, str, Callable[..., Any]]] = [
         (Tensor, "to", _to),
         (Tensor, "cuda", lambda tensor, *_, **__: tensor.to("cuda")),
         (torch, "tensor", _tensor),
         (torch, "as_tensor", _as_tensor),
+        (Tensor, "quantile", _quantile),
         (torch, "sparse_csr_tensor", _sparse_rows),
         (torch, "Generator", _Generator),
         (torch.cuda, "is_available", lambda: True),

@@ -43,6 +43,8 @@ PROGRAMS = {
     "import-linter",
     "mkdocs-material",
     "mkdocstrings[python]",
+    "nvidia-cuda-cuobjdump",
+    "nvidia-cuda-nvdisasm",
 }
 #: Modules that no extra installs.
 UNDECLARED = {
@@ -51,6 +53,7 @@ UNDECLARED = {
     "bucketed_scene_flow_eval": "its pins contradict ours; golden figures stand for it",
     "ants": "its pins contradict ours; a benchmark runs it in an environment of its own",
     "ouster": "its pins contradict those of others; the test skips without it",
+    "torch_radon": "it has no wheel; `make gpu` measures it if it is installed",
     "lazy_other": "a test writes it",
     "lazy_package": "a test writes it",
     "missing_module_of_nobody": "a test misses it",

@@ -51,7 +51,7 @@ def variants() -> Iterator[tuple[str, Maker]]:
         for make in (fit_kernel, gradient_kernel):
             yield "rotations", lambda make=make, real=real: make(real)
         yield "rays", lambda real=real: raycast_kernel(real)
-        yield "blur", lambda real=real: blur_kernel(real, 11)
+        yield "blur", lambda real=real: blur_kernel(real, 11, cuda=True)
 
 
 def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:

@@ -11,6 +11,9 @@ from torch import Tensor
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, native_kernel
 
+#: Neighbouring pixels that are blurred together. On CUDA they are a task, which has them in registers.
+_BLOCK, _BLOCK_ON_CUDA = 256, 4
+
 
 @dataclass
 class BlurArguments:
@@ -24,9 +27,15 @@ class BlurArguments:
 
 
 @cache
-def blur_kernel(dtype: torch.dtype, size: int) -> Kernel:
-    """Return the kernel that blurs a row by a window of ``size`` weights."""
-    definitions: dict[str, str | int] = {"REAL": REAL[dtype], "WINDOW": size}
+def blur_kernel(dtype: torch.dtype, size: int, cuda: bool) -> Kernel:
+    """Return the kernel that blurs a row, or on CUDA a part of it, by ``size`` weights."""
+    block = _BLOCK_ON_CUDA if cuda else _BLOCK
+    definitions: dict[str, str | int] = {
+        "REAL": REAL[dtype],
+        "WINDOW": size,
+        "BLOCK": block,
+        "UNROLLED": cuda,
+    }
     return native_kernel("rendering/window_blur.cpp", definitions, BlurArguments)
 
 
@@ -45,6 +54,7 @@ def blur_planes(planes: Tensor, window: Tensor) -> Tensor:
     blurred = torch.empty_like(planes)
     arguments = BlurArguments(planes, blurred, window.to(planes), height, width)
     rows = planes.numel() // max(width, 1)
-    kernel = blur_kernel(planes.dtype, len(window))
-    launch(kernel, rows, arguments, work=2.0 * len(window) * planes.numel())
+    tasks = rows * -(-width // _BLOCK_ON_CUDA) if planes.is_cuda else rows
+    kernel = blur_kernel(planes.dtype, len(window), planes.is_cuda)
+    launch(kernel, tasks, arguments, work=2.0 * len(window) * planes.numel())
     return blurred
