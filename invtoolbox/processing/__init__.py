@@ -29,6 +29,7 @@ from invtoolbox.processing.flat_field import (
     photon_weights,
     transmission,
 )
+from invtoolbox.processing.phase import filter_phase, retrieve_phase
 
 __all__ = [
     "BeamHardening",
@@ -37,6 +38,7 @@ __all__ = [
     "correct_air",
     "crop_detector",
     "extend_truncated",
+    "filter_phase",
     "fit_beam_hardening",
     "from_hounsfield",
     "line_integrals",
@@ -45,6 +47,7 @@ __all__ = [
     "remove_rings_by_sorting",
     "remove_rings_by_wavelets",
     "remove_zingers",
+    "retrieve_phase",
     "select_views",
     "to_hounsfield",
     "transmission",

@@ -1,9 +1,10 @@
-"""Simulations with exact ground truth: a street with a lidar, events, wavelets of sound."""
+"""Simulations with exact ground truth: a street with a lidar, events, waves of sound and X-rays."""
 
 from __future__ import annotations
 
 from invtoolbox.simulation.events import SimulatedEvents, simulate_events
 from invtoolbox.simulation.lidar import SimulatedSequence, SpinningLidar, street
+from invtoolbox.simulation.propagation import propagate, x_ray_wavelength
 from invtoolbox.simulation.town import random_town
 from invtoolbox.simulation.wavelets import ricker
 from invtoolbox.simulation.world import Street
@@ -13,8 +14,10 @@ __all__ = [
     "SimulatedSequence",
     "SpinningLidar",
     "Street",
+    "propagate",
     "random_town",
     "ricker",
     "simulate_events",
     "street",
+    "x_ray_wavelength",
 ]

@@ -358,3 +358,39 @@ def test_measured_files_bring_their_geometry(
     assert ran.code == 0, ran.err
     image = np.load("slice.npy")
     assert image.shape == (1, 64, 64) and np.isfinite(image).all() and image.std() > 0
+
+
+def test_fringes_are_filtered_before_the_reconstruction(run: Run, here: Path) -> None:
+    phase = ("--phase", "1000", "--energy", "20", "--distance", "50000")
+    ran = run(
+        "ct",
+        "sinogram.npy",
+        "--geometry",
+        "geometry.toml",
+        *phase,
+        "--fbp",
+        "--output",
+        "slice.npy",
+    )
+    assert ran.code == 0, ran.err
+    scan = it.datasets.open("sinogram.npy", "geometry.toml")[0]
+    filtered = it.processing.retrieve_phase(scan, 1000.0, 20.0, 50000.0)
+    assert scan.geometry is not None and float((filtered.y - scan.y).norm()) > 1e-3
+    expected = scan.geometry.operator().pseudo_inverse(filtered.y)
+    assert np.array_equal(np.load("slice.npy"), expected[0].numpy())
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (("--phase", "1000", "--distance", "50"), "needs energy, the mean energy of the photons"),
+        (("--energy", "20", "--distance", "50"), "needs --phase, the ratio"),
+        (("--phase", "1000", "--energy", "20"), "needs distance above 0, the distance from"),
+        (("--phase", "1000", "--energy", "20", "--distance", "0"), "at 0 there are no fringes"),
+        (("--phase", "1000", "--energy", "0", "--distance", "9"), "needs energy above 0"),
+    ],
+)
+def test_a_filter_of_fringes_names_the_number_it_needs(
+    run: Run, here: Path, options: tuple[str, ...], sentence: str
+) -> None:
+    assert sentence in one_sentence(ct(run, *options))
