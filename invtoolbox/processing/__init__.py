@@ -3,12 +3,7 @@
 They are pure functions of tensors and measurements.
 """
 
-from invtoolbox.processing.artifacts import (
-    remove_rings,
-    remove_rings_by_sorting,
-    remove_rings_by_wavelets,
-    remove_zingers,
-)
+from invtoolbox.processing.artifacts import remove_rings, remove_zingers
 from invtoolbox.processing.attenuation import (
     BeamHardening,
     fit_beam_hardening,
@@ -29,11 +24,14 @@ from invtoolbox.processing.flat_field import (
     photon_weights,
     transmission,
 )
+from invtoolbox.processing.metal import MetalReduction, reduce_metal
 from invtoolbox.processing.phase import filter_phase, retrieve_phase
+from invtoolbox.processing.stripes import remove_stripes
 
 __all__ = [
     "BeamHardening",
     "LineIntegrals",
+    "MetalReduction",
     "bin_detector",
     "correct_air",
     "crop_detector",
@@ -43,9 +41,9 @@ __all__ = [
     "from_hounsfield",
     "line_integrals",
     "photon_weights",
+    "reduce_metal",
     "remove_rings",
-    "remove_rings_by_sorting",
-    "remove_rings_by_wavelets",
+    "remove_stripes",
     "remove_zingers",
     "retrieve_phase",
     "select_views",

@@ -69,6 +69,8 @@ COMMAND = ImageCommand(
         **MEASUREMENTS,
         "--center": "measurements.center",
         "--views": "measurements.views",
+        "--metal": "measurements.metal",
+        "--stripes": "measurements.stripes",
         "--phase": "measurements.phase.delta_beta",
         "--energy": "measurements.phase.energy",
         "--distance": "measurements.phase.distance",

@@ -38,6 +38,7 @@ from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.priors.base import Prior
 from invtoolbox.processing.attenuation import BeamHardening
 from invtoolbox.processing.phase import retrieve_phase
+from invtoolbox.processing.stripes import remove_stripes
 from invtoolbox.solvers.base import Solver
 
 _SCANS = {"parallel-beam": "parallel", "fan-beam": "fan"}
@@ -181,6 +182,9 @@ def measure(file: SceneFile) -> Measured:
                     f"{file.path}: measurements.views leaves none of {geometry.view_count} views"
                 )
             geometry, y = geometry.with_views(chosen), y[:, :, chosen]
+        if table.stripes:
+            y, dead = remove_stripes(y)
+            notes += (f"stripes were removed, {int(dead.sum())} cells interpolated",)
         if table.phase is not None:
             y, noise_std = _filter_phase(file, y, geometry), None
         if table.beam_hardening is not None:
@@ -194,8 +198,8 @@ def measure(file: SceneFile) -> Measured:
                 notes += (f"the axis of rotation is at column {column:.2f}",)
         built: Operator = geometry.operator()
     else:
-        for key in ("beam_hardening", "phase", "views", "center"):
-            if getattr(table, key) is not None:
+        for key in ("beam_hardening", "stripes", "phase", "metal", "views", "center"):
+            if getattr(table, key) not in (None, False):
                 raise InputError(
                     f"{file.path}: measurements.{key} is for a scan; it has a meaning in a sinogram "
                     "whose geometry is known"

@@ -4,7 +4,7 @@ The tables, in the order of the work::
 
     title, seed, device, dtype
     [measurements]            measured: dataset or path, file, item, geometry, views, center, crop,
-                              beam_hardening, phase, noise_std
+                              beam_hardening, stripes, phase, metal, noise_std
     [measurements.simulate]   or simulated: dataset or path of the truth, and the noise
     [operator]                needed unless the measurements contain it
     [data_term]               least squares by default
@@ -187,6 +187,15 @@ class Measurements(Source):
     )
     crop: Crop | None = Field(None, description="rectangle of a picture")
     beam_hardening: Hardening | None = Field(None, description="correction of beam hardening")
+    metal: bool | float = Field(
+        False,
+        description="leave out the rays of a scan that meet metal; true, or the attenuation above which a "
+        "pixel is metal",
+    )
+    stripes: bool = Field(
+        False,
+        description="remove stripes of every kind from a sinogram, which cause rings, before all else",
+    )
     phase: Phase | None = Field(None, description="filter of fringes, before the reconstruction")
     repair: bool = Field(
         False,
@@ -194,6 +203,13 @@ class Measurements(Source):
         "every repair is a note",
     )
     simulate: Simulate | None = Field(None, description="simulation in place of measurements")
+
+    @field_validator("metal")
+    @classmethod
+    def _attenuation(cls, metal: bool | float) -> bool | float:
+        if not isinstance(metal, bool) and not metal > 0:
+            raise ValueError(f"takes true, or an attenuation above 0, got {metal:g}")
+        return metal
 
     @field_validator("center")
     @classmethod

@@ -394,3 +394,17 @@ def test_a_filter_of_fringes_names_the_number_it_needs(
     run: Run, here: Path, options: tuple[str, ...], sentence: str
 ) -> None:
     assert sentence in one_sentence(ct(run, *options))
+
+
+def test_stripes_are_removed_before_the_reconstruction(run: Run, here: Path) -> None:
+    y = np.load("sinogram.npy")
+    y[:, y.shape[1] // 2 + 3] = 0.0
+    np.save("striped.npy", y)
+    options = ("--geometry", "geometry.toml", "--fbp", "--stripes", "--output", "slice.npy")
+    ran = run("ct", "striped.npy", *options)
+    assert ran.code == 0 and "note: stripes were removed" in ran.out, ran
+    scan = it.datasets.open("striped.npy", "geometry.toml")[0]
+    assert scan.geometry is not None
+    repaired, _ = it.processing.remove_stripes(scan.y)
+    expected = scan.geometry.operator().pseudo_inverse(repaired)
+    assert np.array_equal(np.load("slice.npy"), expected[0].numpy())
