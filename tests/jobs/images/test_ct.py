@@ -408,3 +408,15 @@ def test_stripes_are_removed_before_the_reconstruction(run: Run, here: Path) -> 
     repaired, _ = it.processing.remove_stripes(scan.y)
     expected = scan.geometry.operator().pseudo_inverse(repaired)
     assert np.array_equal(np.load("slice.npy"), expected[0].numpy())
+
+
+def test_metal_is_an_option_and_no_metal_changes_nothing(run: Run, here: Path) -> None:
+    options = ("--geometry", "geometry.toml", "--fbp", "--quiet")
+    assert run("ct", "sinogram.npy", *options, "--output", "a.npy").code == 0
+    assert run("ct", "sinogram.npy", *options, "--metal", "--output", "b.npy").code == 0
+    assert np.array_equal(np.load("a.npy"), np.load("b.npy"))
+    threshold = ("--set", "measurements.metal=1e-9")
+    ran = run("ct", "sinogram.npy", *options, *threshold, "--output", "c.npy")
+    assert "give a higher threshold" in one_sentence(ran)
+    ran = run("ct", "sinogram.npy", *options, "--set", "measurements.metal=-1.0")
+    assert "takes true, or an attenuation above 0" in one_sentence(ran)
