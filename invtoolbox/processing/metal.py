@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.measurements.metal import METAL, bulk
-from invtoolbox.operators.tomography.scan_2d import Scan
+from invtoolbox.measurements.bulk import METAL, bulk
+from invtoolbox.operators.tomography.scan_2d import Scan, Scan2D
+from invtoolbox.operators.tomography.scan_3d import Scan3D
 from invtoolbox.processing.flat_field import interpolate
 
 #: Attenuation relative to the bulk: below the first one is air or lung, between the other two soft
@@ -132,13 +133,10 @@ def reduce_metal(
 
 
 def _smallest_pixel(operator: Scan) -> float:
-    """Return the smallest side of the pixels or voxels of a scan.
-
-    Args:
-        operator: operator of the scan.
-    """
-    size = getattr(operator, "pixel_size", None) or getattr(operator, "voxel_size", 1.0)
-    return float(min(size)) if isinstance(size, tuple | list) else float(size)
+    """Return the smallest side of the pixels or voxels of a scan."""
+    if isinstance(operator, Scan2D):
+        return min(operator.pixel_size)
+    return min(operator.voxel_size) if isinstance(operator, Scan3D) else 1.0
 
 
 def _fill(y: Tensor, operator: Scan, hidden: Tensor, metal: Tensor) -> Tensor:

@@ -159,7 +159,8 @@ def retrieve_phase(
     True
     """
     geometry = measurement.geometry
-    if not isinstance(geometry, Geometry | Geometry3D) or getattr(geometry, "vectors", ()):
+    has_poses = isinstance(geometry, Geometry3D) and bool(geometry.vectors)
+    if not isinstance(geometry, Geometry | Geometry3D) or has_poses:
         raise InputError(
             "retrieve_phase needs the geometry of a parallel, fan or cone beam; with poses per view, call "
             "filter_phase with the distances and the pixel size"
@@ -207,6 +208,6 @@ def _check_numbers(**values: float | None) -> None:
     }
     for name, value in values.items():
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        is_finite = is_number and (math.isfinite(value) or name == "source_distance")
-        if not is_finite or not value > 0:
+        number = float(value) if is_number and value is not None else math.nan
+        if not number > 0 or (math.isinf(number) and name != "source_distance"):
             raise InputError(f"phase retrieval needs {name} above 0, {needs[name]}; got {value!r}")

@@ -230,12 +230,12 @@ def measure(file: SceneFile) -> Measured:
 def _filter_phase(file: SceneFile, y: Tensor, geometry: ScanGeometry) -> Tensor:
     """Return line integrals whose fringes the filter of Paganin has removed."""
     table = file.scene.measurements.phase
-    assert table is not None and table.delta_beta is not None and table.energy is not None
-    scan = Measurement(y, geometry)
-    return _in_table(
-        f"{file.path}: [measurements.phase]",
-        lambda: retrieve_phase(scan, table.delta_beta, table.energy, table.distance).y,
+    assert table is not None
+    numbers = (table.delta_beta, table.energy, table.distance)
+    filtered: Measurement = _in_table(
+        f"{file.path}: [measurements.phase]", retrieve_phase, Measurement(y, geometry), *numbers
     )
+    return filtered.y
 
 
 def _axis_column(file: SceneFile, geometry: ScanGeometry, y: Tensor) -> float:
