@@ -11,8 +11,8 @@ from invtoolbox.operators.tomography.scan_2d import Scan
 
 #: Cells and views of the coarse image, and its rows and columns.
 _CELLS, _VIEWS, _SIDE = 192, 180, 128
-#: Least arc of the views, in radians.
-_HALF_TURN = 2.6
+#: Least arc of the views, in radians, and least number of views: few views have dark streaks of their own.
+_HALF_TURN, _MANY = 2.6, 60
 #: Least number of pixels of metal, largest share of the object that is metal, and least depth of the
 #: dark streaks beside it, relative to the bulk.
 _FEWEST, _MOST, _DARK = 3, 0.25, 0.15
@@ -24,7 +24,7 @@ def check_metal(subject: Subject) -> Finding | None:
     S = subject.plane
     if S is None or type(subject.problem.data_term) is not LeastSquares or S.arc < _HALF_TURN:
         return None
-    if min(S.values.shape) < 12 or subject.is_shifted:
+    if len(S.angles) < _MANY or S.values.shape[1] < 12 or subject.is_shifted:
         return None
     coarse = S.coarsen(_CELLS, _VIEWS)
     if coarse.field_of_view < 8 * coarse.spacing:
