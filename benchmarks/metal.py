@@ -124,7 +124,7 @@ def scan(k: int, draw: int | None) -> tuple[Tensor, it.operators.ParallelBeam, T
     ratio = water_level / float(attenuation("bone", ENERGY))
     angles = torch.arange(360) * (math.pi / 360)
     A = it.operators.ParallelBeam((n, n), angles, 367, pixel_size=size, detector_spacing=size)
-    spectrum = tube_spectrum(120.0, aluminium=5.0, count=40)
+    spectrum = tube_spectrum(kilovolts=120.0, aluminium=5.0, count=40)
     maps = {
         "water": density * (1 - bone) * (1 - metal),
         "bone": density * bone * ratio * (1 - metal),

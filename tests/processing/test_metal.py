@@ -40,7 +40,7 @@ def scan(*discs: tuple[float, float, float, str]) -> Scan:
     density = body * (1 - 0.7 * lung)
     maps = {"water": density * (1 - bone) * (1 - metal), "bone": 0.7 * bone * (1 - metal), **metals}
     paths = {name: A(values[None, None]) for name, values in maps.items()}
-    spectrum = tube_spectrum(120.0, count=20)
+    spectrum = tube_spectrum(kilovolts=120.0, count=20)
     measured = -simulate_counts(paths, spectrum, 1e6, seed=0).log()
     lengths = torch.linspace(0, 250, 200, dtype=torch.float64)
     water = -simulate_counts({"water": lengths}, spectrum).log()
