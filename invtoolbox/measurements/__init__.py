@@ -2,6 +2,7 @@
 
 from invtoolbox.measurements import (  # noqa: F401 (register their checks)
     levels,
+    metal,
     orientation,
     pictures,
     ranges,

@@ -3,12 +3,7 @@
 They are pure functions of tensors and measurements.
 """
 
-from invtoolbox.processing.artifacts import (
-    remove_rings,
-    remove_rings_by_sorting,
-    remove_rings_by_wavelets,
-    remove_zingers,
-)
+from invtoolbox.processing.artifacts import remove_rings, remove_zingers
 from invtoolbox.processing.attenuation import (
     BeamHardening,
     fit_beam_hardening,
@@ -29,22 +24,28 @@ from invtoolbox.processing.flat_field import (
     photon_weights,
     transmission,
 )
+from invtoolbox.processing.metal import MetalReduction, reduce_metal
+from invtoolbox.processing.phase import filter_phase, retrieve_phase
+from invtoolbox.processing.stripes import remove_stripes
 
 __all__ = [
     "BeamHardening",
     "LineIntegrals",
+    "MetalReduction",
     "bin_detector",
     "correct_air",
     "crop_detector",
     "extend_truncated",
+    "filter_phase",
     "fit_beam_hardening",
     "from_hounsfield",
     "line_integrals",
     "photon_weights",
+    "reduce_metal",
     "remove_rings",
-    "remove_rings_by_sorting",
-    "remove_rings_by_wavelets",
+    "remove_stripes",
     "remove_zingers",
+    "retrieve_phase",
     "select_views",
     "to_hounsfield",
     "transmission",

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
-from invtoolbox.operators.wavelet import OrthogonalWavelet
 
 #: Number of values in all windows of one piece of a median: 128 MB in float64.
 _PIECE = 1 << 24
@@ -81,9 +80,10 @@ def remove_rings(sinogram: Tensor, width: int = 5, threshold: float = 3.0) -> tu
     a fault disturbs the estimates of its neighbours. A cell without a fault is returned bitwise
     unchanged.
 
-    The method does not find stripes as wide as half the window, faults that come and go (use
-    `remove_rings_by_sorting`), and faults below the noise of a mean over the views. It mistakes
-    edges of the object that are circles around the axis for faults.
+    The method does not find stripes as wide as half the window, faults that come and go, and dead
+    cells; `remove_stripes` does, but only if most cells have no fault. Faults below the noise of a
+    mean over the views are not found either. Edges of the object that are circles around the axis
+    are mistaken for faults.
 
     Args:
         sinogram: line integrals ``(batch, channel, view, *rows, cell)``, without unit.
@@ -100,87 +100,12 @@ def remove_rings(sinogram: Tensor, width: int = 5, threshold: float = 3.0) -> tu
     >>> bool(torch.allclose(clean, smooth, atol=1e-6)), faults.flatten().nonzero().flatten().tolist()
     (True, [7])
     """
-    _check(sinogram)
+    check_sinogram(sinogram)
     check_range("remove_rings", "[0, inf]", threshold=threshold)
     fault = torch.zeros_like(sinogram[:, :, :1])
     for _ in range(_PASSES):
         fault = fault + _faults(sinogram - fault, width, threshold)
     return sinogram - fault, fault
-
-
-def remove_rings_by_sorting(sinogram: Tensor, width: int = 21) -> Tensor:
-    """Remove stripes from line integrals by sorting, also partial and fluctuating stripes.
-
-    The readings of every cell are sorted along the views, so that neighbouring cells are alike at
-    every rank. A median over ``width`` cells removes the cells that differ, and the readings return
-    to their views. The method smooths the object a little along the detector, with or without
-    faults; `remove_rings` does not change good cells.
-
-    Args:
-        sinogram: line integrals ``(batch, channel, view, *rows, cell)``, without unit.
-        width: width of the median in cells, odd; more than twice the width of the widest stripe.
-
-    Source: Vo, Atwood & Drakopoulos, Optics Express 26, 2018, algorithm 3.
-
-    >>> stripe = torch.zeros(1, 1, 4, 9); stripe[..., 1:3, 4] = 1.0  # in two views of four
-    >>> float(remove_rings_by_sorting(stripe, 5).abs().max())
-    0.0
-    """
-    _check(sinogram)
-    ordered, place = sinogram.sort(dim=2)
-    smooth = local_median(ordered, (1, width))
-    return torch.zeros_like(sinogram).scatter(2, place, smooth)
-
-
-def remove_rings_by_wavelets(
-    sinogram: Tensor, levels: int = 4, damping: float = 2.0, wavelet: str = "db5"
-) -> Tensor:
-    """Remove stripes, also wide ones, from line integrals by a wavelet and a Fourier transform.
-
-    Stripes are constant along the views and sharp along the cells. They therefore lie in one detail
-    band of every wavelet level, near the frequency ``k = 0`` of the views, where the factor
-    ``1 - exp(-k^2 / (2 damping^2))`` damps them. The method also removes the parts of the object
-    that are constant over most of the views, such as anything round around the axis. Use it as the
-    last resort.
-
-    Args:
-        sinogram: line integrals ``(batch, channel, view, cell)``, without unit.
-        levels: number of wavelet levels; stripes up to ``2^levels`` cells wide are removed.
-        damping: width of the damping, in cycles over the views.
-        wavelet: name of an orthogonal wavelet of PyWavelets.
-
-    Source: Munch, Trtik, Marone & Stampanoni, Optics Express 17, 2009.
-
-    >>> stripe = torch.zeros(1, 1, 64, 64); stripe[..., 30:32] = 1.0
-    >>> float(remove_rings_by_wavelets(stripe).abs().max()) < 0.4
-    True
-    """
-    _check(sinogram)
-    if sinogram.ndim != 4:
-        raise InputError(
-            "remove_rings_by_wavelets takes sinograms (batch, channel, view, cell), got shape "
-            f"{tuple(sinogram.shape)}"
-        )
-    check_range("remove_rings_by_wavelets", "(0, inf]", damping=damping)
-    views, cells = sinogram.shape[-2:]
-    basis, unit = OrthogonalWavelet(wavelet, levels), 2**levels
-    # The transform is periodic, and a jump at the border would be damped too. So the sinogram is
-    # mirrored to a multiple of the coarsest cell.
-    top, left = min(unit, views - 1), min(4 * unit, cells - 1)
-    bottom, right = (top + (-views - 2 * top) % unit), (left + (-cells - 2 * left) % unit)
-    padded = F.pad(
-        sinogram, (left, min(right, cells - 1), top, min(bottom, views - 1)), mode="reflect"
-    )
-    coefficients = basis.transform(padded)
-    for (rows, columns), axes in basis.plan(tuple(padded.shape[2:])):
-        if len(axes) < 2:
-            continue
-        band = coefficients[..., : rows // 2, columns // 2 : 2 * (columns // 2)]
-        cycles = torch.arange(rows // 2 // 2 + 1, dtype=sinogram.dtype, device=sinogram.device)
-        factors = 1 - torch.exp(-cycles.square() / (2 * damping**2))
-        spectrum = torch.fft.rfft(band, dim=-2) * factors.unsqueeze(1)
-        band.copy_(torch.fft.irfft(spectrum, n=rows // 2, dim=-2))
-    return basis.inverse(coefficients)[..., top : top + views, left : left + cells].contiguous()
 
 
 def local_median(x: Tensor, size: tuple[int, int], centre: bool = True) -> Tensor:
@@ -248,7 +173,12 @@ def _faults(sinogram: Tensor, width: int, threshold: float) -> Tensor:
     return torch.where(real, middle, 0)
 
 
-def _check(sinogram: Tensor) -> None:
+def check_sinogram(sinogram: Tensor) -> None:
+    """Refuse what is no sinogram, and values that are not finite.
+
+    Args:
+        sinogram: line integrals ``(batch, channel, view, *rows, cell)``.
+    """
     if sinogram.ndim < 4 or not sinogram.is_floating_point() or not sinogram.numel():
         raise InputError(
             "ring removal takes line integrals (batch, channel, view, *rows, cell), got "

@@ -1,4 +1,4 @@
-"""Rings: faults of known size are found and taken out, good cells stay bitwise as they are, and what the older methods cost."""
+"""Rings: faults of known size are found and taken out, and good cells stay bitwise as they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.processing import remove_rings, remove_rings_by_sorting, remove_rings_by_wavelets
+from invtoolbox.processing import remove_rings
 from invtoolbox.processing.artifacts import local_median
 
 
@@ -67,54 +67,14 @@ def test_items_do_not_see_each_other_and_volumes_are_their_rows(
 ) -> None:
     y = scan[1] + faults()
     batch = torch.cat([y, 2 * y.flip(-1), torch.zeros_like(y)])
-    for call in (lambda v: remove_rings(v)[0], remove_rings_by_sorting, remove_rings_by_wavelets):
-        whole = call(batch)
-        for k in range(3):
-            torch.testing.assert_close(call(batch[k : k + 1])[0], whole[k], rtol=0, atol=1e-14)
-        assert torch.equal(whole, call(batch))
+    whole = remove_rings(batch)[0]
+    for k in range(3):
+        alone = remove_rings(batch[k : k + 1])[0][0]
+        torch.testing.assert_close(alone, whole[k], rtol=0, atol=1e-14)
+    assert torch.equal(whole, remove_rings(batch)[0])
     volume = batch.squeeze(1).movedim(0, 1)[None, None]  # (1, 1, view, row, cell)
     assert volume.shape == (1, 1, 150, 3, 186)
     torch.testing.assert_close(remove_rings(volume)[0][0, 0, :, 1], remove_rings(batch)[0][1, 0])
-    torch.testing.assert_close(
-        remove_rings_by_sorting(volume)[0, 0, :, 1], remove_rings_by_sorting(batch)[1, 0]
-    )
-
-
-def test_sorting_takes_out_stripes_that_come_and_go(
-    scan: tuple[it.operators.LinearOperator, torch.Tensor],
-) -> None:
-    A, y = scan
-    partial = torch.zeros_like(y)
-    partial[..., 40:100, :] = faults(size=0.1)
-    image = A.pseudo_inverse(y)
-    before, after = (
-        float((A.pseudo_inverse(v) - image).norm())
-        for v in (y + partial, remove_rings_by_sorting(y + partial, 9))
-    )
-    assert after < 0.8 * before
-    # The price: it smooths what is not faulty.
-    assert 0.002 < float((remove_rings_by_sorting(y, 9) - y).norm() / y.norm()) < 0.02
-
-
-def test_wavelets_take_out_wide_stripes(
-    scan: tuple[it.operators.LinearOperator, torch.Tensor],
-) -> None:
-    _, y = scan
-    wide = torch.zeros(186, dtype=torch.float64)
-    wide[60:66], wide[120:124] = 0.1, -0.1
-    left = remove_rings_by_wavelets(y + wide) - remove_rings_by_wavelets(y)
-    assert float(left.mean(2).norm() / wide.norm()) < 0.65
-    # Stripes that nothing but the views' mean holds are what it removes; a sinogram without any
-    # mean structure stays.
-    moving = torch.sin(
-        2 * math.pi * (torch.arange(186) / 30 + 12 * torch.arange(150).unsqueeze(1) / 150)
-    ).double()[None, None]
-    assert (
-        float(
-            (remove_rings_by_wavelets(moving) - moving)[..., 20:-20, 20:-20].norm() / moving.norm()
-        )
-        < 0.02
-    )
 
 
 def test_the_local_median_is_scipys_whatever_the_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,11 +96,10 @@ def test_the_local_median_is_scipys_whatever_the_pieces(monkeypatch: pytest.Monk
 def test_wrong_sinograms_get_one_sentence() -> None:
     y = torch.zeros(1, 1, 8, 8)
     y[0, 0, 1, 1] = float("nan")
-    for call in (remove_rings, remove_rings_by_sorting, remove_rings_by_wavelets):
-        with pytest.raises(it.InputError, match="NaN"):
-            call(y)
-        with pytest.raises(it.InputError, match="batch, channel, view"):
-            call(torch.zeros(8, 8))
+    with pytest.raises(it.InputError, match="NaN"):
+        remove_rings(y)
+    with pytest.raises(it.InputError, match="batch, channel, view"):
+        remove_rings(torch.zeros(8, 8))
 
 
 @pytest.mark.data

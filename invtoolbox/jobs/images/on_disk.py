@@ -220,7 +220,7 @@ def _open(job: ImageJob) -> tuple[datasets.DataSet, Scan3D, Geometry3D]:
         raise InputError(
             f"{file.path}: from disk to disk goes one item; choose it with measurements.item"
         )
-    for key in ("views", "beam_hardening", "crop", "repair"):
+    for key in ("views", "beam_hardening", "stripes", "phase", "metal", "crop", "repair"):
         if getattr(table, key):
             raise InputError(
                 f"{file.path}: measurements.{key} is not taken from disk to disk; leave it out"

@@ -37,6 +37,8 @@ from invtoolbox.parameter_choice import rule_named
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.priors.base import Prior
 from invtoolbox.processing.attenuation import BeamHardening
+from invtoolbox.processing.phase import retrieve_phase
+from invtoolbox.processing.stripes import remove_stripes
 from invtoolbox.solvers.base import Solver
 
 _SCANS = {"parallel-beam": "parallel", "fan-beam": "fan"}
@@ -157,7 +159,7 @@ def measure(file: SceneFile) -> Measured:
     is_scan = name is None or name in _SCANS_3D
     scan = geometry_of(file) or _scan_of_operator(file)
     item = read(file, table, "measurements", scan, is_volume=name == "blur-3d")
-    y, geometry = item.y, item.geometry
+    y, geometry, noise_std = item.y, item.geometry, item.noise_std
     notes: tuple[str, ...] = tuple(item.meta.get("notes", ()))
     if is_scan and item.meta.get("units") == "HU":
         raise InputError(
@@ -180,6 +182,11 @@ def measure(file: SceneFile) -> Measured:
                     f"{file.path}: measurements.views leaves none of {geometry.view_count} views"
                 )
             geometry, y = geometry.with_views(chosen), y[:, :, chosen]
+        if table.stripes:
+            y, dead = remove_stripes(y)
+            notes += (f"stripes were removed, {int(dead.sum())} cells interpolated",)
+        if table.phase is not None:
+            y, noise_std = _filter_phase(file, y, geometry), None
         if table.beam_hardening is not None:
             y = BeamHardening(
                 tuple(table.beam_hardening.coefficients), table.beam_hardening.largest
@@ -191,8 +198,8 @@ def measure(file: SceneFile) -> Measured:
                 notes += (f"the axis of rotation is at column {column:.2f}",)
         built: Operator = geometry.operator()
     else:
-        for key in ("beam_hardening", "views", "center"):
-            if getattr(table, key) is not None:
+        for key in ("beam_hardening", "stripes", "phase", "metal", "views", "center"):
+            if getattr(table, key) not in (None, False):
                 raise InputError(
                     f"{file.path}: measurements.{key} is for a scan; it has a meaning in a sinogram "
                     "whose geometry is known"
@@ -210,7 +217,7 @@ def measure(file: SceneFile) -> Measured:
     return Measured(
         y,
         built,
-        table.noise_std if table.noise_std is not None else item.noise_std,
+        table.noise_std if table.noise_std is not None else noise_std,
         item.reference,
         item.segmentation,
         is_photograph=geometry is None and "black" in item.meta["units"],
@@ -218,6 +225,17 @@ def measure(file: SceneFile) -> Measured:
         grid=geometry.grid() if isinstance(geometry, Geometry3D) else grid,
         notes=notes,
     )
+
+
+def _filter_phase(file: SceneFile, y: Tensor, geometry: ScanGeometry) -> Tensor:
+    """Return line integrals whose fringes the filter of Paganin has removed."""
+    table = file.scene.measurements.phase
+    assert table is not None
+    numbers = (table.delta_beta, table.energy, table.distance)
+    filtered: Measurement = _in_table(
+        f"{file.path}: [measurements.phase]", retrieve_phase, Measurement(y, geometry), *numbers
+    )
+    return filtered.y
 
 
 def _axis_column(file: SceneFile, geometry: ScanGeometry, y: Tensor) -> float:

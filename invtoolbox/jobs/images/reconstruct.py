@@ -13,6 +13,7 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.jobs.images.automatic import solve_automatically, solve_with_defaults
+from invtoolbox.jobs.images.metal import solve_without_metal
 from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.jobs.images.wide_grid import solve_beyond
 from invtoolbox.operators.base import Operator
@@ -36,6 +37,7 @@ def reconstruct(
     seed: int = 0,
     progress: bool = True,
     repair: bool | None = None,
+    metal: bool | float = False,
 ) -> Solution:
     """Reconstruct images from measurements; everything that is not given is chosen.
 
@@ -59,6 +61,9 @@ def reconstruct(
             scan. By default, dead, hot and clipped readings alone are left out, and only if a fit to
             the others predicts another value: a thin plate that a ray meets lengthwise looks like a
             hot reading, but other rays show it too. Every repair is a note.
+        metal: leave out the rays of a scan that meet metal, and put the metal of the filtered
+            back-projection back; True, or the attenuation above which a pixel is metal, as in
+            `it.processing.reduce_metal`.
 
     Returns:
         The solution; its ``x`` always has the shape ``(batch, channel, *space)``. If the weight is
@@ -110,7 +115,14 @@ def reconstruct(
     def solve_some(chosen: Problem, places: Tensor) -> Solution:
         return solve_beyond(chosen, lambda inner, items: run(inner, places[items]))
 
-    return solve_repaired(problem, solve_some, repair)
+    def solve_reduced(chosen: Problem, places: Tensor) -> Solution:
+        if metal is False:
+            return solve_some(chosen, places)
+        return solve_without_metal(
+            chosen, lambda inner, items: solve_some(inner, places[items]), metal
+        )
+
+    return solve_repaired(problem, solve_reduced, repair)
 
 
 def with_axes(y: Any, A: Operator) -> Any:

@@ -24,6 +24,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.automatic import solve_automatically, solve_with_defaults
+from invtoolbox.jobs.images.metal import solve_without_metal
 from invtoolbox.jobs.images.on_disk import reconstruct_on_disk
 from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.repairs import solve_repaired
@@ -184,8 +185,14 @@ class ImageJob(SceneJob[Scene]):
                 return solve_automatically(chosen, prior, solver, whole)
             return solve_with_defaults(chosen, prior, names, solver, whole)
 
-        def solve_some(chosen: Problem, places: Tensor) -> Solution:
+        def solve_alike(chosen: Problem, places: Tensor) -> Solution:
             return run(chosen, places) if table.max_iterations == 0 else solve_beyond(chosen, run)
+
+        def solve_some(chosen: Problem, places: Tensor) -> Solution:
+            metal = file.scene.measurements.metal
+            if metal is False:
+                return solve_alike(chosen, places)
+            return solve_without_metal(chosen, solve_alike, metal)
 
         try:
             if tile:

@@ -4,7 +4,7 @@ The tables, in the order of the work::
 
     title, seed, device, dtype
     [measurements]            measured: dataset or path, file, item, geometry, views, center, crop,
-                              beam_hardening, noise_std
+                              beam_hardening, stripes, phase, metal, noise_std
     [measurements.simulate]   or simulated: dataset or path of the truth, and the noise
     [operator]                needed unless the measurements contain it
     [data_term]               least squares by default
@@ -110,6 +110,38 @@ class Hardening(Table):
     )
 
 
+class Phase(Table):
+    """Filter of Paganin against the fringes of a nearly transparent object.
+
+    `invtoolbox.processing.retrieve_phase` describes it.
+    """
+
+    delta_beta: float | None = Field(
+        None,
+        title="DELTA_BETA",
+        description="filter the fringes of a nearly transparent object by its ratio delta / beta",
+    )
+    energy: float | None = Field(
+        None, title="KEV", description="mean energy of the photons in keV, of the filter of fringes"
+    )
+    distance: float | None = Field(
+        None,
+        title="LENGTH",
+        description="distance from the object to the detector, of the filter of fringes; of parallel "
+        "beams only",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Phase:
+        for name, value, unit in (
+            ("delta_beta", self.delta_beta, "the ratio delta / beta of the material"),
+            ("energy", self.energy, "the mean energy of the photons in keV"),
+        ):
+            if value is None:
+                raise ValueError(f"a filter of fringes needs {name}, {unit}")
+        return self
+
+
 class Simulate(Source):
     """Simulated measurements: the operator applied to a true image, and noise."""
 
@@ -155,12 +187,29 @@ class Measurements(Source):
     )
     crop: Crop | None = Field(None, description="rectangle of a picture")
     beam_hardening: Hardening | None = Field(None, description="correction of beam hardening")
+    metal: bool | float = Field(
+        False,
+        description="leave out the rays of a scan that meet metal; true, or the attenuation above which a "
+        "pixel is metal",
+    )
+    stripes: bool = Field(
+        False,
+        description="remove stripes of every kind from a sinogram, which cause rings, before all else",
+    )
+    phase: Phase | None = Field(None, description="filter of fringes, before the reconstruction")
     repair: bool = Field(
         False,
         description="give dead and hot readings weight 0, and subtract gains of the cells of a scan; "
         "every repair is a note",
     )
     simulate: Simulate | None = Field(None, description="simulation in place of measurements")
+
+    @field_validator("metal")
+    @classmethod
+    def _attenuation(cls, metal: bool | float) -> bool | float:
+        if not isinstance(metal, bool) and not metal > 0:
+            raise ValueError(f"takes true, or an attenuation above 0, got {metal:g}")
+        return metal
 
     @field_validator("center")
     @classmethod

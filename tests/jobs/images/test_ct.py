@@ -358,3 +358,65 @@ def test_measured_files_bring_their_geometry(
     assert ran.code == 0, ran.err
     image = np.load("slice.npy")
     assert image.shape == (1, 64, 64) and np.isfinite(image).all() and image.std() > 0
+
+
+def test_fringes_are_filtered_before_the_reconstruction(run: Run, here: Path) -> None:
+    phase = ("--phase", "1000", "--energy", "20", "--distance", "50000")
+    ran = run(
+        "ct",
+        "sinogram.npy",
+        "--geometry",
+        "geometry.toml",
+        *phase,
+        "--fbp",
+        "--output",
+        "slice.npy",
+    )
+    assert ran.code == 0, ran.err
+    scan = it.datasets.open("sinogram.npy", "geometry.toml")[0]
+    filtered = it.processing.retrieve_phase(scan, 1000.0, 20.0, 50000.0)
+    assert scan.geometry is not None and float((filtered.y - scan.y).norm()) > 1e-3
+    expected = scan.geometry.operator().pseudo_inverse(filtered.y)
+    assert np.array_equal(np.load("slice.npy"), expected[0].numpy())
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        (("--phase", "1000", "--distance", "50"), "needs energy, the mean energy of the photons"),
+        (("--energy", "20", "--distance", "50"), "needs --phase, the ratio"),
+        (("--phase", "1000", "--energy", "20"), "needs distance above 0, the distance from"),
+        (("--phase", "1000", "--energy", "20", "--distance", "0"), "at 0 there are no fringes"),
+        (("--phase", "1000", "--energy", "0", "--distance", "9"), "needs energy above 0"),
+    ],
+)
+def test_a_filter_of_fringes_names_the_number_it_needs(
+    run: Run, here: Path, options: tuple[str, ...], sentence: str
+) -> None:
+    assert sentence in one_sentence(ct(run, *options))
+
+
+def test_stripes_are_removed_before_the_reconstruction(run: Run, here: Path) -> None:
+    y = np.load("sinogram.npy")
+    y[:, y.shape[1] // 2 + 3] = 0.0
+    np.save("striped.npy", y)
+    options = ("--geometry", "geometry.toml", "--fbp", "--stripes", "--output", "slice.npy")
+    ran = run("ct", "striped.npy", *options)
+    assert ran.code == 0 and "note: stripes were removed" in ran.out, ran
+    scan = it.datasets.open("striped.npy", "geometry.toml")[0]
+    assert scan.geometry is not None
+    repaired, _ = it.processing.remove_stripes(scan.y)
+    expected = scan.geometry.operator().pseudo_inverse(repaired)
+    assert np.array_equal(np.load("slice.npy"), expected[0].numpy())
+
+
+def test_metal_is_an_option_and_no_metal_changes_nothing(run: Run, here: Path) -> None:
+    options = ("--geometry", "geometry.toml", "--fbp", "--quiet")
+    assert run("ct", "sinogram.npy", *options, "--output", "a.npy").code == 0
+    assert run("ct", "sinogram.npy", *options, "--metal", "--output", "b.npy").code == 0
+    assert np.array_equal(np.load("a.npy"), np.load("b.npy"))
+    threshold = ("--set", "measurements.metal=1e-9")
+    ran = run("ct", "sinogram.npy", *options, *threshold, "--output", "c.npy")
+    assert "give a higher threshold" in one_sentence(ran)
+    ran = run("ct", "sinogram.npy", *options, "--set", "measurements.metal=-1.0")
+    assert "takes true, or an attenuation above 0" in one_sentence(ran)
