@@ -248,6 +248,8 @@ def draw(number: int) -> Inputs:
                 value = field.default
                 if isinstance(value, (int, float)) and field.name not in FREE:
                     run[f"solver.{field.name}"] = value
+        if run["solver"] in ("myula", "sk-rock") and run["prior"] == "tgv":
+            continue  # every gradient solves a denoising problem, and a search of the weight takes minutes
         try:
             for kind, table in TABLES.items():
                 for name, make in table[run[kind]][2].items():

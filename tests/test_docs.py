@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 import torch
 
+from invtoolbox.measurements import findings
+
 ROOT = Path(__file__).resolve().parent.parent
 GALLERY = ROOT / "docs" / "gallery"
 #: More than about ten seconds on one core; the build of the site runs them too.
@@ -56,6 +58,8 @@ def test_the_code_of_a_page_runs(
     assert blocks
     if any(re.search(r"^import deepinv", block, re.MULTILINE) for block in blocks):
         pytest.importorskip("deepinv")
+    # A check that a page registers ends with it.
+    monkeypatch.setattr(findings, "_CHECKS", list(findings._CHECKS))
     monkeypatch.chdir(tmp_path)
     program = tmp_path / f"{page}.py"
     program.write_text("\n".join(blocks))
