@@ -59,7 +59,7 @@ if "FAKETIME" not in os.environ:
     time.time = lambda: real() - (86400 if time.monotonic() > began + SECONDS else 0)
 def half(item):
     time.sleep(0.1)
-    if item.meta["item"] == 2 and "FAKETIME_TIMESTAMP_FILE" in os.environ:
+    if float(item.y.min()) == 24 and "FAKETIME_TIMESTAMP_FILE" in os.environ:
         Path(os.environ["FAKETIME_TIMESTAMP_FILE"]).write_text("-1d")
     return item.y / 2
 data = it.datasets.VolumeInMemory(torch.arange(72.0).view(1, 6, 3, 4), it.datasets.Grid())

@@ -155,7 +155,14 @@ class Study:
         return len(self.reports)
 
     def __getitem__(self, index: int) -> Any:
-        """Read an item's result file: an `Answer`, or the type of the format of the results."""
+        """Read an item's result file: an `Answer`, or the type of the format of the results.
+
+        Raises:
+            InputError: if the item failed, with its reason, or if its file is missing.
+        """
+        report = self.reports[index]
+        if report.outcome == "failed" and not self.file(index).exists():
+            raise InputError(f"{report.name} has no result, because it failed: {report.error}")
         return self.results.read(self.file(index))
 
     def volume(self) -> Volume:

@@ -135,6 +135,8 @@ def test_a_failed_item_is_named_and_the_rest_goes_on(volume: Path) -> None:
         (f"slice-000{k}", "RuntimeError: no luck") for k in (1, 3)
     ]
     assert "no\nluck" in study.failed[0].trace
+    with pytest.raises(it.InputError, match="slice-0001 has no result, because it failed: Runtime"):
+        study.stack()
     broken[0] = False
     study = it.map_slices(volume, work, "out", resume=True, progress=False, key="mine")
     assert [r.outcome for r in study.reports] == ["kept", "done", "kept", "done", "kept"]
