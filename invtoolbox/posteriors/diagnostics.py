@@ -201,7 +201,7 @@ class Diagnosis:
             lines.append(f"  split R-hat: {float(self.worst_rhat.max()):.3f}, mixed up to {MIXED}")
         for name, trace in self.functionals.items():
             lines.append(
-                f"  {name}: {float(trace.mean[0]):.4g} -+ {float(trace.error[0]):.2g}, "
+                f"  {name}: {float(trace.mean[0]):.4g} ± {float(trace.error[0]):.2g}, "
                 f"{float(trace.effective_number.min()):.0f} effective draws, split R-hat "
                 f"{float(trace.rhat.max()):.3f}"
             )
