@@ -58,7 +58,7 @@ def find_smooth_noise(problem: Problem, prior: Prior | None) -> Tensor:
     y: Any = problem.y
     term = problem.data_term
     terms = [] if prior is None else prior.as_sum().terms
-    none = torch.full((problem.batch,), torch.nan)
+    levels = torch.full((problem.batch,), torch.nan)
     if (
         len(terms) != 1
         or terms[0].chosen
@@ -73,13 +73,13 @@ def find_smooth_noise(problem: Problem, prior: Prior | None) -> Tensor:
         or y.ndim != 4
         or y.shape[1] not in (1, 3)
     ):
-        return none
+        return levels
     valid = torch.ones(problem.batch, dtype=torch.bool)
     if problem.skipped is not None:
         valid = ~problem.skipped.cpu()
     for k in valid.nonzero().flatten().tolist():
-        none[k] = smooth_noise_std(y[k : k + 1], terms[0].prior)
-    return none
+        levels[k] = smooth_noise_std(y[k : k + 1], terms[0].prior)
+    return levels
 
 
 def settings_for(prior: Prior) -> dict[str, Any]:
@@ -116,6 +116,7 @@ def smooth_noise_std(y: Tensor, denoiser: Any) -> float:
     finer = 2 * float(estimate_or_nan(F.avg_pool2d(sample, 2)))
     if not finer >= _FINE * flat:
         return float("nan")
+    denoiser = denoiser.to(device=sample.device, dtype=sample.dtype)
     with torch.no_grad():
         removed = [
             float((denoiser.denoise(sample, sample.new_tensor([level])) - sample).std()) / flat
