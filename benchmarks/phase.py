@@ -6,7 +6,8 @@ Five phantoms, spheres and a rod of one material, delta = 6e-7 and beta = 4e-10 
 propagated by Fresnel's formula on pixels of a quarter of the detector's. Nothing was chosen by a
 result. A row gives the root mean square error of the thickness, relative to that of the true
 thickness, without the outer 5 % of the picture, and the error without a filter, whose thickness is
-``-log(I) / mu``. The Fresnel number is ``pixel^2 / (wavelength z)``; the filter is for large ones. The cone has a magnification of 4. The last row compares the filter of intensities
+``-log(I) / mu``. The Fresnel number is ``pixel^2 / (wavelength z)``; the filter
+is for large ones. The cone has a magnification of 4. The last row compares the filter of intensities
 with `algotom.prep.filtering.fresnel_filter`, on pictures padded beforehand, because algotom's own
 padding stretches its frequencies.
 """
@@ -169,7 +170,8 @@ def scan() -> None:
         errors.append(float((A.pseudo_inverse(lines)[0, 0] - truth).norm() / truth.norm()))
     print(
         f"filtered back-projection of rods at 50 mm, {views} views, noise 1%: error {errors[1]:.1%} with "
-        f"the filter, {errors[0]:.0%} without, {errors[2]:.1%} of lines without fringes and noise {verdict(errors[1] < 0.5 * errors[0], 'half')}"
+        f"the filter, {errors[0]:.0%} without, {errors[2]:.1%} of lines without fringes and noise "
+        f"{verdict(errors[1] < 0.5 * errors[0], 'half')}"
     )
 
 

@@ -199,13 +199,14 @@ def _solve_smooth(
     for k, level in enumerate(levels.tolist()):
         place = torch.tensor([k], device=problem.y0.device)
         item, some = problem.select(place), prior.select(place)
+        chosen = _settings_of(settings, place, problem.batch)
         if not level > 0:
-            parts.append((place, solve_with_defaults(item, some, (), None, settings)))
+            parts.append((place, solve_with_defaults(item, some, (), None, chosen)))
             continue
         notes += report_findings(item, some) if settings.get("check", True) else []
         notes.append(note_on_smooth_noise(level, "" if len(levels) == 1 else f" of item {k}"))
         noisy = item.with_data_term(LeastSquares(noise_std=LEVELS * level))
-        parts.append((place, solve(noisy, some, **{**settings, **settings_for(some)})))
+        parts.append((place, solve(noisy, some, **{**chosen, **settings_for(some)})))
     solution = join(problem, parts)
     return dataclasses.replace(solution, notes=(*solution.notes, *notes))
 
@@ -242,12 +243,7 @@ def solve_automatically(
                 parts.append((k, material))
             continue
         group = problem.select(items)
-        group_settings: dict[str, Any] = {
-            key: value[items.to(value.device)]
-            if isinstance(value, Tensor) and value.ndim and len(value) == problem.batch
-            else value
-            for key, value in settings.items()
-        }
+        group_settings = _settings_of(settings, items, problem.batch)
         prior = prior_named(name)
         parts.append((items, solve_with_defaults(group, prior, [name], solver, group_settings)))
     notes = tuple(
@@ -258,6 +254,16 @@ def solve_automatically(
     solution = join(problem, parts)
     seconds = time.monotonic() - start_time
     return dataclasses.replace(solution, notes=(*solution.notes, *notes), seconds=seconds)
+
+
+def _settings_of(settings: Mapping[str, Any], items: Tensor, batch: int) -> dict[str, Any]:
+    """Return the settings of `solve` for some items of a batch."""
+    return {
+        key: value[items.to(value.device)]
+        if isinstance(value, Tensor) and value.ndim and len(value) == batch
+        else value
+        for key, value in settings.items()
+    }
 
 
 def _choose(problem: Problem, auto: Auto, settings: Mapping[str, Any]) -> Choice:

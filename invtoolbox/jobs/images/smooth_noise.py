@@ -3,9 +3,10 @@
 A camera interpolates the colors of its sensor, and a JPEG stores colors at half the size. The noise
 then has little energy at the finest scale, where `estimate_noise_std` measures it, and a denoiser
 for white noise takes it for texture. Here its level is measured in whole windows. Texture is told
-from noise by three properties: noise is about the same in all windows, it is no weaker at the finer
-scale than in the window, and a denoiser that is called at a larger level removes nearly all of
-it. Numbers were chosen on every second picture of `benchmarks/camera_noise.py`.
+from noise by three properties: noise is about the same in all windows, it is not much weaker at the
+finer scale than in the window, and a denoiser that is called at a larger level removes nearly all of
+it. Numbers were chosen on one half of the pictures gb82 of `benchmarks/camera_noise.py`; the spread
+of the windows was tightened after a close view of sand in the other half had been taken for noise.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ _CLIPPED, _END = 0.02, 0.004
 
 
 def find_smooth_noise(problem: Problem, prior: Prior | None) -> Tensor:
-    """Return the standard deviation of smooth noise per item, ``(batch,)``; NaN if it is not smooth.
+    """Return the standard deviation of smooth noise per item, ``(batch,)``; NaN for other noise.
 
     Args:
         problem: measurements, operator and data term.
@@ -85,8 +86,8 @@ def find_smooth_noise(problem: Problem, prior: Prior | None) -> Tensor:
 def settings_for(prior: Prior) -> dict[str, Any]:
     """Return the settings of `solve` for measurements whose noise level is that of smooth noise.
 
-    The usual weight of a denoiser, without a correction by the level of white noise, which the check
-    of the measurements would find too low as well.
+    The weight is the usual one of a denoiser. It is not corrected by the estimated level of white
+    noise, and no check compares both levels.
 
     Args:
         prior: sum of one denoiser.
@@ -134,8 +135,8 @@ def note_on_smooth_noise(level: float, where: str = "") -> str:
         where: the words that name the item.
     """
     return (
-        f"the noise{where}, {level:.3g}, is smooth, as a camera or a JPEG makes it: the denoiser was "
-        f"called at {LEVELS:g} times its level; noise_std= sets the level"
+        f"the noise{where}, {level:.3g}, is smooth, as a camera or a JPEG makes it: the denoiser "
+        f"was called at {LEVELS:g} times its level; noise_std= sets the level"
     )
 
 
