@@ -84,7 +84,7 @@ def main(
 
 
 def chain(step_size: float, states: int) -> it.solvers.UnadjustedLangevin:
-    """Return a chain of so many states, after a burn-in of a sixth of them."""
+    """Return a chain of ``states`` states, after a burn-in of a sixth of that number."""
     return it.solvers.UnadjustedLangevin(
         burn_in=states // 6,
         max_iterations=states + states // 6,

@@ -41,7 +41,7 @@ def likelihood(y: Any, operator: Operator, physics: deepinv.Physics) -> Likeliho
     ``GaussianNoise(sigma)``        least squares with ``noise_std=sigma``; ``sigma / sqrt(2)`` for
                                     complex measurements, whose parts have this level in deepinv
     ``ZeroNoise``, a function       least squares without a noise level
-    ``UniformGaussianNoise``        likewise: its level is drawn per call
+    ``UniformGaussianNoise``        least squares without a noise level, which is drawn per call
     ``UniformNoise(a)``             least squares with the standard deviation ``a / sqrt(3)``
     ``LaplaceNoise(b)``             least squares with the standard deviation ``sqrt(2) b``
     ``PoissonNoise(gain)``          `Poisson` of the counts ``y / gain`` (``y`` itself without

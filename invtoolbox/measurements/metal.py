@@ -14,7 +14,7 @@ _CELLS, _VIEWS, _SIDE = 192, 180, 128
 #: Least arc of the views, in radians, and least number of views: few views have dark streaks of their own.
 _HALF_TURN, _MANY = 2.6, 60
 #: Least number of pixels of metal, largest share of the object that is metal, and least depth of the
-#: dark streaks beside it, relative to the bulk.
+#: dark streaks next to it, relative to the bulk.
 _FEWEST, _MOST, _DARK = 3, 0.25, 0.15
 
 

@@ -164,7 +164,7 @@ def _error_of_mean(values: Tensor) -> Tensor:
 
 @dataclass
 class Moments:
-    """What is kept of several chains: images, and scalar functionals of them.
+    """States and scalar functionals that are kept of several chains.
 
     Attributes:
         chain: states ``(batch, chains, channel, *space)``.

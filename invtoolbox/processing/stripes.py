@@ -102,7 +102,7 @@ def _bad_cells(planes: Tensor) -> Tensor:
     dead, wild = change < _DEAD * usual, change > _FLUCTUATING * usual
     if not bool(wild.any()):
         return dead
-    # A thin wire on the axis is noisier than the air beside it, but far from it in every view.
+    # A thin wire on the axis is noisier than the air next to it, but far from it in every view.
     away = planes - interpolate(planes, ~(dead | wild).expand_as(planes))
     return dead | (wild & (away.std(1, keepdim=True) > _SPREAD * away.mean(1, keepdim=True).abs()))
 
