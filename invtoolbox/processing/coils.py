@@ -38,9 +38,12 @@ def whitening_matrix(noise: Tensor, bandwidth_ratio: float = 1.0) -> Tensor:
         InputError: fewer samples than coils, or coils whose noise depends on each other.
 
     >>> n = torch.randn(2, 4000, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
-    >>> whitening_matrix(torch.tensor([[2.0], [0.5]]) * n).abs().round(decimals=1)
+    >>> noise = torch.tensor([[2.0], [0.5]]) * n
+    >>> whitening_matrix(noise).abs().round(decimals=1)
     tensor([[0.7000, 0.0000],
             [0.0000, 2.8000]])
+    >>> whitening_matrix(noise, bandwidth_ratio=4.0)[0, 0].real.round(decimals=1)  # noisier than y
+    tensor(1.4000)
     """
     check_range("whitening_matrix", "(0, inf)", bandwidth_ratio=bandwidth_ratio)
     if noise.ndim != 2 or not noise.is_complex() or not bool(noise.isfinite().all()):

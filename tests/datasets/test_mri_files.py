@@ -98,6 +98,11 @@ def test_partial_fourier_and_partial_echoes_are_masked(tmp_path: Path) -> None:
     mask[6:, 8:] = True
     assert (item.geometry.mask.numpy() == mask).all()
     assert relative(item.y[0], KSPACE * mask) < 1e-6
+    # The oversampling of a partial echo stays in k-space, and is cut from the image.
+    xml = header((COLUMNS, ROWS, 1), (240, 200, 5), (12, ROWS, 1), (120, 200, 5), (4, None))
+    item = datasets.open(write_ismrmrd(tmp_path / "b.h5", xml, made))[0]
+    assert item.geometry.image_shape == (ROWS, COLUMNS)
+    assert item.geometry.shown_shape == (ROWS, 12)
 
 
 def test_reversed_readouts_are_turned_and_samples_discarded(tmp_path: Path) -> None:

@@ -39,10 +39,15 @@ def write_dicom_series(
         modality: "CT" or "MR".
 
     >>> import tempfile
+    >>> from invtoolbox.datasets import DicomSeries
     >>> with tempfile.TemporaryDirectory() as place:
     ...     folder = write_dicom_series(place + "/ct", np.full((2, 3, 4), 0.0193)).path
     ...     sorted(file.name for file in folder.iterdir())
     ['slice_0000.dcm', 'slice_0001.dcm']
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     folder = write_dicom_series(place + "/mr", np.ones((1, 3, 4)), modality="MR").path
+    ...     DicomSeries(folder)[0].y.unique()
+    tensor([1.])
     """
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import (

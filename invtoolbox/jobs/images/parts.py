@@ -204,15 +204,10 @@ def measure(file: SceneFile) -> Measured:
                     f"{file.path}: measurements.{key} is for a scan; it has a meaning in a sinogram "
                     "whose geometry is known"
                 )
-        if isinstance(geometry, datasets.KSpace) and name is None:
-            return Measured(
-                y,
-                geometry.operator(),
-                table.noise_std if table.noise_std is not None else noise_std,
-                item.reference,
-                item.segmentation,
-                is_photograph=False,
-                notes=notes,
+        if isinstance(geometry, datasets.KSpace):
+            raise InputError(
+                f"{table.path or table.dataset} holds k-space of an MRI scanner, whose images are complex; "
+                "reconstruct it by `invtoolbox mri`, or by a scene with [kspace]"
             )
         if name is None:
             raise InputError(

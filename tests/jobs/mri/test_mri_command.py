@@ -201,3 +201,8 @@ def test_bad_input_is_one_sentence(
     output = () if "-o" in words else ("-o", "x.npy")
     assert sentence in one_sentence(run("mri", *words, *output))
     assert not Path("x.npy").exists()
+
+
+def test_other_commands_name_the_one_for_k_space(run: Run, files: Path) -> None:
+    refused = one_sentence(run("ct", str(files / "raw.h5"), "-o", str(files / "x.tif")))
+    assert "k-space of an MRI scanner" in refused and "invtoolbox mri" in refused
