@@ -31,6 +31,7 @@ def header(
     trajectory: str = "cartesian",
     bandwidth: float | None = None,
     encodings: int = 1,
+    echo_times: Sequence[float] = (),
 ) -> bytes:
     """Return the XML header by the schema of ismrmrd; sizes are x, y, z; centres of steps 1 and 2."""
 
@@ -59,6 +60,7 @@ def header(
         acquisitionSystemInformation=system,
         experimentalConditions=xsd.experimentalConditionsType(H1resonanceFrequency_Hz=63_870_000),
         encoding=[encoding] * encodings,
+        sequenceParameters=xsd.sequenceParametersType(TE=list(echo_times), TR=[500.0]),
     )
     return str(xsd.ToXML(whole)).encode()
 

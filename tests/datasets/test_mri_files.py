@@ -130,6 +130,7 @@ def test_averages_are_averaged_and_other_counters_are_volumes(tmp_path: Path) ->
     data = datasets.open(write_ismrmrd(tmp_path / "a.h5", XML, made))
     assert data.volumes == (range(1), range(1, 2))
     assert relative(data[0].y[0], KSPACE) < 1e-6 and relative(data[1].y[0], 2 * KSPACE) < 1e-6
+    assert (data[1].meta["contrast"], data[1].meta["TR_ms"]) == (1, 500.0)
     assert any("20 acquisitions are navigators" in note for note in data[0].meta["notes"])
 
 

@@ -30,7 +30,7 @@ _OTHERS = {
     31: "phase stabilization",
 }
 #: Counters of an image, from the slowest; averages and segments are joined.
-_IMAGE = ("repetition", "phase", "set", "contrast", "slice")
+COUNTERS = ("repetition", "phase", "set", "contrast", "slice")
 _FIELDS = (
     *("flags", "number_of_samples", "active_channels", "discard_pre", "discard_post"),
     *("center_sample", "encoding_space_ref", "trajectory_dimensions", "sample_time_us"),
@@ -143,7 +143,7 @@ class Acquisitions:
         Args:
             chosen: which acquisitions.
         """
-        return np.stack([self.heads["idx"][name][chosen].astype(int) for name in _IMAGE], 1)
+        return np.stack([self.heads["idx"][name][chosen].astype(int) for name in COUNTERS], 1)
 
     def coils(self, chosen: np.ndarray) -> int:
         """Return the number of coils of the chosen acquisitions.

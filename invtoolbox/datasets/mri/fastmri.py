@@ -93,7 +93,7 @@ class FastMRI(KSpaceData):
             )
         else:
             header = read_header(words, self.path)
-            self._encoding, self._facts = header.encodings[0], dict(header.facts)
+            self._encoding, self._facts = header.encodings[0], header.of_contrast()
         self.notes = tuple(notes)
 
     def _shown(self, count: int, axis: int) -> int:

@@ -18,11 +18,16 @@ from invtoolbox.errors import InputError
 _FACTS = {
     "vendor": "acquisitionSystemInformation/systemVendor",
     "model": "acquisitionSystemInformation/systemModel",
-    "field_strength_T": "acquisitionSystemInformation/systemFieldStrength_T",
     "protocol": "measurementInformation/protocolName",
     "patient_position": "measurementInformation/patientPosition",
+}
+#: Numbers of the sequence, one or one per contrast, and their places.
+_NUMBERS = {
+    "field_strength_T": "acquisitionSystemInformation/systemFieldStrength_T",
     "TR_ms": "sequenceParameters/TR",
     "TE_ms": "sequenceParameters/TE",
+    "TI_ms": "sequenceParameters/TI",
+    "flip_angle_degrees": "sequenceParameters/flipAngle_deg",
 }
 
 
@@ -86,12 +91,27 @@ class Header:
         encodings: the encodings, in the order of their numbers.
         noise_bandwidth: bandwidth of the receiver's noise relative to the one of its samples; 1 if
             the header does not state it.
-        facts: vendor, model, field strength, protocol, TR and TE, as far as stated.
+        facts: vendor, model, protocol and position of the patient, as far as stated.
+        numbers: field strength, TR, TE, TI and flip angle, as far as stated, one number or one per
+            contrast.
     """
 
     encodings: tuple[Encoding, ...]
     noise_bandwidth: float = 1.0
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, str] = field(default_factory=dict)
+    numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def of_contrast(self, contrast: int = 0) -> dict[str, Any]:
+        """Return the facts, and the numbers of a contrast.
+
+        Args:
+            contrast: number of the contrast, counted from 0.
+        """
+        numbers = {
+            name: values[contrast] if contrast < len(values) else values[0]
+            for name, values in self.numbers.items()
+        }
+        return {**self.facts, **numbers}
 
 
 def read_header(text: str | bytes, path: Path) -> Header:
@@ -140,6 +160,7 @@ def read_header(text: str | bytes, path: Path) -> Header:
         encodings,
         _number(root, place, path) or 1.0,
         {name: words for name, words in facts.items() if words},
+        {name: values for name, where in _NUMBERS.items() if (values := _list(root, where, path))},
     )
 
 
@@ -168,17 +189,23 @@ def _space(element: ElementTree.Element, name: str, path: Path) -> Space:
 
 
 def _number(element: ElementTree.Element, place: str, path: Path) -> float | None:
-    """Return a finite number of the header; None if it is not there."""
-    words = element.findtext(place)
-    if words is None or not words.strip():
-        return None
-    try:
-        number = float(words)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or number < 0:
-        raise InputError(
-            f"{path}: its XML header has {words.strip()[:40]!r} as {place}, which is no number of at "
-            "least 0; convert the raw data again"
-        )
-    return number
+    """Return the first number of a place in the header; None if there is none."""
+    return next(iter(_list(element, place, path)), None)
+
+
+def _list(element: ElementTree.Element, place: str, path: Path) -> tuple[float, ...]:
+    """Return the finite numbers of a place in the header."""
+    numbers = []
+    for leaf in element.iterfind(place):
+        words = (leaf.text or "").strip()
+        try:
+            number = float(words or "nan")
+        except ValueError:
+            number = math.nan
+        if words and (not math.isfinite(number) or number < 0):
+            raise InputError(
+                f"{path}: its XML header has {words[:40]!r} as {place}, which is no number of at least "
+                "0; convert the raw data again"
+            )
+        numbers += [number] if words else []
+    return tuple(numbers)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from invtoolbox.core.checks import decoding, require_file, require_plausible
 from invtoolbox.datasets.measurement import Measurement
-from invtoolbox.datasets.mri.acquisitions import Acquisitions
+from invtoolbox.datasets.mri.acquisitions import COUNTERS, Acquisitions
 from invtoolbox.datasets.mri.header import read_header
 from invtoolbox.datasets.mri.kspace import KSpace, KSpaceData, calibration_of, grid_of
 from invtoolbox.datasets.mri.lines import Lines, remove_oversampling
@@ -177,12 +177,13 @@ class Ismrmrd(KSpaceData):
             "item": index,
             "volume": number,
             "units": "as stored" if self._whitening is None else "standard deviations of the noise",
-            **self.header.facts,
         }
+        key = number if self.is_3d else index
+        counters = dict(zip(COUNTERS, self._keys[key].tolist()))
+        meta |= {**counters, **self.header.of_contrast(counters["contrast"])}
         if not self.is_cartesian:
             return self._read_trajectory(index, meta)
         plane = index - self.volumes[number].start if self.is_3d else 0
-        key = number if self.is_3d else index
         if self._volume is None or self._volume[0] != key:
             self._volume = (key, self._read_lines(key))
         y, mask, calibration, std, notes = self._volume[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from invtoolbox.datasets.volumes.dicom import WATER_ATTENUATION
 from invtoolbox.datasets.volumes.volume import grid_to_write, slices_of
 from invtoolbox.errors import InputError
 
+#: Fields that an image of MR must have: research mode, without variants; the others may be empty.
+_MR_FIELDS = {
+    "ScanningSequence": "RM",
+    "SequenceVariant": "NONE",
+    **dict.fromkeys(("ScanOptions", "MRAcquisitionType", "EchoTime", "EchoTrainLength"), None),
+}
 _NAME = re.compile(r"slice_\d+\.dcm")
 
 
@@ -24,6 +31,7 @@ def write_dicom_series(
     water: float = WATER_ATTENUATION,
     overwrite: bool = False,
     modality: str = "CT",
+    fields: Mapping[str, Any] | None = None,
 ) -> Written:
     """Write a volume as a folder of DICOM images of 16 bits: CT in Hounsfield units, or MR.
 
@@ -37,6 +45,7 @@ def write_dicom_series(
         water: attenuation of water in 1/mm.
         overwrite: replace the images in an existing folder.
         modality: "CT" or "MR".
+        fields: further fields of every image by their keywords in DICOM, such as ``EchoTime``.
 
     >>> import tempfile
     >>> from invtoolbox.datasets import DicomSeries
@@ -45,7 +54,7 @@ def write_dicom_series(
     ...     sorted(file.name for file in folder.iterdir())
     ['slice_0000.dcm', 'slice_0001.dcm']
     >>> with tempfile.TemporaryDirectory() as place:
-    ...     folder = write_dicom_series(place + "/mr", np.ones((1, 3, 4)), modality="MR").path
+    ...     folder = write_dicom_series(place + "/mr", np.ones((1, 3, 4)), modality="MR", fields={"EchoTime": 9.5}).path
     ...     DicomSeries(folder)[0].y.unique()
     tensor([1.])
     """
@@ -93,7 +102,7 @@ def write_dicom_series(
             meta.TransferSyntaxUID = ExplicitVRLittleEndian
             image = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
             place = np.array(grid.origin) + number * grid.voxel_size[0] * along
-            fields: dict[str, Any] = {
+            content: dict[str, Any] = {
                 "SOPClassUID": storage,
                 "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
                 "StudyInstanceUID": study,
@@ -118,10 +127,15 @@ def write_dicom_series(
                 "PixelRepresentation": 0,
                 "RescaleType": "HU" if modality == "CT" else "US",
                 **{name: _decimal(x) for name, x in words.items()},
+                **(_MR_FIELDS if modality == "MR" else {}),
+                **{
+                    name: _decimal(value) if isinstance(value, float) else value
+                    for name, value in (fields or {}).items()
+                },
                 "PixelData": np.ascontiguousarray(page, "<u2").tobytes(),
             }
-            for name, content in fields.items():
-                setattr(image, name, content)
+            for name, value in content.items():
+                setattr(image, name, value)
             image.save_as(hidden / f"slice_{number:0{digits}}.dcm", enforce_file_format=True)
     return Written(folder)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,7 @@ class Slice:
         sampled: share of the samples of the grid that were measured; for a trajectory the number of
             samples over the number of voxels.
         reference: image in the file, or None.
+        facts: facts about the measurement, as far as the file states them.
         notes: notes on the measurement.
     """
 
@@ -48,6 +49,7 @@ class Slice:
     solution: Solution
     sampled: float
     reference: Tensor | None
+    facts: Mapping[str, Any]
     notes: tuple[str, ...]
 
 
@@ -62,6 +64,7 @@ class Images:
         middle: the middle slice of the first volume.
         weights: weight of the prior of every item.
         reference: images in the file, ``(volume, slice, row, column)``, or None.
+        facts: facts about every volume, such as its echo time ``TE_ms``.
         notes: notes for a reader of the result.
     """
 
@@ -70,6 +73,7 @@ class Images:
     middle: Slice
     weights: tuple[float, ...]
     reference: Tensor | None
+    facts: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...]
 
     @property
@@ -109,6 +113,7 @@ def reconstruct_slice(
         solution,
         sampled,
         None if item.reference is None else item.reference[0, 0],
+        item.meta,
         (*item.meta.get("notes", ()), *solution.notes),
     )
 
@@ -131,7 +136,7 @@ def reconstruct_volumes(
         InputError: volumes or slices of different shapes.
     """
     check_volumes(data, volumes)
-    stacks, references, weights = [], [], []
+    stacks, references, weights, facts = [], [], [], []
     notes: list[str] = []
     middle: Slice | None = None
     grid = Grid()
@@ -154,6 +159,7 @@ def reconstruct_volumes(
         stacked, placed = data.stack(torch.stack(images), items)
         grid = placed if number == 0 else grid
         stacks.append(stacked)
+        facts.append(result.facts)
         if all(truth is not None and truth.shape == images[0].shape for truth in truths):
             references.append(torch.stack([truth for truth in truths if truth is not None]))
     assert middle is not None
@@ -167,6 +173,7 @@ def reconstruct_volumes(
         middle,
         tuple(weights),
         torch.stack(references) if len(references) == len(stacks) else None,
+        tuple(facts),
         tuple(unique),
     )
 

@@ -41,6 +41,18 @@ from invtoolbox.metrics import psnr
 from invtoolbox.plotting.canvas import new_figure
 from invtoolbox.solution import Solution
 
+#: Fields of DICOM by the facts about a volume.
+_FIELDS = {
+    "vendor": "Manufacturer",
+    "model": "ManufacturerModelName",
+    "protocol": "ProtocolName",
+    "patient_position": "PatientPosition",
+    "field_strength_T": "MagneticFieldStrength",
+    "TR_ms": "RepetitionTime",
+    "TE_ms": "EchoTime",
+    "TI_ms": "InversionTime",
+    "flip_angle_degrees": "FlipAngle",
+}
 #: Number of coil maps in the picture.
 _MOST_MAPS = 8
 
@@ -196,12 +208,14 @@ def _write_nifti(path: Path, images: Images, inputs: Inputs) -> None:
 
 def _write_dicom(path: Path, images: Images, inputs: Inputs) -> None:
     """Write the moduli as a folder of MR images; of several volumes, a folder with one per volume."""
-    for number, volume in enumerate(images.x.abs()):
-        folder = path
+    for number, (volume, facts) in enumerate(zip(images.x.abs(), images.facts)):
+        folder, fields = path, {key: facts[name] for name, key in _FIELDS.items() if name in facts}
+        # A long string of DICOM has at most 64 characters.
+        fields = {key: v[:64] if isinstance(v, str) else v for key, v in fields.items()}
         if len(images.x) > 1:
             folder = make_folder(path) / f"volume_{number:03}"
         placed = VolumeInMemory(volume, images.grid)
-        write_dicom_series(folder, placed, overwrite=True, modality="MR")
+        write_dicom_series(folder, placed, overwrite=True, modality="MR", fields=fields)
 
 
 def _write_picture(path: Path, images: Images, inputs: Inputs) -> None:

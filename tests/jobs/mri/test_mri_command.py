@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 
 import invtoolbox as it
@@ -59,7 +60,8 @@ def oblique(path: Path, contrasts: Sequence[int] = (0,)) -> Path:
                     )
                 )
     recon = (MATRIX[0] // 2, MATRIX[1], 1)
-    xml = header((*MATRIX, 1), (*FOV, 5), recon, (FOV[0] / 2, FOV[1], 5))
+    fovs = ((*FOV, 5), (FOV[0] / 2, FOV[1], 5))
+    xml = header((*MATRIX, 1), fovs[0], recon, fovs[1], echo_times=[4.5, 37 / 3])
     return write_ismrmrd(path, xml, made)
 
 
@@ -159,6 +161,10 @@ def test_contrasts_are_the_fourth_axis(run: Run, tmp_path: Path) -> None:
     values = nibabel.load(outputs[0]).get_fdata()
     assert values.shape == (16, 20, 4, 2) and np.load(outputs[1]).shape == (2, 4, 20, 16)
     assert np.allclose(values[..., 1], 2 * values[..., 0], rtol=1e-5, atol=1e-6)
+    slice_ = pydicom.dcmread(Path(outputs[2]) / "volume_001" / "slice_0000.dcm")
+    assert (slice_.Modality, slice_.RepetitionTime) == ("MR", 500.0)
+    assert abs(slice_.EchoTime - 37 / 3) < 1e-6
+    assert slice_.Manufacturer == "simulated"
     second = it.datasets.DicomSeries(Path(outputs[2]) / "volume_001", items="volume")[0].y[0, 0]
     assert np.allclose(second.numpy(), values[..., 1].T, atol=1e-3 * values.max())
     one = str(tmp_path / "one.npy")
