@@ -143,10 +143,27 @@ def test_slices_are_ordered_by_their_position(tmp_path: Path) -> None:
     assert np.allclose(scales, (1, 6, 11))
     volume, grid = data.stack(torch.zeros(3, ROWS, COLUMNS), range(3))
     assert volume.shape == (3, ROWS, COLUMNS) and grid.voxel_size == (5.0, 10.0, 10.0)
-    with pytest.raises(it.InputError, match="not evenly spaced"):
+    with pytest.raises(it.InputError, match="slices 0, 2, 1 are not evenly spaced"):
+        data.stack(torch.zeros(3, ROWS, COLUMNS), [0, 2, 1])
+    with pytest.raises(it.InputError, match="not evenly spaced or do not lie on a line"):
         uneven = made[: 2 * ROWS] + lines(counters={"slice": 2}, position=(0, 0, 70.0))
         other = datasets.open(write_ismrmrd(tmp_path / "b.h5", XML, uneven))
         other.stack(torch.zeros(3, ROWS, COLUMNS), range(3))
+    with pytest.raises(it.InputError, match="slices have different directions"):
+        turned = lines(counters={"slice": 1}, position=(0, 0, 5), directions=np.eye(3)[[1, 0, 2]])
+        other = datasets.open(write_ismrmrd(tmp_path / "c.h5", XML, [*lines(), *turned]))
+        other.stack(torch.zeros(2, ROWS, COLUMNS), range(2))
+
+
+def test_without_directions_the_axes_of_the_image_are_its_own(tmp_path: Path) -> None:
+    made = lines(rows=range(3), directions=np.zeros((3, 3)))
+    made += lines(rows=range(3), directions=np.zeros((3, 3)), counters={"slice": 1})
+    data = datasets.open(write_ismrmrd(tmp_path / "a.h5", XML, made))
+    _, grid = data.stack(torch.zeros(2, ROWS, COLUMNS), range(2))
+    assert grid.directions == ((0, 0, 1), (0, 1, 0), (1, 0, 0))
+    assert grid.voxel_size == (5, 10, 10) and grid.origin == (-120, -100, 0)
+    assert any("directions of the image are not stated" in note for note in data.notes)
+    assert any("all slices have one position" in note for note in data.notes)
 
 
 def test_separate_calibration_lines_show_the_coils(tmp_path: Path) -> None:

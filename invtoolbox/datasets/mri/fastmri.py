@@ -174,6 +174,5 @@ class FastMRI(KSpaceData):
                 encoded.fov[2] / self._rows or 1.0,
                 encoded.fov[1] / self._columns or 1.0,
             ]
-        if len(items) > 1:
-            size[0] *= items[1] - items[0]
+        size[0] *= self.step_of(items)
         return images, grid_of(np.zeros(3), list(np.eye(3)[::-1]), (1, *images.shape[1:]), size)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,27 @@ from invtoolbox.geometry.grids import Grid
 
 #: Largest deviation of the distances of slices from their mean, relative to it.
 _UNEVEN = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class _GriddedImage:
+    """Samples of one image on a grid ``(partition, line, readout)``.
+
+    A volume is transformed along its readout.
+
+    Attributes:
+        y: samples ``(coil, partition, line, readout)``, 0 where nothing was measured.
+        mask: sampled frequencies ``(partition, line, readout)``.
+        calibration: samples that show the coils, of the shape of `y`.
+        noise_std: standard deviation of the noise; None if it is unknown.
+        notes: notes on this image.
+    """
+
+    y: Tensor
+    mask: Tensor
+    calibration: Tensor
+    noise_std: float | None
+    notes: tuple[str, ...]
 
 
 class Ismrmrd(KSpaceData):
@@ -94,7 +116,7 @@ class Ismrmrd(KSpaceData):
         self._whitening, more = self._noise(heads) if whiten else (None, [])
         self._order_images()
         self.notes = (*notes, *more, *self._placing())
-        self._volume: tuple[int, tuple[Any, ...]] | None = None
+        self._volume: tuple[int, _GriddedImage] | None = None
 
     # -- what the file holds -----------------------------------------------------------------------
 
@@ -171,7 +193,7 @@ class Ismrmrd(KSpaceData):
         return pool[keys[:, -1] == self._keys[key, -1]]
 
     def _read(self, index: int) -> Measurement:
-        number = next(k for k, items in enumerate(self.volumes) if index in items)
+        number = self.volume_of(index)
         meta: dict[str, Any] = {
             "source": str(self.path),
             "item": index,
@@ -186,13 +208,13 @@ class Ismrmrd(KSpaceData):
         plane = index - self.volumes[number].start if self.is_3d else 0
         if self._volume is None or self._volume[0] != key:
             self._volume = (key, self._read_lines(key))
-        y, mask, calibration, std, notes = self._volume[1]
-        if self.is_3d:  # (coil, partition, line, readout), complete along the readout
-            y, mask = y[..., plane], mask[..., plane]
-            calibration = calibration[..., plane]
+        image = self._volume[1]
+        if self.is_3d:  # complete along the readout
+            y, mask = image.y[..., plane], image.mask[..., plane]
+            calibration = image.calibration[..., plane]
             shown = (self.encoding.shown(0), self.encoding.shown(1))
         else:
-            y, mask, calibration = y[:, 0], mask[0], calibration[:, 0]
+            y, mask, calibration = image.y[:, 0], image.mask[0], image.calibration[:, 0]
             shown = (self.encoding.shown(1), self.encoding.shown(2))
         image_shape = (int(y.shape[1]), int(y.shape[2]))
         sampling = KSpace(
@@ -202,11 +224,11 @@ class Ismrmrd(KSpaceData):
             calibration=calibration[None] if self.coils > 1 else None,
             shown_shape=None if shown == image_shape else shown,
         )
-        meta["notes"] = (*self.notes, *notes)
-        return Measurement(y[None].contiguous(), sampling, noise_std=std, meta=meta)
+        meta["notes"] = (*self.notes, *image.notes)
+        return Measurement(y[None].contiguous(), sampling, noise_std=image.noise_std, meta=meta)
 
-    def _read_lines(self, key: int) -> tuple[Any, ...]:
-        """Read an image on a grid ``(coil, partition, line, readout)``; see `remove_oversampling`."""
+    def _read_lines(self, key: int) -> _GriddedImage:
+        """Read an image whose samples lie on a grid."""
         chosen, notes = self._chosen(key, self._image), []
         require_plausible(self.path, (self.coils, *self.encoding.encoded.matrix), np.dtype("c8"))
         lines = Lines(self.path, self.encoding, self.coils, self._scan)
@@ -231,7 +253,7 @@ class Ismrmrd(KSpaceData):
         if self.is_3d or is_complete:
             mask = mask.any(-1, keepdim=True).expand(*mask.shape[:-1], width)
             tensors = [remove_oversampling(t, width, keeps_images=self.is_3d) for t in tensors]
-        return *tensors[:1], mask, *tensors[1:], std, tuple(notes)
+        return _GriddedImage(tensors[0], mask, tensors[1], std, tuple(notes))
 
     def _white(self, y: Tensor) -> Tensor:
         from invtoolbox.processing.coils import mix_coils
@@ -302,10 +324,9 @@ class Ismrmrd(KSpaceData):
     # -- places ------------------------------------------------------------------------------------
 
     def stack(self, images: Tensor, items: Sequence[int]) -> tuple[Tensor, Grid]:
-        first = self.volumes[next(k for k, some in enumerate(self.volumes) if items[0] in some)]
-        number = next(k for k, some in enumerate(self.volumes) if items[0] in some)
+        step, number = self.step_of(items), self.volume_of(items[0])
         head = self._first[number if self.is_3d else items[0]]
-        directions = _directions(head) or tuple(np.eye(3))
+        directions = _directions(head) or tuple(np.eye(3)[::-1])
         size = [self.encoding.voxel_size(axis) for axis in range(3)]
         position = head["position"].astype(np.float64)
         if self.is_3d and not self.is_cartesian:
@@ -313,15 +334,20 @@ class Ismrmrd(KSpaceData):
             return volume, grid_of(position, directions, volume.shape, size)
         if self.is_3d:  # items are planes across the readout
             volume = images.permute(1, 2, 0)
-            step = items[1] - items[0] if len(items) > 1 else 1
-            position = (
-                position + (items[0] - first.start - len(first) // 2) * size[2] * directions[2]
-            )
-            size[2] *= abs(step)
-            directions = (*directions[:2], np.sign(step) * directions[2])
+            planes = self.volumes[number]
+            first = items[0] - planes.start - len(planes) // 2  # from the middle of the readout
+            position = position + first * size[2] * directions[2]
+            size[2] *= step
             sizes = (*volume.shape[:2], 1)  # the first plane is placed
             return volume, grid_of(position, directions, sizes, size)
+        others = [_directions(self._first[item]) for item in items]
+        if any(d is not None and np.abs(np.subtract(d, directions)).max() > 1e-3 for d in others):
+            raise InputError(
+                f"{self.path}: its slices have different directions, and form no volume; choose slices of "
+                "one direction"
+            )
         places = np.array([self._first[item]["position"] for item in items], dtype=np.float64)
+        size[0] *= step
         if len(items) > 1 and np.linalg.norm(places[-1] - places[0]) > 0:
             span = (places[-1] - places[0]) / (len(items) - 1)
             even = places[0] + np.arange(len(items))[:, None] * span

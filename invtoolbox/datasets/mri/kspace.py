@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -214,6 +215,27 @@ class KSpaceData(ABC):
     @abstractmethod
     def _read(self, index: int) -> Measurement:
         """Read one item."""
+
+    def volume_of(self, index: int) -> int:
+        """Return the number of the volume of an item."""
+        return next(k for k, items in enumerate(self.volumes) if index in items)
+
+    def step_of(self, items: Sequence[int]) -> int:
+        """Return the distance of the numbers of items; 1 of a single one.
+
+        Args:
+            items: numbers of items of one volume.
+
+        Raises:
+            InputError: numbers that do not rise evenly.
+        """
+        steps = {int(b) - int(a) for a, b in itertools.pairwise(items)} or {1}
+        if len(steps) > 1 or min(steps) < 1:
+            raise InputError(
+                f"{self.path}: the slices {', '.join(map(str, items[:8]))} are not evenly spaced, and form "
+                "no volume; choose START:STOP:STEP"
+            )
+        return min(steps)
 
     @abstractmethod
     def stack(self, images: Tensor, items: Sequence[int]) -> tuple[Tensor, Grid]:

@@ -82,21 +82,37 @@ class Images:
         return self.middle.solution
 
 
+def compress_to(item: Measurement, coils: int | None, share: float | None) -> Measurement:
+    """Return an item of virtual coils; by default all coils, or 12 of more than 12.
+
+    Args:
+        item: item of a `KSpaceData`.
+        coils: number of virtual coils.
+        share: share of the energy that they hold, in place of their number.
+    """
+    count = item.y.shape[1]
+    if share is not None:
+        return compress_coils(item, share=share)
+    if coils is not None and coils > count:
+        raise InputError(f"kspace.coils {coils}: the file has {count} coils; give at most as many")
+    if min(coils or _MOST_COILS, count) < count:
+        return compress_coils(item, coils or _MOST_COILS)
+    return item
+
+
 def reconstruct_slice(
-    item: Measurement, coils: int | None, solve: Callable[[Measurement, Any], Solution]
+    item: Measurement,
+    compress: Callable[[Measurement], Measurement],
+    solve: Callable[[Measurement, Any], Solution],
 ) -> Slice:
     """Estimate the coil maps of one item, and reconstruct it.
 
     Args:
         item: item of a `KSpaceData`.
-        coils: number of virtual coils; by default all coils, or 12 of more than 12.
+        compress: function of the item that returns it with virtual coils.
         solve: function of the item and its operator that returns the solution.
     """
-    count = item.y.shape[1]
-    if coils is not None and coils > count:
-        raise InputError(f"kspace.coils {coils}: the file has {count} coils; give at most as many")
-    if min(coils or _MOST_COILS, count) < count:
-        item = compress_coils(item, coils or _MOST_COILS)
+    item = compress(item)
     sampling = item.geometry
     assert isinstance(sampling, KSpace)
     A: Any = sampling.operator()
@@ -107,7 +123,7 @@ def reconstruct_slice(
         sampled = item.y[0, 0].numel() / math.prod(sampling.image_shape)
     maps = None if A.coil_maps is None else A.coil_maps[0]
     return Slice(
-        sampling.crop(solution.x)[0, 0],
+        sampling.crop(solution.x)[0, 0].cpu(),
         sampling.crop(A.pseudo_inverse(item.y))[0, 0],
         maps,
         solution,
@@ -121,7 +137,7 @@ def reconstruct_slice(
 def reconstruct_volumes(
     data: KSpaceData,
     volumes: Sequence[Sequence[int]],
-    coils: int | None,
+    compress: Callable[[Measurement], Measurement],
     solve: Callable[[Measurement, Any], Solution],
 ) -> Images:
     """Reconstruct volumes slice by slice.
@@ -129,7 +145,7 @@ def reconstruct_volumes(
     Args:
         data: data set of slices.
         volumes: numbers of the items of every volume; as many in each.
-        coils: number of virtual coils; see `reconstruct_slice`.
+        compress: function of an item that returns it with virtual coils.
         solve: function of an item and its operator that returns the solution.
 
     Raises:
@@ -143,10 +159,10 @@ def reconstruct_volumes(
     for number, items in enumerate(volumes):
         images, truths = [], []
         for place, item in enumerate(items):
-            result = reconstruct_slice(data[item], coils, solve)
+            result = reconstruct_slice(data[item], compress, solve)
             if number == 0 and place == len(items) // 2:
                 middle = result
-            images.append(result.x.cpu())
+            images.append(result.x)
             truths.append(result.reference)
             weights.append(float(result.solution.regularization[0]))
             notes += result.notes

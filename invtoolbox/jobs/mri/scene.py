@@ -4,8 +4,8 @@ The tables::
 
     title
     [kspace]   path: an ISMRMRD or fastMRI file; group, encoding, volume, slices: what is
-               reconstructed; coils: number of virtual coils; whiten
-    [method]   prior, regularization, max_iterations, time_limit
+               reconstructed; coils: number of virtual coils, or share: their energy; whiten
+    [method]   prior, regularization, max_iterations, time_limit, device
     [output]   folder, formats
 """
 
@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
+from invtoolbox.core.environment import device_named
 from invtoolbox.core.interrupts import limit
+from invtoolbox.datasets.measurement import Measurement
 from invtoolbox.datasets.mri.kspace import KSpaceData
 from invtoolbox.datasets.mri.opening import open_kspace
 from invtoolbox.datasets.output import make_folder, write_npy, writing
@@ -35,7 +37,12 @@ from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.reconstruct import reconstruct
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure
-from invtoolbox.jobs.mri.reconstruct import Images, check_volumes, reconstruct_volumes
+from invtoolbox.jobs.mri.reconstruct import (
+    Images,
+    check_volumes,
+    compress_to,
+    reconstruct_volumes,
+)
 from invtoolbox.jobs.study.driver import parse_items
 from invtoolbox.metrics import psnr
 from invtoolbox.plotting.canvas import new_figure
@@ -82,7 +89,19 @@ class KSpaceTable(Table):
         description="number of virtual coils, which hold most of the energy; by default all coils, or "
         "12 of more than 12",
     )
+    share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="share of the energy that the virtual coils hold, in place of their number",
+    )
     whiten: bool = Field(True, description="make the noise of coils white by the file's noise scan")
+
+    @model_validator(mode="after")
+    def _number_or_share(self) -> KSpaceTable:
+        if self.coils is not None and self.share is not None:
+            raise ValueError("give either the number of virtual coils, or the share of the energy")
+        return self
 
 
 class MethodTable(Table):
@@ -107,6 +126,7 @@ class MethodTable(Table):
         gt=0,
         description="maximum number of seconds of a slice; the current iterate is the result",
     )
+    device: str | None = Field(None, title="DEVICE", description="cpu (default), cuda or cuda:1")
 
 
 class MRIScene(SceneTables):
@@ -148,14 +168,15 @@ def _read(file: CheckedScene[MRIScene]) -> Inputs:
 
 
 def _reconstruct(file: CheckedScene[MRIScene], inputs: Inputs, progress: bool) -> Images:
-    raw, method = inputs["kspace"], file.scene.method
+    raw, method, table = inputs["kspace"], file.scene.method, file.scene.kspace
+    device = device_named(method.device)
     prior = None if method.prior.strip() == "none" else method.prior
 
     def solve(item: Any, operator: Any) -> Solution:
         with limit(method.time_limit):
             return reconstruct(
-                item.y,
-                operator,
+                item.y.to(device),
+                operator.to(device=device),
                 prior=prior,
                 noise_std=item.noise_std,
                 regularization=method.regularization,
@@ -163,7 +184,10 @@ def _reconstruct(file: CheckedScene[MRIScene], inputs: Inputs, progress: bool) -
                 progress=progress,
             )
 
-    return reconstruct_volumes(raw.data, raw.volumes, file.scene.kspace.coils, solve)
+    def compress(item: Measurement) -> Measurement:
+        return compress_to(item, table.coils, table.share)
+
+    return reconstruct_volumes(raw.data, raw.volumes, compress, solve)
 
 
 def _measure(images: Images, inputs: Inputs) -> dict[str, float]:
@@ -271,10 +295,12 @@ COMMAND = MRICommand(
         "--volume": "kspace.volume",
         "--slices": "kspace.slices",
         "--coils": "kspace.coils",
+        "--share": "kspace.share",
         "--prior": "method.prior",
         "--regularization": "method.regularization",
         "--max-iterations": "method.max_iterations",
         "--time-limit": "method.time_limit",
+        "--device": "method.device",
     },
     examples=(
         "mri raw.h5",

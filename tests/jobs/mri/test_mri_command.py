@@ -151,6 +151,8 @@ def test_one_argument_gives_image_and_report(
     metrics = json.loads(Path("m.json").read_text())
     assert metrics["coils"] == 2 and metrics["psnr"] > 20
     assert "3 coils were compressed to 2" in measured.out
+    options = ("--share", "0.8", "--max-iterations", "2", "--device", "cpu", "-o", "s.npy")
+    assert "3 coils were compressed to" in run("mri", "knee.h5", *options).out
 
 
 def test_contrasts_are_the_fourth_axis(run: Run, tmp_path: Path) -> None:
@@ -188,6 +190,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (("raw.h5", "--slices", "7"), "counted from 0"),
         (("raw.h5", "--slices", "0,1,3"), "not evenly spaced"),
         (("raw.h5", "--coils", "2"), "--coils 2: the file has 1 coils; give at most as many"),
+        (("raw.h5", "--coils", "1", "--share", "0.9"), "give either the number of virtual coils"),
+        (("raw.h5", "--share", "1.5"), "--share"),
+        (("raw.h5", "--device", "cuda:99"), "cuda:99"),
         (("raw.h5", "--encoding", "1"), "it has 1 encodings, counted from 0, got encoding=1"),
         (("raw.h5", "--group", "other"), "no acquisitions of ISMRMRD in 'other'"),
         (("raw.h5", "-o", "x.pdf"), "no format for the suffix '.pdf'"),
