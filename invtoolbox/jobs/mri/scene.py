@@ -191,11 +191,11 @@ def _reconstruct(file: CheckedScene[MRIScene], inputs: Inputs, progress: bool) -
 
 
 def _measure(images: Images, inputs: Inputs) -> dict[str, float]:
-    """Return numbers of coils and slices, the sampled share, the weight, and the PSNR if known."""
+    """Return numbers of coils and solved items, sampled share, median weight, and PSNR if known."""
     middle = images.middle
     metrics = {
         "coils": float(1 if middle.coil_maps is None else len(middle.coil_maps)),
-        "slices": float(np.prod(images.x.shape[:2])),
+        "items": float(len(images.weights)),
         "sampled": middle.sampled,
         "weight": float(np.median(images.weights)),
     }
