@@ -112,7 +112,10 @@ PACKAGES = {
         "Slices of a volume and scenes of a study, on one machine or on Dask workers, resumable.",
     ),
     "datasets": ("Data sets", "One reader per format, geometry files, and writers of results."),
-    "processing": ("Processing", "Conversion of counts to line integrals that fit an operator."),
+    "processing": (
+        "Processing",
+        "Conversion of counts to line integrals that fit an operator, and coils of MRI.",
+    ),
     "metrics": ("Metrics", "Measures of quality, each per item: shape `(batch,)`."),
     "plotting": ("Plotting", "Figures and reports."),
     "training": (

@@ -13,6 +13,10 @@ from invtoolbox.datasets.measurement import DataSet, Measurement
 from invtoolbox.datasets.models.gaussians import read_splats, write_splats
 from invtoolbox.datasets.models.meshes import read_mesh, write_mesh
 from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
+from invtoolbox.datasets.mri.fastmri import FastMRI
+from invtoolbox.datasets.mri.ismrmrd import Ismrmrd
+from invtoolbox.datasets.mri.kspace import KSpace, KSpaceData
+from invtoolbox.datasets.mri.opening import open_kspace
 from invtoolbox.datasets.opening import FILE_READERS, READERS, open, open_measurements
 from invtoolbox.datasets.output import (
     Written,
@@ -109,11 +113,15 @@ __all__ = [
     "DataSet",
     "Dicom",
     "DicomSeries",
+    "FastMRI",
     "FlowFile",
     "Geometry",
     "Geometry3D",
     "Grid",
     "Hdf5",
+    "Ismrmrd",
+    "KSpace",
+    "KSpaceData",
     "KittiOdometry",
     "KittiRaw",
     "KittiSceneFlow",
@@ -153,6 +161,7 @@ __all__ = [
     "open_blender",
     "open_colmap",
     "open_found_cameras",
+    "open_kspace",
     "open_llff",
     "open_measurements",
     "open_named",

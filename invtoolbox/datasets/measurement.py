@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError
+
+if TYPE_CHECKING:
+    from invtoolbox.datasets.mri.kspace import KSpace
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +25,9 @@ class Measurement:
     Attributes:
         y: measured data, ``(1, channel, *space)``, float32, or complex64 if the file is complex. A
             sinogram is ``(1, 1, angles, detectors)``, projections of a 3D scan are
-            ``(1, 1, views, panel rows, panel columns)``.
-        geometry: geometry of the scan, a `Geometry` or a `Geometry3D`; None for pictures.
+            ``(1, 1, views, panel rows, panel columns)``, k-space is ``(1, coil, *samples)``.
+        geometry: geometry of the scan, a `Geometry` or a `Geometry3D`; of k-space, its sampling, a
+            `KSpace`; None for pictures.
         reference: image that comes with the data for comparison, ``(1, channel, *space)``, or None.
         segmentation: labels that come with the data, ``(1, channel, *space)``, uint8, or None.
         noise_std: standard deviation of the noise in `y`, or None if the file does not contain it.
@@ -34,7 +38,7 @@ class Measurement:
     """
 
     y: Tensor
-    geometry: ScanGeometry | None = None
+    geometry: ScanGeometry | KSpace | None = None
     reference: Tensor | None = None
     segmentation: Tensor | None = None
     noise_std: float | None = None

@@ -16,6 +16,9 @@ from invtoolbox.datasets.measurement import DataSet
 from invtoolbox.datasets.models.gaussians import read_splats
 from invtoolbox.datasets.models.meshes import read_dmat, read_mesh
 from invtoolbox.datasets.models.voxels import read_voxels
+from invtoolbox.datasets.mri.acquisitions import groups_of
+from invtoolbox.datasets.mri.fastmri import FastMRI, is_fastmri
+from invtoolbox.datasets.mri.ismrmrd import Ismrmrd
 from invtoolbox.datasets.scans.geometry_file import read_geometry
 from invtoolbox.datasets.scans.htc2022 import HTC2022
 from invtoolbox.datasets.scans.nikon import XTek
@@ -64,6 +67,8 @@ READERS: dict[str, Callable[..., Any]] = {
     "nifti": Nifti,
     "dicom-series": DicomSeries,
     "nxtomo": NXtomo,
+    "ismrmrd": Ismrmrd,
+    "fastmri": FastMRI,
     "hdf5": Hdf5,
     "metaimage": MetaImage,
     "raw": Raw,
@@ -138,8 +143,9 @@ def open(
     """Open a file, or a folder of pictures or slices, as a data set.
 
     Args:
-        path: `.mat` of HTC2022 or of plain arrays, DXchange, NXtomo or plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG,
-            TIFF, `.npy` or `.npz`; the first bytes decide. A scanner's file, or the folder with it:
+        path: `.mat` of HTC2022 or of plain arrays, DXchange, NXtomo, ISMRMRD, fastMRI or plain HDF5,
+            DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, `.npy` or `.npz`; the first bytes decide. A
+            scanner's file, or the folder with it:
             Nikon `.xtekct`, Zeiss `.txrm` and `.txm`, Bruker `.log`, RTK `geometry.xml`, or a
             `.csv` of twelve numbers per picture. Raw values need a TOML file next to
             them. A TIFF with several grey pages, and a folder of numbered TIFF files, are volumes
@@ -232,6 +238,10 @@ def _reader_of_file(path: Path) -> str:
         with decoding(path, "HDF5"), open_hdf5(path) as file:
             if "exchange" in file:
                 return "dxchange"
+            if groups_of(file):
+                return "ismrmrd"
+            if is_fastmri(file):
+                return "fastmri"
             return "nxtomo" if entries(file) else "hdf5"
     if kind == "tiff":
         return "tiff-stack" if is_stack(path) else "pictures"
@@ -254,8 +264,9 @@ def _reader_of_file(path: Path) -> str:
         )
     raise InputError(
         f"{path}: the first bytes show no known format; readable are MATLAB .mat, DXchange, "
-        "NXtomo and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, BMP, TIFF, WebP, HEIC, .npy, .npz, the scans "
-        ".xtekct, .txrm, .log, .xml and .csv, and raw values with a TOML file next to them"
+        "NXtomo, ISMRMRD, fastMRI and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, BMP, TIFF, "
+        "WebP, HEIC, .npy, .npz, the scans .xtekct, .txrm, .log, .xml and .csv, and raw values with "
+        "a TOML file next to them"
     )
 
 

@@ -148,6 +148,9 @@ KINDS = {
     "survey": Entry(
         f"{_JOBS}.waves.scene:KIND", "a survey", "waves", "invert the records of a seismic survey"
     ),
+    "kspace": Entry(
+        f"{_JOBS}.mri.scene:KIND", "k-space", "mri", "reconstruct the raw data of an MRI scanner"
+    ),
 }
 
 

@@ -61,8 +61,8 @@ def run(
     - a moving object, with a table ``[motion]``: a `MovingOutcome`;
     - any other kind (a mesh with a table ``[mesh]``, a survey with ``[survey]``, events with
       ``[events]``, a normal map with ``[normals]``, two images with ``[registration]``, the depths
-      of a video with ``[video]``, a picture that moves with ``[animation]``, or a kind of a
-      plug-in): a `SceneOutcome` with the result and its metrics.
+      of a video with ``[video]``, a picture that moves with ``[animation]``, k-space with
+      ``[kspace]``, or a kind of a plug-in): a `SceneOutcome` with the result and its metrics.
 
     Args:
         scene: path of a TOML file, or name of a scene of the catalogue; or several of them.

@@ -1,4 +1,4 @@
-"""Corrections of measured CT data, from counts to line integrals that an operator explains.
+"""Corrections of measured CT data, from counts to line integrals, and of the coils of MRI.
 
 They are pure functions of tensors and measurements.
 """
@@ -10,6 +10,12 @@ from invtoolbox.processing.attenuation import (
     from_hounsfield,
     to_hounsfield,
     water_attenuation,
+)
+from invtoolbox.processing.coils import (
+    compress_coils,
+    compression_matrix,
+    mix_coils,
+    whitening_matrix,
 )
 from invtoolbox.processing.detector import (
     bin_detector,
@@ -33,6 +39,8 @@ __all__ = [
     "LineIntegrals",
     "MetalReduction",
     "bin_detector",
+    "compress_coils",
+    "compression_matrix",
     "correct_air",
     "crop_detector",
     "extend_truncated",
@@ -40,6 +48,7 @@ __all__ = [
     "fit_beam_hardening",
     "from_hounsfield",
     "line_integrals",
+    "mix_coils",
     "photon_weights",
     "reduce_metal",
     "remove_rings",
@@ -50,4 +59,5 @@ __all__ = [
     "to_hounsfield",
     "transmission",
     "water_attenuation",
+    "whitening_matrix",
 ]

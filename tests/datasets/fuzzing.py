@@ -23,6 +23,7 @@ from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.operators import Identity
 from tests.datasets import (
     event_files,
+    mri_sets,
     recording_sets,
     scanner_sets,
     sweep_sets,
@@ -64,6 +65,24 @@ def write_nxtomo(path: Path) -> Path:
         file["entry/sample/rotation_angle"] = np.concatenate([np.zeros(7), angles])
         file["entry/sample/rotation_angle"].attrs["units"] = "degrees"
     return path
+
+
+def write_kspace(path: Path) -> Path:
+    lines = [
+        mri_sets.acquisition(
+            np.full((2, 6), 1 + row + 1j), row, flags=[*[mri_sets.REVERSE] * (row % 2)]
+        )
+        for row in range(4)
+    ]
+    noise = mri_sets.acquisition(
+        np.array([[1, 2j, -1, 1, 3], [1, 1, 1j, -2, 1]]), flags=[mri_sets.NOISE]
+    )
+    return mri_sets.write_ismrmrd(path, mri_sets.header((6, 4, 1), (60, 40, 5)), [*lines, noise])
+
+
+def write_coils(path: Path) -> Path:
+    kspace = (1 + np.arange(96.0)).reshape(2, 2, 6, 4)
+    return mri_sets.write_fastmri(path, kspace, mri_sets.header((6, 4, 1), (60, 40, 5)))
 
 
 def write_hdf5(path: Path) -> Path:
@@ -249,6 +268,8 @@ SEEDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "volume.nii.gz": ("nifti", write_nifti),
     "series": ("dicom-series", write_series),
     "scan.nxs": ("nxtomo", write_nxtomo),
+    "kspace.h5": ("ismrmrd", write_kspace),
+    "coils.h5": ("fastmri", write_coils),
     "arrays.h5": ("hdf5", write_hdf5),
     "packed.h5": ("hdf5", write_hdf5_packed),
     "volume.mha": ("metaimage", write_metaimage),

@@ -20,6 +20,7 @@ from invtoolbox.simulation.events import simulate_events
 from invtoolbox.simulation.ramp import simulate_ramp
 from tests.command_line import Run, one_sentence
 from tests.datasets import test_segy
+from tests.datasets.mri_sets import centred_fft, header, phantom, write_fastmri
 
 #: A command line of every command made from tables; the files come from `files`.
 LINES = {
@@ -32,6 +33,7 @@ LINES = {
     "--start 1500 1600 --bands 8 --iterations 1",
     "deform": "grid.obj handles.txt --iterations 3",
     "bones": "grid.obj bent.obj --count 2 --iterations 3",
+    "mri": "knee.h5 --regularization 0.1 --max-iterations 2",
 }
 
 
@@ -56,6 +58,8 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     it.datasets.write_mesh("grid.obj", Mesh(vertices.double(), torch.tensor(faces)))
     bent = vertices + 0.3 * (x.flatten() - 2).clamp_min(0)[:, None] * torch.eye(3)[2]
     it.datasets.write_mesh("bent.obj", Mesh(bent.double(), torch.tensor(faces)))
+    kspace = centred_fft(phantom(24, 20))[None]
+    write_fastmri(Path("knee.h5"), kspace, header((24, 20, 1), (240, 200, 5)))
     Path("handles.txt").write_text("0 0 0 0\n4 0 4 0\n20 4 0 1.5\n")
     return tmp_path
 

@@ -62,7 +62,6 @@ from invtoolbox.core.checks import require_file
 from invtoolbox.core.trust import named_file
 from invtoolbox.datasets.scans.geometry_2d import Geometry
 from invtoolbox.datasets.scans.geometry_3d import KINDS_3D, Geometry3D
-from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.errors import InputError, naming, unknown_name
 
 
@@ -137,12 +136,12 @@ def geometry_from_mapping(
     return cls.from_mapping(entries, folder)
 
 
-def check_is_2d(geometry: ScanGeometry | None, what: str) -> Geometry:
+def check_is_2d(geometry: Any, what: str) -> Geometry:
     """Return the geometry, or raise an error unless it describes a 2D scan."""
     if geometry is None:
         raise InputError(f"{what} needs the geometry of the scan, and this measurement has none")
     if not isinstance(geometry, Geometry):
-        raise InputError(
-            f"{what} is for sinograms of 2D scans, but this is a 3D scan ({geometry.kind!r})"
-        )
+        kind = getattr(geometry, "kind", None)
+        other = "k-space" if kind is None else f"a 3D scan ({kind!r})"
+        raise InputError(f"{what} is for sinograms of 2D scans, but this is {other}")
     return geometry

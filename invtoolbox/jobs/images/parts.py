@@ -172,7 +172,7 @@ def measure(file: SceneFile) -> Measured:
                 f"{file.path}: a scan is not cropped; choose its views with views = {{ start, stop, step }}"
             )
         y = _crop(y, table.crop, f"{file.path}: [measurements.crop]")
-    if geometry is not None and is_scan:
+    if isinstance(geometry, ScanGeometry) and is_scan:
         if operator is not None and name is None:
             geometry = change(geometry, operator.settings, file.path)
         if table.views is not None:
@@ -204,6 +204,11 @@ def measure(file: SceneFile) -> Measured:
                     f"{file.path}: measurements.{key} is for a scan; it has a meaning in a sinogram "
                     "whose geometry is known"
                 )
+        if isinstance(geometry, datasets.KSpace):
+            raise InputError(
+                f"{table.path or table.dataset} holds k-space of an MRI scanner, whose images are complex; "
+                "reconstruct it by `invtoolbox mri`, or by a scene with [kspace]"
+            )
         if name is None:
             raise InputError(
                 f"{file.path}: the measurements do not say how they were made; give "

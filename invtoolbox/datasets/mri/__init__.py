@@ -1,0 +1,1 @@
+"""Readers of k-space of magnetic resonance imaging: ISMRMRD and fastMRI."""

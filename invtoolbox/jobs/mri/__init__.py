@@ -1,0 +1,1 @@
+"""MRI: images of the k-space that a scanner measured."""
