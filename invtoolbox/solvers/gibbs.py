@@ -122,8 +122,6 @@ class Gibbs(ChainSampler):
         if reason := implicit_reason(objective, "Gibbs"):
             return reason
         problem = objective.problem
-        if objective.has_rule:
-            return "Gibbs draws the weight, so no rule can choose it; leave out regularization"
         if type(problem.data_term) is not LeastSquares or not problem.is_linear:
             return "Gibbs needs LeastSquares and a linear operator"
         if problem.image_dtype.is_complex or problem.y0.is_complex():
