@@ -656,6 +656,11 @@ def _choose(
         solver, reason = choose(objective, call.differentiate == "implicit")
     else:
         check_fits(named, objective)
+        if named.samples and rule is not None:
+            raise InputError(
+                f"{type(named).__name__} draws from a density, whose weight no rule can choose; give "
+                "a number as regularization, or leave it out"
+            )
         solver, reason = named, f"{type(named).__name__} was asked for"
     if rule is not None and not objective.terms:
         raise InputError(

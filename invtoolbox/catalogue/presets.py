@@ -208,7 +208,7 @@ def _load_prior(name: str, changes: Mapping[str, Any] | None) -> Prior:
         raise InputError(
             f'{entry.path} does not name the kind of prior; add for example prior = "denoiser"'
         )
-    changes = dict(changes or {})
+    changes, training = dict(changes or {}), settings.pop("trained_on", None)
     if "intensity_range" in changes and "sigma" in settings:
         # The sigma of a card is in the units of its own intensity range.
         low, high = settings.get("intensity_range", (0.0, 1.0))
@@ -224,7 +224,13 @@ def _load_prior(name: str, changes: Mapping[str, Any] | None) -> Prior:
                 )
             weights = named_file(entry.path.parent, str(table["weights"]), entry.path)
             settings["network"] = build_network(table, weights)
-        return build("priors", kind, settings)
+        prior: Prior = build("priors", kind, settings)
+        if training is None or "intensity_range" in changes:
+            return prior
+        from invtoolbox.priors.settings import replace
+        from invtoolbox.priors.trained_on import TrainedOn
+
+        return replace(prior, trained_on=TrainedOn.of_card(training))
 
 
 def build_network(table: Mapping[str, Any], weights: Path | None) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from invtoolbox.measurements.findings import Finding, Subject, leave_out, regist
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 
+#: Largest error of the value of air, relative to -1000, in an image in Hounsfield units.
+_AIR = 0.1
 #: Share of the cells that differ from both neighbours if cells have gains of their own.
 _GAINS = 0.2
 #: Least offset relative to the bright readings, and largest change of the rays beside the object,
@@ -39,12 +42,35 @@ def check_sign(subject: Subject) -> Finding | None:
     below, above = float(S.values.clamp_max(0).sum()), float(S.values.clamp_min(0).sum())
     if -below < 10 * above:
         return None
+    if _is_hounsfield(subject):
+        return Finding(
+            "hounsfield",
+            "the image is in Hounsfield units, where air is -1000: priors of nonnegative images do "
+            "not suit it, and nothing outside of the image is -1000; for attenuations add "
+            "1000 A(1) to y",
+            is_conclusive=True,
+            is_remark=True,
+        )
     return Finding(
         "sign",
         f"the line integrals are negative (down to {float(S.values.min()):.4g}), so the logarithm "
         "was probably not negated; pass -y, that is -log(I / I0)",
         is_conclusive=True,
     )
+
+
+def _is_hounsfield(subject: Subject) -> bool:
+    """Return whether the rays with the least mean value along their chords pass through air."""
+    problem = subject.problem
+    A: Any = problem.operator
+    chords = A(torch.ones_like(problem.zeros()[:1]))
+    y = subject.filled[:1].to(chords)
+    long = chords > 0.5 * chords.max()
+    if y.shape != chords.shape or not bool(long.any()):
+        return False
+    means = (y[long] / chords[long]).double()
+    air = float(means[:: max(1, len(means) // 100_000)].quantile(0.02))
+    return abs(air / -1000 - 1) < _AIR
 
 
 @register(Scan)

@@ -331,6 +331,8 @@ def check_truncation(subject: Subject) -> Finding | None:
     edges = torch.stack([views[..., :outer].mean(2), views[..., -outer:].mean(2)], 1)
     # One view in ten may be brighter, by chance.
     brightest = views.amax(2).median(1, keepdim=True).values.clamp_min(1e-30)
+    if bool((views.sum((1, 2)) <= 0).any()):  # not the measurements of an object that absorbs
+        return None
     shares = edges.quantile(0.9, dim=2) / brightest
     if (S := subject.plane) is not None and arc_weights(S.angles, 2 * math.pi).closed:
         # In a full turn, the side that reaches farther from the axis sees all of the object.

@@ -168,15 +168,15 @@ class Moments:
 
     Attributes:
         chain: states ``(batch, chains, channel, *space)``.
-        scalars: `SCALARS` of the states, ``(batch, chains, 2)``.
+        scalars: the first of `SCALARS` of the states, ``(batch, chains, number)``; NaN if unknown.
     """
 
     chain: Chain
     scalars: Chain
 
 
-#: Names of the scalar functionals of a chain.
-SCALARS = ("potential", "mean of the pixels")
+#: Names of the scalar functionals of a chain; only `Gibbs` draws the last two.
+SCALARS = ("potential", "mean of the pixels", "noise level", "weight of the prior")
 
 
 class ChainPosterior(MomentPosterior):
@@ -299,7 +299,7 @@ def _follow_scalars(items: list[Moments]) -> dict[str, Trace]:
         return {}
     return {
         name: join_traces([trace_of(row[..., k : k + 1]) for row in rows])
-        for k, name in enumerate(SCALARS)
+        for k, name in enumerate(SCALARS[: rows[0].shape[-1]])
         if all(bool(row[..., k].isfinite().all()) for row in rows)
     }
 

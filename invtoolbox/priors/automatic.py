@@ -17,7 +17,8 @@ class Auto(Prior):
 
     Args:
         candidates: names of priors; by default ``tv``, ``wavelet`` and ``tgv``, and of 2D scans
-            ``tv`` and the two levels of an object of one material.
+            ``tv``, the two levels of an object of one material, and ``lpn-ct`` and ``diffusion-ct``
+            if the image shows air and soft tissue.
 
     Raises:
         InputError: if it is added to another prior, or passed to `it.solve`.

@@ -117,7 +117,7 @@ def _continue(y: Tensor, scan: Scan, cells: int) -> tuple[Tensor, Tensor]:
         cells: number of cells on each side.
     """
     plane = None if y.is_complex() else Sinogram.of(y, scan)
-    if plane is None or not bool((plane.values > 0).any()):
+    if plane is None or not bool(plane.values.sum() > 0):  # an ellipse has a positive density
         return _beyond(y.flip(-1), None, cells).flip(-1), _beyond(y, None, cells)
     ellipse = _fit_ellipse(plane, 3)
     coarse = plane.coarsen(_CELLS, _VIEWS)
@@ -213,7 +213,8 @@ def _fit_ellipse(plane: Sinogram, power: int, start: np.ndarray | None = None) -
     return np.asarray(
         least_squares(
             lambda ellipse: ((_project_ellipse(few, ellipse) - target) * weights).ravel(),
-            guess if start is None else start,
+            # A coarser plane has a shorter reach, so the last result may be out of its bounds.
+            guess if start is None else np.clip(start, low, high),
             bounds=(low, high),
             x_scale=[guess[0], reach, reach, 1.0, reach, reach],
         ).x

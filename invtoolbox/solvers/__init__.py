@@ -13,6 +13,7 @@ from invtoolbox.solvers.conjugate_gradient import ConjugateGradient
 from invtoolbox.solvers.diffusion import DDRM, DPS, DiffPIR, DiffusionSampler
 from invtoolbox.solvers.douglas_rachford import DouglasRachford
 from invtoolbox.solvers.gauss_newton import GaussNewton, LevenbergMarquardt
+from invtoolbox.solvers.gibbs import Gibbs
 from invtoolbox.solvers.gradient_descent import GradientDescent
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
 from invtoolbox.solvers.inexact_descent import AdaptiveAccuracy, ScheduledAccuracy
@@ -62,6 +63,7 @@ __all__ = [
     "DirectionNetwork",
     "DouglasRachford",
     "GaussNewton",
+    "Gibbs",
     "GradientDescent",
     "HalfQuadratic",
     "KrylovMM",

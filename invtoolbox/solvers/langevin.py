@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -22,33 +22,36 @@ from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 
 #: Number of places of the traces of scalar functionals.
-_TRACE = 1024
+TRACE = 1024
 
 
 @dataclass(kw_only=True)
-class LangevinState(State):
-    """The last states of all chains, the gradient there, the step, and running moments.
+class ChainState(State):
+    """The last states of all chains, and running moments.
 
     ``x`` is the last state of the first chain.
     """
 
     states: Tensor  # (batch, chains, channel, *space)
+    chain: Chain
+    scalars: Chain  # traces (batch, chains, number) of scalar functionals
+
+
+@dataclass(kw_only=True)
+class LangevinState(ChainState):
+    """The chains, the gradient at their last states, and the step."""
+
     slope: Tensor  # gradient of minus the logarithm of the density, like `states`
     step_size: Tensor  # (batch,)
     smoothing: Tensor  # (batch,) parameter of the Moreau-Yosida envelope; 0 without one
-    chain: Chain
-    scalars: Chain  # traces (batch, chains, 2) of the potential and the mean of the pixels
 
 
 @dataclass(frozen=True)
-class LangevinSampler(Solver):
-    """Chains of states, draws from a density close to ``exp(-U)``; a subclass writes `advance`.
+class ChainSampler(Solver):
+    """Chains of states and their running moments; a subclass writes `init` and `step`.
 
     Args:
         burn_in: number of states that are left out at the start of every chain.
-        step_size: length t of a step; found by default.
-        bounds: ``(low, high)`` to which every state is clipped, if pixels are known to lie between
-            them.
         blocks: number of sums, and of kept states, per chain; an even number. Memory is three
             images per block.
         chains: number of chains. They have their own random numbers. The first one begins at the
@@ -59,8 +62,6 @@ class LangevinSampler(Solver):
     max_iterations: int = 20_000
     tolerance: float = 0.05
     burn_in: int = 1000
-    step_size: float | None = None
-    bounds: tuple[float, float] | None = None
     blocks: int = 32
     chains: int = 1
 
@@ -70,12 +71,104 @@ class LangevinSampler(Solver):
     def __post_init__(self) -> None:
         check_range(self, "[0, inf)", "burn_in")
         check_range(self, "[4, inf)", "blocks")
-        check_range(self, "(0, inf)", "step_size")
         check_range(self, "[1, inf)", "chains")
         if self.blocks % 2:
             raise InputError(
                 f"{type(self).__name__} takes an even number of blocks, got {self.blocks}"
             )
+
+    def result(self, state: ChainState) -> Tensor:
+        """Return the mean of the states after the burn-in; before its end, the last state."""
+        return torch.where(
+            (state.chain.number > 0).view(-1, *[1] * (state.x.ndim - 1)),
+            state.chain.mean().mean(1),
+            state.x,
+        )
+
+    def summary(self, state: ChainState) -> Moments:
+        return Moments(state.chain, state.scalars)
+
+    def posterior(self, objective: Objective, answer: Tensor, summary: Moments) -> Posterior | None:
+        has_states = bool((summary.chain.number > 0).all())
+        return ChainPosterior(summary) if has_states else None
+
+    def record(
+        self, objective: Objective, state: ChainState, states: Tensor, scalars: Tensor
+    ) -> dict[str, Any]:
+        """Return the changed fields of a state: last states, running moments and certificate.
+
+        Args:
+            objective: the objective, whose iteration counts the states.
+            state: the state before the step.
+            states: the new states, ``(batch, chains, channel, *space)``.
+            scalars: functionals of the new states, ``(batch, chains, number)``.
+        """
+        chain, traces, certificate = state.chain, state.scalars, state.certificate
+        number = objective.iteration + 1 - self.burn_in
+        # Sums of differences to the first state lose less to rounding than sums of states.
+        if number == 1:
+            chain, traces = chain.recenter(states), traces.recenter(scalars)
+        if number >= 1:
+            traces.add(scalars, number)
+            is_full = chain.add(states, number)
+            # A short chain underestimates its memory, so its error estimate is not used.
+            if is_full and number * self.chains >= max(4 * self.blocks, self.burn_in):
+                certificate = chain.relative_error() / self.chains**0.5
+        return {
+            "x": states[:, 0],
+            "states": states,
+            "chain": chain,
+            "scalars": traces,
+            "certificate": certificate,
+        }
+
+    def rows(self, objective: Objective) -> Objective:
+        """Return the objective with one item per chain."""
+        if self.chains == 1:
+            return objective
+        items = torch.arange(objective.batch, device=objective.regularization.device)
+        return objective.select(items.repeat_interleave(self.chains))
+
+    def scatter(self, start: Tensor) -> Tensor:
+        """Return the starts of all chains, ``(batch, chains, channel, *space)``."""
+        if self.chains == 1:
+            return start.unsqueeze(1)
+        generator = Generator(start.device).manual_seed(self.chains)
+        noise = torch.randn(
+            (self.chains, *start.shape[1:]),
+            generator=generator,
+            dtype=start.dtype,
+            device=start.device,
+        )
+        noise[0] = 0
+        spread = start.flatten(1).std(1)
+        # A flat start has no spread of its own.
+        spread = torch.where(spread > 0, spread, start.flatten(1).abs().amax(1).clamp_min(1.0))
+        return start.unsqueeze(1) + spread.view(-1, *[1] * start.ndim) * noise
+
+    def traced(self, states: Tensor, value: Tensor) -> Tensor:
+        """Return potential and mean of the pixels of every chain, ``(batch, chains, 2)``."""
+        mean = mean_items(states.flatten(0, 1)).to(value)
+        return torch.stack([value, mean], 1).view(-1, self.chains, 2)
+
+
+@dataclass(frozen=True)
+class LangevinSampler(ChainSampler):
+    """Chains of states, draws from a density close to ``exp(-U)``; a subclass writes `advance`.
+
+    Args:
+        burn_in, blocks, chains: as in `ChainSampler`.
+        step_size: length t of a step; found by default.
+        bounds: ``(low, high)`` to which every state is clipped, if pixels are known to lie between
+            them.
+    """
+
+    step_size: float | None = None
+    bounds: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range(self, "(0, inf)", "step_size")
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise InputError(f"bounds are (low, high) with low < high, got {self.bounds}")
 
@@ -116,12 +209,10 @@ class LangevinSampler(Solver):
     def init(self, objective: Objective, start: Tensor) -> LangevinState:
         start = self._clip(start)
         step_size, smoothing = self.choose_step(objective, start)
-        states = self._clip(self._scatter(start))
-        rows = self._rows(objective)
+        states = self._clip(self.scatter(start))
         value, slope, discrepancy = self.potential(
-            rows, states.flatten(0, 1), smoothing.repeat_interleave(self.chains)
+            self.rows(objective), states.flatten(0, 1), smoothing.repeat_interleave(self.chains)
         )
-        scalars = self._scalars(states, value)
         return LangevinState(
             x=states[:, 0],
             value=value.view(-1, self.chains)[:, 0],
@@ -132,7 +223,7 @@ class LangevinSampler(Solver):
             step_size=step_size,
             smoothing=smoothing,
             chain=Chain.start(states, self.blocks),
-            scalars=Chain.start(scalars, _TRACE),
+            scalars=Chain.start(self.traced(states, value), TRACE),
         )
 
     def step(self, objective: Objective, state: LangevinState) -> LangevinState:
@@ -144,80 +235,20 @@ class LangevinSampler(Solver):
             dtype=like.dtype,
             device=like.device,
         )
-        rows = self._rows(objective)
+        rows = self.rows(objective)
         noise = noise.expand(shape).flatten(0, 1)
         x = self._clip(self.advance(rows, state.states.flatten(0, 1), noise, state))
         value, slope, discrepancy = self.potential(
             rows, x, state.smoothing.repeat_interleave(self.chains)
         )
         states = x.view(shape)
-        chain, scalars, certificate = state.chain, state.scalars, state.certificate
-        number = objective.iteration + 1 - self.burn_in
-        # Sums of differences to the first state lose less to rounding than sums of states.
-        if number == 1:
-            chain = chain.recenter(states)
-            scalars = scalars.recenter(self._scalars(states, value))
-        if number >= 1:
-            scalars.add(self._scalars(states, value), number)
-            is_full = chain.add(states, number)
-            # A short chain underestimates its memory, so its error estimate is not used.
-            if is_full and number * self.chains >= max(4 * self.blocks, self.burn_in):
-                certificate = chain.relative_error() / self.chains**0.5
         return replace(
             state,
-            x=states[:, 0],
             value=value.view(-1, self.chains)[:, 0],
             discrepancy=discrepancy.view(-1, self.chains)[:, 0],
-            certificate=certificate,
-            states=states,
             slope=slope.view(shape),
-            chain=chain,
-            scalars=scalars,
+            **self.record(objective, state, states, self.traced(states, value)),
         )
-
-    def result(self, state: LangevinState) -> Tensor:
-        """Return the mean of the states after the burn-in; before its end, the last state."""
-        return torch.where(
-            (state.chain.number > 0).view(-1, *[1] * (state.x.ndim - 1)),
-            state.chain.mean().mean(1),
-            state.x,
-        )
-
-    def summary(self, state: LangevinState) -> Moments:
-        return Moments(state.chain, state.scalars)
-
-    def posterior(self, objective: Objective, answer: Tensor, summary: Moments) -> Posterior | None:
-        has_states = bool((summary.chain.number > 0).all())
-        return ChainPosterior(summary) if has_states else None
-
-    def _rows(self, objective: Objective) -> Objective:
-        """Return the objective with one item per chain."""
-        if self.chains == 1:
-            return objective
-        items = torch.arange(objective.batch, device=objective.regularization.device)
-        return objective.select(items.repeat_interleave(self.chains))
-
-    def _scatter(self, start: Tensor) -> Tensor:
-        """Return the starts of all chains, ``(batch, chains, channel, *space)``."""
-        if self.chains == 1:
-            return start.unsqueeze(1)
-        generator = Generator(start.device).manual_seed(self.chains)
-        noise = torch.randn(
-            (self.chains, *start.shape[1:]),
-            generator=generator,
-            dtype=start.dtype,
-            device=start.device,
-        )
-        noise[0] = 0
-        spread = start.flatten(1).std(1)
-        # A flat start has no spread of its own.
-        spread = torch.where(spread > 0, spread, start.flatten(1).abs().amax(1).clamp_min(1.0))
-        return start.unsqueeze(1) + spread.view(-1, *[1] * start.ndim) * noise
-
-    def _scalars(self, states: Tensor, value: Tensor) -> Tensor:
-        """Return potential and mean of the pixels of every chain, ``(batch, chains, 2)``."""
-        mean = mean_items(states.flatten(0, 1)).to(value)
-        return torch.stack([value, mean], 1).view(-1, self.chains, 2)
 
     def _clip(self, x: Tensor) -> Tensor:
         return x if self.bounds is None else x.clamp(*self.bounds)

@@ -347,6 +347,8 @@ class Recipe(Table):
     mixed_precision: bool = False
     network: Named
     prior: Named
+    #: Hounsfield units that are 0 and 1, and sizes of pixels in mm, of CT slices; for the card.
+    trained_on: dict[str, tuple[float, float]] | None = None
     data: Data
     validation: Data | None = None
     stage: list[StageTable] = Field(min_length=1)
@@ -418,6 +420,7 @@ def _write(
     card = {
         "prior": content["prior"]["name"],
         **_settings(content["prior"]),
+        **({"trained_on": content["trained_on"]} if "trained_on" in content else {}),
         "network": {**content["network"], "weights": "weights.safetensors"},
     }
     for name, text in (

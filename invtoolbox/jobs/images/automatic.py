@@ -35,10 +35,11 @@ from invtoolbox.jobs.images.smooth_noise import (
     note_on_smooth_noise,
     settings_for,
 )
+from invtoolbox.jobs.images.trained_range import fit_range, unit_of
 from invtoolbox.jobs.images.truncated import continue_views
 from invtoolbox.measurements import report_findings
 from invtoolbox.operators.tomography.arcs import Arc, arc_of
-from invtoolbox.operators.tomography.scan_2d import Scan
+from invtoolbox.operators.tomography.scan_2d import Scan, Scan2D
 from invtoolbox.parameter_choice.held_out import ONE_OF, hold_out
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
@@ -51,6 +52,8 @@ from invtoolbox.solve import inner_solve, solve
 _ONE_MATERIAL = "two-level"
 #: Candidates of pictures, of scans, and of problems whose measurements cannot be held out.
 _PICTURE, _SCAN, _OTHER = ("tv", "wavelet", "tgv"), ("tv", _ONE_MATERIAL), ("tv",)
+#: Further candidates of a scan that shows soft tissue and has no short arc.
+_TISSUE = ("lpn-ct", "diffusion-ct")
 
 
 class Choice(NamedTuple):
@@ -170,8 +173,9 @@ def solve_with_defaults(
             return _solve_smooth(problem, prior, levels, settings)
     problem, counted = approximate_counts(problem, prior, solver)
     prior, bounds = bound_short_arc(problem, prior, names)
+    prior, ranges = fit_range(problem, prior)
     solution = solve(problem, prior, solver, **settings)
-    solution = dataclasses.replace(solution, notes=(*solution.notes, *counted, *bounds))
+    solution = dataclasses.replace(solution, notes=(*solution.notes, *counted, *bounds, *ranges))
     if not is_automatic:
         return solution
 
@@ -269,8 +273,11 @@ def _settings_of(settings: Mapping[str, Any], items: Tensor, batch: int) -> dict
 def _choose(problem: Problem, auto: Auto, settings: Mapping[str, Any]) -> Choice:
     """Compare the candidates on one item."""
     is_simple = type(problem.data_term) is LeastSquares and isinstance(problem.y, Tensor)
-    if is_simple and is_suited(problem):
-        names = auto.candidates or _SCAN
+    if is_simple and isinstance(problem.operator, Scan2D):
+        arc = arc_of(problem.operator)
+        is_short = arc is not None and arc.is_limited
+        body = () if is_short or unit_of(problem) is None else _TISSUE
+        names = auto.candidates or (_SCAN if is_suited(problem) else _OTHER) + body
     elif is_simple and problem.is_linear and not isinstance(problem.operator, Scan):
         names = auto.candidates or _PICTURE
     else:
@@ -320,6 +327,7 @@ def _compare_views(
         else:
             # The bounds may not depend on the views that are held out.
             prior, _ = bound_short_arc(fitted, prior_named(name), [name])
+            prior, _ = fit_range(fitted, prior)
             prediction = grid.operator(_solve_inner(fitted, prior, settings))
         errors[name] = float((prediction - grid.y0)[:, :, held].square().mean().sqrt())
     return errors, share

@@ -141,18 +141,18 @@ class SmoothedNorm(ExplicitPrior):
                 return x.real.square() + x.imag.square() if x.is_complex() else x * x
             return x.abs()
         # |x_g| of every group, with an axis of length 1 for its members.
-        norm = group_norm(*self.groups._group(x))
+        norm = group_norm(*self.groups.group(x))
         return norm * norm if squared else norm
 
     def _scale(self, x: Tensor, factor: Tensor) -> Tensor:
         assert self.groups is not None
-        grouped, _ = self.groups._group(x)
+        grouped, _ = self.groups.group(x)
         return (grouped * factor).flatten(1, 2)
 
     def _spread(self, x: Tensor, factor: Tensor) -> Tensor:
         """Return the factor of every value, given the factor of its group."""
         assert self.groups is not None
-        return factor.expand(self.groups._group(x)[0].shape).flatten(1, 2)
+        return factor.expand(self.groups.group(x)[0].shape).flatten(1, 2)
 
     def __repr__(self) -> str:
         groups = f", groups={self.groups!r}" if self.groups is not None else ""

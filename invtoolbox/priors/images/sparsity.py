@@ -107,7 +107,7 @@ class GroupL1(ExplicitPrior):
         check_range(self, "[1, inf)", size=size)
         self.size, self.interleaved, self.nonnegative = size, interleaved, nonnegative
 
-    def _group(self, x: Tensor) -> tuple[Tensor, int]:
+    def group(self, x: Tensor) -> tuple[Tensor, int]:
         """Return a view with one axis for groups and one for members, and the members' axis."""
         size = self.size or x.shape[1]
         if x.shape[1] % size:
@@ -121,14 +121,14 @@ class GroupL1(ExplicitPrior):
         return x.unflatten(1, (groups, size)), 2
 
     def energy(self, x: Tensor) -> Tensor:
-        total = sum_items(group_norm(*self._group(x)))
+        total = sum_items(group_norm(*self.group(x)))
         return total + NonNegative().energy(x) if self.nonnegative else total
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         if self.nonnegative:
             x = NonNegative().prox(x, step)
         # x_g max(1 - step / |x_g|, 0).
-        grouped, axis = self._group(x)
+        grouped, axis = self.group(x)
         factor = shrinkage(group_norm(grouped, axis), expand(step, grouped))
         return (grouped * factor).flatten(1, 2)
 
@@ -137,7 +137,7 @@ class GroupL1(ExplicitPrior):
         if self.nonnegative:
             return super().prox_conjugate(v, step, weight)
         # v_g min(1, weight / |v_g|).
-        grouped, axis = self._group(v)
+        grouped, axis = self.group(v)
         radius = expand(weight, grouped)
         factor = _within(group_norm(grouped, axis), radius.real if radius.is_complex() else radius)
         return multiply(grouped, factor).flatten(1, 2)

@@ -300,7 +300,7 @@ class TGVPrimalDual(ItemwiseIteration):
 
     @staticmethod
     def _norm(x: Tensor, groups: GroupL1) -> Tensor:
-        return group_norm(*groups._group(x))
+        return group_norm(*groups.group(x))
 
     def _total(self, x: Tensor, groups: GroupL1) -> Tensor:
         return sum_items(self._norm(x, groups))

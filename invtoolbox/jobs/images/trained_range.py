@@ -1,0 +1,82 @@
+"""Priors trained on CT slices, in the unit of the scan that they are used for."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.operators.tomography.scan_2d import Scan2D
+from invtoolbox.priors.base import ExplicitPrior, Prior, PriorSum
+from invtoolbox.priors.settings import replace
+from invtoolbox.priors.trained_on import TrainedOn, find_unit
+from invtoolbox.problem import Problem
+
+#: Length of a pixel of size 1 in mm, in units of the image that state a length.
+_LENGTHS = {"1/mm": 1.0, "1/cm": 10.0, "1/m": 1000.0}
+
+
+def unit_of(problem: Problem) -> str | None:
+    """Return the unit in which a 2D scan shows soft tissue, by its filtered back-projection.
+
+    Args:
+        problem: measurements, operator and data term. Its first valid item is examined.
+    """
+    A, y = problem.operator, problem.y0
+    if not isinstance(A, Scan2D) or type(problem.data_term) is not LeastSquares:
+        return None
+    if problem.unknown or y.is_complex() or y.shape[1] != 1:
+        return None
+    skipped = problem.skipped
+    valid = [k for k in range(problem.batch) if skipped is None or not bool(skipped[k])]
+    if not valid:
+        return None
+    first = problem.select(torch.tensor(valid[:1], device=y.device)).without_skipping()
+    return find_unit(first.operator.pseudo_inverse(first.y0))  # type: ignore[attr-defined]
+
+
+def fit_range(problem: Problem, prior: Prior | None) -> tuple[Prior | None, tuple[str, ...]]:
+    """Give priors that were trained on CT slices the range of the training, in the scan's unit.
+
+    Args:
+        problem: measurements, operator and data term.
+        prior: sum of the priors; those of cards with ``trained_on`` are changed, unless they were
+            loaded with an ``intensity_range``.
+
+    Returns:
+        The prior, and a sentence for the user if it was changed.
+    """
+    if prior is None or not any(_training(term.prior) for term in prior.as_sum().terms):
+        return prior, ()
+    unit = unit_of(problem)
+    if unit is None:
+        return prior, ()
+    total, notes = prior.as_sum(), []
+    terms = []
+    for term in total.terms:
+        training = _training(term.prior)
+        if training is not None:
+            low, high = training.range_in(unit)
+            term = dataclasses.replace(term, prior=_scale(term.prior, low, high))
+            words = f"the image shows soft tissue in the unit {unit!r}, so the prior has the range "
+            words += f"{low:.4g} to {high:.4g}; it.priors.load(name, {{'intensity_range': ...}}) "
+            notes.append(words + "sets another")
+            if unit in _LENGTHS:
+                A: Scan2D = problem.operator  # type: ignore[assignment]
+                remark = training.explain_pixels(_LENGTHS[unit] * max(A.pixel_size))
+                notes += [f"the prior was made for CT: {remark}"] if remark else []
+        terms.append(term)
+    return PriorSum(tuple(terms), total.implicit), tuple(notes)
+
+
+def _training(prior: ExplicitPrior) -> TrainedOn | None:
+    return getattr(prior, "trained_on", None)
+
+
+def _scale(prior: ExplicitPrior, low: float, high: float) -> ExplicitPrior:
+    """Return the prior with another range; its noise level changes with the length of the range."""
+    old_low, old_high = prior.intensity_range  # type: ignore[attr-defined]
+    factor = (high - low) / (old_high - old_low)
+    sigma = prior.sigma * factor  # type: ignore[attr-defined]
+    return replace(prior, intensity_range=(low, high), sigma=sigma)
