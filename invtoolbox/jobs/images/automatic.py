@@ -173,11 +173,13 @@ def solve_with_defaults(
             return _solve_smooth(problem, prior, levels, settings)
     problem, counted = approximate_counts(problem, prior, solver)
     prior, bounds = bound_short_arc(problem, prior, names)
-    prior, ranges = fit_range(problem, prior)
+    posed, fitted = problem, fit_range(problem, prior, is_free=solver is None)
+    problem, prior = fitted.problem, fitted.prior
     solution = solve(problem, prior, solver, **settings)
-    solution = dataclasses.replace(solution, notes=(*solution.notes, *counted, *bounds, *ranges))
+    notes = (*solution.notes, *counted, *bounds, *fitted.notes)
+    solution = dataclasses.replace(solution, notes=notes)
     if not is_automatic:
-        return solution
+        return fitted.restore(solution, posed)
 
     def again(item: Problem, place: Tensor) -> Tensor:
         weights = solution.regularization[place.to(solution.regularization.device)]
@@ -189,7 +191,8 @@ def solve_with_defaults(
         return x
 
     solution = continue_views(problem, solution, again)
-    return keep_floor(problem, solution, prior, solver, settings.get("max_iterations"))
+    limit = settings.get("max_iterations")
+    return fitted.restore(keep_floor(problem, solution, prior, solver, limit), posed)
 
 
 def _solve_smooth(
@@ -327,8 +330,9 @@ def _compare_views(
         else:
             # The bounds may not depend on the views that are held out.
             prior, _ = bound_short_arc(fitted, prior_named(name), [name])
-            prior, _ = fit_range(fitted, prior)
-            prediction = grid.operator(_solve_inner(fitted, prior, settings))
+            changed = fit_range(fitted, prior)
+            x = _solve_inner(changed.problem, changed.prior, settings) + changed.offset
+            prediction = grid.operator(x)
         errors[name] = float((prediction - grid.y0)[:, :, held].square().mean().sqrt())
     return errors, share
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import NamedTuple
 
 import torch
 
@@ -10,8 +11,9 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.operators.tomography.scan_2d import Scan2D
 from invtoolbox.priors.base import ExplicitPrior, Prior, PriorSum
 from invtoolbox.priors.settings import replace
-from invtoolbox.priors.trained_on import TrainedOn, find_unit
+from invtoolbox.priors.trained_on import UNITS, TrainedOn, find_unit
 from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
 
 #: Length of a pixel of size 1 in mm, in units of the image that state a length.
 _LENGTHS = {"1/mm": 1.0, "1/cm": 10.0, "1/m": 1000.0}
@@ -36,38 +38,71 @@ def unit_of(problem: Problem) -> str | None:
     return find_unit(first.operator.pseudo_inverse(first.y0))  # type: ignore[attr-defined]
 
 
-def fit_range(problem: Problem, prior: Prior | None) -> tuple[Prior | None, tuple[str, ...]]:
+class Fitted(NamedTuple):
+    """A problem whose prior has the range of its image.
+
+    Attributes:
+        problem: the problem; of an image in Hounsfield units, that of values above air.
+        prior: sum of the priors.
+        offset: value to add to the image of the problem.
+        notes: sentences for the user.
+    """
+
+    problem: Problem
+    prior: Prior | None
+    offset: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def restore(self, solution: Solution, problem: Problem) -> Solution:
+        """Return the solution of the problem as it was posed.
+
+        Args:
+            solution: solution of ``self.problem``.
+            problem: the problem as it was posed.
+        """
+        if self.offset == 0:
+            return solution
+        return dataclasses.replace(solution, x=solution.x + self.offset, problem=problem)
+
+
+def fit_range(problem: Problem, prior: Prior | None, is_free: bool = True) -> Fitted:
     """Give priors that were trained on CT slices the range of the training, in the scan's unit.
+
+    In Hounsfield units everything outside of the body is -1000. Denoisers with few steps do not
+    reach this level from 0, so the image is solved for as ``x + 1000``, which is 0 in air.
 
     Args:
         problem: measurements, operator and data term.
         prior: sum of the priors; those of cards with ``trained_on`` are changed, unless they were
             loaded with an ``intensity_range``.
-
-    Returns:
-        The prior, and a sentence for the user if it was changed.
+        is_free: whether the problem may be changed, too.
     """
     if prior is None or not any(_training(term.prior) for term in prior.as_sum().terms):
-        return prior, ()
+        return Fitted(problem, prior)
     unit = unit_of(problem)
     if unit is None:
-        return prior, ()
-    total, notes = prior.as_sum(), []
-    terms = []
+        return Fitted(problem, prior)
+    total, notes, terms = prior.as_sum(), [], []
+    offset = UNITS[unit][0] if unit == "HU" and is_free and len(total.terms) == 1 else 0.0
     for term in total.terms:
         training = _training(term.prior)
         if training is not None:
             low, high = training.range_in(unit)
-            term = dataclasses.replace(term, prior=_scale(term.prior, low, high))
-            words = f"the image shows soft tissue in the unit {unit!r}, so the prior has the range "
-            words += f"{low:.4g} to {high:.4g}; it.priors.load(name, {{'intensity_range': ...}}) "
-            notes.append(words + "sets another")
+            term = dataclasses.replace(term, prior=_scale(term.prior, low - offset, high - offset))
+            notes.append(
+                f"the image shows soft tissue in the unit {unit!r}, so the prior has the range "
+                f"{low:.4g} to {high:.4g}; it.priors.load(name, {{'intensity_range': ...}}) sets "
+                "another"
+            )
             if unit in _LENGTHS:
                 A: Scan2D = problem.operator  # type: ignore[assignment]
                 remark = training.explain_pixels(_LENGTHS[unit] * max(A.pixel_size))
                 notes += [f"the prior was made for CT: {remark}"] if remark else []
         terms.append(term)
-    return PriorSum(tuple(terms), total.implicit), tuple(notes)
+    if offset:
+        air = problem.operator(torch.full_like(problem.zeros(), -offset))
+        problem = problem.with_measurements(problem.y0 + air)
+    return Fitted(problem, PriorSum(tuple(terms), total.implicit), offset, tuple(notes))
 
 
 def _training(prior: ExplicitPrior) -> TrainedOn | None:
