@@ -1,4 +1,4 @@
-"""Corrections of measured CT data, from counts to line integrals that an operator explains.
+"""Corrections of measured CT data, from counts to line integrals, and first breaks of records.
 
 They are pure functions of tensors and measurements.
 """
@@ -25,6 +25,7 @@ from invtoolbox.processing.flat_field import (
     transmission,
 )
 from invtoolbox.processing.metal import MetalReduction, reduce_metal
+from invtoolbox.processing.onsets import pick_onsets
 from invtoolbox.processing.phase import filter_phase, retrieve_phase
 from invtoolbox.processing.stripes import remove_stripes
 
@@ -41,6 +42,7 @@ __all__ = [
     "from_hounsfield",
     "line_integrals",
     "photon_weights",
+    "pick_onsets",
     "reduce_metal",
     "remove_rings",
     "remove_stripes",
