@@ -12,6 +12,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.grids.eikonal import Eikonal, solve_eikonal
+from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.operators.survey_places import corner_weights, places_in_cells
 
@@ -92,10 +93,22 @@ class TravelTimes(Operator):
                 "give the receivers of every shot, or (receivers, axes) for all of them"
             )
         self.domain_shape = (1, *self.grid)
-        self._set_range()
+        self._set_places()
 
-    def _set_range(self) -> None:
-        self.range_shape = (1, len(self.shots), self.receivers.shape[-2])
+    def _set_places(self) -> None:
+        """Set the shape of the times and the matrices that interpolate at shots and receivers."""
+        count, nodes = len(self.shots), math.prod(self.grid)
+        receivers = self.receivers.expand(count, -1, -1)
+        self.range_shape = (1, count, receivers.shape[1])
+        self._at_shots = _interpolation(*corner_weights(self.shots, self.grid), nodes)
+        # T = d tau at a receiver, from tau at the nodes of the grid of its shot.
+        offsets = (receivers - self.shots[:, None]) * receivers.new_tensor(self.spacing)
+        distance = offsets.square().sum(-1, keepdim=True).sqrt()
+        corners, weights = corner_weights(receivers, self.grid)
+        corners = corners + nodes * torch.arange(count, device=corners.device)[:, None, None]
+        self._at_receivers = _interpolation(
+            corners.flatten(0, 1), (distance * weights).flatten(0, 1), count * nodes
+        )
 
     def _forward(self, x: Tensor) -> Tensor:
         return _Times.apply(x, self)
@@ -111,11 +124,11 @@ class TravelTimes(Operator):
             x: velocities, ``(batch, 1, *grid)``.
         """
         slowness = 1 / x[:, 0].detach().double().clamp(*self.velocities)
-        shots = self.shots.to(x.device)
-        distance, inside, nodes, weights = self._around(shots)
-        at_shots = (slowness.flatten(1)[:, nodes] * weights).sum(-1)  # (batch, shots)
+        shots = self.shots.to(x.device, torch.float64)
+        distance, inside = self._around(shots)
+        flat = slowness.flatten(1)
         # Rays are straight near the source, with the mean of the slownesses at their ends.
-        mean = 0.5 * (slowness.flatten(1)[:, None] + at_shots[..., None])
+        mean = 0.5 * (flat[:, None] + self._at_shots(flat[..., None]))
         near = torch.where(inside, mean, math.inf)
         return solve_eikonal(slowness, shots, distance, near, self.spacing)
 
@@ -125,39 +138,28 @@ class TravelTimes(Operator):
         Args:
             x: velocities, ``(batch, 1, *grid)``.
         """
-        distance = self._around(self.shots.to(x.device))[0]
+        distance = self._around(self.shots.to(x.device, torch.float64))[0]
         return (self.solve(x).tau * distance).unflatten(-1, self.grid).to(x.dtype)
 
-    def _around(self, shots: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the distances from the shots, the nodes near them, and their interpolation.
+    def _around(self, shots: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the distances of the nodes from the shots, and whether they are next to them.
 
-        The first two have the shape ``(shots, nodes)``, the others are those of `corner_weights`.
+        Both have the shape ``(shots, nodes)``.
         """
         axes = [torch.arange(n, dtype=torch.float64, device=shots.device) for n in self.grid]
         places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, -2)
         offsets = places - shots[:, None]
         distance = (offsets * offsets.new_tensor(self.spacing)).square().sum(-1).sqrt()
-        return distance, (offsets.abs() <= 1).all(-1), *corner_weights(shots, self.grid)
-
-    def _at_receivers(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the nodes around every receiver, their weights, and the distance from the shot."""
-        receivers = self.receivers.to(device).expand(len(self.shots), -1, -1)
-        offsets = (receivers - self.shots.to(device)[:, None]) * receivers.new_tensor(self.spacing)
-        return *corner_weights(receivers, self.grid), offsets.square().sum(-1).sqrt()
+        return distance, (offsets.abs() <= 1).all(-1)
 
     def _sample(self, tau: Tensor) -> Tensor:
         """Compute ``T = d tau`` at the receivers, ``(batch, 1, shots, receivers)``."""
-        nodes, weights, distance = self._at_receivers(tau.device)
-        flat = nodes.flatten(1).expand(len(tau), -1, -1)
-        around = tau.gather(-1, flat).view(len(tau), *nodes.shape)
-        return (distance * (around * weights).sum(-1))[:, None]
+        return self._at_receivers(tau.flatten(1)[..., None]).view(-1, *self.range_shape)
 
     def _spread(self, y: Tensor) -> Tensor:
         """Compute the adjoint of `_sample`, ``(batch, shots, nodes)``."""
-        nodes, weights, distance = self._at_receivers(y.device)
-        shares = (y[:, 0].double() * distance)[..., None] * weights
-        tau = shares.new_zeros(len(y), len(self.shots), math.prod(self.grid))
-        return tau.scatter_add(-1, nodes.flatten(1).expand(len(y), -1, -1), shares.flatten(2))
+        tau = self._at_receivers.T(y.double().flatten(1)[..., None])
+        return tau.view(len(y), len(self.shots), -1)
 
     @property
     def blocks(self) -> int:
@@ -171,7 +173,7 @@ class TravelTimes(Operator):
             index = torch.as_tensor(index, device=self.shots.device).reshape(-1)
         survey.shots = self.shots[index]
         survey.receivers = self.receivers[index] if self.receivers.ndim == 3 else self.receivers
-        survey._set_range()
+        survey._set_places()
         return survey
 
     def __repr__(self) -> str:
@@ -179,6 +181,13 @@ class TravelTimes(Operator):
         return (
             f"TravelTimes({cells}, {len(self.shots)} shots, {self.receivers.shape[-2]} receivers)"
         )
+
+
+def _interpolation(nodes: Tensor, weights: Tensor, count: int) -> SparseProduct:
+    """Return the matrix that interpolates ``count`` values, from `corner_weights` ``(places, n)``."""
+    rows = torch.arange(len(nodes), device=nodes.device)[:, None].expand_as(nodes)
+    shape = (len(nodes), count)
+    return SparseProduct(rows.flatten(), nodes.flatten(), weights.flatten(), shape)
 
 
 class _TimesJacobian(LinearOperator):
@@ -196,20 +205,20 @@ class _TimesJacobian(LinearOperator):
         return torch.where((x >= low) & (x <= high), -x.reciprocal().square(), 0.0)
 
     def _forward(self, x: Tensor) -> Tensor:
-        _, inside, nodes, weights = self.operator._around(self.operator.shots.to(x.device))
+        A = self.operator
+        inside = A._around(A.shots.to(x.device, torch.float64))[1]
         slowness = self._rate() * x[:, 0].double().flatten(1)
-        at_shots = (slowness[:, nodes] * weights).sum(-1)
-        mean = 0.5 * (slowness[:, None] + at_shots[..., None])
+        mean = 0.5 * (slowness[:, None] + A._at_shots(slowness[..., None]))
         change = torch.where(inside, mean, self.solution.slope * slowness[:, None])
-        return self.operator._sample(self.solution.propagate(change)).to(x.dtype)
+        return A._sample(self.solution.propagate(change)).to(x.dtype)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        _, inside, nodes, weights = self.operator._around(self.operator.shots.to(y.device))
-        tau = self.solution.propagate(self.operator._spread(y), adjoint=True)
+        A = self.operator
+        inside = A._around(A.shots.to(y.device, torch.float64))[1]
+        tau = self.solution.propagate(A._spread(y), adjoint=True)
         near = torch.where(inside, 0.5 * tau, 0.0)
         slowness = (near + self.solution.slope * tau).sum(1)
-        shares = (near.sum(-1)[..., None] * weights).flatten(1)
-        slowness = slowness.scatter_add(-1, nodes.flatten().expand(len(y), -1), shares)
+        slowness = slowness + A._at_shots.T(near.sum(-1, keepdim=True))[..., 0]
         return (self._rate() * slowness).view(len(y), *self.domain_shape).to(y.dtype)
 
     def select(self, index: Tensor) -> _TimesJacobian:

@@ -23,9 +23,9 @@ from invtoolbox.solve import solve
 from invtoolbox.solvers import LBFGS
 from invtoolbox.solvers.base import Solver
 
-#: Number of velocities and of gradients that are compared for the first model, and how often about
-#: the best ones.
-_TRIALS, _ROUNDS = 41, 4
+#: Number of velocities and of gradients that are compared for the first model, number of them on
+#: either side of the best one that the next round divides, and number of rounds.
+_TRIALS, _WIDTH, _ROUNDS = 41, 5, 8
 #: Largest gradient of the velocity with the depth, 1/s.
 _STEEPEST = 3.0
 
@@ -185,7 +185,7 @@ def fit_gradient(picks: Tensor, times: TravelTimes) -> Tensor:
             error = (time - item[picked]).abs().mean(-1)
             best = divmod(int(error.argmin()), _TRIALS)
             ends = [
-                (float(line[max(k - 2, 0)]), float(line[min(k + 2, _TRIALS - 1)]))
+                (float(line[max(k - _WIDTH, 0)]), float(line[min(k + _WIDTH, _TRIALS - 1)]))
                 for line, k in zip((a, b), best)
             ]
         velocity = (a[best[0]] + b[best[1]] * depth).clamp(low, high)

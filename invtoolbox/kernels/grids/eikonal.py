@@ -22,7 +22,7 @@ from invtoolbox.kernels.native import native_kernel
 #: Largest number of rounds of 2^axes sweeps; waves that turn often need more rounds.
 _ROUNDS = 40
 #: Relative change of a time at which the sweeps end.
-_TOLERANCE = 1e-9
+_TOLERANCE = 1e-7
 
 
 @dataclass
@@ -174,7 +174,7 @@ def solve_eikonal(
     items, grid = len(slowness), tuple(slowness.shape[1:])
     shots, axes = sources.shape
     nodes = distance.shape[1]
-    sizes, tau = _sizes(grid), near.clone()
+    sizes, tau = _sizes(grid), near.clone(memory_format=torch.contiguous_format)
     sides: dict[str, Any] = {f"h{a}": float((*spacing, 1.0)[a]) for a in range(3)}
     shared: dict[str, Any] = {
         "slowness": slowness.reshape(items, nodes).contiguous(),
