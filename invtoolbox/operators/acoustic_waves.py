@@ -17,7 +17,7 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import Jacobian
 from invtoolbox.operators.base import LinearOperator, Operator
-from invtoolbox.operators.survey_places import places_in_cells
+from invtoolbox.operators.survey_places import places_in_cells, repeated_places
 from invtoolbox.operators.travel_times import TravelTimes
 
 #: Fewest cells per wavelength; with fewer the grid slows short waves down by more than 1 %.
@@ -181,6 +181,7 @@ class AcousticWaves(Operator):
             )
 
     def _set_range(self) -> None:
+        self._first = repeated_places(self.receivers)
         self.range_shape = (1, len(self.shots), self.receivers.shape[-2], self.samples)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -199,7 +200,14 @@ class AcousticWaves(Operator):
             first[0] = 0
         shift = x.new_tensor(first)
         places = (self.shots.to(x) + shift)[:, None].repeat(batch, 1, 1)
-        receivers = (self.receivers.to(x) + shift).expand(shots, -1, -1).repeat(batch, 1, 1)
+        receivers = (self.receivers.to(x) + shift).expand(shots, -1, -1)
+        if self._first is not None:
+            # deepwave records one receiver per place; the others get its record below.
+            same = self._first.to(x.device).expand(shots, -1)
+            numbers = torch.arange(receivers.shape[1], device=x.device)
+            ignored = _deepwave().IGNORE_LOCATION
+            receivers = receivers.masked_fill((same != numbers)[..., None], ignored)
+        receivers = receivers.repeat(batch, 1, 1)
         velocity = self._widen(x, first).expand(-1, shots, *[-1] * len(self.grid))
         velocity = velocity.flatten(0, 1).contiguous()
         layers = [self.absorbing] * (2 * len(self.grid))
@@ -226,8 +234,11 @@ class AcousticWaves(Operator):
                 # end the solve.
                 check_output_finite=False,
             )
-        records = fields.receiver_amplitudes
-        return records.view(batch, 1, shots, receivers.shape[1], self.samples)
+        records = fields.receiver_amplitudes.view(batch, 1, shots, -1, self.samples)
+        if self._first is not None:
+            index = same[None, None, ..., None].expand(batch, 1, -1, -1, self.samples)
+            records = records.gather(3, index)
+        return records
 
     def _widen(self, x: Tensor, first: Sequence[int]) -> Tensor:
         """Return x with the margin around it, ``first`` cells in front of each axis."""

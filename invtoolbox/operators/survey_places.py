@@ -55,6 +55,28 @@ def places_in_cells(
     return torch.where((cells - cells.round()).abs() <= 1e-3, cells.round(), cells)
 
 
+def repeated_places(places: Tensor) -> Tensor | None:
+    """Return the number of the first receiver at the place of every receiver, or None.
+
+    It is None if no two receivers of a shot are at one place.
+
+    Args:
+        places: places ``(receivers, axes)`` or ``(shots, receivers, axes)``.
+
+    >>> repeated_places(torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.0, 1.0]]))
+    tensor([0, 1, 0])
+    """
+    shots = places if places.ndim == 3 else places[None]
+    numbers = torch.arange(shots.shape[1], device=places.device)
+    firsts = []
+    for shot in shots:
+        unique, which = shot.unique(dim=0, return_inverse=True)
+        last = numbers.new_full((len(unique),), len(numbers))
+        firsts.append(last.scatter_reduce(0, which, numbers, "amin")[which])
+    first = torch.stack(firsts)
+    return None if bool((first == numbers).all()) else first.view(places.shape[:-1])
+
+
 def corner_weights(cells: Tensor, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Return the nodes around places and their weights in multilinear interpolation.
 

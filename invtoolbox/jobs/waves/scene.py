@@ -24,6 +24,7 @@ The tables::
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -157,15 +158,27 @@ class WaveScene(SceneTables):
     )
 
 
-def _survey(
-    file: CheckedScene[WaveScene],
-) -> tuple[Tensor, AcousticWaves, Tensor | None, Tensor | None]:
-    """Read or simulate the records.
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """Records of a scene, their survey, and what is known about them.
 
-    Returns:
-        The records, the survey, the true velocity if it is known, and the mask of the receivers if
-        some shots do not have all of them, ``(1, 1, shots, receivers, 1)``.
+    Attributes:
+        records: ``(1, 1, shots, receivers, samples)``.
+        survey: the survey.
+        truth: the true velocity of a simulation.
+        mask: 0 for receivers that a shot does not have, ``(1, 1, shots, receivers, 1)``.
+        notes: notes of the reader.
     """
+
+    records: Tensor
+    survey: AcousticWaves
+    truth: Tensor | None = None
+    mask: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _measured(file: CheckedScene[WaveScene]) -> _Measured:
+    """Read or simulate the records."""
     table, inversion = file.scene.survey, file.scene.inversion
     if table.simulate is None:
         return _recorded(file)
@@ -184,22 +197,28 @@ def _survey(
     A = _acoustic_waves(
         file, (rows, columns), shots, receivers, inversion.time_step, simulated.samples
     )
-    return A.simulate(truth, simulated.noise_std, simulated.seed), A, truth, None
+    return _Measured(A.simulate(truth, simulated.noise_std, simulated.seed), A, truth)
 
 
-def _start(
-    file: CheckedScene[WaveScene], survey: AcousticWaves, records: Tensor, truth: Tensor | None
+def _start(file: CheckedScene[WaveScene], measured: _Measured) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the velocity from which the inversion starts, and notes about it."""
+    if file.scene.inversion.start == "first arrivals":
+        picks = pick_first_arrivals(measured.records, measured.survey)
+        solution = invert_first_arrivals(picks, measured.survey, progress=False)
+        return solution.x, solution.notes
+    return _stated_start(file, measured.survey, measured.truth), ()
+
+
+def _stated_start(
+    file: CheckedScene[WaveScene], survey: AcousticWaves, truth: Tensor | None
 ) -> Tensor:
-    """Return the velocity from which the inversion starts, ``(1, 1, rows, columns)``."""
+    """Return the velocity that the scene states, ``(1, 1, rows, columns)``."""
     from scipy.ndimage import gaussian_filter
 
     table, grid = file.scene.inversion, survey.grid
     if isinstance(table.start, tuple):
         line = torch.linspace(table.start[0], table.start[1], grid[0])
         return line[:, None].expand(grid)[None, None].contiguous()
-    if table.start == "first arrivals":
-        picks = pick_first_arrivals(records, survey)
-        return invert_first_arrivals(picks, survey, progress=False).x
     if table.start == "smooth":
         if truth is None:
             raise InputError(
@@ -223,10 +242,8 @@ def _start(
     return start[None, None]
 
 
-def _recorded(
-    file: CheckedScene[WaveScene],
-) -> tuple[Tensor, AcousticWaves, None, Tensor | None]:
-    """Return the records of a SEG-Y file, the survey down to the last row, and the mask."""
+def _recorded(file: CheckedScene[WaveScene]) -> _Measured:
+    """Return the records of a SEG-Y file, and the survey down to the last row of the grid."""
     table, inversion = file.scene.survey, file.scene.inversion
     geometry = None if table.geometry is None else file.locate(table.geometry)
     gathers = read_segy(file.locate(str(table.path)), geometry)
@@ -237,7 +254,7 @@ def _recorded(
     grid, samples = (table.rows, columns), gathers.records.shape[-1]
     A = _acoustic_waves(file, grid, shots, receivers, gathers.time_step, samples)
     mask = None if bool(gathers.mask.all()) else gathers.mask[None, None, ..., None].float()
-    return gathers.records[None, None], A, None, mask
+    return _Measured(gathers.records[None, None], A, mask=mask, notes=gathers.notes)
 
 
 def _acoustic_waves(
@@ -314,28 +331,27 @@ def _read_array(path: Path, name: str | None) -> np.ndarray:
 
 
 def _read(file: CheckedScene[WaveScene]) -> Inputs:
-    records, survey, truth, mask = _survey(file)
-    start = _start(file, survey, records, truth)
-    weights = _weights(file.scene.window, survey, records, mask)
+    measured = _measured(file)
+    start, notes = _start(file, measured)
     return {
-        "records": records,
+        "records": measured.records,
         "start": start,
-        "survey": survey,
-        "truth": truth,
-        "weights": weights,
+        "survey": measured.survey,
+        "truth": measured.truth,
+        "weights": _weights(file.scene.window, measured),
+        "notes": (*measured.notes, *notes),
     }
 
 
-def _weights(
-    table: WindowTable | None, survey: AcousticWaves, records: Tensor, mask: Tensor | None
-) -> Tensor | None:
+def _weights(table: WindowTable | None, measured: _Measured) -> Tensor | None:
     """Return the weights of the samples: the window times the mask of the receivers."""
+    survey, mask = measured.survey, measured.mask
     if table is None:
         return mask
     begin: Times | None = table.begin
     end: Times | None = table.end
     if table.arrivals is not None:
-        onsets = pick_onsets(records, survey.time_step, 1 / survey.frequency)
+        onsets = pick_onsets(measured.records, survey.time_step, 1 / survey.frequency)
         begin, end = onsets - table.arrivals[0], onsets + table.arrivals[1]
     window = data_window(survey, begin, end, table.offsets, table.taper)
     return window if mask is None else window * mask
@@ -347,7 +363,7 @@ def _invert(file: CheckedScene[WaveScene], inputs: Inputs, progress: bool) -> So
     if table.order != 0:
         length = float(table.length or 0) / survey.time_step
         term = Sobolev(table.order, length_scale=length, axes=(-1,), unit="sample")
-    return invert_waveforms(
+    solution = invert_waveforms(
         inputs["records"],
         survey,
         inputs["start"],
@@ -358,6 +374,7 @@ def _invert(file: CheckedScene[WaveScene], inputs: Inputs, progress: bool) -> So
         weights=inputs["weights"],
         progress=progress,
     )
+    return replace(solution, notes=(*inputs["notes"], *solution.notes))
 
 
 def _measure(solution: Solution, inputs: Inputs) -> dict[str, float]:

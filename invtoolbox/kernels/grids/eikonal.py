@@ -9,7 +9,7 @@ alone, so the derivative and its adjoint are one pass over the nodes each
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 
@@ -154,8 +154,12 @@ class Eikonal:
 
     def select(self, index: Tensor) -> Eikonal:
         """Return the solution for some items."""
-        tensors = (self.tau, self.order, self.slope, self.near, self.far, self.sides)
-        return Eikonal(*(tensor.index_select(0, index) for tensor in tensors), self.grid)
+        tensors = {
+            field.name: getattr(self, field.name).index_select(0, index)
+            for field in fields(self)
+            if field.name != "grid"
+        }
+        return replace(self, **tensors)
 
 
 def solve_eikonal(
