@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -78,8 +77,12 @@ def test_a_gradient_of_the_velocity() -> None:
 PEER = """
 import json, sys
 import numpy as np
-from fteikpy import Eikonal2D
 
+try:
+    from fteikpy import Eikonal2D
+except ImportError:
+    print("null")
+    sys.exit()
 cells, shots, receivers = map(np.asarray, json.load(sys.stdin))
 (times,) = Eikonal2D(cells, gridsize=(25.0, 25.0)).solve(shots)
 print(json.dumps(times(receivers).tolist()))
@@ -87,8 +90,6 @@ print(json.dumps(times(receivers).tolist()))
 
 
 def test_fteikpy_agrees_on_layers() -> None:
-    if importlib.util.find_spec("fteikpy") is None:
-        pytest.skip("fteikpy is not installed")
     velocity = np.full((41, 81), 1500.0)
     velocity[16:], velocity[28:] = 2200.0, 3200.0
     velocity[8:20, 30:45] = 1900.0
@@ -101,10 +102,13 @@ def test_fteikpy_agrees_on_layers() -> None:
         text=True,
         check=True,
     )
+    expected = json.loads(done.stdout)
+    if expected is None:
+        pytest.skip("fteikpy is not installed")
     A = TravelTimes((41, 81), 25.0, shots, receivers, (500.0, 6000.0))
     times = A(torch.from_numpy(velocity)[None, None])[0, 0, 0]
     # Half a cell of a layer's boundary is 6 ms there and back.
-    assert float((times - torch.tensor(json.loads(done.stdout))).abs().max()) < 8e-3
+    assert float((times - torch.tensor(expected)).abs().max()) < 8e-3
 
 
 def test_waves_pass_around_a_slow_body() -> None:
