@@ -26,6 +26,8 @@ from invtoolbox.solvers.base import Solver
 #: Number of velocities and of gradients that are compared for the first model, number of them on
 #: either side of the best one that the next round divides, and number of rounds.
 _TRIALS, _WIDTH, _ROUNDS = 41, 5, 8
+#: Number of picks from which on some are left out of the first model.
+_MOST_PICKS = 2000
 #: Largest gradient of the velocity with the depth, 1/s.
 _STEEPEST = 3.0
 
@@ -173,8 +175,12 @@ def fit_gradient(picks: Tensor, times: TravelTimes) -> Tensor:
     low, high = times.velocities
     models = []
     for item in picks[:, 0].double().cpu():
-        picked = item.isfinite()
-        d2, above, below = square[picked], shots[..., 0][picked], receivers[..., 0][picked]
+        numbers = item.isfinite().flatten().nonzero()[:, 0]
+        # Two parameters need no more picks, and all trials are compared at once.
+        numbers = numbers[:: max(1, len(numbers) // _MOST_PICKS)]
+        d2, above, below, measured = (
+            values.flatten()[numbers] for values in (square, shots[..., 0], receivers[..., 0], item)
+        )
         # The mean absolute error, on ever finer grids of a and b about the best pair.
         ends = [(low, high), (1e-3, _STEEPEST)]
         for _ in range(_ROUNDS):
@@ -182,7 +188,7 @@ def fit_gradient(picks: Tensor, times: TravelTimes) -> Tensor:
             top, slope = a[:, None, None], b[None, :, None]
             product = (top + slope * above) * (top + slope * below)
             time = (1 + slope.square() * d2 / (2 * product)).acosh() / slope
-            error = (time - item[picked]).abs().mean(-1)
+            error = (time - measured).abs().mean(-1)
             best = divmod(int(error.argmin()), _TRIALS)
             ends = [
                 (float(line[max(k - _WIDTH, 0)]), float(line[min(k + _WIDTH, _TRIALS - 1)]))
