@@ -36,7 +36,10 @@ from .jobs.shapes.deformation import deform as deform
 from .jobs.study.slices import map_slices as map_slices
 from .jobs.video_depths.align import AlignedDepths as AlignedDepths
 from .jobs.video_depths.align import align_depths as align_depths
+from .jobs.waves.first_arrivals import invert_first_arrivals as invert_first_arrivals
+from .jobs.waves.first_arrivals import pick_first_arrivals as pick_first_arrivals
 from .jobs.waves.invert import invert_waveforms as invert_waveforms
+from .jobs.waves.windows import data_window as data_window
 from .loop.checkpoint import Checkpoint as Checkpoint
 from .loop.run import Progress as Progress
 from .measurements.report import data_report as data_report

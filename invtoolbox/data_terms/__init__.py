@@ -19,6 +19,7 @@ from invtoolbox.data_terms.similarity import MutualInformation, NormalizedCrossC
 from invtoolbox.data_terms.sinkhorn import Sinkhorn
 from invtoolbox.data_terms.sobolev import Sobolev
 from invtoolbox.data_terms.wasserstein import Wasserstein
+from invtoolbox.data_terms.windowed import Windowed
 
 __all__ = [
     "L1",
@@ -45,4 +46,5 @@ __all__ = [
     "Stack",
     "Student",
     "Wasserstein",
+    "Windowed",
 ]

@@ -49,6 +49,7 @@ from invtoolbox.operators.tomography.fan_beam import FanBeam
 from invtoolbox.operators.tomography.gated import Gated
 from invtoolbox.operators.tomography.parallel_beam import ParallelBeam, ParallelBeam3D
 from invtoolbox.operators.tracked_points import TrackedPoints
+from invtoolbox.operators.travel_times import TravelTimes
 from invtoolbox.operators.wavelet import Wavelet
 
 __all__ = [
@@ -100,6 +101,7 @@ __all__ = [
     "SpaceVaryingBlur",
     "SparseMatrix",
     "TrackedPoints",
+    "TravelTimes",
     "Unmixing",
     "VectorScan",
     "VoxelRenderer",

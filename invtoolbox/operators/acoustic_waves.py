@@ -17,6 +17,8 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import Jacobian
 from invtoolbox.operators.base import LinearOperator, Operator
+from invtoolbox.operators.survey_places import places_in_cells, repeated_places
+from invtoolbox.operators.travel_times import TravelTimes
 
 #: Fewest cells per wavelength; with fewer the grid slows short waves down by more than 1 %.
 CELLS_PER_WAVELENGTH = 6
@@ -116,8 +118,8 @@ class AcousticWaves(Operator):
         self.grid, self.spacing = tuple(int(n) for n in grid), tuple(float(s) for s in sides)
         self.velocities, self.time_step = (float(low), float(high)), float(time_step)
         self.absorbing, self.free_surface = int(absorbing), free_surface
-        self.shots = self._inside(shots, "shots", (2,))
-        self.receivers = self._inside(receivers, "receivers", (2, 3))
+        self.shots = places_in_cells(shots, "shots", self.grid, self.spacing, (2,))
+        self.receivers = places_in_cells(receivers, "receivers", self.grid, self.spacing, (2, 3))
         if self.receivers.ndim == 3 and len(self.receivers) != len(self.shots):
             raise InputError(
                 f"receivers are for {len(self.receivers)} shots, and there are {len(self.shots)}; "
@@ -145,29 +147,6 @@ class AcousticWaves(Operator):
         self.items = self._count_items()
         self.domain_shape = (1, *self.grid)
         self._set_range()
-
-    def _inside(self, places: Tensor, name: str, ndims: tuple[int, ...]) -> Tensor:
-        """Return places in cells, exact if they are on the grid; all must lie inside of it."""
-        axes, places = len(self.grid), torch.as_tensor(places)
-        places = places if places.is_floating_point() else places.float()
-        if places.ndim not in ndims or places.shape[-1] != axes or not places.numel():
-            raise InputError(
-                f"{name} are positions of {axes} coordinates in metres, the depth first, got the "
-                f"shape {tuple(places.shape)}"
-            )
-        extent = torch.tensor([(n - 1) * s for n, s in zip(self.grid, self.spacing)])
-        # NaN compares false with everything, so such a place is outside.
-        outside = ~((places >= -1e-3) & (places <= extent.to(places) + 1e-3)).all(-1)
-        if bool(outside.any()):
-            first = places[outside][0].tolist()
-            raise InputError(
-                f"{int(outside.sum())} of the {name} lie outside of the grid, which ends at "
-                f"{tuple(extent.tolist())} m; move them (the first is at "
-                f"{tuple(round(c, 3) for c in first)} m) or enlarge the grid"
-            )
-        cells = places / places.new_tensor(self.spacing)
-        # Rounding would make deepwave interpolate, beyond the border of the grid.
-        return torch.where((cells - cells.round()).abs() <= 1e-3, cells.round(), cells)
 
     def _check_surface(self) -> None:
         for name, places in (("shots", self.shots), ("receivers", self.receivers)):
@@ -202,6 +181,7 @@ class AcousticWaves(Operator):
             )
 
     def _set_range(self) -> None:
+        self._first = repeated_places(self.receivers)
         self.range_shape = (1, len(self.shots), self.receivers.shape[-2], self.samples)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -220,7 +200,14 @@ class AcousticWaves(Operator):
             first[0] = 0
         shift = x.new_tensor(first)
         places = (self.shots.to(x) + shift)[:, None].repeat(batch, 1, 1)
-        receivers = (self.receivers.to(x) + shift).expand(shots, -1, -1).repeat(batch, 1, 1)
+        receivers = (self.receivers.to(x) + shift).expand(shots, -1, -1)
+        if self._first is not None:
+            # deepwave records one receiver per place; the others get its record below.
+            same = self._first.to(x.device).expand(shots, -1)
+            numbers = torch.arange(receivers.shape[1], device=x.device)
+            ignored = _deepwave().IGNORE_LOCATION
+            receivers = receivers.masked_fill((same != numbers)[..., None], ignored)
+        receivers = receivers.repeat(batch, 1, 1)
         velocity = self._widen(x, first).expand(-1, shots, *[-1] * len(self.grid))
         velocity = velocity.flatten(0, 1).contiguous()
         layers = [self.absorbing] * (2 * len(self.grid))
@@ -247,8 +234,11 @@ class AcousticWaves(Operator):
                 # end the solve.
                 check_output_finite=False,
             )
-        records = fields.receiver_amplitudes
-        return records.view(batch, 1, shots, receivers.shape[1], self.samples)
+        records = fields.receiver_amplitudes.view(batch, 1, shots, -1, self.samples)
+        if self._first is not None:
+            index = same[None, None, ..., None].expand(batch, 1, -1, -1, self.samples)
+            records = records.gather(3, index)
+        return records
 
     def _widen(self, x: Tensor, first: Sequence[int]) -> Tensor:
         """Return x with the margin around it, ``first`` cells in front of each axis."""
@@ -301,6 +291,13 @@ class AcousticWaves(Operator):
         survey.wavelet = lowpass(padded, self.time_step, frequency)
         survey.frequency = main_frequency(survey.wavelet, self.time_step)
         return lowpass(y, self.time_step, frequency), survey
+
+    def travel_times(self) -> TravelTimes:
+        """Return the operator of the first arrivals of the same survey."""
+        sides = self.shots.new_tensor(self.spacing)
+        return TravelTimes(
+            self.grid, self.spacing, self.shots * sides, self.receivers * sides, self.velocities
+        )
 
     def distances(self) -> Tensor:
         """Return the distance of every cell from the nearest shot or receiver, ``(1, 1, *grid)``.

@@ -1,4 +1,4 @@
-"""Corrections of measured CT data, from counts to line integrals, and of the coils of MRI.
+"""Corrections of measured CT data, of the coils of MRI, and first breaks of records.
 
 They are pure functions of tensors and measurements.
 """
@@ -31,6 +31,7 @@ from invtoolbox.processing.flat_field import (
     transmission,
 )
 from invtoolbox.processing.metal import MetalReduction, reduce_metal
+from invtoolbox.processing.onsets import pick_onsets
 from invtoolbox.processing.phase import filter_phase, retrieve_phase
 from invtoolbox.processing.stripes import remove_stripes
 
@@ -50,6 +51,7 @@ __all__ = [
     "line_integrals",
     "mix_coils",
     "photon_weights",
+    "pick_onsets",
     "reduce_metal",
     "remove_rings",
     "remove_stripes",

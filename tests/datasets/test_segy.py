@@ -142,7 +142,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         (whole[:3700], "ends within its headers"),
         (whole[:-5], "truncated or damaged, traces of 4 samples every 2000"),
         (whole[:3224] + b"\x00\x04" + whole[3226:], "format code 4"),
-        (whole[: -(240 + 16)], "have 2 to 3 traces"),
+        (whole[:3296] + b"\x02\x01\x04\x03" + whole[3300:], "swapped in pairs"),
         (whole[:3688] + b"\x00\x02" + whole[3690:], "coordinates are angles"),
     ):
         broken.write_bytes(content)

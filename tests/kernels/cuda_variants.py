@@ -7,6 +7,7 @@ from itertools import product
 
 import torch
 
+from invtoolbox.kernels.grids.eikonal import derivative_kernel, eikonal_kernel
 from invtoolbox.kernels.launch import Kernel
 from invtoolbox.kernels.points.rotations import fit_kernel, gradient_kernel
 from invtoolbox.kernels.rendering import voxel_rendering
@@ -52,6 +53,10 @@ def variants() -> Iterator[tuple[str, Maker]]:
             yield "rotations", lambda make=make, real=real: make(real)
         yield "rays", lambda real=real: raycast_kernel(real)
         yield "blur", lambda real=real: blur_kernel(real, 11, cuda=True)
+    for axes, name in product((2, 3), ("sweep", "march")):
+        yield "travel times", lambda a=axes, n=name: eikonal_kernel(n, a)
+    for axes, adjoint in product((2, 3), _BOTH):
+        yield "travel times", lambda a=axes, b=adjoint: derivative_kernel(a, b)
 
 
 def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:

@@ -25,6 +25,7 @@ from invtoolbox.kernels.tomography.pixel_backprojection import PixelViews, pixel
 from invtoolbox.kernels.tomography.rays import Rays
 from invtoolbox.kernels.tomography.volume import backproject_volume, project_volume
 from invtoolbox.kernels.tomography.voxel_backprojection import VoxelViews, voxel_backproject
+from invtoolbox.operators import TravelTimes
 from tests.geometry.test_ray_splatting import around
 from tests.geometry.test_splatting import scene as splats
 from tests.kernels.test_joseph import random_rays, uniform
@@ -179,6 +180,16 @@ def rotations(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
     return energy, *torch.autograd.grad(energy.sum(), displacements)
 
 
+def travel_times(device: str, dtype: torch.dtype, grid: tuple[int, ...]) -> tuple[Tensor, ...]:
+    """First arrivals, their derivative and its adjoint."""
+    extent = torch.tensor([(n - 1) * 10.0 for n in grid])
+    shots, receivers = (extent * uniform(n, len(grid), seed=n).abs() for n in (2, 5))
+    A = TravelTimes(grid, 10.0, shots, receivers, (500.0, 6000.0)).to(device)
+    (x,) = _free(device, dtype, 1500 + 30 * uniform(2, 1, *grid))
+    y = A(x)
+    return y, *torch.autograd.grad(y.sum(), x), A.linearize(x)(x.detach())
+
+
 def _calls() -> Iterator[tuple[str, Call]]:
     yield "images", images
     for curved in (False, True):
@@ -212,6 +223,9 @@ def _calls() -> Iterator[tuple[str, Call]]:
     for median in (False, True):
         name = "splats along rays" + (", median range" if median else "")
         yield name, lambda d, t, m=median: splatting_of_rays(d, t, m)
+    for grid in ((9, 12), (5, 6, 7)):
+        name = f"travel times, {len(grid)} axes"
+        yield name, lambda d, t, g=grid: travel_times(d, t, g)
     yield "rays onto primitives", raycast
     yield "blur", blur
     yield "rotations", rotations

@@ -226,3 +226,24 @@ def test_ricker_begins_at_zero() -> None:
     assert abs(float(wavelet[0])) < 1e-4 and math.isclose(float(wavelet.max()), 1.0)
     with pytest.raises(it.InputError, match="frequency of ricker must be positive"):
         ricker(0.0, 1e-3, 10)
+
+
+@pytest.mark.parametrize("along", [80.0, 83.0])
+def test_receivers_at_one_place_have_one_record(along: float) -> None:
+    """Shots with fewer receivers are padded with places of others, on the grid and between."""
+    places = RECEIVERS.clone()
+    places[1, 1], shots = along, SHOTS.round(decimals=-1)
+    plain = survey(shots=shots, receivers=places)
+    padded = survey(
+        shots=shots, receivers=torch.stack([places[[0, 1, 1, 3]], places[[2, 2, 2, 0]]])
+    )
+    x = media(1)
+    expected, y = plain(x), padded(x)
+    torch.testing.assert_close(y[0, 0, 0], expected[0, 0, 0, [0, 1, 1, 3]])
+    torch.testing.assert_close(y[0, 0, 1], expected[0, 0, 1, [2, 2, 2, 0]])
+    w = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view(y.shape)
+    whole = torch.zeros_like(w)
+    for shot, numbers in enumerate(([0, 1, 1, 3], [2, 2, 2, 0])):
+        whole[0, 0, shot].index_add_(0, torch.tensor(numbers), w[0, 0, shot])
+    slope = padded.linearize(x).adjoint(w)
+    torch.testing.assert_close(slope, plain.linearize(x).adjoint(whole), rtol=1e-6, atol=1e-12)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from invtoolbox.data_terms import LeastSquares
+from invtoolbox.data_terms import LeastSquares, Windowed
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.waves.windows import shift_window
 from invtoolbox.loop.run import Callback
 from invtoolbox.operators import AcousticWaves
 from invtoolbox.priors import Box
@@ -34,6 +36,7 @@ def invert_waveforms(
     prior: Prior | None = None,
     solver: Solver | None = None,
     max_iterations: int = 20,
+    weights: Tensor | None = None,
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
 ) -> Solution:
@@ -46,7 +49,7 @@ def invert_waveforms(
 
     with the low-pass filter P_b of `AcousticWaves.lowpass` (Bunks et al., Geophysics 60, 1995). A
     start must predict the lowest frequency to about half a period, otherwise waves are matched with
-    waves of the next period.
+    waves of the next period. `invert_first_arrivals` finds one from the records alone.
 
     Args:
         y: records ``(batch, 1, shots, receivers, samples)``.
@@ -59,6 +62,9 @@ def invert_waveforms(
         solver: solver of a band; by default `LBFGS`, in which the change of a cell is proportional to
             its distance from the nearest shot or receiver, because waves are strongest there.
         max_iterations: number of iterations per band.
+        weights: weights of the samples that broadcast against the records, such as those of
+            `data_window`, and 0 for receivers that a shot does not have; see `Windowed`. In every
+            band they move later by the delay of its low-pass filter.
         callbacks: as in `solve`, called in every band.
         progress: as in `solve`.
 
@@ -66,8 +72,8 @@ def invert_waveforms(
         The solution of the last band; its notes state how far the objective fell in every band.
 
     Raises:
-        InputError: bands that do not rise or that reach half of the sampling rate, or a start
-            outside of the survey's velocities.
+        InputError: bands that do not rise or that reach half of the sampling rate, a start outside
+            of the survey's velocities, or weights of another shape.
 
     >>> import torch, invtoolbox as it
     >>> wavelet = it.simulation.ricker(15.0, time_step=1e-3, samples=120)
@@ -92,6 +98,8 @@ def invert_waveforms(
             f"the start has velocities from {float(initial.amin()):g} to {float(initial.amax()):g} "
             f"m/s, and the survey takes {low:g} to {high:g}; clamp the start or widen velocities="
         )
+    if weights is not None:
+        check_weights(weights, y)
     # One problem per band, D(P_b A(x), P_b y) + R(x), from the answer of the band before. Low
     # frequencies come first, because their periods are longer than the errors of the start.
     term = LeastSquares() if data_term is None else data_term
@@ -100,8 +108,13 @@ def invert_waveforms(
     x, notes = initial, []
     for band in bands:
         records, low_survey = survey.lowpass(y, band)
+        misfit = term
+        if weights is not None:
+            # At low frequencies the filter of fourth order delays by 2.61 / (2 pi f).
+            delay = 2.613 / (2 * math.pi * band)
+            misfit = Windowed(term, shift_window(weights, delay, survey.time_step))
         solution = solve(
-            Problem(records, low_survey, term),
+            Problem(records, low_survey, misfit),
             terms,
             solver,
             initial=x,
@@ -111,9 +124,24 @@ def invert_waveforms(
             progress=progress,
         )
         x = solution.x
-        at_zero = term.value(torch.zeros_like(records), records)
+        at_zero = misfit.value(torch.zeros_like(records), records)
         notes.append(_note(band, solution.history["objective"], at_zero))
     return dataclasses.replace(solution, notes=(*solution.notes, *notes))
+
+
+def check_weights(weights: Tensor, y: Tensor) -> None:
+    """Raise an `InputError` unless weights broadcast against records and leave some of them."""
+    fits = weights.ndim == y.ndim and all(n in (1, m) for n, m in zip(weights.shape, y.shape))
+    if not fits:
+        raise InputError(
+            f"weights of records of shape {tuple(y.shape)} have as many axes, each of the same "
+            f"length or of length 1, got {tuple(weights.shape)}"
+        )
+    if not bool(((weights >= 0) & weights.isfinite()).all() and weights.any()):
+        raise InputError(
+            "weights of records are numbers of at least 0 and not all 0; check the window and the "
+            "mask of the receivers"
+        )
 
 
 def _note(band: float, objectives: Tensor, at_zero: Tensor) -> str:

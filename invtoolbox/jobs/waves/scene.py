@@ -3,15 +3,20 @@
 The tables::
 
     title
-    [survey]           path: a SEG-Y file whose places lie on a line; rows: number of cells below it
+    [survey]           path: a SEG-Y file whose places lie on a line; rows: number of cells below it;
+                       geometry: a CSV table of sources and receivers in place of its headers
     [survey.simulate]  or a model: path (.npy, .npz or .mat with the array name), in m/s; cell: side of
                        its cells; rows and columns: first one, and one behind the last; shots,
                        receivers: their numbers, in the second row of cells; samples; noise_std, seed
     [inversion]        spacing: side of a cell; frequency: main frequency of a Ricker wavelet; velocities:
                        least and largest; time_step, of a simulation; start: velocities at the top and at
-                       the bottom, the path of a .npy file, or "smooth" with smooth = metres; bands;
+                       the bottom, the path of a .npy file, "smooth" with smooth = metres, or
+                       "first arrivals", picked from the records; bands;
                        order, length: Sobolev misfit along time, length in seconds; max_iterations per
                        band
+    [window]           samples that count: begin, end: seconds and velocity of a line over the offset;
+                       arrivals: seconds before and after the picked onset; offsets: least and
+                       largest; taper in seconds
     [[prior]]          priors with gradients, of weight 1 unless given; none by default
     [output]           folder, formats
 """
@@ -19,6 +24,7 @@ The tables::
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +43,12 @@ from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure, write_solution
+from invtoolbox.jobs.waves.first_arrivals import invert_first_arrivals, pick_first_arrivals
 from invtoolbox.jobs.waves.invert import invert_waveforms
+from invtoolbox.jobs.waves.windows import Times, data_window
 from invtoolbox.operators import AcousticWaves
 from invtoolbox.plotting.canvas import new_figure
+from invtoolbox.processing.onsets import pick_onsets
 from invtoolbox.simulation.wavelets import ricker
 from invtoolbox.solution import Solution
 
@@ -66,6 +75,9 @@ class SurveyTable(Table):
 
     path: FilePath | None = Field(None, description="SEG-Y file whose places lie on a line")
     rows: int | None = Field(None, ge=1, description="number of cells of the depth")
+    geometry: FilePath | None = Field(
+        None, description="CSV table of the sources and receivers, one row per trace"
+    )
     simulate: SimulatedSurvey | None = None
 
     @model_validator(mode="after")
@@ -74,6 +86,10 @@ class SurveyTable(Table):
             raise ValueError("give either a path or the table [survey.simulate]")
         if (self.path is None) != (self.rows is None):
             raise ValueError("records of a file need survey.rows, the number of cells of the depth")
+        if self.path is None and self.geometry is not None:
+            raise ValueError(
+                "a geometry replaces the places of a file, and there is no path of one"
+            )
         return self
 
 
@@ -87,8 +103,8 @@ class InversionTable(Table):
         None, gt=0, description="time between the samples of a simulation, in seconds"
     )
     start: tuple[float, float] | FilePath = Field(
-        description='velocities at the top and at the bottom, a .npy file, or "smooth" for the '
-        "smoothed model of a simulation",
+        description='velocities at the top and at the bottom, a .npy file, "first arrivals" to pick '
+        'them and invert their travel times, or "smooth" for the smoothed model of a simulation',
     )
     smooth: float = Field(320.0, gt=0, description="width of the smoothing, in metres")
     bands: list[float] = Field(description="largest frequency of every band, in Hz")
@@ -105,23 +121,67 @@ class InversionTable(Table):
         return self
 
 
+class WindowTable(Table):
+    """Mutes and data window: which samples of the records count."""
+
+    begin: tuple[float, float] | None = Field(
+        None, description="first time at offset 0 in seconds, and velocity in m/s of its line"
+    )
+    end: tuple[float, float] | None = Field(
+        None, description="last time at offset 0 in seconds, and velocity in m/s of its line"
+    )
+    arrivals: tuple[float, float] | None = Field(
+        None, description="seconds before and after the picked onset of every record"
+    )
+    offsets: tuple[float, float] | None = Field(
+        None, description="least and largest distance of shot and receiver, in metres"
+    )
+    taper: float = Field(0.0, ge=0, description="seconds of the transition")
+
+    @model_validator(mode="after")
+    def _one_window(self) -> WindowTable:
+        if self.arrivals is not None and (self.begin or self.end):
+            raise ValueError("give either arrivals, about the picked onsets, or begin and end")
+        if self.arrivals is not None and sum(self.arrivals) <= 0:
+            raise ValueError("arrivals are seconds before and after the onset, with a positive sum")
+        return self
+
+
 class WaveScene(SceneTables):
     """Scene file of a survey."""
 
     survey: SurveyTable
     inversion: InversionTable
+    window: WindowTable | None = None
     prior: Several[PriorTable] = Field(
         [], description="priors with gradients, of weight 1 unless given"
     )
 
 
-def _survey(
-    file: CheckedScene[WaveScene],
-) -> tuple[Tensor, AcousticWaves, Tensor | None]:
-    """Read or simulate the records; return them, the survey, and the true velocity if known."""
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """Records of a scene, their survey, and what is known about them.
+
+    Attributes:
+        records: ``(1, 1, shots, receivers, samples)``.
+        survey: the survey.
+        truth: the true velocity of a simulation.
+        mask: 0 for receivers that a shot does not have, ``(1, 1, shots, receivers, 1)``.
+        notes: notes of the reader.
+    """
+
+    records: Tensor
+    survey: AcousticWaves
+    truth: Tensor | None = None
+    mask: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _measured(file: CheckedScene[WaveScene]) -> _Measured:
+    """Read or simulate the records."""
     table, inversion = file.scene.survey, file.scene.inversion
     if table.simulate is None:
-        return *_recorded(file), None
+        return _recorded(file)
     simulated, spacing = table.simulate, inversion.spacing
     truth = _model(file, simulated, spacing)
     rows, columns = truth.shape[-2:]
@@ -137,11 +197,22 @@ def _survey(
     A = _acoustic_waves(
         file, (rows, columns), shots, receivers, inversion.time_step, simulated.samples
     )
-    return A.simulate(truth, simulated.noise_std, simulated.seed), A, truth
+    return _Measured(A.simulate(truth, simulated.noise_std, simulated.seed), A, truth)
 
 
-def _start(file: CheckedScene[WaveScene], survey: AcousticWaves, truth: Tensor | None) -> Tensor:
-    """Return the velocity from which the inversion starts, ``(1, 1, rows, columns)``."""
+def _start(file: CheckedScene[WaveScene], measured: _Measured) -> tuple[Tensor, tuple[str, ...]]:
+    """Return the velocity from which the inversion starts, and notes about it."""
+    if file.scene.inversion.start == "first arrivals":
+        picks = pick_first_arrivals(measured.records, measured.survey)
+        solution = invert_first_arrivals(picks, measured.survey, progress=False)
+        return solution.x, solution.notes
+    return _stated_start(file, measured.survey, measured.truth), ()
+
+
+def _stated_start(
+    file: CheckedScene[WaveScene], survey: AcousticWaves, truth: Tensor | None
+) -> Tensor:
+    """Return the velocity that the scene states, ``(1, 1, rows, columns)``."""
     from scipy.ndimage import gaussian_filter
 
     table, grid = file.scene.inversion, survey.grid
@@ -171,17 +242,19 @@ def _start(file: CheckedScene[WaveScene], survey: AcousticWaves, truth: Tensor |
     return start[None, None]
 
 
-def _recorded(file: CheckedScene[WaveScene]) -> tuple[Tensor, AcousticWaves]:
-    """Return the records of a SEG-Y file, and the survey on a grid down to the last row."""
+def _recorded(file: CheckedScene[WaveScene]) -> _Measured:
+    """Return the records of a SEG-Y file, and the survey down to the last row of the grid."""
     table, inversion = file.scene.survey, file.scene.inversion
-    gathers = read_segy(file.locate(str(table.path)))
+    geometry = None if table.geometry is None else file.locate(table.geometry)
+    gathers = read_segy(file.locate(str(table.path)), geometry)
     shots, receivers = gathers.line()
     end = max(float(shots[:, 1].max()), float(receivers[..., 1].max()))
     columns = math.ceil(end / inversion.spacing - 1e-6) + 1
     assert table.rows is not None
     grid, samples = (table.rows, columns), gathers.records.shape[-1]
     A = _acoustic_waves(file, grid, shots, receivers, gathers.time_step, samples)
-    return gathers.records[None, None], A
+    mask = None if bool(gathers.mask.all()) else gathers.mask[None, None, ..., None].float()
+    return _Measured(gathers.records[None, None], A, mask=mask, notes=gathers.notes)
 
 
 def _acoustic_waves(
@@ -258,9 +331,30 @@ def _read_array(path: Path, name: str | None) -> np.ndarray:
 
 
 def _read(file: CheckedScene[WaveScene]) -> Inputs:
-    records, survey, truth = _survey(file)
-    start = _start(file, survey, truth)
-    return {"records": records, "start": start, "survey": survey, "truth": truth}
+    measured = _measured(file)
+    start, notes = _start(file, measured)
+    return {
+        "records": measured.records,
+        "start": start,
+        "survey": measured.survey,
+        "truth": measured.truth,
+        "weights": _weights(file.scene.window, measured),
+        "notes": (*measured.notes, *notes),
+    }
+
+
+def _weights(table: WindowTable | None, measured: _Measured) -> Tensor | None:
+    """Return the weights of the samples: the window times the mask of the receivers."""
+    survey, mask = measured.survey, measured.mask
+    if table is None:
+        return mask
+    begin: Times | None = table.begin
+    end: Times | None = table.end
+    if table.arrivals is not None:
+        onsets = pick_onsets(measured.records, survey.time_step, 1 / survey.frequency)
+        begin, end = onsets - table.arrivals[0], onsets + table.arrivals[1]
+    window = data_window(survey, begin, end, table.offsets, table.taper)
+    return window if mask is None else window * mask
 
 
 def _invert(file: CheckedScene[WaveScene], inputs: Inputs, progress: bool) -> Solution:
@@ -269,7 +363,7 @@ def _invert(file: CheckedScene[WaveScene], inputs: Inputs, progress: bool) -> So
     if table.order != 0:
         length = float(table.length or 0) / survey.time_step
         term = Sobolev(table.order, length_scale=length, axes=(-1,), unit="sample")
-    return invert_waveforms(
+    solution = invert_waveforms(
         inputs["records"],
         survey,
         inputs["start"],
@@ -277,14 +371,18 @@ def _invert(file: CheckedScene[WaveScene], inputs: Inputs, progress: bool) -> So
         data_term=term,
         prior=prior_of(file.scene.prior, file),
         max_iterations=table.max_iterations,
+        weights=inputs["weights"],
         progress=progress,
     )
+    return replace(solution, notes=(*inputs["notes"], *solution.notes))
 
 
 def _measure(solution: Solution, inputs: Inputs) -> dict[str, float]:
     """Return the relative misfit and, of a simulation, errors at the start and of the result."""
-    records, truth = inputs["records"], inputs["truth"]
+    records, truth, weights = inputs["records"], inputs["truth"], inputs["weights"]
     residual = inputs["survey"](solution.x) - records
+    if weights is not None:
+        residual, records = weights.sqrt() * residual, weights.sqrt() * records
     metrics = {"misfit": float(residual.norm() / records.norm())}
     if truth is not None:
         for name, velocity in (("start error", inputs["start"]), ("error", solution.x)):
@@ -322,6 +420,7 @@ COMMAND = SceneCommand(
     positional={"RECORDS": "survey.path"},
     options={
         "--rows": "survey.rows",
+        "--geometry": "survey.geometry",
         "--spacing": "inversion.spacing",
         "--frequency": "inversion.frequency",
         "--velocities": "inversion.velocities",
@@ -330,10 +429,17 @@ COMMAND = SceneCommand(
         "--order": "inversion.order",
         "--length": "inversion.length",
         "--iterations": "inversion.max_iterations",
+        "--begin": "window.begin",
+        "--end": "window.end",
+        "--arrivals": "window.arrivals",
+        "--offsets": "window.offsets",
+        "--taper": "window.taper",
     },
     examples=(
         "waves line.segy --rows 80 --spacing 20 --frequency 5 --velocities 1400 5000 "
         "--start 1500 4000 --bands 2 3.5 5 --output velocity.npy velocity.png",
+        "waves land.segy --geometry places.csv --rows 60 --spacing 25 --frequency 8 "
+        "--velocities 800 5000 --start 'first arrivals' --bands 4 8 --offsets 100 3000",
     ),
     outputs=("{stem}_velocity.npy", "{stem}_velocity.png"),
 )

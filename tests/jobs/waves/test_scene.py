@@ -12,6 +12,7 @@ import pytest
 import invtoolbox as it
 from invtoolbox.cli import main
 from invtoolbox.jobs.kind import SceneOutcome
+from invtoolbox.jobs.waves.scene import KIND
 from tests.datasets import test_segy
 
 pytest.importorskip("deepwave")
@@ -83,10 +84,55 @@ def test_records_of_a_file(scene: Path) -> None:
             it.run(scene, changes, "no", progress=False)
 
 
+def test_unequal_shots_a_table_and_a_window(scene: Path) -> None:
+    """Two shots of 3 and 2 receivers, whose places a table states, and offsets up to 15 m."""
+    content = test_segy.write(Path("line.sgy"), samples=80).read_bytes()
+    Path("line.sgy").write_bytes(content[: -(240 + 4 * 80)])
+    rows = [f"{shot},{25 * shot},{10 * k}" for shot in (0, 1) for k in range(3 - shot)]
+    Path("places.csv").write_text("\n".join(["shot,source_x,receiver_x", *rows]))
+    text = SCENE[SCENE.index("[inversion]") :].replace("time_step = 1.5e-3\n", "")
+    text = text.replace('"smooth"', "[1500.0, 1600.0]").replace("2000.0", "1800.0")
+    table = '[survey]\npath = "line.sgy"\ngeometry = "places.csv"\nrows = 4\n'
+    scene.write_text(table + text + "\n[window]\noffsets = [0.0, 15.0]\n")
+    inputs = KIND.read(KIND.check(scene))
+    assert inputs["records"].shape == (1, 1, 2, 3, 80)
+    # Offsets 0, 10, 20 m of the first shot; 25 and 15 m of the second, which has two receivers.
+    assert inputs["weights"].amax(-1)[0, 0].tolist() == [[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]]
+    changes = {"inversion.bands": [15.0], "inversion.max_iterations": 1}
+    outcome: Any = it.run(scene, changes, "out", progress=False)
+    assert outcome.solution.x.shape == (1, 1, 4, 4)
+    assert any("2 to 3 receivers" in note for note in outcome.notes)
+    for change, message in (
+        ({"survey.rows": None, "survey.path": None}, "either a path or the table"),
+        ({"window.offsets": [50.0, 60.0]}, "the window mutes every sample"),
+        ({"window.arrivals": [0.1, 0.2], "window.begin": [0.0, 1500.0]}, "give either arrivals"),
+        ({"window.arrivals": [-0.2, 0.1]}, "with a positive sum"),
+        ({"survey.geometry": "no.csv"}, "no.csv"),
+    ):
+        with pytest.raises(it.InputError, match=message):
+            it.run(scene, change, "no", progress=False)
+
+
+def test_first_arrivals_are_a_start(scene: Path) -> None:
+    changes = {
+        "inversion.start": "first arrivals",
+        "inversion.bands": [15.0],
+        "inversion.max_iterations": 1,
+        "survey.simulate.samples": 260,
+        "survey.simulate.noise_std": 0.0,
+        "window.arrivals": [0.05, 0.2],
+        "window.taper": 0.02,
+    }
+    outcome: Any = it.run(scene, changes, "out", progress=False)
+    assert outcome.metrics["start error"] < 150 and outcome.solution.x.shape == (1, 1, 12, 21)
+    assert any("records have a pick" in note for note in outcome.notes)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"inversion.spacing": 7.0}, "cannot have cells of 7 m"),
+        ({"survey.geometry": "places.csv"}, "a geometry replaces the places of a file"),
         ({"survey.path": "line.sgy"}, "either a path or the table"),
         ({"inversion.order": -1.0}, "needs its length in seconds"),
         ({"survey.simulate.rows": [23, 24]}, "no cell is left"),
