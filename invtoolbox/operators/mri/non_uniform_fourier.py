@@ -12,6 +12,8 @@ from torch import Tensor
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
+from invtoolbox.kernels.grids.gridding import Gridding
+from invtoolbox.kernels.linear_map import is_differentiated, linear_map
 from invtoolbox.operators.base import LinearOperator, count_items
 from invtoolbox.operators.mri.cartesian import check_coil_maps, combine_coils
 from invtoolbox.operators.mri.fourier import complex_dtype
@@ -153,6 +155,16 @@ class NonUniformFourier(LinearOperator):
         offsets = torch.arange(self.width, device=trajectory.device).view(-1, 1, 1)
         self.cells = tuple(((f + offsets) % g).long() for f, g in zip(first, self.grid))
         self.taps = tuple(self._kernel(u - (f + offsets)) for u, f in zip(points, first))
+        self.gridding: Gridding | None = None
+        # The kernels of the CPU have no derivative in the trajectory.
+        if (
+            trajectory.device.type == "cpu"
+            and len(self.grid) <= 3
+            and min(self.grid) >= self.width
+            and not is_differentiated(trajectory)
+        ):
+            weights = [t.movedim(0, -1) for t in self.taps]
+            self.gridding = Gridding([c[0] for c in self.cells], weights, self.grid)
 
     def _kernel(self, distance: Tensor) -> Tensor:
         # Kaiser-Bessel kernel I0(beta sqrt(1 - (2 d / width)^2)) / I0(beta).
@@ -245,8 +257,8 @@ class NonUniformFourier(LinearOperator):
 
     def _forward(self, x: Tensor) -> Tensor:
         x = x.to(complex_dtype(x))
+        x = x * self._correction(x)
         weighted = x if self.coil_maps is None else self.coil_maps.to(x.dtype) * x
-        weighted = weighted * self._correction(x)
         if self.segments is None:
             return self._transform(weighted)
         # sum_l in_time_l NUFFT(in_space_l x)
@@ -265,7 +277,7 @@ class NonUniformFourier(LinearOperator):
             for k in range(self.segments.count):
                 in_space, in_time = self._segment(k, y)
                 image = image + in_space.conj() * self._transpose(in_time.conj() * y)
-        return combine_coils(image * self._correction(y), self.coil_maps)
+        return combine_coils(image, self.coil_maps) * self._correction(y)
 
     def _segment(self, k: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return a segment's factors, ``(1 or batch, 1, *space)`` and ``samples``."""
@@ -274,31 +286,59 @@ class NonUniformFourier(LinearOperator):
         return in_space, self.segments.in_time[k].to(like.dtype)
 
     def _transform(self, x: Tensor) -> Tensor:
-        """Transform images ``(batch, coil, *space)`` that are divided by the kernel's transform."""
-        padded = self._pad(x)
-        values = self._interpolate(torch.fft.fftn(padded, dim=tuple(range(2, x.ndim))).flatten(2))
-        return values.unflatten(2, self.sample_shape)
+        """Pad, transform and interpolate images ``(batch, coil, *space)``."""
+        if self.gridding is not None and x.device.type == "cpu":
+            return linear_map(x, self._run, self._run_transpose)
+        return self._interpolate(self._to_grid(x).flatten(2)).unflatten(2, self.sample_shape)
 
     def _transpose(self, y: Tensor) -> Tensor:
         """Apply the transpose of `_transform`: the transposes of its steps, backwards."""
-        grid = self._spread(y.flatten(2)).unflatten(2, self.grid)
+        if self.gridding is not None and y.device.type == "cpu":
+            return linear_map(y, self._run_transpose, self._run)
+        return self._from_grid(self._spread(y.flatten(2)).unflatten(2, self.grid))
+
+    # One image after the other, so that its grid stays in the cache of a core.
+
+    def _run(self, x: Tensor) -> Tensor:
+        assert self.gridding is not None
+        values = x.new_empty(*x.shape[:2], *self.sample_shape)
+        for b, c in itertools.product(range(x.shape[0]), range(x.shape[1])):
+            self.gridding.gather(self._to_grid(x[b, c][None, None]).contiguous(), values[b, c], b)
+        return values
+
+    def _run_transpose(self, y: Tensor) -> Tensor:
+        assert self.gridding is not None
+        images = y.new_empty(*y.shape[:2], *self.domain_shape[1:])
+        y = y.contiguous()
+        for b, c in itertools.product(range(y.shape[0]), range(y.shape[1])):
+            grid = self.gridding.scatter(y[b, c], b)
+            images[b, c] = self._from_grid(grid[None, None])[0, 0]
+        return images
+
+    def _to_grid(self, x: Tensor) -> Tensor:
+        # Axis by axis, so that columns of zeros are not transformed; the last one is contiguous.
+        for axis in range(2, x.ndim):
+            x = torch.fft.fft(self._pad(x, axis), dim=axis)
+        return x
+
+    def _from_grid(self, x: Tensor) -> Tensor:
         # The conjugate transpose of the FFT is the inverse one without its factor 1 / N.
-        return self._crop(torch.fft.ifftn(grid, dim=tuple(range(2, grid.ndim)), norm="forward"))
-
-    def _pad(self, x: Tensor) -> Tensor:
-        """Pad an image to the grid, with its origin at index 0."""
-        for axis, (n, g) in enumerate(zip(self.domain_shape[1:], self.grid), start=2):
-            before, after = x.split([n // 2, n - n // 2], axis)
-            gap = list(x.shape)
-            gap[axis] = g - n
-            x = torch.cat([after, x.new_zeros(gap), before], axis)
+        for axis in range(x.ndim - 1, 1, -1):
+            x = self._crop(torch.fft.ifft(x, dim=axis, norm="forward"), axis)
         return x
 
-    def _crop(self, x: Tensor) -> Tensor:
+    def _pad(self, x: Tensor, axis: int) -> Tensor:
+        """Pad an axis of an image to the grid, with its origin at index 0."""
+        n, g = self.domain_shape[axis - 1], self.grid[axis - 2]
+        before, after = x.split([n // 2, n - n // 2], axis)
+        gap = list(x.shape)
+        gap[axis] = g - n
+        return torch.cat([after, x.new_zeros(gap), before], axis)
+
+    def _crop(self, x: Tensor, axis: int) -> Tensor:
         """Apply the transpose of `_pad`."""
-        for axis, (n, g) in enumerate(zip(self.domain_shape[1:], self.grid), start=2):
-            x = torch.cat([x.narrow(axis, g - n // 2, n // 2), x.narrow(axis, 0, n - n // 2)], axis)
-        return x
+        n, g = self.domain_shape[axis - 1], self.grid[axis - 2]
+        return torch.cat([x.narrow(axis, g - n // 2, n // 2), x.narrow(axis, 0, n - n // 2)], axis)
 
     def _taps(self, like: Tensor) -> Any:
         """Iterate over the cells of the kernel: flat index on the grid and weight of each sample.
