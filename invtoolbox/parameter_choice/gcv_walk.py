@@ -29,6 +29,8 @@ from invtoolbox.parameter_choice.walk import Walk, curves_of, minimum
 
 #: Iterations after which a weight is judged in any case, and iterations of a whole walk.
 _PATIENCE, _LONGEST = 125, 1280
+#: Factor of the tolerance at which a weight is judged, and distance of two weights in decades.
+_LOOSEN, _DECADES = 10.0, 0.25
 #: Share of the degrees of freedom above which the score is a quotient of two rounding errors.
 _LARGEST_SHARE = 0.97
 
@@ -50,8 +52,6 @@ class GCVWalk(WeightSearch):
     image (``benchmarks/mri_one_liner.py``).
 
     Args:
-        loosen: factor of the tolerance at which a weight is judged.
-        decades: distance of two weights, in decades.
         above: decades between the weight of the noise and the first weight.
         beyond: number of weights on either side of the best one that are tried.
         step: size of the change of the measurements, in units of the noise.
@@ -73,8 +73,6 @@ class GCVWalk(WeightSearch):
     True
     """
 
-    loosen: float = 10.0
-    decades: float = 0.25
     above: float = 1.25
     beyond: int = 2
     step: float = 0.3
@@ -82,8 +80,7 @@ class GCVWalk(WeightSearch):
     name: ClassVar[str] = "gcv-walk"
 
     def __post_init__(self) -> None:
-        check_range(self, "[1, inf]", "loosen")
-        check_range(self, "(0, inf]", "decades", "step")
+        check_range(self, "(0, inf]", "step")
         check_range(self, "[0, inf)", "above")
         check_range(self, "[1, inf)", "beyond")
         self._refuse_separate()
@@ -98,9 +95,9 @@ class GCVWalk(WeightSearch):
                 first[items].repeat(2),
                 torch.cat([items, items + trials.batch]),
                 _score,
-                trials.coarse(self.loosen * trials.tolerance),
+                trials.coarse(_LOOSEN * trials.tolerance),
                 min(trials.max_iterations, _PATIENCE),
-                self.decades * math.log(10.0),
+                _DECADES * math.log(10.0),
                 beyond=self.beyond,
                 from_above=True,
                 judged=judged,

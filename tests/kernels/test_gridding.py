@@ -67,19 +67,17 @@ def test_derivatives_and_vmap_reach_the_image() -> None:
     x = torch.randn(2, 1, 5, 4, dtype=torch.complex128, requires_grad=True)
     assert torch.autograd.gradcheck(A, (x,)) and torch.autograd.gradgradcheck(A, (x,))
     many = torch.randn(3, 2, 1, 5, 4, dtype=torch.complex128)
-    torch.testing.assert_close(
-        torch.vmap(A._transform)(many), torch.stack([*map(B._transform, many)])
-    )
+    torch.testing.assert_close(torch.vmap(A._forward)(many), torch.stack([*map(B._forward, many)]))
     tangent = torch.func.jvp(A._forward, (x.detach(),), (many[0],))[1]
     torch.testing.assert_close(tangent, B._forward(many[0]))
 
 
 def test_derivatives_in_the_trajectory_take_the_other_path() -> None:
     A, _ = pair((5, 4), torch.complex128)
-    k = A.trajectory
+    k, x = A.trajectory, torch.ones(1, 1, 5, 4, dtype=torch.complex128)
 
     def energy(points: torch.Tensor) -> torch.Tensor:
-        return A.with_parameters(trajectory=points)(torch.ones(1, 1, 5, 4)).abs().square().sum()
+        return A.with_parameters(trajectory=points)(x).abs().square().sum()
 
     reverse = torch.autograd.functional.jacobian(energy, k)
     assert float(reverse.abs().max()) > 0

@@ -12,6 +12,7 @@ from torch import Tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
+from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.priors.images.tikhonov import Tikhonov
@@ -91,7 +92,9 @@ def _solve(phase: Tensor, magnitude: Tensor, weights: Tensor, smoothness: float)
         raise InputError("the images of the echoes are 0, so they have no phase")
     w = weights / weights[is_object].mean()
     differences = FiniteDifference(phase.shape[1:])
-    smooth, target = Tikhonov(differences.T @ differences), _unwrap(phase, is_object)
+    laplacian = differences.T @ differences
+    assert isinstance(laplacian, LinearOperator)
+    smooth, target = Tikhonov(laplacian), _unwrap(phase, is_object)
     A, result = Identity(phase.shape[1:]), target
     for _ in range(_ROUNDS):
         problem = Problem(target, A, LeastSquares(weights=w))

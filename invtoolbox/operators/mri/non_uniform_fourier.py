@@ -258,26 +258,24 @@ class NonUniformFourier(LinearOperator):
     def _forward(self, x: Tensor) -> Tensor:
         x = x.to(complex_dtype(x))
         x = x * self._correction(x)
-        weighted = x if self.coil_maps is None else self.coil_maps.to(x.dtype) * x
         if self.segments is None:
-            return self._transform(weighted)
+            return self._measure(x)
         # sum_l in_time_l NUFFT(in_space_l x)
         total: Any = 0
         for k in range(self.segments.count):
             in_space, in_time = self._segment(k, x)
-            total = total + in_time * self._transform(in_space * weighted)
+            total = total + in_time * self._measure(in_space * x)
         return total
 
     def _adjoint(self, y: Tensor) -> Tensor:
         y = y.to(complex_dtype(y))
         if self.segments is None:
-            image = self._transpose(y)
-        else:
-            image = torch.zeros((), dtype=y.dtype, device=y.device)
-            for k in range(self.segments.count):
-                in_space, in_time = self._segment(k, y)
-                image = image + in_space.conj() * self._transpose(in_time.conj() * y)
-        return combine_coils(image, self.coil_maps) * self._correction(y)
+            return self._combine(y) * self._correction(y)
+        total: Any = 0
+        for k in range(self.segments.count):
+            in_space, in_time = self._segment(k, y)
+            total = total + in_space.conj() * self._combine(in_time.conj() * y)
+        return total * self._correction(y)
 
     def _segment(self, k: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return a segment's factors, ``(1 or batch, 1, *space)`` and ``samples``."""
@@ -285,35 +283,54 @@ class NonUniformFourier(LinearOperator):
         in_space = self.segments.in_space[:, k : k + 1].to(like.dtype)
         return in_space, self.segments.in_time[k].to(like.dtype)
 
-    def _transform(self, x: Tensor) -> Tensor:
-        """Pad, transform and interpolate images ``(batch, coil, *space)``."""
-        if self.gridding is not None and x.device.type == "cpu":
-            return linear_map(x, self._run, self._run_transpose)
-        return self._interpolate(self._to_grid(x).flatten(2)).unflatten(2, self.sample_shape)
+    def _measure(self, x: Tensor) -> Tensor:
+        """Transform an image that is divided by the kernel's transform, as every coil sees it."""
+        maps = None if self.coil_maps is None else self.coil_maps.to(x.dtype)
+        if not self._runs_kernels(x, maps):
+            weighted = x if maps is None else maps * x
+            grid = self._to_grid(weighted).flatten(2)
+            return self._interpolate(grid).unflatten(2, self.sample_shape)
+        return linear_map(x, lambda v: self._run(v, maps), lambda v: self._run_transpose(v, maps))
 
-    def _transpose(self, y: Tensor) -> Tensor:
-        """Apply the transpose of `_transform`: the transposes of its steps, backwards."""
-        if self.gridding is not None and y.device.type == "cpu":
-            return linear_map(y, self._run_transpose, self._run)
-        return self._from_grid(self._spread(y.flatten(2)).unflatten(2, self.grid))
+    def _combine(self, y: Tensor) -> Tensor:
+        """Apply the transpose of `_measure`: the transposes of its steps, backwards."""
+        maps = None if self.coil_maps is None else self.coil_maps.to(y.dtype)
+        if not self._runs_kernels(y, maps):
+            grid = self._spread(y.flatten(2)).unflatten(2, self.grid)
+            return combine_coils(self._from_grid(grid), maps)
+        return linear_map(y, lambda v: self._run_transpose(v, maps), lambda v: self._run(v, maps))
+
+    def _runs_kernels(self, like: Tensor, maps: Tensor | None) -> bool:
+        is_fixed = maps is None or not is_differentiated(maps)
+        return self.gridding is not None and like.device.type == "cpu" and is_fixed
 
     # One image after the other, so that its grid stays in the cache of a core.
 
-    def _run(self, x: Tensor) -> Tensor:
+    def _run(self, x: Tensor, maps: Tensor | None) -> Tensor:
         assert self.gridding is not None
-        values = x.new_empty(*x.shape[:2], *self.sample_shape)
-        for b, c in itertools.product(range(x.shape[0]), range(x.shape[1])):
-            self.gridding.gather(self._to_grid(x[b, c][None, None]).contiguous(), values[b, c], b)
+        self._keep_pages(x)
+        values = x.new_empty(len(x), self.coils, *self.sample_shape)
+        for b, c in itertools.product(range(len(x)), range(self.coils)):
+            image = x[b, 0] if maps is None else maps[b % len(maps), c] * x[b, 0]
+            self.gridding.gather(self._to_grid(image[None, None]).contiguous(), values[b, c], b)
         return values
 
-    def _run_transpose(self, y: Tensor) -> Tensor:
+    def _run_transpose(self, y: Tensor, maps: Tensor | None) -> Tensor:
         assert self.gridding is not None
-        images = y.new_empty(*y.shape[:2], *self.domain_shape[1:])
-        y = y.contiguous()
-        for b, c in itertools.product(range(y.shape[0]), range(y.shape[1])):
+        self._keep_pages(y)
+        y = y.resolve_conj().contiguous()
+        images = y.new_zeros(len(y), 1, *self.domain_shape[1:])
+        for b, c in itertools.product(range(len(y)), range(self.coils)):
             grid = self.gridding.scatter(y[b, c], b)
-            images[b, c] = self._from_grid(grid[None, None])[0, 0]
+            image = self._from_grid(grid[None, None])[0, 0]
+            images[b, 0] += image if maps is None else maps[b % len(maps), c].conj() * image
         return images
+
+    def _keep_pages(self, like: Tensor) -> None:
+        # Once a block of some size is free again, the allocator of Linux keeps free memory up to
+        # twice this size. Otherwise it would return every grid to the system, and the time of a
+        # transform would be doubled by the zeros of new pages. Nothing is written to the block.
+        like.new_empty(4 * math.prod(self.grid))
 
     def _to_grid(self, x: Tensor) -> Tensor:
         # Axis by axis, so that columns of zeros are not transformed; the last one is contiguous.
