@@ -24,6 +24,7 @@ from .jobs.events.event_flow import event_flow as event_flow
 from .jobs.flow.estimation import scene_flow as scene_flow
 from .jobs.flow.sequence import flow_sequence as flow_sequence
 from .jobs.flow.stream import FlowStream as FlowStream
+from .jobs.images.field_map import estimate_field_map as estimate_field_map
 from .jobs.images.reconstruct import reconstruct as reconstruct
 from .jobs.images.reconstructor import as_reconstructor as as_reconstructor
 from .jobs.normals.integrate import integrate_normals as integrate_normals

@@ -17,7 +17,7 @@ from invtoolbox.geometry import look_at, rasterization
 from invtoolbox.geometry.voxels import VoxelSpace
 from invtoolbox.jobs.shapes.deformation import deformation
 from invtoolbox.metrics import meta_class
-from invtoolbox.operators.mri.non_uniform_fourier import NonUniformFourier, radial_trajectory
+from invtoolbox.operators import NonUniformFourier, radial_trajectory
 from invtoolbox.operators.strain import ElasticStrain
 from invtoolbox.plotting import birds_eye
 from invtoolbox.solvers import (

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 def linear_map(
@@ -28,6 +29,22 @@ def linear_map(
     tensor([1., 1.])
     """
     return _LinearMap.apply(x, run, transpose)
+
+
+def is_differentiated(tensor: Tensor) -> bool:
+    """Return whether a derivative in a tensor may be taken, in reverse or in forward mode.
+
+    >>> is_differentiated(torch.ones(1)), is_differentiated(torch.ones(1, requires_grad=True))
+    (False, True)
+    """
+    # Inside of a transform of torch.func, a tensor has no memory of its own.
+    if tensor.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        return True
+    return forward_ad.unpack_dual(tensor).tangent is not None if _in_forward_mode() else False
+
+
+def _in_forward_mode() -> bool:
+    return getattr(forward_ad, "_current_level", -1) >= 0
 
 
 class _LinearMap(torch.autograd.Function):

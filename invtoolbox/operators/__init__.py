@@ -29,7 +29,14 @@ from invtoolbox.operators.matrix import Matrix, SparseMatrix
 from invtoolbox.operators.mri.cartesian import CartesianMRI, estimate_coil_maps
 from invtoolbox.operators.mri.fourier import Fourier
 from invtoolbox.operators.mri.noise_level import outer_noise_std
-from invtoolbox.operators.mri.non_uniform_fourier import NonUniformFourier, radial_trajectory
+from invtoolbox.operators.mri.non_uniform_fourier import NonUniformFourier
+from invtoolbox.operators.mri.readouts import (
+    cones_trajectory,
+    mri_trajectory,
+    radial_trajectory,
+    spiral_trajectory,
+    stack_of_stars,
+)
 from invtoolbox.operators.normal_integration import NormalIntegration, SideGap
 from invtoolbox.operators.placed_image import PlacedImage
 from invtoolbox.operators.points import EulerRollout, ObservedPoints, PointWarp, PointWarpBothWays
@@ -109,6 +116,7 @@ __all__ = [
     "WarpSequence",
     "Wavelet",
     "align_phase",
+    "cones_trajectory",
     "estimate_coil_maps",
     "from_astra",
     "from_cil",
@@ -116,12 +124,15 @@ __all__ = [
     "from_tigre",
     "grid_weights",
     "measured_psf",
+    "mri_trajectory",
     "noise",
     "outer_noise_std",
     "psf_from_beads",
     "radial_trajectory",
     "spectral_initialization",
+    "spiral_trajectory",
     "stack",
+    "stack_of_stars",
     "to_astra",
     "to_cil",
     "to_odl",

@@ -11,6 +11,7 @@ from invtoolbox.parameter_choice.count_splitting import CountSplitting, are_coun
 from invtoolbox.parameter_choice.curve_rules import GridSearch, LCurve, QuasiOptimality
 from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, expected_discrepancy
 from invtoolbox.parameter_choice.evidence import EvidenceBound
+from invtoolbox.parameter_choice.gcv_walk import GCVWalk
 from invtoolbox.parameter_choice.held_out import LEAST_MEASUREMENTS, accepts, has_views
 from invtoolbox.parameter_choice.noise import correct_level, estimate_noise_std, has_noise_windows
 from invtoolbox.parameter_choice.score_rules import GCV, SURE, CompensatedDiscrepancy, ScoreSearch
@@ -27,6 +28,7 @@ __all__ = [
     "CountSplitting",
     "DiscrepancyPrinciple",
     "EvidenceBound",
+    "GCVWalk",
     "GridSearch",
     "LCurve",
     "QuasiOptimality",
@@ -49,6 +51,7 @@ _RULES: dict[str, type[WeightRule | WeightSearch]] = {
     "discrepancy": DiscrepancyPrinciple,
     "compensated-discrepancy": CompensatedDiscrepancy,
     "gcv": GCV,
+    "gcv-walk": GCVWalk,
     "sure": SURE,
     "evidence": EvidenceBound,
     "l-curve": LCurve,
@@ -61,18 +64,17 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
 
     It is `Validation` for least squares, or counts of transmitted photons, with a linear operator,
     and priors that are convex functions of the image; of a picture that is only noisy, whose pixels
-    predict each other as well at any small weight, it is `SURE`. For counts of emitted photons it is
-    `CountSplitting`. For others it is the discrepancy principle if the noise level is known or can
-    be estimated, else the L-curve. It is the discrepancy principle for k-space too: neighbours there
-    do not predict each other, so the error of held-out samples chose a weight of almost 0
-    (benchmarks/mri.py). It is so for a blurred picture and a prior that is made from it: without the
-    held-out pixels the prior is another one, and the weight of photographs was 5 times too small.
+    predict each other as well at any small weight, it is `SURE`, and of k-space, whose neighbours
+    do not predict each other, `GCVWalk`. For counts of emitted photons it is `CountSplitting`. For
+    others it is the discrepancy principle if the noise level is known or can be estimated, else the
+    L-curve. It is so for a blurred picture, or k-space, and a prior that is made from it: without
+    the held-out pixels the prior is another one, and the weight of photographs was 5 times too
+    small.
     """
     problem, words = objective.problem, "no weight was given: "
     suits_graphs = _is_noisy_picture(problem) or has_views(problem)
     if (
         accepts(objective)
-        and not _knows_its_noise(problem)
         and problem.is_linear
         and objective.layout is None
         and problem.y0[0].numel() >= LEAST_MEASUREMENTS
@@ -83,6 +85,8 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
             for prior in objective.explicit_priors
         )
     ):
+        if _knows_its_noise(problem):
+            return GCVWalk(), words
         if not _is_noisy_picture(problem):
             return Validation(), words
         # A prior with auxiliary variables is slow: five solves instead of sixteen.

@@ -48,9 +48,9 @@ def fits(
     """
     problem = trials.problem
     check_white_noise(problem)
-    root = _root_weights(problem)
-    signs = [_signs(problem.y, seed + k) for k in range(probes)]
-    h = _probe_size(trials, step)
+    root = root_weights(problem)
+    signs = [random_signs(problem.y, seed + k) for k in range(probes)]
+    h = probe_size(trials, step)
 
     def measure(objective: Objective, solution: Any, which: slice = slice(None)) -> Tensor:
         """Return the squared residual and the products with the probes.
@@ -58,10 +58,12 @@ def fits(
         In float64, because a small difference of them is needed.
         """
         prediction = solution.problem.operator(solution.x)
-        scale = _root_weights(objective.problem)
+        scale = root_weights(objective.problem)
         misfit = (scale * (prediction - objective.problem.y)).flatten(1)
         squared = misfit.abs().double().square().sum(1)
-        return torch.stack([squared, *(_product(scale * prediction, b) for b in signs[which])], 1)
+        return torch.stack(
+            [squared, *(product_with_probe(scale * prediction, b) for b in signs[which])], 1
+        )
 
     base = trials(log_weight, measure, items)
     degrees = torch.zeros_like(base[..., 0])
@@ -95,11 +97,12 @@ def number_of(problem: Problem) -> Tensor:
     Complex ones count twice.
     """
     y = problem.y0
-    used = sum_items((_root_weights(problem) > 0).expand(y.shape))
+    used = sum_items((root_weights(problem) > 0).expand(y.shape))
     return used * (2 if y.is_complex() else 1)
 
 
-def _root_weights(problem: Problem) -> Tensor:
+def root_weights(problem: Problem) -> Tensor:
+    """Return the square roots of the weights of the measurements, ``(1 or batch, ...)``."""
     y, weights = problem.y0, getattr(problem.data_term, "weights", None)
     real = y.real if y.is_complex() else y
     return (
@@ -109,7 +112,7 @@ def _root_weights(problem: Problem) -> Tensor:
     )
 
 
-def _signs(y: Tensor, seed: int) -> Tensor:
+def random_signs(y: Tensor, seed: int) -> Tensor:
     """Return random signs, the same for every item: ``(1, *y.shape[1:])``."""
     generator = torch.Generator().manual_seed(seed)
     shape = y.shape[1:]
@@ -122,12 +125,14 @@ def _signs(y: Tensor, seed: int) -> Tensor:
     return torch.complex(draw(), draw()) if y.is_complex() else draw()
 
 
-def _product(prediction: Tensor, b: Tensor) -> Tensor:
+def product_with_probe(prediction: Tensor, b: Tensor) -> Tensor:
+    """Return the real inner products with a probe, ``(batch,)`` in float64."""
     product = (prediction * b.conj()).real if prediction.is_complex() else prediction * b
     return sum_items(product.double())
 
 
-def _probe_size(trials: Trials, step: float) -> Tensor:
+def probe_size(trials: Trials, step: float) -> Tensor:
+    """Return the size of the change of the measurements for the divergence, ``(batch,)``."""
     y = trials.problem.y0
     size = mean_items(y.abs().square()).sqrt()
     size = torch.where(size > 0, size, torch.ones_like(size))

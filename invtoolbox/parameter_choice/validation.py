@@ -27,7 +27,7 @@ from invtoolbox.parameter_choice.held_out import (
 from invtoolbox.parameter_choice.noise import LEAST_NOISE, USUAL_NOISE, estimate_or_nan
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
-from invtoolbox.parameter_choice.walk import Measure, Walk
+from invtoolbox.parameter_choice.walk import Curve, Measure, Walk, curves_of, minimum
 from invtoolbox.problem import Problem
 
 #: Number of iterations after which a weight is judged although the certificate is large, and number
@@ -161,15 +161,15 @@ class Validation(WeightSearch):
             tuple(dict.fromkeys(note for note in notes if note)),
         )
 
-    def _by_whiteness(self, trials: Trials, noise: _Noise) -> tuple[list[_Curve], Tensor]:
+    def _by_whiteness(self, trials: Trials, noise: _Noise) -> tuple[list[Curve], Tensor]:
         """Return the curves of whiteness, and logarithms of the weights of the whitest residuals."""
         first = self._begin(trials, noise)
         white = self._walk(trials, first, None, measure_fit)
-        return white, torch.stack([_minimum(curve, start) for curve, start in zip(white, first)])
+        return white, torch.stack([minimum(curve, start) for curve, start in zip(white, first)])
 
     def _by_images(
         self, trials: Trials, term: HeldOut, image: Tensor, places: Tensor
-    ) -> dict[int, tuple[_Curve, Tensor]]:
+    ) -> dict[int, tuple[Curve, Tensor]]:
         """Return curves of the distance to the image of held-out views, and minima, by place."""
         # That image is noisy, so its noise gives a large weight. From there the walk goes down,
         # since far below the best weight the error of the model makes all weights alike.
@@ -179,24 +179,24 @@ class Validation(WeightSearch):
         curves = self._walk(
             trials, first, held_problem, _measure_image, places, beyond=_BOTH, from_above=True
         )
-        return {k: (curves[k], _minimum(curves[k], first[k])) for k in places.tolist()}
+        return {k: (curves[k], minimum(curves[k], first[k])) for k in places.tolist()}
 
     def _by_prediction(
         self,
         trials: Trials,
         term: HeldOut,
         noise: _Noise,
-        white: list[_Curve],
+        white: list[Curve],
         t_white: Tensor,
         places: Tensor,
-    ) -> tuple[list[_Curve], Tensor]:
+    ) -> tuple[list[Curve], Tensor]:
         """Return the curves of prediction, and logarithms of the chosen weights.
 
         Where the model is doubtful, `white` holds the curves of the second walk afterwards.
         """
         held_problem = trials.problem.with_data_term(term)
         held = self._walk(trials, t_white, held_problem, _measure_held_out, places)
-        t_held = torch.stack([_minimum(curve, start) for curve, start in zip(held, t_white)])
+        t_held = torch.stack([minimum(curve, start) for curve, start in zip(held, t_white)])
         # Measurements without a grid (the rows of a matrix) are in no order that could tell.
         grid = trials.problem.y0.ndim > 3
         share = torch.tensor([self._share(curve) if grid else 0.0 for curve in white]).to(t_white)
@@ -212,7 +212,7 @@ class Validation(WeightSearch):
             for k in doubtful.tolist():
                 white[k], held[k] = white_again[k], held_again[k]
                 low = _largest_within(held[k], float((2 / count[k]) ** 0.5), t_held[k])
-                high = _minimum(white[k], t_white[k])
+                high = minimum(white[k], t_white[k])
                 # The error makes the prediction choose too small a weight, never too large.
                 chosen[k] = low + self._share(white[k]) * (high - low).clamp_min(0)
         return held, chosen
@@ -221,13 +221,13 @@ class Validation(WeightSearch):
         """Return the logarithms of the weights of the noise, ``(batch,)``."""
         return _first(trials, torch.where(noise.is_known, noise.std, noise.usual))
 
-    def _share(self, white: _Curve) -> float:
+    def _share(self, white: Curve) -> float:
         """Return the share of the whitest residual, which grows with the whiteness it has."""
         score = white.score[white.score.isfinite()]
         v = max(0.0, float(score.min())) if len(score) else 0.0
         return (v**2 + _LEAST_SHARE * self.coloured**2) / (v**2 + self.coloured**2)
 
-    def _unexplained(self, white: Sequence[_Curve], noise: _Noise, problem: Problem) -> Tensor:
+    def _unexplained(self, white: Sequence[Curve], noise: _Noise, problem: Problem) -> Tensor:
         """Return the items whose whitest residual has structure and exceeds the noise."""
         whitest = [c.columns[c.score.nan_to_num(math.inf).argmin()] for c in white if len(c.score)]
         if len(whitest) < len(white):  # the time is over
@@ -236,7 +236,7 @@ class Validation(WeightSearch):
         is_larger = columns[:, 1] > _log_variance(problem, _ABOVE_NOISE * noise.std)
         return (is_larger & (columns[:, 0] > _STRUCTURED)).nonzero().squeeze(1)
 
-    def _doubtful(self, held: Sequence[_Curve], noise: _Noise, problem: Problem) -> Tensor:
+    def _doubtful(self, held: Sequence[Curve], noise: _Noise, problem: Problem) -> Tensor:
         """Return the items whose held-out measurements are predicted far worse than the noise."""
         least = torch.stack(
             [
@@ -258,7 +258,7 @@ class Validation(WeightSearch):
         places: Tensor | None = None,
         beyond: int = 1,
         from_above: bool = False,
-    ) -> list[_Curve]:
+    ) -> list[Curve]:
         """Return the judged weights of every item, in increasing order; of some, if places are given."""
         judged: list[tuple[Tensor, Tensor, Tensor]] = []
         for items in trials.split(places):
@@ -275,14 +275,7 @@ class Validation(WeightSearch):
             )
             with suppress(OutOfTime):
                 trials.follow(walk, items, problem, _LONGEST)
-        curves = []
-        for k in range(trials.batch):
-            rows = [(t[item == k], c[item == k]) for item, t, c in judged]
-            t = torch.cat([t for t, _ in rows]) if rows else first[:0]
-            columns = torch.cat([c for _, c in rows]) if rows else first.new_zeros(0, 3)
-            order = t.argsort()
-            curves.append(_Curve(t[order], columns[order]))
-        return curves
+        return curves_of(judged, first)
 
     def describe(self, objective: Objective) -> str:
         return (
@@ -336,17 +329,6 @@ def _log_mean_square(residual: Tensor, weights: Tensor) -> Tensor:
         for tensor in (squares, weights.expand_as(squares))
     )
     return (total / count.clamp_min(tiny)).clamp_min(tiny).log()
-
-
-class _Curve(NamedTuple):
-    """The judged weights of one item, in increasing order, and the columns that were measured."""
-
-    log_weight: Tensor  # (tried,)
-    columns: Tensor  # (tried, k)
-
-    @property
-    def score(self) -> Tensor:
-        return self.columns[:, 0]
 
 
 def _taper(problem: Problem, residual: Tensor) -> Tensor:
@@ -455,22 +437,7 @@ def _first(trials: Trials, noise_std: Tensor) -> Tensor:
     return trials.centre(noise_std)[:, 0].round(decimals=3)
 
 
-def _minimum(curve: _Curve, otherwise: Tensor) -> Tensor:
-    """Return the minimum of the parabola through the least of equidistant points and its neighbours."""
-    t, score = curve.log_weight, curve.score
-    if not len(t):
-        return otherwise
-    best = int(score.nan_to_num(math.inf).argmin())
-    if not 0 < best < len(t) - 1:
-        return t[best]
-    a, b, c = (float(v) for v in score[best - 1 : best + 2])
-    bend = a - 2 * b + c
-    if not (math.isfinite(bend) and bend > 0):
-        return t[best]
-    return t[best] + 0.5 * (a - c) / bend * (t[best + 1] - t[best])
-
-
-def _largest_within(curve: _Curve, doubt: float, otherwise: Tensor) -> Tensor:
+def _largest_within(curve: Curve, doubt: float, otherwise: Tensor) -> Tensor:
     """Return the largest log weight whose score is within a standard error of the least one.
 
     Of weights that predict equally well the largest fits the least of what is not understood (the
@@ -478,7 +445,7 @@ def _largest_within(curve: _Curve, doubt: float, otherwise: Tensor) -> Tensor:
     logarithm of a mean of n squares has the standard error ``sqrt(2 / n)``.
     """
     t, score = curve.log_weight, curve.score.nan_to_num(math.inf)
-    least = _minimum(curve, otherwise)
+    least = minimum(curve, otherwise)
     if not len(t):
         return least
     best = int(score.argmin())
@@ -490,7 +457,7 @@ def _largest_within(curve: _Curve, doubt: float, otherwise: Tensor) -> Tensor:
     return least
 
 
-def _near(curve: _Curve, place: float) -> list[float]:
+def _near(curve: Curve, place: float) -> list[float]:
     """Return the columns at the judged weight nearest to a place."""
     if not len(curve.log_weight):
         return []

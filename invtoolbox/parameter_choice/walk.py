@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,17 @@ _LEAST_WAIT = 4  # iterations after a new weight: a certificate may lag behind i
 
 #: ``(objective of n items, x of the operator (n, ...)) -> columns (n, k)``; the first one is the score.
 Measure = Callable[[Objective, Tensor], Tensor]
+
+
+class Curve(NamedTuple):
+    """The judged weights of one item, in increasing order, and the columns that were measured."""
+
+    log_weight: Tensor  # (tried,)
+    columns: Tensor  # (tried, k)
+
+    @property
+    def score(self) -> Tensor:
+        return self.columns[:, 0]
 
 
 @dataclass
@@ -92,7 +104,7 @@ class Walk(WeightRule):
     ) -> WalkState:
         waited = state.waited + 1
         settled = (certificate <= self.tolerance) & (waited >= _LEAST_WAIT)
-        ready = (settled | (waited >= self.patience)) & ~state.done
+        ready = self.join(state.item, settled | (waited >= self.patience)) & ~state.done
         score = torch.full_like(state.score, torch.nan)
         if bool(ready.any()):
             index = ready.nonzero().squeeze(1)
@@ -108,6 +120,15 @@ class Walk(WeightRule):
                 usable &= settled[index] | state.low[index].isfinite()
             score[index] = torch.where(usable, first_column, torch.inf)
         return dataclasses.replace(state, waited=waited, score=score)
+
+    def join(self, item: Tensor, ready: Tensor) -> Tensor:
+        """Return which items are judged now, given which ones have settled, ``(batch,)`` booleans.
+
+        Args:
+            item: places of the items in the batch of the search, ``(batch,)``.
+            ready: which of them have settled.
+        """
+        return ready
 
     def update(
         self, state: WalkState, discrepancy: Tensor, certificate: Tensor, iteration: int
@@ -147,3 +168,35 @@ class Walk(WeightRule):
 
     def describe(self, objective: Objective) -> str:
         return "a walk over the weights"
+
+
+def curves_of(judged: Sequence[tuple[Tensor, Tensor, Tensor]], first: Tensor) -> list[Curve]:
+    """Return the curve of every item.
+
+    Args:
+        judged: the judged weights of a `Walk`.
+        first: logarithms of the first weights of all items, ``(batch,)``.
+    """
+    curves = []
+    for k in range(len(first)):
+        rows = [(t[item == k], columns[item == k]) for item, t, columns in judged]
+        t = torch.cat([t for t, _ in rows]) if rows else first[:0]
+        columns = torch.cat([c for _, c in rows]) if rows else first.new_zeros(0, 3)
+        order = t.argsort()
+        curves.append(Curve(t[order], columns[order]))
+    return curves
+
+
+def minimum(curve: Curve, otherwise: Tensor) -> Tensor:
+    """Return the minimum of the parabola through the least of equidistant points and its neighbours."""
+    t, score = curve.log_weight, curve.score
+    if not len(t):
+        return otherwise
+    best = int(score.nan_to_num(math.inf).argmin())
+    if not 0 < best < len(t) - 1:
+        return t[best]
+    a, b, c = (float(v) for v in score[best - 1 : best + 2])
+    bend = a - 2 * b + c
+    if not (math.isfinite(bend) and bend > 0):
+        return t[best]
+    return t[best] + 0.5 * (a - c) / bend * (t[best + 1] - t[best])
