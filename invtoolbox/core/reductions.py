@@ -2,7 +2,8 @@
 
 torch divides the terms of a single sum of 32,768 values or more among its threads, but computes each
 of several sums in one thread. So the sum of an item alone would differ in its last bits from its sum
-in a batch.
+in a batch. Within `invtoolbox.core.ranks.summing_over` an item is divided over ranks, and the sums of
+the ranks are added up in their order.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+from invtoolbox.core.ranks import current_ranks, sum_over_ranks
 
 #: Number of terms from which torch divides a sum among its threads.
 _DIVIDED = 32768
@@ -25,7 +28,7 @@ def sum_items(x: Tensor) -> Tensor:
     >>> sum_items(torch.ones(2, 3, 4))
     tensor([12., 12.])
     """
-    return _reduce(x, lambda terms: terms.sum(1))
+    return sum_over_ranks(_reduce(x, lambda terms: terms.sum(1)))
 
 
 def mean_items(x: Tensor) -> Tensor:
@@ -34,7 +37,10 @@ def mean_items(x: Tensor) -> Tensor:
     Args:
         x: tensor with a batch axis.
     """
-    return sum_items(x) / max(x[:1].numel(), 1)
+    count = x[:1].numel()
+    if current_ranks() is None:
+        return sum_items(x) / max(count, 1)
+    return sum_items(x) / sum_over_ranks(torch.tensor([float(count)])).clamp_min(1).to(x.device)
 
 
 def norm_items(x: Tensor) -> Tensor:
@@ -43,7 +49,8 @@ def norm_items(x: Tensor) -> Tensor:
     Args:
         x: tensor with a batch axis.
     """
-    return _reduce(x, lambda terms: torch.linalg.vector_norm(terms, dim=1))
+    norm = _reduce(x, lambda terms: torch.linalg.vector_norm(terms, dim=1))
+    return norm if current_ranks() is None else sum_over_ranks(norm.square()).sqrt()
 
 
 def _reduce(x: Tensor, reduction: Callable[[Tensor], Tensor]) -> Tensor:
