@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -26,6 +26,15 @@ _SHARE, _LEAST = 0.5, 1 << 20
 #: Number of projections that the filter of the analytic inversion works on, 16 MB in float32 per
 #: rank of two; its padding and transforms take several times this memory.
 _FILTERED = 1 << 21
+
+
+class Part(NamedTuple):
+    """What one rank holds: the scan of its slices, its slices, the rows that see them, its rows."""
+
+    slab: Scan3D
+    planes: slice
+    band: slice
+    rows: slice
 
 
 class Slabs(Scan):
@@ -81,19 +90,9 @@ class Slabs(Scan):
             )
         self.scan, self.ranks = scan, Ranks.of_group(group)
         count, rank = self.ranks.size, self.ranks.rank
-        depth, height = scan.volume_shape[0], scan.detector_shape[0]
-        if count > min(depth, height):
-            raise InputError(
-                f"{count} ranks need as many slices and rows of the panel, and {scan} has {depth} "
-                f"slices and {height} rows; use fewer ranks"
-            )
-        limits = [depth * r // count for r in range(count + 1)]
-        slabs = [scan.slab(a, b) for a, b in itertools.pairwise(limits)]
-        bands = [band for _, band in slabs]
-        self.slab, self.band = slabs[rank]
-        self.planes = slice(limits[rank], limits[rank + 1])
-        owned = _divide_rows(bands, height)
-        self.rows = owned[rank]
+        parts = divide(scan, count)
+        bands, owned = [part.band for part in parts], [part.rows for part in parts]
+        self.slab, self.planes, self.band, self.rows = parts[rank]
         # Rows of this slab's band by owner, and this rank's rows by the slab that sees them.
         self._out = {q: rows for q in range(count) if (rows := _overlap(self.band, owned[q]))}
         self._in = {q: rows for q in range(count) if (rows := _overlap(bands[q], self.rows))}
@@ -106,7 +105,7 @@ class Slabs(Scan):
             scan.detector_shape[1],
         )
         # All ranks take the same chunks.
-        thickest = max(b - a for a, b in itertools.pairwise(limits))
+        thickest = max(_length(part.planes) for part in parts)
         values = max(_SHARE * thickest * shape[1] * shape[2], _LEAST)
         widest = max(map(_length, bands)) * scan.detector_shape[1]
         self.views_per_chunk = max(8, int(values // widest))
@@ -210,6 +209,34 @@ class Slabs(Scan):
 
     def __repr__(self) -> str:
         return f"Slabs({self.scan})"
+
+
+def divide(scan: Scan3D, count: int) -> list[Part]:
+    """Divide a scan among ranks: slices of nearly equal number, and the rows that they see.
+
+    Args:
+        scan: scan of the whole volume.
+        count: number of ranks.
+
+    Raises:
+        InputError: more ranks than slices or rows, or a scan that is not divided into slabs.
+
+    >>> import invtoolbox as it
+    >>> A = it.operators.ParallelBeam3D((6, 4, 4), torch.linspace(0, 3, 5), (6, 7))
+    >>> [part.rows for part in divide(A, 2)]
+    [slice(0, 3, None), slice(3, 6, None)]
+    """
+    depth, height = scan.volume_shape[0], scan.detector_shape[0]
+    if count > min(depth, height):
+        raise InputError(
+            f"{count} ranks need as many slices and rows of the panel, and {scan} has {depth} "
+            f"slices and {height} rows; use fewer ranks"
+        )
+    limits = itertools.pairwise(depth * r // count for r in range(count + 1))
+    planes = [slice(a, b) for a, b in limits]
+    slabs = [scan.slab(p.start, p.stop) for p in planes]
+    rows = _divide_rows([band for _, band in slabs], height)
+    return [Part(slab, p, band, r) for (slab, band), p, r in zip(slabs, planes, rows)]
 
 
 def _divide_rows(bands: list[slice], count: int) -> list[slice]:
