@@ -23,9 +23,9 @@ from invtoolbox.operators.tomography.scan_3d import Scan3D
 
 #: Largest number of values of a chunk of projections, in voxels of the slab, and the least number.
 _SHARE, _LEAST = 0.5, 1 << 20
-#: Number of projections that the filter of the analytic inversion works on, 16 MB in float32 per
-#: rank of two; its padding and transforms take several times this memory.
-_FILTERED = 1 << 21
+#: Number of values of the whole panel that the filter of the analytic inversion works on at a time,
+#: divided by the number of ranks; its padding and transforms take several times this memory.
+_FILTERED = 1 << 22
 
 
 class Part(NamedTuple):
@@ -178,11 +178,12 @@ class Slabs(Scan):
             cutoff: fraction of the Nyquist frequency above which nothing passes, in (0, 1].
         """
         rows, columns = self.scan.detector_shape
+        views = min(self.scan.blocks, _FILTERED // (rows * columns))
         return self.slab.pseudo_inverse_chunks(
             lambda views: self._band(load(views)),
             filter,
             cutoff,
-            views_per_chunk=max(8, _FILTERED // (rows * columns)),
+            views_per_chunk=max(8, views // self.ranks.size),
         )
 
     def _band(self, y: Tensor) -> Tensor:
