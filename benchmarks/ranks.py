@@ -1,6 +1,6 @@
 """One volume on two and four ranks against one process: answers, memory, seconds, and a killed rank.
 
-    python benchmarks/ranks.py [--size 256] [--iterations 4] [--rounds 3] [--killed 48]
+    python benchmarks/ranks.py [--size 256] [--iterations 3] [--rounds 3] [--killed-size 48]
 
 A cone beam of ``size`` voxels per axis, size / 2 views of a full turn, a panel of 5/4 size rows and
 3/2 size columns, noise of 1 % of the largest reading. Jobs: FDK; FISTA with total variation and
@@ -474,7 +474,7 @@ def messages(size: int, counts: Sequence[int], views: int | None = None) -> None
 
 def main(
     size: int = 256,
-    iterations: int = 4,
+    iterations: int = 3,
     rounds: int = 3,
     killed_size: int = 48,
     killed_iterations: int = 30,

@@ -40,7 +40,8 @@ def mean_items(x: Tensor) -> Tensor:
     count = x[:1].numel()
     if current_ranks() is None:
         return sum_items(x) / max(count, 1)
-    return sum_items(x) / sum_over_ranks(torch.tensor([float(count)])).clamp_min(1).to(x.device)
+    total = sum_over_ranks(torch.tensor([float(count)], device=x.device))
+    return sum_items(x) / total.clamp_min(1)
 
 
 def norm_items(x: Tensor) -> Tensor:

@@ -57,8 +57,19 @@ def check_call(problem: Problem, call: C) -> C:
             "a run on ranks needs the weight of its priors: no rule finds it there; give a number "
             "as regularization, found on a smaller volume"
         )
+    # Each rank would decide by its own rows where to start, and with which precision.
+    initial = settings.initial
+    if problem.data_term.weights is not None and initial is None:
+        initial = problem.zeros()
+    largest = max(problem.operator.ranks.gather(float(problem.y.abs().max())))  # type: ignore[attr-defined]
+    if not 1e-15 < largest < 1e15:
+        raise InputError(
+            f"the largest measurement of all ranks is {largest:.3g}, whose square leaves float32; "
+            "measure in another unit"
+        )
     return dataclasses.replace(
         settings,
+        initial=initial,
         solver=FISTA() if settings.solver is None else settings.solver,
         check=False,  # the checks compare neighbours, and a rank holds some rows only
         progress=settings.progress and problem.operator.ranks.rank == 0,  # type: ignore[attr-defined]

@@ -16,7 +16,8 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.core.ranks import Ranks
+from invtoolbox.core.content import digest
+from invtoolbox.core.ranks import Ranks, summing_over
 from invtoolbox.errors import InputError
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.operators.tomography.scan_3d import Scan3D
@@ -56,7 +57,8 @@ class Slabs(Scan):
 
     Raises:
         InputError: no process group; a scan that cannot be divided (a helix, a curved panel, poses
-            per view or per item); more ranks than slices or rows.
+            per view or per item), or that is not the same on all ranks; more ranks than slices or
+            rows.
 
     >>> import tempfile, torch.distributed as dist, invtoolbox as it
     >>> file = tempfile.NamedTemporaryFile()
@@ -91,6 +93,10 @@ class Slabs(Scan):
         self.scan, self.ranks = scan, Ranks.of_group(group)
         count, rank = self.ranks.size, self.ranks.rank
         parts = divide(scan, count)
+        if len(set(self.ranks.gather(digest(scan)))) > 1:
+            raise InputError(
+                "ranks divide one scan, and theirs differ; make the same one on all ranks"
+            )
         bands, owned = [part.band for part in parts], [part.rows for part in parts]
         self.slab, self.planes, self.band, self.rows = parts[rank]
         # Rows of this slab's band by owner, and this rank's rows by the slab that sees them.
@@ -205,8 +211,30 @@ class Slabs(Scan):
         }
         return here | self.ranks.exchange(pieces, shapes, y)
 
+    def norm(
+        self,
+        *,
+        tolerance: float = 1e-4,
+        max_iterations: int = 100,
+        seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Compute the largest singular value of the whole scan; see `LinearOperator.norm`."""
+        with summing_over(self.ranks):
+            return super().norm(
+                tolerance=tolerance,
+                max_iterations=max_iterations,
+                seed=seed,
+                dtype=dtype,
+                device=device,
+            )
+
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         raise InputError(f"the geometry of {self} is that of its scan; divide another scan instead")
+
+    def _set_image(self, shape: tuple[int, ...]) -> None:
+        raise InputError(f"the volume of {self} is that of its scan; divide another scan instead")
 
     def __repr__(self) -> str:
         return f"Slabs({self.scan})"

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.core.ranks import summing_over
 
 SIZE = 16
 TV = it.priors.TotalVariation(tolerance=1e-3) + it.priors.NonNegative()
@@ -48,7 +49,7 @@ def tiled(margin: int = 1) -> it.priors.Tiled:
     return it.priors.Tiled(it.priors.Denoiser(mean_of_neighbours, sigma=0.1), (5, 9, 16), margin)
 
 
-def answers(A: Any, y: Tensor, x: Tensor, places: tuple[slice, slice]) -> dict[str, Tensor]:
+def answers(A: Any, y: Tensor, x: Tensor) -> dict[str, Tensor]:
     """Compute what ranks and one process must agree on; volumes and rows may be parts."""
     problem = it.Problem(y, A)
     settings: dict[str, Any] = {"progress": False, "check": False, "max_iterations": 3}
@@ -81,8 +82,15 @@ def run_rank(rank: int, size: int, meeting: str, folder: str) -> None:
     A = it.distributed.Slabs(whole)
     y, x = A.share(measurements(whole)).contiguous(), volume()[:, :, A.planes].contiguous()
     with torch.no_grad():
-        mine = answers(A, y, x, (A.planes, A.rows))
-    gathered: dict[str, Any] = {}
+        mine = answers(A, y, x)
+    periodic = it.priors.TotalVariation(periodic=True, tolerance=1e-5)
+    with summing_over(A.ranks):
+        energy = periodic.energy(x)
+        mine["periodic"] = periodic.prox(x, 0.2)
+    front = A.ranks.shift(x.narrow(2, 0, 1), -1, wraps=True)
+    behind = (rank + 1) % size * x.shape[2]
+    assert torch.equal(front, volume()[:, :, behind : behind + 1])
+    gathered: dict[str, Any] = {"energy": energy, "norm": A.norm()}
     for name, value in mine.items():
         if name == "projection":
             gathered[name] = torch.cat(A.ranks.gather(value), 3)
@@ -105,6 +113,10 @@ def run_rank(rank: int, size: int, meeting: str, folder: str) -> None:
         )
     except it.InputError as error:
         gathered["thin slabs"] = str(error)
+    try:
+        it.distributed.Slabs(whole.subset(slice(0, 9 + rank)))
+    except it.InputError as error:
+        gathered["two scans"] = str(error)
     if rank == 0:
         torch.save(gathered, Path(folder) / "answers.pt")
     dist.destroy_process_group()

@@ -38,11 +38,15 @@ def slabs(tmp_path: Path) -> Iterator[it.distributed.Slabs]:
 
 def test_two_ranks_have_the_answers_of_one_process(of_two: tuple[dict[str, Any], Path]) -> None:
     A = scan()
-    alone = answers(A, measurements(A), volume(), (slice(None), slice(None)))
+    alone = answers(A, measurements(A), volume())
     ranks, _ = of_two
     first, second = ranks.pop("history")
     assert torch.equal(first, second), "ranks have the same sums, to the last bit"
     torch.testing.assert_close(first, alone.pop("history"), rtol=1e-4, atol=0)
+    periodic = it.priors.TotalVariation(periodic=True, tolerance=1e-5)
+    alone["norm"] = A.norm(max_iterations=400, tolerance=1e-7)
+    assert float(ranks["norm"] / alone.pop("norm")) == pytest.approx(1, abs=2e-3)
+    alone |= {"energy": periodic.energy(volume()), "periodic": periodic.prox(volume(), 0.2)}
     for name, value in alone.items():
         error = float((ranks[name] - value).norm() / value.norm())
         assert error < 1e-5, name
@@ -78,9 +82,34 @@ def test_one_rank_goes_on_from_the_checkpoint_of_two(
 
 def test_slabs_thinner_than_the_halo_are_refused(of_two: tuple[dict[str, Any], Path]) -> None:
     sentence = of_two[0]["thin slabs"]
-    assert sentence.startswith(
-        "the margin of 9 slices is wider than the thinnest slab, which has 8"
-    )
+    assert "the margin of 9 slices is wider than the thinnest slab, which has 8" in sentence
+    assert "ranks divide one scan, and theirs differ" in of_two[0]["two scans"]
+
+
+def test_tiles_are_checked() -> None:
+    denoiser = tiled().denoiser
+    with pytest.raises(it.InputError, match="takes a prior with the method denoise"):
+        it.priors.Tiled(it.priors.TotalVariation())
+    with pytest.raises(it.InputError, match="tile of Tiled must be at least 1, got 0"):
+        it.priors.Tiled(denoiser, tile=0)
+    with pytest.raises(it.InputError, match="has 2 numbers, and the image 3 axes"):
+        it.priors.Tiled(denoiser, 8, (1, 1)).denoise(volume(), 0.1)
+    whole, cut = denoiser.denoise(volume(), 0.1), tiled().denoise(volume(), 0.1)
+    torch.testing.assert_close(cut, whole, rtol=1e-6, atol=1e-7)
+
+
+def test_weights_of_rays_and_tiny_units(slabs: it.distributed.Slabs) -> None:
+    y = measurements(slabs.scan)
+    weights = torch.ones_like(y)
+    weights[..., :2, :] = 0.0
+    settings: dict[str, Any] = {"max_iterations": 3, "progress": False, "check": False}
+    term = it.data_terms.LeastSquares(0.1, weights)
+    ours = it.solve(it.Problem(y, slabs, term), TV, "fista", 0.2, **settings)
+    zeros = torch.zeros(1, *slabs.domain_shape)
+    alone = it.solve(it.Problem(y, slabs.scan, term), TV, "fista", 0.2, initial=zeros, **settings)
+    torch.testing.assert_close(ours.x, alone.x, rtol=1e-4, atol=1e-5)
+    with pytest.raises(it.InputError, match="whose square leaves float32"):
+        it.solve(it.Problem(1e-20 * y, slabs), TV, "fista", 0.2, **settings)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])

@@ -38,6 +38,13 @@ if TYPE_CHECKING:
 _LOOP = "loop"
 
 
+@dataclasses.dataclass(frozen=True)
+class OnRanks:
+    """Result of a run: notes for a reader of the volume."""
+
+    notes: tuple[str, ...]
+
+
 def is_launched() -> bool:
     """Return whether torchrun has started several processes, of which this is one."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and {"RANK", "MASTER_ADDR"} <= set(os.environ)
@@ -48,7 +55,7 @@ def is_first() -> bool:
     return not is_launched() or os.environ["RANK"] == "0"
 
 
-def reconstruct_on_ranks(job: ImageJob, progress: bool) -> SceneOutcome[None]:
+def reconstruct_on_ranks(job: ImageJob, progress: bool) -> SceneOutcome[OnRanks]:
     """Reconstruct a 3D scan by the processes of torchrun; rank 0 writes the volume.
 
     Args:
@@ -96,14 +103,8 @@ def reconstruct_on_ranks(job: ImageJob, progress: bool) -> SceneOutcome[None]:
                     datasets.write(path, volume, overwrite=replace)
                 shutil.rmtree(state)
             A.ranks.gather(None)
-    return SceneOutcome(_Notes((*notes, *getattr(opened, "notes", ()))), job.folder, {}, (path,))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Notes:
-    """Notes for a reader of the result."""
-
-    notes: tuple[str, ...]
+    result = OnRanks((*notes, *getattr(opened, "notes", ())))
+    return SceneOutcome(result, job.folder, {}, (path,))
 
 
 def _reconstruct(

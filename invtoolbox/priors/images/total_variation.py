@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.core.ranks import current_ranks
+from invtoolbox.core.ranks import Ranks, current_ranks
 from invtoolbox.core.reductions import norm_items, sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
@@ -116,7 +116,8 @@ class TotalVariation(ExplicitPrior):
 
     def _variation(self, x: Tensor) -> Tensor:
         ranks, planes = current_ranks(), x.shape[2]
-        after = None if ranks is None else ranks.shift(x.narrow(2, 0, 1), -1)
+        front = x.narrow(2, 0, 1)
+        after = None if ranks is None else ranks.shift(front, -1, wraps=self.periodic)
         if after is not None:  # the slab behind this one continues the differences
             x = torch.cat([x, after], 2)
         differences: Tensor = FiniteDifference(x.shape[1:], self.periodic, self.spacing)(x)
@@ -485,19 +486,20 @@ class TotalVariationDual(ItemwiseIteration):
             torch.sub(after, self._part(self.u, axis, n - 1, 1), out=last)
             yield (n - 1, 1), last
 
-    def _is_divided(self, axis: int) -> bool:
-        """Return whether ranks hold slabs along an axis, which is the first one of space."""
-        return self.ranks is not None and axis == self.axes[0]
+    def _ranks_along(self, axis: int) -> Ranks | None:
+        """Return the ranks that hold slabs along an axis; they divide the first axis of space."""
+        return self.ranks if axis == self.axes[0] else None
 
     def _continues(self, axis: int) -> bool:
         """Return whether a pixel lies behind the last one along an axis."""
-        is_divided = self._is_divided(axis)
-        return self.periodic or (is_divided and self.ranks.rank + 1 < self.ranks.size)
+        ranks = self._ranks_along(axis)
+        return self.periodic or (ranks is not None and ranks.rank + 1 < ranks.size)
 
     def _shift(self, planes: Tensor, axis: int, by: int) -> Tensor | None:
         """Return the planes of the neighbour: another rank, or the other end of the image."""
-        if self._is_divided(axis):
-            return self.ranks.shift(planes, by, wraps=self.periodic)
+        ranks = self._ranks_along(axis)
+        if ranks is not None:
+            return ranks.shift(planes, by, wraps=self.periodic)
         return planes if self.periodic else None
 
     def _part(self, buffer: Tensor, axis: int, start: int, length: int) -> Tensor:
