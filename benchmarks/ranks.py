@@ -1,13 +1,13 @@
 """One volume on two and four ranks against one process: answers, memory, seconds, and a killed rank.
 
-    python benchmarks/ranks.py [--size 256] [--iterations 3] [--rounds 3] [--killed-size 48]
+    python benchmarks/ranks.py [--size 256] [--iterations 3] [--rounds 3] [--jobs fdk,tv,denoiser] [--killed-size 96]
 
 A cone beam of ``size`` voxels per axis, size / 2 views of a full turn, a panel of 5/4 size rows and
 3/2 size columns, noise of 1 % of the largest reading. Jobs: FDK; FISTA with total variation and
 positivity from the FDK; proximal gradient with a denoiser (two convolutions of 5^3 voxels, drawn at random)
 by tiles of 64 voxels from 0. Ranks are processes with one thread that exchange messages by gloo on
-this machine. Answers: relative difference to the one process. Memory: peak of the tensors from the
-profiler of torch, measurements included, of two iterations. Seconds: wall time, medians of
+this machine. Answers: relative difference to the one process. Memory: peak of the resident memory of
+a process during a job, measurements included, beyond imports, kernels and network (Linux). Seconds: wall time, medians of
 alternating rounds, one process with two threads against two ranks. deepinv: the denoiser's job by
 `deepinv.distributed`, eight operators of interleaved views and tiles of 64 with an overlap of 4;
 answers are compared away from the border, where its padding differs. Killed: ``ct`` on two
@@ -16,6 +16,8 @@ processes, of which one gets SIGKILL once checkpoints exist, resumed by three pr
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import math
 import multiprocessing
 import os
@@ -35,7 +37,6 @@ import numpy as np
 import torch
 from common import machine, run_script, verdict
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile
 
 import invtoolbox as it
 from invtoolbox.distributed.slabs import divide
@@ -165,27 +166,28 @@ def worker(pipe: Connection, role: str, rank: int, count: int, file: str, meetin
                 assert result is not None
                 np.save(job, result[0, 0].numpy())
                 pipe.send(None)
-            elif what == "time":
-                run = perform(job, iterations)
-                pipe.send("ready")
-                pipe.recv()
-                result = run()
-                pipe.send(None)
-            else:
-                result = None
-                pipe.send(peak(perform, job, iterations))
+                continue
+            result = None
+            before = start_peak()
+            run = perform(job, iterations)
+            pipe.send("ready")
+            pipe.recv()
+            result = run()
+            pipe.send(memory("VmHWM") - before)
 
 
-def peak(perform: Callable[[str, int], Callable[[], Tensor]], job: str, iterations: int) -> int:
-    """Return the peak of the bytes of tensors of a job, measurements included."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        perform(job, iterations)()
-    held = most = 0
-    for event in recorded.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            most = max(most, held)
-    return most
+def start_peak() -> int:
+    """Return free memory to the system, forget the peak so far, and return the resident bytes."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return memory("VmRSS")
+
+
+def memory(field: str) -> int:
+    """Return a field of the status of this process, bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
 def peer(whole: np.ndarray, size: int, iterations: int) -> Callable[[], Tensor]:
@@ -251,15 +253,12 @@ class Team:
             pipe.send(task)
         return [pipe.recv() for pipe in self.pipes]
 
-    def seconds(self, job: str, iterations: int) -> float:
-        """Return the wall time of a job; reading the measurements does not count."""
-        self.ask(job, iterations, "time")
+    def run(self, job: str, iterations: int) -> tuple[float, int]:
+        """Return wall time and largest peak of a job; reading the measurements takes no time."""
+        self.ask(job, iterations, "run")
         began = time.perf_counter()
-        self.ask()
-        return time.perf_counter() - began
-
-    def peaks(self, job: str, iterations: int) -> list[int]:
-        return self.ask(job, iterations, "peak")
+        peaks = self.ask()
+        return time.perf_counter() - began, max(peaks)
 
     def answer(self, job: str) -> np.ndarray:
         """Return the volume of the latest job."""
@@ -281,40 +280,42 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm((a - b).ravel()) / np.linalg.norm(b.ravel()))
 
 
-def divided(size: int, iterations: int, rounds: int, file: Path, folder: Path) -> None:
+def divided(
+    size: int, iterations: int, rounds: int, jobs: Sequence[str], file: Path, folder: Path
+) -> None:
     """Print answers, memory and seconds of ranks, and of the peer."""
     one = Team("one", 1, file, folder, size)
-    answers, memory, times = {}, {}, {}
-    for job in JOBS:
-        one.seconds(job, iterations)
-        answers[job] = one.answer(job)
-        memory[job] = one.peaks(job, 2)[0]
+    answers: dict[str, np.ndarray] = {}
+    peaks: dict[str, int] = {}
     for count, share in ((2, 0.6), (4, 0.35)):
         team = Team("ranks", count, file, folder, size)
-        for job in JOBS:
-            seconds: dict[str, list[float]] = {"one": [], "ranks": []}
-            team.seconds(job, 1)  # loads the kernels
-            for _ in range(rounds if count == 2 else 1):
-                seconds["ranks"].append(team.seconds(job, iterations))
-                if count == 2:
-                    seconds["one"].append(one.seconds(job, iterations))
+        for job in jobs:
+            is_timed = count == 2
+            team.run(job, 1)  # loads the kernels
+            if is_timed:
+                one.run(job, 1)
+            rows: dict[str, list[tuple[float, int]]] = {"ranks": [], "one": []}
+            for _ in range(rounds if is_timed else 1):
+                rows["ranks"].append(team.run(job, iterations))
+                if is_timed:
+                    rows["one"].append(one.run(job, iterations))
+            if is_timed:
+                answers[job], peaks[job] = one.answer(job), max(p for _, p in rows["one"])
             error = difference(team.answer(job), answers[job])
-            largest = max(team.peaks(job, 2)) / memory[job]
+            largest = max(p for _, p in rows["ranks"]) / peaks[job]
             line = (
                 f"{count} ranks  {job:<9}answer {error:.1e} {verdict(error <= 1e-5, '1e-5')}  "
-                f"peak {largest:.0%} of {memory[job] / 2**20:.0f} MiB "
+                f"peak {largest:.0%} of {peaks[job] / 2**20:.0f} MiB "
                 f"{verdict(largest <= share, f'{share:.0%}')}"
             )
-            if count == 2:
-                ours, alone = median(seconds["ranks"]), median(seconds["one"])
-                times[job] = ours
-                ratio = ours / alone
+            if is_timed:
+                ours, seconds = (median(t for t, _ in rows[name]) for name in ("ranks", "one"))
                 line += (
-                    f"  {ours:.2f} s, one process of two threads {alone:.2f} s: {ratio:.2f} times "
-                    f"{verdict(ratio <= 1.2, '1.2 times')}"
+                    f"  {ours:.2f} s, one process of two threads {seconds:.2f} s: "
+                    f"{ours / seconds:.2f} times {verdict(ours <= 1.2 * seconds, '1.2 times')}"
                 )
             print(line, flush=True)
-        if count == 2:
+        if count == 2 and "denoiser" in jobs:
             against_peer(team, size, iterations, rounds, answers["denoiser"], file, folder)
         team.end()
     one.end()
@@ -331,24 +332,25 @@ def against_peer(
 ) -> None:
     """Print memory and seconds of two ranks of the peer at the denoiser's job."""
     theirs = Team("deepinv", 2, file, folder, size)
-    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-    theirs.seconds("denoiser", 1)
-    for _ in range(rounds):
-        seconds["ours"].append(team.seconds("denoiser", iterations))
-        seconds["theirs"].append(theirs.seconds("denoiser", iterations))
-    files = [folder / f"deepinv_{k}.npy" for k in range(2)]
+    theirs.run("denoiser", 1)
+    rows = [
+        (team.run("denoiser", iterations), theirs.run("denoiser", iterations))
+        for _ in range(rounds)
+    ]
+    files = [folder / f"deepinv_{k}.npy" for k in range(2)]  # each holds the whole volume
     for pipe, path in zip(theirs.pipes, files):
         pipe.send((path, 0, "save"))
     for pipe in theirs.pipes:
         pipe.recv()
     inside = (slice(_RADIUS * iterations, -_RADIUS * iterations),) * 3
     error = difference(np.load(files[0])[inside], answer[inside])
-    peaks = max(team.peaks("denoiser", 2)), max(theirs.peaks("denoiser", 2))
-    ours, other = median(seconds["ours"]), median(seconds["theirs"])
+    (ours, our_peak), (other, their_peak) = (
+        (median(row[k][0] for row in rows), max(row[k][1] for row in rows)) for k in (0, 1)
+    )
     print(
         f"2 ranks  denoiser against deepinv.distributed: difference of the answers {error:.1e}; peak "
-        f"{peaks[0] / 2**20:.0f} and {peaks[1] / 2**20:.0f} MiB "
-        f"{verdict(peaks[0] < peaks[1], 'less')}; {ours:.2f} and {other:.2f} s: "
+        f"{our_peak / 2**20:.0f} and {their_peak / 2**20:.0f} MiB "
+        f"{verdict(our_peak < their_peak, 'less')}; {ours:.2f} and {other:.2f} s: "
         f"{ours / other:.2f} times {verdict(ours <= other, 'not slower')}",
         flush=True,
     )
@@ -388,7 +390,7 @@ def killed(size: int, iterations: int, folder: Path) -> None:
     """Print what the others say when a rank is killed, and the answer after a resumption."""
     write_scan(size, folder)
     options = ["--prior", "tv,nonnegative", "--regularization", "0.1", "--max-iterations"]
-    options += [str(iterations), "--solver", "fista"]
+    options += [str(iterations), "--solver", "fista", "--tolerance", "0"]
     alone = start_ct(folder, 1, [*options, "--output", "one.mha"])
     ranks = start_ct(folder, 2, [*options, "--output", "two.mha"])
     state = folder / "two.mha.checkpoint"
@@ -476,8 +478,9 @@ def main(
     size: int = 256,
     iterations: int = 3,
     rounds: int = 3,
-    killed_size: int = 48,
-    killed_iterations: int = 30,
+    jobs: str = ",".join(JOBS),
+    killed_size: int = 96,
+    killed_iterations: int = 80,
 ) -> None:
     """Print the tables.
 
@@ -485,17 +488,19 @@ def main(
         size: number of voxels per axis
         iterations: number of iterations of the solvers
         rounds: number of alternating rounds for seconds
-        killed_size: number of voxels per axis of the run that is killed
-        killed_iterations: number of iterations of the run that is killed
+        jobs: jobs that are divided, separated by commas
+        killed_size: number of voxels per axis of the run that is killed; 0 for none
+        killed_iterations: number of iterations of that run, of more than ten seconds in all
     """
     torch.set_num_threads(1)
-    print(f"{machine()}; {size}^3, {iterations} iterations, {rounds} rounds")
+    print(f"{machine()}; {size}^3, {iterations} iterations, {rounds} rounds", flush=True)
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         folder = Path(name)
         file = folder / "projections.npy"
         np.save(file, measure(scan(size), size)[0, 0].numpy())
-        divided(size, iterations, rounds, file, folder)
-        killed(killed_size, killed_iterations, folder)
+        divided(size, iterations, rounds, jobs.split(","), file, folder)
+        if killed_size:
+            killed(killed_size, killed_iterations, folder)
     messages(size, (2, 4))
     messages(2048, (100,), 1024)
     print(f"load average at the end {os.getloadavg()[0]:.2f}")
