@@ -145,8 +145,8 @@ class Slabs(Scan):
     def _forward(self, x: Tensor) -> Tensor:
         _check_single(x)
         y = x.new_zeros(1, x.shape[1], *self.range_shape[1:])
-        for views, part in self.slab.chunks(self.views_per_chunk):
-            partial = part(x)
+        for views, chunk in self.slab.chunks(self.views_per_chunk):
+            partial = chunk(x)
             arrived = self._exchange(partial, self._out, self.band.start, self._in)
             for q in sorted(arrived):  # in the order of the ranks
                 place = _shift(self._in[q], -self.rows.start)
@@ -156,8 +156,8 @@ class Slabs(Scan):
     def _adjoint(self, y: Tensor) -> Tensor:
         _check_single(y)
         x: Tensor | None = None
-        for views, part in self.slab.chunks(self.views_per_chunk):
-            summand = part.adjoint(self._band(y[:, :, views]))
+        for views, chunk in self.slab.chunks(self.views_per_chunk):
+            summand = chunk.adjoint(self._band(y[:, :, views]))
             x = summand if x is None else x.add_(summand)
         assert x is not None
         return x

@@ -87,17 +87,21 @@ class Tiled(ExplicitPrior):
                 f"the margin of {self!r} has {len(margin)} numbers, and the image {x.ndim - 2} axes; "
                 "give one number, or one per axis"
             )
-        wide, before = _with_halo(x, margin[0])
+        before, after = _halo(x, margin[0])
+        last, reach = x.shape[2], 0 if before is None else margin[0]
         clean = torch.empty_like(x)
         for tile in cut(x.shape[2:], self.tile, margin):
             # Along the slices the margin may reach into the planes of other ranks.
-            kept = tile.kept[0]
-            low = max(0, before + kept.start - margin[0])
-            high = min(wide.shape[2], before + kept.stop + margin[0])
-            start = before + kept.start - low
-            inner = slice(start, start + kept.stop - kept.start)
-            seen = (slice(low, high), *tile.seen[1:])
-            piece = self.denoiser.denoise(wide[:, :, *seen].contiguous(), sigma)
+            planes = tile.kept[0]
+            low, high = planes.start - margin[0], planes.stop + margin[0]
+            pieces = [x[:, :, *tile.seen]]
+            if before is not None and low < 0:
+                pieces.insert(0, before[:, :, low:, *tile.seen[1:]])
+            if after is not None and high > last:
+                pieces.append(after[:, :, : high - last, *tile.seen[1:]])
+            start = planes.start - max(low, -reach)
+            piece = self.denoiser.denoise(torch.cat(pieces, 2), sigma)
+            inner = slice(start, start + planes.stop - planes.start)
             clean[:, :, *tile.kept] = piece[:, :, inner, *tile.inner[1:]]
         return clean
 
@@ -105,8 +109,8 @@ class Tiled(ExplicitPrior):
         return f"Tiled({self.denoiser!r}, tile={self.tile}, margin={self.margin})"
 
 
-def _with_halo(x: Tensor, width: int) -> tuple[Tensor, int]:
-    """Return a slab between the planes of its neighbours, and the number of planes in front of it.
+def _halo(x: Tensor, width: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return the planes of the neighbouring slabs in front of a slab and behind it, if there are any.
 
     Args:
         x: slab of this rank, or the whole image if there are no ranks.
@@ -114,7 +118,7 @@ def _with_halo(x: Tensor, width: int) -> tuple[Tensor, int]:
     """
     ranks = current_ranks()
     if ranks is None or width == 0:
-        return x, 0
+        return None, None
     thinnest = min(ranks.gather(x.shape[2]))
     if thinnest < width:
         raise InputError(
@@ -122,6 +126,4 @@ def _with_halo(x: Tensor, width: int) -> tuple[Tensor, int]:
             "use fewer ranks, or a smaller margin"
         )
     before = ranks.shift(x.narrow(2, x.shape[2] - width, width), 1)
-    after = ranks.shift(x.narrow(2, 0, width), -1)
-    pieces = [t for t in (before, x, after) if t is not None]
-    return torch.cat(pieces, 2), 0 if before is None else width
+    return before, ranks.shift(x.narrow(2, 0, width), -1)
