@@ -97,13 +97,16 @@ def test_what_ranks_do_not_take_is_one_sentence(run: Run, launched: Path) -> Non
 
 @pytest.mark.slow
 def test_a_killed_rank_stops_the_other_and_three_go_on(run: Run, cone: Path) -> None:
-    options = [*SCAN, *TV, "--max-iterations", "20000", "--tolerance", "1e-7", "--output"]
+    options = [*SCAN, *TV, "--set", "solver.tolerance=1e-9", "--output"]
 
-    def start(count: int, *arguments: str) -> list[subprocess.Popen[str]]:
+    def start(count: int, iterations: str, *arguments: str) -> list[subprocess.Popen[str]]:
         shared = environment(0, count)
         return [
             subprocess.Popen(
-                [sys.executable, "-m", "invtoolbox", *options, "two.mha", *arguments],
+                [
+                    *(sys.executable, "-m", "invtoolbox", *options, "two.mha"),
+                    *("--max-iterations", iterations, *arguments),
+                ],
                 env={**os.environ, **shared, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -112,7 +115,7 @@ def test_a_killed_rank_stops_the_other_and_three_go_on(run: Run, cone: Path) -> 
             for rank in range(count)
         ]
 
-    first, second = start(2)
+    first, second = start(2, "20000")
     while not list(Path().glob("two.mha.checkpoint/loop.*1of2")) and first.poll() is None:
         time.sleep(0.05)
     second.send_signal(signal.SIGKILL)
@@ -120,7 +123,7 @@ def test_a_killed_rank_stops_the_other_and_three_go_on(run: Run, cone: Path) -> 
     second.communicate()
     assert first.returncode == 2 and sentence.count("\n") == 1, sentence
     assert "stopped because another rank did" in sentence
-    for process in start(3, "--resume", "--set", "solver.max_iterations=20"):
+    for process in start(3, "20", "--resume"):
         _, errors = process.communicate()
         assert process.returncode == 0, errors
     assert volume("two.mha").shape == (10, 16, 16)
