@@ -83,6 +83,10 @@ PACKAGES = {
         "Checks of measurements",
         "Findings about measurements that do not fit their operator, before every solve.",
     ),
+    "distributed": (
+        "Several machines",
+        "One volume over the ranks of a process group, in slabs.",
+    ),
     "posteriors": (
         "Posteriors",
         "Probability distributions over images, and conformal intervals.",

@@ -1,5 +1,6 @@
 from . import data_terms as data_terms
 from . import datasets as datasets
+from . import distributed as distributed
 from . import geometry as geometry
 from . import jobs as jobs
 from . import kernels as kernels

@@ -41,6 +41,10 @@ class MeasurementWarning(UserWarning):
     """Measurements do not look like those that the operator predicts; the message states why."""
 
 
+class RankLost(RuntimeError):
+    """Another process of a run on several machines has stopped; the message states how to go on."""
+
+
 class MissingDependency(ImportError):
     """An optional package is not installed; the message names the extra that installs it."""
 

@@ -21,7 +21,11 @@ from invtoolbox.core.inference_mode import outside_inference_mode
 from invtoolbox.core.interrupts import DeferredInterrupt, OutOfTime, budget, limit
 from invtoolbox.core.memory import is_out_of_memory, memory_error
 from invtoolbox.core.pytrees import blank_items
+from invtoolbox.core.ranks import summing_over
 from invtoolbox.core.threads import choose_threads, limit_torch_threads
+from invtoolbox.distributed.checkpoint import RankWriter, whole_content
+from invtoolbox.distributed.limits import check_call, check_method
+from invtoolbox.distributed.slabs import Slabs
 from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.differentiation import differentiate_answer, differentiates_fixed_point
@@ -250,6 +254,15 @@ def solve(
 
 def _solve(problem: Problem, call: Call) -> Solution:
     """Solve one problem in six steps."""
+    if isinstance(problem.operator, Slabs):
+        call = check_call(problem, call)
+        with summing_over(problem.operator.ranks):
+            return _solve_here(problem, call)
+    with summing_over(None):
+        return _solve_here(problem, call)
+
+
+def _solve_here(problem: Problem, call: Call) -> Solution:
     with limit(call.time_limit):
         steps = Run.plan(problem, call)
         with torch.no_grad():
@@ -358,6 +371,8 @@ class Run:
             objective, regularization, rule, why, solver, reason = _choose(
                 problem, priors, call, notes
             )
+        if isinstance(problem.operator, Slabs):
+            check_method(objective, solver)
         is_early = solver.stops_early(objective)
         is_by_design = is_early or (call.solver is None and is_unproven(objective))
         is_by_design = is_by_design and call.max_iterations is None
@@ -400,6 +415,8 @@ class Run:
                 "initial guess": self.call.initial,
                 "seed": self.call.seed,
             }
+            if isinstance(problem.operator, Slabs):
+                parts = whole_content(problem.operator, parts)
             self.content = fingerprint(parts, self.call.checkpoint.key)
 
     @cached_property
@@ -489,7 +506,12 @@ class Run:
             loop.running = loop.running & ~skipped
             loop.status = loop.status.masked_fill(skipped, INVALID)
         if checkpoint is not None:
-            self.writer = Writer(checkpoint, self.content)
+            A = self.problem.operator
+            self.writer = (
+                RankWriter(checkpoint, self.content, A)
+                if isinstance(A, Slabs)
+                else Writer(checkpoint, self.content)
+            )
             loop = self.writer.resume(loop)
             if isinstance(self.rule, WeightSearch):
                 self.working = self.working.with_regularization(loop.weight)
@@ -559,7 +581,7 @@ class Run:
                     after_step=after_step,
                 )
             except KeyboardInterrupt:
-                if writer is not None and not interrupt.forced:
+                if writer is not None and writer.writes_when_interrupted and not interrupt.forced:
                     writer.write(loop)
                 raise
         if writer is not None and writer.failure:

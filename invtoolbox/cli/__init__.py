@@ -25,6 +25,7 @@ from invtoolbox.errors import (
     ARGUMENTS,
     InputError,
     MissingDependency,
+    RankLost,
     nearest,
     spell,
     suggest,
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = parsed.command(parsed)
         sys.stdout.flush()
         return int(code or 0)
-    except (InputError, MissingDependency) as error:
+    except (InputError, MissingDependency, RankLost) as error:
         if debug:
             raise
         return _complain(str(error))

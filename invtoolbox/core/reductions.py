@@ -2,7 +2,8 @@
 
 torch divides the terms of a single sum of 32,768 values or more among its threads, but computes each
 of several sums in one thread. So the sum of an item alone would differ in its last bits from its sum
-in a batch.
+in a batch. Within `invtoolbox.core.ranks.summing_over` an item is divided over ranks, and the sums of
+the ranks are added up in their order.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from invtoolbox.core.ranks import current_ranks, sum_over_ranks
+
 #: Number of terms from which torch divides a sum among its threads.
 _DIVIDED = 32768
+#: Number of values in one block of a norm.
+_BLOCK = 1 << 16
 
 
 def sum_items(x: Tensor) -> Tensor:
@@ -25,7 +30,7 @@ def sum_items(x: Tensor) -> Tensor:
     >>> sum_items(torch.ones(2, 3, 4))
     tensor([12., 12.])
     """
-    return _reduce(x, lambda terms: terms.sum(1))
+    return sum_over_ranks(_reduce(x, lambda terms: terms.sum(1)))
 
 
 def mean_items(x: Tensor) -> Tensor:
@@ -34,7 +39,11 @@ def mean_items(x: Tensor) -> Tensor:
     Args:
         x: tensor with a batch axis.
     """
-    return sum_items(x) / max(x[:1].numel(), 1)
+    count = x[:1].numel()
+    if current_ranks() is None:
+        return sum_items(x) / max(count, 1)
+    total = sum_over_ranks(torch.tensor([float(count)], device=x.device))
+    return sum_items(x) / total.clamp_min(1)
 
 
 def norm_items(x: Tensor) -> Tensor:
@@ -43,7 +52,21 @@ def norm_items(x: Tensor) -> Tensor:
     Args:
         x: tensor with a batch axis.
     """
-    return _reduce(x, lambda terms: torch.linalg.vector_norm(terms, dim=1))
+    norm = _reduce(x, _norms)
+    return norm if current_ranks() is None else sum_over_ranks(norm.square()).sqrt()
+
+
+def _norms(terms: Tensor) -> Tensor:
+    """Return the norm of every row; of long rows, the norm of the norms of blocks."""
+    count = terms.shape[1]
+    if terms.device.type != "cpu" or count <= _BLOCK:
+        return torch.linalg.vector_norm(terms, dim=1)
+    # torch adds the squares of a row one after another: of 16 million values in float32, the norm
+    # is off by 6e-4.
+    whole = count - count % _BLOCK
+    blocks = torch.linalg.vector_norm(terms[:, :whole].unflatten(1, (-1, _BLOCK)), dim=2)
+    rest = torch.linalg.vector_norm(terms[:, whole:], dim=1, keepdim=True)
+    return torch.linalg.vector_norm(torch.cat([blocks, rest], 1), dim=1)
 
 
 def _reduce(x: Tensor, reduction: Callable[[Tensor], Tensor]) -> Tensor:

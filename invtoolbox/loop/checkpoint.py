@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from invtoolbox.core.content import digest
 from invtoolbox.core.interrupts import GRACE
@@ -75,7 +76,10 @@ class Writer:
 
     Attributes:
         failure: sentence about the last write, if it failed; empty otherwise.
+        writes_when_interrupted: whether Ctrl-C writes the last step.
     """
+
+    writes_when_interrupted = True
 
     def __init__(self, settings: Checkpoint, fingerprint: Mapping[str, str]) -> None:
         self.path = Path(settings.path).expanduser()
@@ -91,11 +95,14 @@ class Writer:
         # A signal cuts a step of this length, so the one before it is written too, for at most 5 %
         # of the time.
         is_long = now - self._stepped >= GRACE and since >= 20 * self._cost
-        if last or is_long or since >= self.every:
+        if self._is_due(loop, last or is_long or since >= self.every):
             self.write(loop)
             self.last = time.monotonic()
             self._cost = self.last - now
         self._stepped = time.monotonic()
+
+    def _is_due(self, loop: Loop, due: bool) -> bool:
+        return due
 
     def write(self, loop: Loop) -> None:
         """Write the loop; a failure is a warning, and the earlier file stays."""
@@ -133,22 +140,34 @@ class Writer:
         }
         if loop.layout is not None:
             meta["layout"] = json.dumps(dict(zip(loop.layout.names, loop.layout.shapes)))
-        write_bytes(self.path, save(tensors, metadata=meta), overwrite=True)
+        self._save(loop, save(tensors, metadata=meta))
+
+    def _save(self, loop: Loop, content: bytes) -> None:
+        write_bytes(self.path, content, overwrite=True)
+
+    def _read(self) -> tuple[dict[str, str], dict[str, Tensor]] | None:
+        """Return text and tensors of the file; None if there is no file yet."""
+        from safetensors import safe_open
+
+        if not self.path.exists():
+            return None
+        with safe_open(self.path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return file.metadata() or {}, tensors
 
     def resume(self, loop: Loop) -> Loop:
         """Return the loop of the file, or ``loop`` if there is no file yet."""
-        if not self.path.exists():
-            return loop
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
 
         try:
-            with safe_open(self.path, framework="pt") as file:
-                meta = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            content = self._read()
         except (SafetensorError, OSError) as error:
             raise InputError(
                 f"the checkpoint {self.path} cannot be read ({error}); delete it to start anew"
             ) from error
+        if content is None:
+            return loop
+        meta, tensors = content
         if meta.get("format") != _FORMAT:
             raise InputError(
                 f"{self.path} is not a checkpoint of this version ({_FORMAT!r}), but "

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.pytrees import align
+from invtoolbox.core.ranks import sum_over_ranks
 from invtoolbox.core.reductions import norm_items
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
@@ -452,8 +453,12 @@ _BLOCK = 1 << 16
 
 def inner(a: Any, b: Any) -> Tensor:
     """Compute the real inner product of each item, shape ``(batch,)``; tuples are summed over."""
+    return sum_over_ranks(_inner(a, b))
+
+
+def _inner(a: Any, b: Any) -> Tensor:
     if isinstance(a, (tuple, list)):
-        return torch.stack([inner(p, q) for p, q in zip(a, b)]).sum(0)
+        return torch.stack([_inner(p, q) for p, q in zip(a, b)]).sum(0)
     if a.is_complex() or b.is_complex():
         # Re <a, b> of the real and imaginary parts: the rounding of a complex product depends on its
         # place in the batch.

@@ -76,6 +76,7 @@ from invtoolbox.priors.learned.score_distillation import (
     ScoreDistillation,
     linear_schedule,
 )
+from invtoolbox.priors.learned.tiled import Tiled
 from invtoolbox.priors.learned.total_deep_variation import TotalDeepVariation
 from invtoolbox.priors.motion.consistency import ClusterConsistency, SpatialConsistency
 from invtoolbox.priors.motion.displacement import Bending, Diffusion, LinearElastic
@@ -201,6 +202,7 @@ __all__ = [
     "TangentBound",
     "ThroughOperator",
     "Tikhonov",
+    "Tiled",
     "TotalDeepVariation",
     "TotalGeneralizedVariation",
     "TotalVariation",

@@ -126,8 +126,13 @@ class ExplicitPrior(Prior):
             ``None`` if every weight is allowed.
         is_made_from_data: whether `prepare` makes the prior from the measurements, which then
             cannot be held out to choose its weight.
+        fits_slabs: whether the prior of a volume that is divided into slabs over ranks is that of
+            the whole (`invtoolbox.distributed`): its sums are those of `core.reductions`, and it
+            gets the planes of neighbouring slabs. A class states it for itself; it is not
+            inherited.
     """
 
+    fits_slabs: bool = False
     is_convex: bool | None = None
     is_smooth: bool | None = None
     gradient_has_graph: bool = False

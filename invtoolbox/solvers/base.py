@@ -65,6 +65,7 @@ class Solver(ABC):
     starts_at_zero: ClassVar[bool] = False
     starts_at_inverse: ClassVar[bool] = False
     samples: ClassVar[bool] = False
+    sums_over_ranks: ClassVar[bool] = False
     takes_projection: ClassVar[bool] = False
     takes_unit_step: ClassVar[bool] = False
     denoiser_strength: ClassVar[float] = 1.0

@@ -54,6 +54,8 @@ class GradientDescent(GradientSolver):
     step_size: float | None = None
     sufficient_decrease: float = 1e-4
 
+    sums_over_ranks: ClassVar[bool] = True
+
     def unsupported_reason(self, objective: Objective) -> str | None:
         if not objective.has_value and self.step_size is None:
             return (

@@ -72,6 +72,7 @@ class ProximalGradient(Solver):
 
     certificate_name: ClassVar[str] = "relative norm of the gradient mapping"
     takes_unit_step: ClassVar[bool] = True
+    sums_over_ranks: ClassVar[bool] = True
     per_iteration: ClassVar[tuple[str, ...] | None] = ("step_size", "regularization")
     accelerated: ClassVar[bool] = False
 
@@ -305,6 +306,7 @@ class FISTA(ProximalGradient):
     """
 
     takes_unit_step: ClassVar[bool] = False
+    sums_over_ranks: ClassVar[bool] = True
     prox_tolerance: float | None = None
     against_prior: bool = False
 

@@ -49,3 +49,10 @@ def test_complex_inner_products_do_not_depend_on_the_batch(mixed: bool) -> None:
         )
         expected = (x.to(torch.complex128) * y.conj()).sum((1, 2)).real
         torch.testing.assert_close(together.double(), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_the_norm_of_a_volume_is_accurate_in_float32() -> None:
+    x = torch.randn(2, 3_000_001, generator=torch.Generator().manual_seed(0))
+    expected = x.double().norm(dim=1)
+    assert float((norm_items(x) / expected - 1).abs().max()) < 1e-6
+    assert torch.equal(norm_items(x[1:]), norm_items(x)[1:])

@@ -84,8 +84,8 @@ def reconstruct_on_disk(job: ImageJob, progress: bool) -> SceneOutcome[OnDisk]:
     request = job.request
     workers = 1 if request.workers is None else request.workers
     check_range("a run on workers", "[1, inf)", workers=workers, threads=request.threads)
-    path, form = _output(job)
-    opened, scan, geometry = _open(job)
+    path, form = only_output(job)
+    opened, scan, geometry = open_scan(job)
     objective, solver = _objective(job, scan)
     state, table = job.checkpoint.absolute(), job.file.scene.output
     memory = memory_of(str(job.file.scene.solver.memory))
@@ -181,10 +181,10 @@ def _invert(
 
 def _invert_slab(job: ImageJob, state: Path, plan: Plan, number: int) -> None:
     """Compute a slab of the filtered back-projection and write its file."""
-    opened, scan, _ = _open(job)
+    opened, scan, _ = open_scan(job)
     slab, rows = scan.slab(*plan.slabs(scan)[number])
     x = slab.pseudo_inverse_chunks(
-        lambda views: _part(opened, views, rows), views_per_chunk=plan.views
+        lambda views: read_rows(opened, views, rows), views_per_chunk=plan.views
     )
     # A worker whose driver was killed may have written the file in the meantime.
     datasets.write_npy(slab_file(state, number), x[0, 0], overwrite=True)
@@ -192,51 +192,58 @@ def _invert_slab(job: ImageJob, state: Path, plan: Plan, number: int) -> None:
 
 def _read_views(job: ImageJob, views: slice) -> Tensor:
     """Read some views, ``(1, 1, V', R, C)``."""
-    return _part(_open(job)[0], views, slice(None))
+    return read_rows(open_scan(job)[0], views, slice(None))
 
 
-def _output(job: ImageJob) -> tuple[Path, str]:
-    """Return the only output and its format."""
+def only_output(job: ImageJob) -> tuple[Path, str]:
+    """Return the only output of a job that writes one volume, and its format.
+
+    Args:
+        job: the job.
+    """
     if len(job.outputs) != 1:
         raise InputError(
-            f"{job.file.path}: a run from disk to disk writes one volume; give one --output, a file or a "
+            f"{job.file.path}: this run writes one volume, slab by slab; give one --output, a file or a "
             "folder of slices"
         )
     path, form = next(iter(job.outputs.items()))
     if form not in _FORMATS:
         raise InputError(
-            f"--output {path}: from disk to disk, use one of {', '.join(filter(None, _FORMATS))}, or a folder"
+            f"--output {path}: slab by slab, use one of {', '.join(filter(None, _FORMATS))}, or a folder"
         )
     if path.exists() and not (job.overwrite or job.resume):
         raise InputError(f"{path} exists; give --overwrite to replace it, or another --output")
     return path, form
 
 
-def _open(job: ImageJob) -> tuple[datasets.DataSet, Scan3D, Geometry3D]:
-    """Open the projections, and build the geometry and the operator of the scene."""
+def open_scan(
+    job: ImageJob, how: str = "from disk to disk"
+) -> tuple[datasets.DataSet, Scan3D, Geometry3D]:
+    """Open the projections, and build the geometry and the operator of the scene.
+
+    Args:
+        job: job of the scene.
+        how: words for the way of the projections, for errors.
+    """
     file = job.file
     table, operator = file.scene.measurements, file.scene.operator
     if job.request.items is not None:
-        raise InputError(
-            f"{file.path}: from disk to disk goes one item; choose it with measurements.item"
-        )
+        raise InputError(f"{file.path}: {how} goes one item; choose it with measurements.item")
     for key in ("views", "beam_hardening", "stripes", "phase", "metal", "crop", "repair"):
         if getattr(table, key):
-            raise InputError(
-                f"{file.path}: measurements.{key} is not taken from disk to disk; leave it out"
-            )
+            raise InputError(f"{file.path}: measurements.{key} is not taken {how}; leave it out")
     if file.scene.evaluation is not None:
-        raise InputError(f"{file.path}: from disk to disk nothing is evaluated; leave it out")
+        raise InputError(f"{file.path}: {how} nothing is evaluated; leave it out")
     if table.center == "auto":
         raise InputError(
-            f"{file.path}: measurements.center auto is not taken from disk to disk; give the column"
+            f"{file.path}: measurements.center auto is not taken {how}; give the column"
         )
     opened = parts.open_source(file, table, parts.geometry_of(file))
     geometry = getattr(opened, "geometry", None)
     if not isinstance(geometry, Geometry3D):
         raise InputError(
-            f"{table.path or table.dataset}: from disk to disk go the projections of a 3D scan; give their "
-            "geometry, or leave solver.memory out"
+            f"{table.path or table.dataset}: {how} go the projections of a 3D scan; give their "
+            "geometry, or reconstruct them as a whole"
         )
     if operator is not None:
         changed = parts.change(geometry, operator.settings, file.path)
@@ -249,7 +256,7 @@ def _open(job: ImageJob) -> tuple[datasets.DataSet, Scan3D, Geometry3D]:
     return opened, scan, geometry
 
 
-def _part(opened: Any, views: slice, rows: slice) -> Tensor:
+def read_rows(opened: Any, views: slice, rows: slice) -> Tensor:
     """Read some views and rows, ``(1, 1, V', R', C)``; of data sets that are no volumes, from the whole."""
     if isinstance(opened, Volume):
         projections = opened.part(views, rows)

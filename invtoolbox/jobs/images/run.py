@@ -26,6 +26,7 @@ from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.automatic import solve_automatically, solve_with_defaults
 from invtoolbox.jobs.images.metal import solve_without_metal
 from invtoolbox.jobs.images.on_disk import reconstruct_on_disk
+from invtoolbox.jobs.images.on_ranks import is_first, is_launched, reconstruct_on_ranks
 from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.jobs.images.tables import Scene, SceneFile
@@ -105,9 +106,12 @@ class ImageJob(SceneJob[Scene]):
     def places(self) -> list[Path]:
         return list(self.outputs) or [self.folder]
 
-    @alone
     def run(self, progress: bool = True) -> SceneOutcome[Any]:
         """Solve the problem of the scene and write the results, or read those of a finished run."""
+        return reconstruct_on_ranks(self, progress) if is_launched() else self._run_alone(progress)
+
+    @alone
+    def _run_alone(self, progress: bool) -> SceneOutcome[Any]:
         table = self.file.scene.solver
         with limit(table.time_limit, table.max_iterations):
             return self._run(progress)
@@ -223,7 +227,7 @@ class ImageJob(SceneJob[Scene]):
 
     def print_outcome(self, outcome: SceneOutcome[Measured], quiet: bool) -> int:
         if outcome.solution is None:
-            if not quiet:
+            if not quiet and is_first():
                 print_notes(outcome.notes)
                 print_files(outcome.files, outcome.folder)
             return 0

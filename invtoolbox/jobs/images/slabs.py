@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +51,7 @@ class SlabVolume(Volume):
 
     Args:
         folder: folder of the files.
-        slices: number of slices per file.
+        slices: number of slices per file, or the first slice of every file.
         shape: shape of the volume.
         grid: positions of the voxels.
         value_range: values that become 0 and 65535; None for float32.
@@ -60,13 +62,13 @@ class SlabVolume(Volume):
     def __init__(
         self,
         folder: Path,
-        slices: int,
+        slices: int | Sequence[int],
         shape: tuple[int, int, int],
         grid: Grid,
         value_range: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(folder, shape, grid, "1/mm" if grid.unit == "mm" else f"1/{grid.unit}")
-        self._slices = slices
+        self._firsts = range(0, shape[0], slices) if isinstance(slices, int) else slices
         if value_range is not None:
             low, high = value_range
             self.scale = ((high - low) / 65535, low)
@@ -74,8 +76,9 @@ class SlabVolume(Volume):
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
         pages = []
         for number in range(start, stop):
-            slab = np.load(slab_file(self.path, number // self._slices), mmap_mode="r")
-            pages.append(slab[number % self._slices])
+            file = bisect_right(self._firsts, number) - 1
+            slab = np.load(slab_file(self.path, file), mmap_mode="r")
+            pages.append(slab[number - self._firsts[file]])
         block = np.stack(pages)
         if self.scale is None:
             return block

@@ -16,7 +16,8 @@ from invtoolbox import datasets
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.datasets.volumes.stacks import Metadata, Stack
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.images.tiles import Tile, at_ranks, cut, with_bar
+from invtoolbox.geometry.tiles import Tile, cut
+from invtoolbox.jobs.images.tiles import at_ranks, with_bar
 from invtoolbox.jobs.job import read_json, write_json
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.imaging.blur_3d import Blur3D

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
@@ -39,6 +40,7 @@ class Box(ExplicitPrior):
     is_convex = True
     is_smooth = False
     is_constraint = True
+    fits_slabs = True
     item_fields: ClassVar[tuple[str, ...]] = ("lower", "upper")
 
     def __init__(
@@ -69,7 +71,7 @@ class Box(ExplicitPrior):
                 )
         # NaN compares false with everything, so an item that is not finite is outside.
         inside = (excess <= 8 * torch.finfo(x.dtype).eps * scale) & excess.isfinite()
-        return _indicator(inside, x)
+        return _indicator(sum_items(~inside[:, None]) == 0, x)
 
     def prox(self, x: Tensor, step: float | Tensor) -> Tensor:
         check_real(x)
@@ -134,6 +136,8 @@ class NonNegative(Box):
     >>> NonNegative().prox(torch.tensor([[[-1.0, 2.0]]]), 1.0)
     tensor([[[0., 2.]]])
     """
+
+    fits_slabs = True
 
     def __init__(self) -> None:
         super().__init__(lower=0.0)

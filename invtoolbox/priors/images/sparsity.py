@@ -40,6 +40,7 @@ class L1(ExplicitPrior):
     """
 
     is_convex = True
+    fits_slabs = True
     item_fields: ClassVar[tuple[str, ...]] = ("bounds",)
 
     def __init__(

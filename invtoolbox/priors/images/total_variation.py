@@ -14,7 +14,8 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.core.reductions import sum_items
+from invtoolbox.core.ranks import Ranks, current_ranks
+from invtoolbox.core.reductions import norm_items, sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.finite_difference import FiniteDifference
@@ -72,6 +73,7 @@ class TotalVariation(ExplicitPrior):
 
     is_convex = True
     has_exact_prox = False
+    fits_slabs = True
     item_fields: ClassVar[tuple[str, ...]] = ("box",)
 
     def __init__(
@@ -109,12 +111,17 @@ class TotalVariation(ExplicitPrior):
         if self.box is None:
             return variation
         # Exact comparison: the prox clamps, so its result is inside to the last bit.
-        inside = (self.box.prox(x, 1.0) == x).flatten(1).all(1)
+        inside = sum_items(self.box.prox(x, 1.0) != x) == 0
         return torch.where(inside, variation, torch.full_like(variation, float("inf")))
 
     def _variation(self, x: Tensor) -> Tensor:
+        ranks, planes = current_ranks(), x.shape[2]
+        front = x.narrow(2, 0, 1)
+        after = None if ranks is None else ranks.shift(front, -1, wraps=self.periodic)
+        if after is not None:  # the slab behind this one continues the differences
+            x = torch.cat([x, after], 2)
         differences: Tensor = FiniteDifference(x.shape[1:], self.periodic, self.spacing)(x)
-        by_axis = differences.unflatten(1, (x.shape[1], x.ndim - 2))
+        by_axis = differences.unflatten(1, (x.shape[1], x.ndim - 2)).narrow(3, 0, planes)
         # (batch, channel, axis, *space). The norm runs over the axes (isotropic), over the channels
         # (coupled), over both, or over neither, which leaves the modulus of every difference.
         if self.isotropic:
@@ -381,6 +388,7 @@ class TotalVariationDual(ItemwiseIteration):
         self.axes, self.slopes = range(3, x.ndim), slopes
         # |D|^2 <= sum over the axes of 4 a^2: each difference has the entries a and -a.
         self.bound = sum(4 * a * a for a in slopes)
+        self.ranks = current_ranks()
         # p, the extrapolated q, the gradient step g, and u = x - D^T p. The last two buffers hold
         # norms of groups and differences along one axis.
         self.p, self.q, self.g = ([torch.zeros_like(self.x) for _ in self.axes] for _ in range(3))
@@ -448,11 +456,13 @@ class TotalVariationDual(ItemwiseIteration):
             inside = self._part(dual, axis, 0, n - 1)
             self._part(self.u, axis, 0, n - 1).add_(inside, alpha=slope)
             self._part(self.u, axis, 1, n - 1).sub_(inside, alpha=slope)
-            if self.periodic:
-                # The difference from the last pixel to the first.
-                last = self._part(dual, axis, n - 1, 1)
+            # The difference from the last pixel to the one behind it, and that to the first pixel.
+            last = self._part(dual, axis, n - 1, 1)
+            if self._continues(axis):
                 self._part(self.u, axis, n - 1, 1).add_(last, alpha=slope)
-                self._part(self.u, axis, 0, 1).sub_(last, alpha=slope)
+            before = self._shift(last, axis, 1)
+            if before is not None:
+                self._part(self.u, axis, 0, 1).sub_(before, alpha=slope)
         if self.lower is not None:
             torch.maximum(self.u, self.lower, out=self.u)
         if self.upper is not None:
@@ -464,16 +474,33 @@ class TotalVariationDual(ItemwiseIteration):
         Every piece comes with its place along the axis, ``(start, length)``.
         """
         n = self.u.shape[axis]
-        # u_{i+1} - u_i in the first n - 1 places, and u_0 - u_{n-1} in the last if periodic.
+        # u_{i+1} - u_i in the first n - 1 places, and in the last if a pixel lies behind it, which
+        # is u_0 if the image wraps around.
         inside = self._part(self.difference, axis, 0, n - 1)
         ahead, here = self._part(self.u, axis, 1, n - 1), self._part(self.u, axis, 0, n - 1)
         torch.sub(ahead, here, out=inside)
         yield (0, n - 1), inside
-        if self.periodic:
+        after = self._shift(self._part(self.u, axis, 0, 1), axis, -1)
+        if after is not None:
             last = self._part(self.difference, axis, n - 1, 1)
-            ahead, here = self._part(self.u, axis, 0, 1), self._part(self.u, axis, n - 1, 1)
-            torch.sub(ahead, here, out=last)
+            torch.sub(after, self._part(self.u, axis, n - 1, 1), out=last)
             yield (n - 1, 1), last
+
+    def _ranks_along(self, axis: int) -> Ranks | None:
+        """Return the ranks that hold slabs along an axis; they divide the first axis of space."""
+        return self.ranks if axis == self.axes[0] else None
+
+    def _continues(self, axis: int) -> bool:
+        """Return whether a pixel lies behind the last one along an axis."""
+        ranks = self._ranks_along(axis)
+        return self.periodic or (ranks is not None and ranks.rank + 1 < ranks.size)
+
+    def _shift(self, planes: Tensor, axis: int, by: int) -> Tensor | None:
+        """Return the planes of the neighbour: another rank, or the other end of the image."""
+        ranks = self._ranks_along(axis)
+        if ranks is not None:
+            return ranks.shift(planes, by, wraps=self.periodic)
+        return planes if self.periodic else None
 
     def _part(self, buffer: Tensor, axis: int, start: int, length: int) -> Tensor:
         """Return a part of a buffer; in small images a new view takes longer than the sum."""
@@ -525,7 +552,7 @@ class TotalVariationDual(ItemwiseIteration):
         for axis, slope, g in zip(self.axes, self.slopes, self.g):
             for inside, difference in self._differences(axis):
                 torch.mul(difference, slope, out=self._part(g, axis, *inside))
-            if not self.periodic:
+            if not self._continues(axis):
                 g.narrow(axis, g.shape[axis] - 1, 1).zero_()
         # h(|D u|) of every group.
         variation = torch.zeros_like(self.norm.narrow(2, 0, 1))
@@ -543,8 +570,8 @@ class TotalVariationDual(ItemwiseIteration):
             variation.addcmul_(self._sum_members(self.norm, members), 0.5 * self.smoothing)
         gap = sum_items(variation).clamp_min(0)
         # The primal objective 1/2 |u - x|^2 + h(|D u|), as the unit of the gap.
-        misfit = torch.sub(self.u, self.x, out=self.norm).flatten(1)
-        primal = total + 0.5 * torch.linalg.vector_norm(misfit, dim=1).square()
+        misfit = torch.sub(self.u, self.x, out=self.norm)
+        primal = total + 0.5 * norm_items(misfit).square()
         return torch.where(gap > 0, gap / primal, gap)
 
     def _loss(self, norm: Tensor) -> Tensor:

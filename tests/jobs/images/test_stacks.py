@@ -13,8 +13,8 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.datasets.volumes.stacks import open_stack
+from invtoolbox.geometry.tiles import cut
 from invtoolbox.jobs.images.stacks import Method, deconvolve_stack, estimate_camera
-from invtoolbox.jobs.images.tiles import cut
 from tests.command_line import Run, one_sentence
 
 pytest.importorskip("zarr")

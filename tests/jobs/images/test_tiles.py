@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.jobs.images.tiles import cut, deblur_in_tiles
+from invtoolbox.geometry.tiles import cut
+from invtoolbox.jobs.images.tiles import deblur_in_tiles
 
 STRICT = {"solver": "admm", "regularization": 0.01, "tolerance": 1e-4, "progress": False}
 
