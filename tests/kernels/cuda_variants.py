@@ -26,6 +26,8 @@ from invtoolbox.kernels.tomography.voxel_backprojection import voxel_kernel
 #: Files of kernels that only run on a CPU: CUDA takes another path.
 CPU_ONLY = {
     "grids/grid_solve.cpp",
+    "points/event_votes.cpp",
+    "points/event_votes_gradient.cpp",
     "rendering/splat_binning_count.cpp",
     "rendering/splat_binning_sort.cpp",
     "rendering/splat_compositing_tile.cpp",
