@@ -23,20 +23,23 @@ from invtoolbox.priors.implicit.affine_flow import spline_of_affine
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
-from invtoolbox.solvers import LBFGS
+from invtoolbox.solvers import Adam
 
 #: Grid of the flow between which it is linear, (times, rows, columns).
 _GRID = (5, 17, 17)
 #: Share of the iterations of the affine flow, and of each later stage: blur in pixels, number of
-#: reference times, largest number of events, factor of the smoothness in place, and share of the
-#: iterations. More times keep the flow from bending at the ends of the slice.
-_AFFINE_SHARE = 0.25
-_STAGES = ((1.0, 5, 60_000, 10.0, 0.35), (0.7, 7, 60_000, 1.0, 0.4))
+#: reference times, largest number of events, and share of the iterations. More times keep the flow
+#: from bending at the ends of the slice.
+_AFFINE_SHARE = 0.2
+_STAGES = ((1.0, 5, 50_000, 0.4), (0.7, 9, 50_000, 0.4))
+#: Learning rate of these stages, pixels per duration. The contrast of few events has many small
+#: local maxima, over which Adam goes and in which L-BFGS stays.
+_RATE = 0.2
 #: Contrast of the warped events relative to still ones, below which nothing was found to move.
 _LEAST_GAIN = 1.1
 #: Smaller over larger eigenvalue of the structure tensor of the warped events, below which all edges
-#: are parallel, so that the motion along them leaves no trace.
-_PARALLEL = 0.02
+#: are parallel, so that the motion along them leaves no trace, and the blur of their picture, pixels.
+_PARALLEL, _PARALLEL_BLUR = 0.1, 2.0
 #: Error of the flow relative to its root mean square, within which a rotation may explain it.
 _ACCURACY = 0.25
 
@@ -109,9 +112,9 @@ def event_flow(
     camera: Any,
     *,
     controls: tuple[int, int, int] = (4, 5, 5),
-    smooth: tuple[float, float] = (0.1, 1e-3),
+    smooth: tuple[float, float] = (0.1, 1e-4),
     epipolar: float = 0.05,
-    iterations: int = 75,
+    iterations: int = 120,
     most: int = MOST,
     progress: bool = False,
 ) -> EventFlow:
@@ -120,7 +123,7 @@ def event_flow(
     Of a recording, the first slice is taken in which the motion is clear (`slice_by_motion`); a
     shorter one is taken as it is. The flow, a spline in time and place, maximizes the contrast of
     pictures of the events that it carries to several times (`operators.EventWarp`,
-    `data_terms.Contrast`). The start is an affine flow, found from the best of 121 constant flows in
+    `data_terms.Contrast`). The start is an affine flow, found from the best of 225 constant flows in
     coarse pictures of few events. The motion of the camera is fitted to the flow
     (`geometry.camera_motion`), and both are then refined together under the epipolar constraint
     (`priors.CameraFlow`).
@@ -156,10 +159,10 @@ def event_flow(
     # Maximize the contrast of the warped events, coarse to fine. The last stage, if it has an
     # epipolar term, finds flow and twist together.
     estimate = affine_estimate(items, max(1, round(_AFFINE_SHARE * iterations)), progress)
+    prior: FlowSpline = FlowSpline(controls, smooth)
     start = {"controls": spline_of_affine(estimate.affine, controls)}
     solution: Solution | None = None
-    for blur, references, count, factor, share in _STAGES:
-        prior: FlowSpline = FlowSpline(controls, (smooth[0], factor * smooth[1]))
+    for blur, references, count, share in _STAGES:
         A = EventWarp([thin(item, count) for item in items], references, _GRID)
         problem = Problem(A.measurements(), A, Contrast(blur=blur))
         if solution is not None and epipolar > 0:
@@ -175,7 +178,7 @@ def event_flow(
         solution = solve(
             problem,
             prior,
-            LBFGS(),
+            Adam(learning_rate=_RATE, iterate="average"),
             initial=start,
             max_iterations=max(1, round(share * iterations)),
             progress=progress,
@@ -183,7 +186,7 @@ def event_flow(
         )
         start = {"controls": solution.parameters["controls"]}
     assert solution is not None
-    return _result(recordings, items, problem, solution, prior, K)
+    return _result(recordings, items, problem, solution, prior, K, estimate.is_clear)
 
 
 def _check(items: list[Events], camera: Any) -> Tensor:
@@ -250,11 +253,12 @@ def _result(
     solution: Solution,
     prior: FlowSpline,
     K: Tensor,
+    is_clear: Tensor,
 ) -> EventFlow:
     A = EventWarp(items, _STAGES[-1][1], _GRID)
     durations = tuple(item.duration for item in items)
     names = [f"item {k}: " if len(items) > 1 else "" for k in range(len(items))]
-    solution, gain, notes = _determined(A, solution, names)
+    solution, gain, notes = _determined(A, solution, is_clear, names)
     motions = [_fit(A, solution.x, K, k) for k in range(len(items))]
     twists, flows = [], []
     refined: Tensor | None = None
@@ -283,7 +287,7 @@ def _result(
         flow=torch.stack(flows),
         twist=torch.stack(twists),
         status=solution.status,
-        notes=(*notes, *solution.notes),
+        notes=(*(note for item in items for note in item.notes), *notes, *solution.notes),
         solution=solution,
         operator=A,
         durations=durations,
@@ -294,7 +298,7 @@ def _result(
 
 
 def _determined(
-    A: EventWarp, solution: Solution, names: list[str]
+    A: EventWarp, solution: Solution, is_clear: Tensor, names: list[str]
 ) -> tuple[Solution, Tensor, list[str]]:
     """Return the solution without the part of the flow that the events leave open.
 
@@ -305,14 +309,17 @@ def _determined(
     with torch.no_grad():
         pictures = A(x)
         gain = (term.contrast(pictures) / term.contrast(A.measurements())).mean(1)
-    middle = gaussian_blur(pictures[:, 0, A.blocks // 2], 1.0)
+    middle = gaussian_blur(pictures[:, 0, A.blocks // 2], _PARALLEL_BLUR)
+    if A.margin:
+        # Outside of the sensor there are no events, and its border is no edge.
+        middle = middle[:, A.margin : -A.margin, A.margin : -A.margin]
     for k, (name, factor) in enumerate(zip(names, gain.tolist())):
-        if factor < _LEAST_GAIN:
+        if factor < _LEAST_GAIN or not bool(is_clear[k]):
             x[k], status[k] = 0.0, "undetermined"
             notes.append(
-                f"{name}warping raises the contrast of the events {factor:.2f}-fold only, so "
-                "nothing moves, or too little or too much for one slice, and the flow is 0; take "
-                "a longer or a shorter slice"
+                f"{name}warping raises the contrast of the events {factor:.2f}-fold, not clearly more "
+                "than that of events at random, so nothing moves, or too little or too much for one "
+                "slice, and the flow is 0; take a longer or a shorter slice"
             )
             continue
         # Structure tensor of the warped events: the mean of the outer products of its gradient.

@@ -92,13 +92,13 @@ class FlowTable(Table):
         (4, 5, 5), description="number of control points of the flow in time, rows and columns"
     )
     smooth: tuple[float, float] = Field(
-        (0.1, 1e-3),
+        (0.1, 1e-4),
         description="weights of second differences of the control points in time and in place",
     )
     epipolar: float = Field(
         0.05, ge=0, description="weight of the squared distances from the epipolar lines"
     )
-    iterations: int = Field(75, ge=3, description="number of iterations")
+    iterations: int = Field(120, ge=3, description="number of iterations")
 
 
 class EventScene(SceneTables):

@@ -24,12 +24,15 @@ _PIXELS_PER_EVENT = 4
 #: Mean length of the flow, in pixels, and contrast relative to still events, from which on the
 #: motion within a slice is clear. Events lie on whole pixels, so shorter paths have a direction and
 #: a length with errors of several percent.
-_CLEAR_LENGTH, _CLEAR_GAIN = 8.0, 1.05
+_CLEAR_LENGTH, _CLEAR_GAIN = 8.0, 1.1
+#: Gain of contrast of n events at random by their best affine flow, times the root of n.
+_RANDOM_GAIN = 4.0
 #: Flows tried at the start lie on a grid up to this share of the shorter side per duration.
-_REACH, _TRIED = 0.35, 11
+_REACH, _TRIED = 0.35, 15
 #: Shorter side of the pictures of coarse flows, pixels; their blur, in such pixels; number of
-#: reference times; events of the search and of the descent.
-_SIDE, _SEARCH_BLUR, _BLUR, _REFERENCES = 90, 3.0, 2.0, 5
+#: reference times; events of the search and of the descent. Under a wider blur, still events are the
+#: sharpest if they are few or their brightness changes slowly.
+_SIDE, _BLUR, _REFERENCES = 90, 1.5, 5
 _SEARCHED, _DESCENDED = 5_000, 20_000
 
 
@@ -41,11 +44,13 @@ class AffineEstimate:
         affine: numbers of `priors.AffineFlow`, ``(batch, 2, 3)``, pixels per duration.
         length: mean length of the flow at the events, pixels per duration, ``(batch,)``.
         gain: contrast of the warped events relative to still ones, ``(batch,)``.
+        is_clear: whether the gain is larger than that of as many events at random, ``(batch,)``.
     """
 
     affine: Tensor
     length: Tensor
     gain: Tensor
+    is_clear: Tensor
 
 
 def slice_by_motion(events: Events, most: int = MOST) -> Events:
@@ -68,7 +73,8 @@ def slice_by_motion(events: Events, most: int = MOST) -> Events:
         part = events[:count]
         if part.duration > 0:
             estimate = affine_estimate([part], iterations=10)
-            if float(estimate.length) >= _CLEAR_LENGTH and float(estimate.gain) >= _CLEAR_GAIN:
+            is_clear = bool(estimate.is_clear) and float(estimate.gain) >= _CLEAR_GAIN
+            if is_clear and float(estimate.length) >= _CLEAR_LENGTH:
                 return part
         count *= 2
     return events[:most]
@@ -79,7 +85,7 @@ def affine_estimate(items: list[Events], iterations: int, progress: bool = False
 
     Args:
         items: slices of one sensor.
-        iterations: number of iterations of L-BFGS from the best of 121 constant flows.
+        iterations: number of iterations of L-BFGS from the best of 225 constant flows.
         progress: show a progress bar.
     """
     scale = coarse_scale(items[0])
@@ -101,8 +107,13 @@ def affine_estimate(items: list[Events], iterations: int, progress: bool = False
     with torch.no_grad():
         gain = (term.contrast(A(solution.x)) / term.contrast(problem.y)).mean(1)
         lengths = A.flow_at(solution.x, A.places, A.times).norm(dim=-1) * A.weights
-    length = lengths.sum(1) / A.weights.sum(1)
-    return AffineEstimate(scale * solution.parameters["affine"], scale * length, gain)
+    count = A.weights.sum(1)
+    return AffineEstimate(
+        affine=scale * solution.parameters["affine"],
+        length=scale * lengths.sum(1) / count,
+        gain=gain,
+        is_clear=gain > 1 + _RANDOM_GAIN / count.sqrt(),
+    )
 
 
 def coarse_scale(events: Events) -> int:
@@ -132,7 +143,7 @@ def _best_constant_flow(items: list[Events]) -> Tensor:
     # An exhaustive search, because the contrast has many local maxima. One reference time is enough,
     # because a constant flow cannot let all events meet at one point.
     A = EventWarp(items, 1, (2, 2, 2))
-    y, term = A.measurements(), Contrast(blur=_SEARCH_BLUR)
+    y, term = A.measurements(), Contrast(blur=_BLUR)
     best = torch.full((len(items),), torch.inf)
     flow = torch.zeros(len(items), 2)
     speeds = torch.linspace(-_REACH, _REACH, _TRIED) * min(A.size)
