@@ -186,7 +186,8 @@ def _write_picture(path: Path, flow: EventFlow, inputs: Inputs) -> None:
 COMMAND = SceneCommand(
     description="Estimate the flow of the picture and the motion of the camera from a slice of a "
     "recording of an event camera:\nAEDAT4, Prophesee DAT and RAW (EVT2, EVT3), HDF5 of DSEC, MVSEC "
-    "or Prophesee, .npz, or text with lines t x y polarity.",
+    "or Prophesee, a ROS bag, .npz, or text with lines t x y polarity.\nThe slice ends where its "
+    "motion is clear.",
     positional={"FILE": "events.path"},
     options={
         "--camera": "camera.path",

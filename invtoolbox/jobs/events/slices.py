@@ -20,7 +20,7 @@ MOST = 200_000
 #: Fewer events determine no flow: the best contrast is then reached by moving them all to a point.
 FEWEST = 200
 #: Pixels per event of the first slice that is tried; each further one has twice as many events.
-_PIXELS_PER_EVENT = 4
+_PIXELS_PER_EVENT = 2
 #: Mean length of the flow, in pixels, and contrast relative to still events, from which on the
 #: motion within a slice is clear. Events lie on whole pixels, so shorter paths have a direction and
 #: a length with errors of several percent.
