@@ -28,13 +28,11 @@ from invtoolbox.solvers import Adam
 #: Grid of the flow between which it is linear, (times, rows, columns).
 _GRID = (5, 17, 17)
 #: Share of the iterations of the affine flow, and of each later stage: blur in pixels, number of
-#: reference times, largest number of events, and share of the iterations. More times keep the flow
-#: from bending at the ends of the slice.
-_AFFINE_SHARE = 0.2
-_STAGES = ((1.0, 5, 50_000, 0.4), (0.7, 9, 50_000, 0.4))
-#: Learning rate of these stages, pixels per duration. The contrast of few events has many small
-#: local maxima, over which Adam goes and in which L-BFGS stays.
-_RATE = 0.2
+#: reference times, largest number of events, learning rate in pixels per duration, and share of the
+#: iterations. More times keep the flow from bending at the ends of the slice. The contrast of few
+#: events has many small local maxima, over which Adam goes and in which L-BFGS stays.
+_AFFINE_SHARE = 0.15
+_STAGES = ((1.0, 5, 25_000, 0.3, 0.5), (0.7, 9, 50_000, 0.15, 0.35))
 #: Contrast of the warped events relative to still ones, below which nothing was found to move.
 _LEAST_GAIN = 1.1
 #: Smaller over larger eigenvalue of the structure tensor of the warped events, below which all edges
@@ -114,7 +112,7 @@ def event_flow(
     controls: tuple[int, int, int] = (4, 5, 5),
     smooth: tuple[float, float] = (0.1, 1e-4),
     epipolar: float = 0.05,
-    iterations: int = 120,
+    iterations: int = 200,
     most: int = MOST,
     progress: bool = False,
 ) -> EventFlow:
@@ -162,7 +160,7 @@ def event_flow(
     prior: FlowSpline = FlowSpline(controls, smooth)
     start = {"controls": spline_of_affine(estimate.affine, controls)}
     solution: Solution | None = None
-    for blur, references, count, share in _STAGES:
+    for blur, references, count, rate, share in _STAGES:
         A = EventWarp([thin(item, count) for item in items], references, _GRID)
         problem = Problem(A.measurements(), A, Contrast(blur=blur))
         if solution is not None and epipolar > 0:
@@ -178,7 +176,7 @@ def event_flow(
         solution = solve(
             problem,
             prior,
-            Adam(learning_rate=_RATE, iterate="average"),
+            Adam(learning_rate=rate, iterate="average"),
             initial=start,
             max_iterations=max(1, round(share * iterations)),
             progress=progress,

@@ -98,7 +98,7 @@ class FlowTable(Table):
     epipolar: float = Field(
         0.05, ge=0, description="weight of the squared distances from the epipolar lines"
     )
-    iterations: int = Field(120, ge=3, description="number of iterations")
+    iterations: int = Field(200, ge=3, description="number of iterations")
 
 
 class EventScene(SceneTables):
