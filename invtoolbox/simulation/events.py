@@ -125,7 +125,7 @@ def motions_of(twist: Tensor, times: Tensor) -> Tensor:
         times: times since the points were at rest, ``(N,)``.
 
     >>> motions_of(torch.tensor([0.0, 0, 1, 0, 0, 0]), torch.tensor([0.5]))[0, :3, 3]
-    tensor([-0.0000, -0.0000, -0.5000])
+    tensor([ 0.0000,  0.0000, -0.5000])
     """
     v, w = twist[:3], twist[3:]
     x, y, z = (-w).tolist()

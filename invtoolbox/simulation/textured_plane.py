@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -92,9 +94,8 @@ def simulate_textured_plane(
     inverse = _plane_in_camera(normal, motions_of(twist, at - duration / 2))
     nearness = (upright[number] * inverse).sum(1)
     flow = focal * motion_field(rays[number], twist, nearness)
-    events = Events.of(
-        *pixels[number].unbind(1), at, sign, size, source=f"simulated plane, seed {seed}"
-    )
+    x, y = pixels[number].unbind(1)
+    events = Events.of(x, y, at, sign, size, source=f"simulated plane, seed {seed}")
     middle = focal * motion_field(rays, twist, upright @ normal)
     return SimulatedEvents(events, flow, twist, K, middle.view(rows, columns, 2))
 
@@ -176,7 +177,7 @@ def _see_plane(
 
 
 def _crossings(
-    logarithms: object, times: Tensor, thresholds: Tensor
+    logarithms: Iterable[Tensor], times: Tensor, thresholds: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return pixel, time and sign of the events, in the order of time.
 
@@ -185,7 +186,7 @@ def _crossings(
     level: Tensor | None = None
     before: Tensor | None = None
     pieces: list[tuple[Tensor, Tensor, Tensor]] = []
-    for k, after in enumerate(logarithms):  # type: ignore[arg-type, var-annotated]
+    for k, after in enumerate(logarithms):
         if level is None or before is None:
             level, before = after.clone(), after
             continue

@@ -269,9 +269,11 @@ def _rectify(file: Path, events: Events) -> Events:
             f"{events.size[0]} and {events.size[1]}; use the map of the same camera"
         )
     column, row = events.places.long().unbind(1)
-    moved = torch.from_numpy(places[row.numpy(), column.numpy()].astype(np.float32))
-    inside = ((moved >= -0.5) & (moved <= moved.new_tensor([columns, rows]) - 0.5)).all(1)
-    return replace(events[inside], places=moved[inside], size=(rows, columns))
+    rectified = torch.from_numpy(places[row.numpy(), column.numpy()].astype(np.float32))
+    inside = ((rectified >= -0.5) & (rectified <= rectified.new_tensor([columns, rows]) - 0.5)).all(
+        1
+    )
+    return replace(events[inside], places=rectified[inside], size=(rows, columns))
 
 
 def _of_table(table: Any) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def slice_by_motion(events: Events, most: int = MOST) -> Events:
     >>> from invtoolbox.simulation import simulate_events
     >>> recording = simulate_events(seed=3, count=2000).events
     >>> slice_by_motion(recording)
-    Events(2,000 in 0.04999 s, 64 x 64 pixels)
+    Events(2,000 in 0.04996 s, 64 x 64 pixels)
     """
     count = max(FEWEST, events.size[0] * events.size[1] // _PIXELS_PER_EVENT)
     while 2 * count < len(events) and count < most:
