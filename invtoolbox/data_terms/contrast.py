@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Literal
 
@@ -10,6 +11,9 @@ from torch import Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.kernels.linear_map import linear_map
+from invtoolbox.kernels.native import REAL
+from invtoolbox.kernels.rendering.window_blur import blur_planes
 
 
 class Contrast(DataTerm):
@@ -78,14 +82,20 @@ def gaussian_blur(pictures: Tensor, std: float) -> Tensor:
     reach = int(3 * std + 0.5)
     if not reach:
         return pictures
-    # Shifted sums instead of a convolution, whose rounding depends on the size of the batch.
     taps = [math.exp(-0.5 * (k / std) ** 2) for k in range(-reach, reach + 1)]
+    window = torch.tensor(taps, dtype=torch.float64) / sum(taps)
+    if pictures.dtype in REAL:
+        # The window is even and zeros lie outside, so the blur is its own transpose.
+        blur = functools.partial(blur_planes, window=window)
+        return linear_map(pictures, lambda x: blur(x.contiguous()), lambda y: blur(y.contiguous()))
+    # Shifted sums instead of a convolution, whose rounding depends on the size of the batch.
     for axis in (-1, -2):
         length = pictures.shape[axis]
         padding = (reach, reach) if axis == -1 else (0, 0, reach, reach)
         wide = torch.nn.functional.pad(pictures, padding)
-        total = taps[0] / sum(taps) * wide.narrow(axis, 0, length)
-        for k, tap in enumerate(taps[1:], start=1):
-            total = torch.add(total, wide.narrow(axis, k, length), alpha=tap / sum(taps))
+        weights = window.tolist()
+        total = weights[0] * wide.narrow(axis, 0, length)
+        for k, weight in enumerate(weights[1:], start=1):
+            total = torch.add(total, wide.narrow(axis, k, length), alpha=weight)
         pictures = total
     return pictures

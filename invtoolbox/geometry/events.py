@@ -28,6 +28,7 @@ class Events:
         polarity: 1 for brighter and -1 for darker, ``(N,)`` int8.
         size: rows and columns of the sensor.
         source: path of the file, or another word on the origin.
+        notes: remarks on what the file leaves open, one sentence each.
 
     Raises:
         InputError: shapes do not fit, a value is not finite, an event lies outside of the sensor,
@@ -46,6 +47,7 @@ class Events:
     polarity: Tensor
     size: tuple[int, int]
     source: str = "events"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count, (rows, columns) = len(self.times), self.size
@@ -102,7 +104,7 @@ class Events:
             source: origin of the events, for messages.
         """
         column, row = (torch.as_tensor(numbers).to(torch.float32) for numbers in (x, y))
-        times = torch.as_tensor(t).to(torch.float64)
+        times = torch.as_tensor(t).to(torch.float64).contiguous()
         if column.ndim != 1 or column.shape != row.shape or column.shape != times.shape:
             raise InputError(
                 f"{source}: columns, rows and times of events differ in shape: "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.events import Events
+from invtoolbox.kernels.native import REAL
+from invtoolbox.kernels.points.event_votes import EventSet, vote, vote_gradient
 from invtoolbox.operators.base import Operator
 
 
@@ -96,7 +98,7 @@ class EventWarp(Operator):
     def measurements(self) -> Tensor:
         """Return the pictures of events that stay, ``(batch, 1, R, rows, columns)``."""
         with torch.no_grad():
-            return self._vote(self.places[:, None].expand(-1, len(self.references), -1, -1))
+            return self._forward(self.places.new_zeros(len(self.places), *self.domain_shape))
 
     def flow_at(self, x: Tensor, places: Tensor, times: Tensor) -> Tensor:
         """Return the flow x at places ``(batch, n, 2)`` and times ``(batch, n)``."""
@@ -141,6 +143,14 @@ class EventWarp(Operator):
         return places[:, None] + span[..., None] * middle.view_as(halfway)
 
     def _forward(self, x: Tensor) -> Tensor:
+        tensors = (self.places, self.times, self.weights)
+        if x.is_cuda or x.dtype not in REAL or any(t.requires_grad for t in tensors):
+            return self._compose(x)
+        events = EventSet(*tensors, self.references, self.size, self.margin)
+        return _Votes.apply(x, events, self._compose)[:, None]
+
+    def _compose(self, x: Tensor) -> Tensor:
+        """Return the pictures by operations of torch, with derivatives of any order."""
         return self._vote(self.move(x))
 
     def _vote(self, places: Tensor) -> Tensor:
@@ -182,3 +192,53 @@ class EventWarp(Operator):
 
     def __repr__(self) -> str:
         return f"EventWarp({self.places.shape[1]:,} events, {len(self.references)} times)"
+
+
+class _Votes(torch.autograd.Function):
+    """Pictures by the kernels; derivatives of higher order and in forward mode by torch."""
+
+    @staticmethod
+    def forward(x: Tensor, events: EventSet, compose: Callable[[Tensor], Tensor]) -> Tensor:
+        return vote(events, x.detach())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.events, ctx.compose = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        return _VotesGradient.apply(x, gradients[0], ctx.events, ctx.compose), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.func.jvp(ctx.compose, (x,), (tangents[0],))[1][:, 0]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[Any, ...], x: Tensor, *settings: Any) -> tuple[Tensor, int]:
+        return torch.stack([_Votes.apply(one, *settings) for one in x.unbind(in_dims[0])]), 0
+
+
+class _VotesGradient(torch.autograd.Function):
+    """Derivative of `_Votes` in the flow, whose own derivatives are those of torch."""
+
+    @staticmethod
+    def forward(
+        x: Tensor, pictures: Tensor, events: EventSet, compose: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        return vote_gradient(events, x.detach(), pictures)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, pictures, _, ctx.compose = inputs
+        ctx.save_for_backward(x, pictures)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        def pull(x: Tensor, pictures: Tensor) -> Tensor:
+            return torch.func.vjp(ctx.compose, x)[1](pictures[:, None])[0]  # type: ignore[no-any-return]
+
+        return *torch.func.vjp(pull, *ctx.saved_tensors)[1](gradients[0]), None, None

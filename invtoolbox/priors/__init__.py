@@ -32,6 +32,7 @@ from invtoolbox.priors.images.total_generalized_variation import TotalGeneralize
 from invtoolbox.priors.images.total_variation import HuberTV, TotalVariation
 from invtoolbox.priors.images.tubal_nuclear_norm import TubalNuclearNorm
 from invtoolbox.priors.images.two_level import TwoLevel
+from invtoolbox.priors.implicit.affine_flow import AffineFlow
 from invtoolbox.priors.implicit.affine_map import AffineMap
 from invtoolbox.priors.implicit.bones import Bones
 from invtoolbox.priors.implicit.compressive_autoencoder import CompressiveAutoencoder
@@ -105,6 +106,7 @@ __all__ = [
     "L1",
     "AccelerationLimit",
     "AdaptivePrior",
+    "AffineFlow",
     "AffineMap",
     "AlongField",
     "AsIsometricAsPossible",

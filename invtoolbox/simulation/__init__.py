@@ -6,6 +6,7 @@ from invtoolbox.simulation.events import SimulatedEvents, simulate_events
 from invtoolbox.simulation.lidar import SimulatedSequence, SpinningLidar, street
 from invtoolbox.simulation.propagation import propagate, x_ray_wavelength
 from invtoolbox.simulation.spectrum import Spectrum, attenuation, simulate_counts, tube_spectrum
+from invtoolbox.simulation.textured_plane import simulate_textured_plane
 from invtoolbox.simulation.town import random_town
 from invtoolbox.simulation.wavelets import ricker
 from invtoolbox.simulation.world import Street
@@ -22,6 +23,7 @@ __all__ = [
     "ricker",
     "simulate_counts",
     "simulate_events",
+    "simulate_textured_plane",
     "street",
     "tube_spectrum",
     "x_ray_wavelength",

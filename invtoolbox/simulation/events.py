@@ -117,15 +117,28 @@ def _rays(places: Tensor, K: Tensor) -> Tensor:
     return (places - K[:2, 2]) / K.diagonal()[:2]
 
 
-def _see(points: Tensor, times: Tensor, twist: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
-    """Return places and flow, in pixels, of points that move with ``dX/dt = -v - w x X``."""
+def motions_of(twist: Tensor, times: Tensor) -> Tensor:
+    """Return the motions of points in a camera, ``dX/dt = -v - w x X``, ``(N, 4, 4)``.
+
+    Args:
+        twist: velocity v, then rate of rotation w, ``(6,)``, per unit of time.
+        times: times since the points were at rest, ``(N,)``.
+
+    >>> motions_of(torch.tensor([0.0, 0, 1, 0, 0, 0]), torch.tensor([0.5]))[0, :3, 3]
+    tensor([ 0.0000,  0.0000, -0.5000])
+    """
     v, w = twist[:3], twist[3:]
     x, y, z = (-w).tolist()
-    generator = torch.zeros(4, 4, dtype=torch.float64)
-    generator[:3, :3] = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
+    generator = twist.new_zeros(4, 4)
+    generator[:3, :3] = twist.new_tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     generator[:3, 3] = -v
     # A constant twist: X(t) = exp(t [[-[w]_x, -v], [0, 0]]) X(0).
-    motion = torch.linalg.matrix_exp(generator * times[:, None, None])
+    return torch.linalg.matrix_exp(generator * times[:, None, None])
+
+
+def _see(points: Tensor, times: Tensor, twist: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
+    """Return places and flow, in pixels, of points that move with ``dX/dt = -v - w x X``."""
+    motion = motions_of(twist, times)
     local = (motion[:, :3, :3] @ points[..., None]).squeeze(-1) + motion[:, :3, 3]
     rays = local[:, :2] / local[:, 2:]
     flow = motion_field(rays, twist, 1 / local[:, 2])

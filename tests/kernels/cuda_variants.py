@@ -29,6 +29,8 @@ CPU_ONLY = {
     "grids/grid_solve.cpp",
     "grids/gridding_gather.cpp",
     "grids/gridding_scatter.cpp",
+    "points/event_votes.cpp",
+    "points/event_votes_gradient.cpp",
     "rendering/splat_binning_count.cpp",
     "rendering/splat_binning_sort.cpp",
     "rendering/splat_compositing_tile.cpp",

@@ -8,7 +8,8 @@ import torch
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.epipolar import motion_field
-from invtoolbox.priors import CameraFlow, FlowSpline
+from invtoolbox.priors import AffineFlow, CameraFlow, FlowSpline
+from invtoolbox.priors.implicit.affine_flow import spline_of_affine
 from invtoolbox.priors.implicit.flow_spline import sample_spline
 from tests.operators.test_event_warp import drawn
 
@@ -61,3 +62,17 @@ def test_bad_settings_are_refused() -> None:
     image = it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4)))
     with pytest.raises(InputError, match=r"use it.operators.EventWarp"):
         FlowSpline().prepare(image, it.solve)
+
+
+def test_an_affine_flow_is_that_of_its_control_points() -> None:
+    prior = AffineFlow()
+    it.testing.check_prior(prior, torch.zeros(2, 1), problem=problem())
+    with pytest.raises(InputError, match=r"use it.operators.EventWarp"):
+        prior.prepare(it.Problem(torch.ones(1, 1, 4), it.operators.Identity((1, 4))), it.solve)
+    affine = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(1))
+    flow = prior.prepare(problem(), it.solve).decode({"affine": affine})
+    controls = (4, 5, 7)
+    spline = FlowSpline(controls).prepare(problem(), it.solve)
+    points = {"controls": spline_of_affine(affine, controls)}
+    assert torch.allclose(spline.decode(points), flow, atol=1e-5)
+    assert float(spline.energy(points, None).max()) < 1e-10

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from invtoolbox.core.checks import open_arrays, reading, require_plausible
 from invtoolbox.core.environment import optional_package
@@ -23,15 +25,25 @@ _ALIASES = {
 }
 
 
-def read_hdf5_events(path: str | Path) -> Events:
-    """Read events of an HDF5 file in the layout of DSEC, MVSEC or Prophesee.
+def read_hdf5_events(
+    path: str | Path,
+    start: float | None = None,
+    duration: float | None = None,
+    count: int | None = None,
+) -> Events:
+    """Read events of an HDF5 file in the layout of DSEC, MVSEC or Prophesee, or a part of them.
 
     DSEC has arrays ``events/x``, ``y``, ``t`` and ``p`` with microseconds after ``t_offset``. MVSEC
     has one table ``davis/left/events`` with the columns x, y, t and p, in seconds. Prophesee has
-    records ``CD/events``. Whole numbers are microseconds, other numbers seconds.
+    records ``CD/events``. Whole numbers are microseconds, other numbers seconds. Only the part is
+    read from the file. If a file `rectify_map.h5` of DSEC lies next to a file with ``ms_to_idx``, the
+    events are rectified, and those that leave the sensor are dropped.
 
     Args:
         path: path of the file.
+        start: seconds after the first event from which on events are read.
+        duration: seconds after ``start`` until which events are read.
+        count: largest number of events.
 
     Raises:
         InputError: the file is damaged, or has no events in one of these layouts.
@@ -41,11 +53,14 @@ def read_hdf5_events(path: str | Path) -> Events:
     with reading(path, "HDF5") as file, open_hdf5(file) as content:
         for group in _PLACES:
             node = content.get(group) if group else content
-            columns = None if node is None else _columns(file, node)
-            if columns is not None:
-                offset = content.get("t_offset")
-                late = 0 if offset is None or offset.shape != () else int(offset[()])
-                return _events(file, columns, late)
+            if node is None or not _holds_events(node):
+                continue
+            first, last = _part(content, node, start, duration, count)
+            columns = _columns(file, node, slice(first, last))
+            offset = content.get("t_offset")
+            late = 0 if offset is None or offset.shape != () else int(offset[()])
+            events = _events(file, columns, late)
+            return _rectify(file, events) if "ms_to_idx" in content else events
         raise InputError(
             f"no events: none of {', '.join(filter(None, _PLACES))} holds x, y, t and p (the root "
             f"holds {', '.join(list(content)[:8]) or 'nothing'})"
@@ -89,17 +104,16 @@ def read_text_events(path: str | Path) -> Events:
         path: path of the file.
 
     Raises:
-        InputError: a line holds no four numbers.
+        InputError: a line holds neither four numbers, nor three, without the polarity.
     """
     with reading(path, "text") as file:
         with file.open("rb") as stream:
             lines = [line for line in stream.read().decode("ascii").splitlines() if line.strip()]
         separator = "," if any("," in line for line in lines[:20]) else None
         table = np.loadtxt(lines, delimiter=separator, ndmin=2)
-        if table.shape[1] != 4:
+        if table.shape[1] not in (3, 4):
             raise InputError(f"its lines hold {table.shape[1]} numbers, and events have t, x, y, p")
-        t, x, y, p = table.T
-        return _events(file, {"x": x, "y": y, "t": t, "p": p}, 0)
+        return _events(file, dict(zip("txyp", table.T)), 0)
 
 
 def write_events(path: str | Path, events: Events, overwrite: bool = False) -> Path:
@@ -138,25 +152,90 @@ def write_events(path: str | Path, events: Events, overwrite: bool = False) -> P
     return file
 
 
-def _columns(file: Path, node: Any) -> dict[str, Any] | None:
-    """Return the arrays x, y, t and p of a group, of a table or of records."""
+def _holds_events(node: Any) -> bool:
+    """Return whether a group has arrays x, y and t, or a table or records hold entries."""
     import h5py
 
     if isinstance(node, h5py.Group):
         names = _names_of_columns(node)
-        if names is None or not all(isinstance(node.get(n), h5py.Dataset) for n in names.values()):
-            return None
-        datasets = {key: node[name] for key, name in names.items()}
-        for dataset in datasets.values():
-            require_plausible(file, dataset.shape, dataset.dtype)
-        return {key: _load(dataset) for key, dataset in datasets.items()}
-    if not isinstance(node, h5py.Dataset) or not node.size:
-        return None
-    require_plausible(file, node.shape, node.dtype)
-    return _of_table(_load(node))
+        return names is not None and all(
+            isinstance(node.get(name), h5py.Dataset) for name in names.values()
+        )
+    return isinstance(node, h5py.Dataset) and bool(node.size)
 
 
-def _load(dataset: Any) -> Any:
+def _part(
+    content: Any, node: Any, start: float | None, duration: float | None, count: int | None
+) -> tuple[int, int]:
+    """Return the numbers of the first event of a part and of the one behind its last event."""
+    import h5py
+
+    if isinstance(node, h5py.Group):
+        times = node[(_names_of_columns(node) or {})["t"]]
+    else:
+        times = node
+    total, first, last = len(times), 0, len(times)
+    if total and (start is not None or duration is not None):
+        _require_filters(times)
+        begin = _time(times, 0) + (start or 0.0)
+        milliseconds = content.get("ms_to_idx") if isinstance(node, h5py.Group) else None
+        first = _first_from(times, begin, milliseconds)
+        if duration is not None:
+            last = _first_from(times, begin + duration, milliseconds)
+        if first >= last:
+            raise InputError(
+                f"no events from {start or 0:g} s on for "
+                f"{'ever' if duration is None else f'{duration:g} s'}; the recording takes "
+                f"{_time(times, total - 1) - _time(times, 0):g} s"
+            )
+    return first, last if count is None else min(last, first + count)
+
+
+def _time(times: Any, index: int) -> float:
+    """Return the time of one event of an array, of records or of a table, in seconds."""
+    entry = times[index]
+    if times.dtype.names:
+        entry = entry[(_names_of_columns(times.dtype.names) or {}).get("t", times.dtype.names[0])]
+    elif times.ndim == 2:
+        entry = entry[2]
+    number = np.asarray(entry)
+    return float(number) * (1e-6 if number.dtype.kind in "iu" else 1.0)
+
+
+def _first_from(times: Any, begin: float, milliseconds: Any) -> int:
+    """Return the number of the first event at or after a time, by halving."""
+    low, high = 0, len(times)
+    # Entry k of the index of DSEC is the first event from millisecond k on.
+    millisecond = int(1e3 * begin)
+    if milliseconds is not None and 0 <= millisecond < len(milliseconds):
+        low = min(int(milliseconds[millisecond]), high)
+        if millisecond + 1 < len(milliseconds):
+            high = min(int(milliseconds[millisecond + 1]) + 1, high)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if _time(times, middle) < begin else (low, middle)
+    return low
+
+
+def _columns(file: Path, node: Any, part: slice) -> dict[str, Any]:
+    """Return a part of the arrays x, y, t and p of a group, of a table or of records."""
+    import h5py
+
+    if isinstance(node, h5py.Group):
+        datasets = {key: node[name] for key, name in (_names_of_columns(node) or {}).items()}
+        return {key: _load(file, dataset, part) for key, dataset in datasets.items()}
+    return _of_table(_load(file, node, part))
+
+
+def _load(file: Path, dataset: Any, part: slice) -> Any:
+    _require_filters(dataset)
+    length = len(range(*part.indices(len(dataset))))
+    require_plausible(file, (length, *dataset.shape[1:]), dataset.dtype)
+    return dataset[part]
+
+
+def _require_filters(dataset: Any) -> None:
+    """Refuse a dataset whose compression cannot be undone, with the extra that undoes it."""
     from h5py import h5z
 
     filters = dataset.id.get_create_plist()
@@ -165,7 +244,36 @@ def _load(dataset: Any) -> Any:
         # Its import registers the filters: Blosc of DSEC, ECF of Prophesee.
         need = f"{dataset.name} is compressed, and hdf5plugin, which decompresses it, is not"
         optional_package("hdf5plugin", f"{need} installed;", "events")
-    return dataset[()]
+
+
+def _rectify(file: Path, events: Events) -> Events:
+    """Move events of DSEC to where a rectified camera sees them, if the map lies next to them."""
+    neighbour = file.with_name("rectify_map.h5")
+    if not neighbour.is_file():
+        return replace(
+            events,
+            notes=(
+                *events.notes,
+                "rectify_map.h5 does not lie next to the events, so they are as the lens shows them",
+            ),
+        )
+    with reading(neighbour, "HDF5") as path, open_hdf5(path) as content:
+        dataset = content.get("rectify_map")
+        if dataset is None or dataset.ndim != 3 or dataset.shape[2] != 2:
+            raise InputError("it holds no array rectify_map of (rows, columns, 2)")
+        places = _load(path, dataset, slice(None))
+    rows, columns = places.shape[:2]
+    if events.size[0] > rows or events.size[1] > columns:
+        raise InputError(
+            f"{neighbour} is a map of {rows} rows and {columns} columns, and the events lie on "
+            f"{events.size[0]} and {events.size[1]}; use the map of the same camera"
+        )
+    column, row = events.places.long().unbind(1)
+    rectified = torch.from_numpy(places[row.numpy(), column.numpy()].astype(np.float32))
+    inside = ((rectified >= -0.5) & (rectified <= rectified.new_tensor([columns, rows]) - 0.5)).all(
+        1
+    )
+    return replace(events[inside], places=rectified[inside], size=(rows, columns))
 
 
 def _of_table(table: Any) -> dict[str, Any]:
@@ -174,7 +282,7 @@ def _of_table(table: Any) -> dict[str, Any]:
         if names is None:
             raise InputError(f"its records have the fields {', '.join(table.dtype.names)}")
         return {key: table[name] for key, name in names.items()}
-    if table.ndim != 2 or table.shape[1] != 4 or table.dtype.kind not in "iuf":
+    if table.ndim != 2 or table.shape[1] not in (3, 4) or table.dtype.kind not in "iuf":
         raise InputError(f"events are numbers (N, 4), x, y, t and p; got {table.shape}")
     return dict(zip("xytp", table.T))
 
@@ -203,4 +311,8 @@ def _events(
     sides = None if size is None else (int(size[0]), int(size[1]))
     x, y = (arrays[key].astype(np.float32) for key in "xy")
     sign = arrays["p"].astype(np.float32) if "p" in arrays else None
-    return Events.of(x, y, seconds.astype(np.float64), sign, sides, source=str(file))
+    events = Events.of(x, y, seconds.astype(np.float64), sign, sides, source=str(file))
+    if sign is not None:
+        return events
+    note = f"{file} holds no polarity, so all events count as brighter; their flow does not need it"
+    return replace(events, notes=(note,))

@@ -50,6 +50,7 @@ _DRIVERS = {
     "PacketMsg": "play it with `ros2 launch ouster_ros replay.launch.xml` and record /ouster/points",
     "CustomMsg": "play it with livox_to_pointcloud2 and record its clouds",
     "HesaiScan": "play it with nebula or hesai_ros_driver and record the clouds",
+    "EventArray": "read the events of a camera by `it.datasets.read_events`",
     "LaserScan": "a line of a plane has no scene flow; record the clouds of a lidar of several lines",
 }
 
@@ -261,7 +262,8 @@ def _ros(module: str) -> Any:
     return optional_package(module, "ROS and MCAP recordings need rosbags and mcap;", "ros")
 
 
-def _reader(path: Path) -> Any:
+def open_bag(path: Path) -> Any:
+    """Return a reader of a ROS 1 bag or of the folder of a ROS 2 bag, to be opened by `with`."""
     stores = _ros("rosbags.typesys")
     store = stores.get_typestore(stores.Stores.LATEST)
     return _ros("rosbags.highlevel").AnyReader([path], default_typestore=store)
@@ -270,7 +272,7 @@ def _reader(path: Path) -> Any:
 def _topics(path: Path) -> dict[str, str]:
     """Return the type of the messages of every topic, in the words of ROS 2."""
     if path.suffix.lower() != ".mcap" or path.is_dir():
-        with _reader(path) as reader:
+        with open_bag(path) as reader:
             return {connection.topic: connection.msgtype for connection in reader.connections}
     with Bounded(path) as stream:
         summary = _ros("mcap.reader").make_reader(stream).get_summary()
@@ -290,7 +292,7 @@ def _messages(
 ) -> Iterator[tuple[str, int, Callable[[], Any]]]:
     """Yield topic and time, in nanoseconds, of every message, and a function that decodes it."""
     if path.suffix.lower() != ".mcap" or path.is_dir():
-        with _reader(path) as reader:
+        with open_bag(path) as reader:
             chosen = [c for c in reader.connections if c.topic in topics]
             for connection, time, raw in reader.messages(chosen, start=start):
                 decode = functools.partial(reader.deserialize, raw, connection.msgtype)

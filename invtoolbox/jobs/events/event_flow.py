@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms import Contrast
+from invtoolbox.data_terms.contrast import gaussian_blur
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.epipolar import CameraMotion, camera_motion
 from invtoolbox.geometry.events import Events
+from invtoolbox.jobs.events.slices import FEWEST, MOST, affine_estimate, slice_by_motion, thin
 from invtoolbox.jobs.normals.checks import check_intrinsics
 from invtoolbox.operators import EventWarp
 from invtoolbox.priors import CameraFlow, FlowSpline
+from invtoolbox.priors.implicit.affine_flow import spline_of_affine
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 from invtoolbox.solvers import Adam
 
-#: Fewer events determine no flow: the best contrast is then reached by moving them all to a point.
-FEWEST = 200
 #: Grid of the flow between which it is linear, (times, rows, columns).
 _GRID = (5, 17, 17)
-#: Blur in pixels, number of reference times, learning rate, and share of the iterations of each
-#: stage. More times keep the flow from bending at the ends of the slice.
-_STAGES = ((2.0, 5, 0.3, 0.25), (1.0, 9, 0.3, 0.4), (0.7, 9, 0.15, 0.35))
-#: Flows tried at the start lie on a grid up to this share of the shorter side per duration.
-_REACH, _TRIED = 0.35, 11
+#: Share of the iterations of the affine flow, and of each later stage: blur in pixels, number of
+#: reference times, largest number of events, learning rate in pixels per duration, and share of the
+#: iterations. More times keep the flow from bending at the ends of the slice. The contrast of few
+#: events has many small local maxima, over which Adam goes and in which L-BFGS stays.
+_AFFINE_SHARE = 0.15
+_STAGES = ((1.0, 5, 25_000, 0.3, 0.5), (0.7, 9, 50_000, 0.15, 0.35))
 #: Contrast of the warped events relative to still ones, below which nothing was found to move.
 _LEAST_GAIN = 1.1
+#: Smaller over larger eigenvalue of the structure tensor of the warped events, below which all edges
+#: are parallel, so that the motion along them leaves no trace, and the blur of their picture, pixels.
+_PARALLEL, _PARALLEL_BLUR = 0.1, 2.0
 #: Error of the flow relative to its root mean square, within which a rotation may explain it.
 _ACCURACY = 0.25
 
@@ -46,13 +52,17 @@ class EventFlow:
         twist: velocity v of the camera, of unit length, and its rate of rotation w in radians per
             second, both in its own frame, at K times from the first event to the last one,
             ``(batch, K, 6)``; v is 0 if the camera only turns. The length of v is not determined.
-        status: status of each item, of the last stage.
+        status: status of each item, of the last stage; "undetermined" if warping hardly raises the
+            contrast, so that the flow is 0, or if all edges are parallel, so that the flow is the
+            part across them.
         notes: remarks, one sentence each.
         solution: solution of the last stage; its x is the flow on the grid of `operators.EventWarp`
             in pixels per duration.
-        operator: the operator of the last stage.
-        durations: duration of the events of each item, seconds.
+        operator: pictures of all events of the slices.
+        durations: duration of the slice of each item, seconds.
         gain: contrast of the warped events relative to still ones, ``(batch,)``.
+        slices: the events that were used, of each item.
+        recordings: the events that were given, of each item.
     """
 
     flow: Tensor
@@ -63,17 +73,22 @@ class EventFlow:
     operator: EventWarp
     durations: tuple[float, ...]
     gain: Tensor
+    slices: tuple[Events, ...]
+    recordings: tuple[Events, ...]
 
     def at_events(self, item: int = 0) -> Tensor:
-        """Return the flow at every event of an item, ``(N, 2)``, pixels per second.
+        """Return the flow at every given event of an item, ``(N, 2)``, pixels per second.
+
+        After the slice, the flow stays as at its end.
 
         Args:
             item: number of the item.
         """
-        A = self.operator.select(torch.tensor([item])) if self.operator.items else self.operator
+        recording, begin = self.recordings[item], float(self.slices[item].times[0])
+        times = ((recording.times - begin) / self.durations[item]).float()
         x = self.solution.x[item : item + 1]
-        count = int(A.weights[0].sum())
-        return A.flow_at(x, A.places, A.times)[0, :count] / self.durations[item]
+        places = recording.places.to(x)
+        return self.operator.flow_at(x, places[None], times.to(x)[None])[0] / self.durations[item]
 
     def pictures(self) -> tuple[Tensor, Tensor]:
         """Return the pictures of still and of warped events, ``(batch, rows, columns)`` each.
@@ -97,20 +112,23 @@ def event_flow(
     controls: tuple[int, int, int] = (4, 5, 5),
     smooth: tuple[float, float] = (0.1, 1e-4),
     epipolar: float = 0.05,
-    iterations: int = 240,
+    iterations: int = 200,
+    most: int = MOST,
     progress: bool = False,
 ) -> EventFlow:
-    r"""Estimate the flow of the picture and the motion of the camera from a slice of events.
+    r"""Estimate the flow of the picture and the motion of the camera from the events of a camera.
 
-    The flow, a spline in time and place, maximizes the contrast of pictures of the events that it
-    carries to several times (`operators.EventWarp`, `data_terms.Contrast`). The best of 121
-    constant flows is the start, and the blur of the pictures falls from 2 to 0.7 pixels. The motion
-    of the camera is fitted to the flow (`geometry.camera_motion`), and both are then refined
-    together under the epipolar constraint (`priors.CameraFlow`).
+    Of a recording, the first slice is taken in which the motion is clear (`slice_by_motion`); a
+    shorter one is taken as it is. The flow, a spline in time and place, maximizes the contrast of
+    pictures of the events that it carries to several times (`operators.EventWarp`,
+    `data_terms.Contrast`). The start is an affine flow, found from the best of 225 constant flows in
+    coarse pictures of few events. The motion of the camera is fitted to the flow
+    (`geometry.camera_motion`), and both are then refined together under the epipolar constraint
+    (`priors.CameraFlow`).
 
     Args:
-        events: events of a short time in which the picture moves by a few pixels up to a third of
-            its side, 5,000 to 50,000 of them; or a list of such slices of one sensor, a batch.
+        events: a recording, or a slice in which the picture moves by a few pixels up to a third of
+            its side; or a list of them of one sensor, a batch.
         camera: matrix of the intrinsics ``(3, 3)``, pixels, with the centre of the first pixel at
             (0, 0). Events of a lens with distortion are undistorted first
             (``events.undistort(K, lens)``).
@@ -119,6 +137,7 @@ def event_flow(
         epipolar: weight of the squared distances from the epipolar lines; 0 leaves the flow alone,
             and the motion of the camera is fitted to it.
         iterations: number of iterations of all stages together.
+        most: largest number of events of the slice.
         progress: show a progress bar.
 
     Raises:
@@ -131,17 +150,20 @@ def event_flow(
     >>> found.flow.shape, found.twist.shape
     (torch.Size([1, 64, 64, 2]), torch.Size([1, 5, 6]))
     """
-    items = [events] if isinstance(events, Events) else list(events)
-    K = _check(items, camera)
-    # Maximize the contrast of the warped events, coarse to fine in the blur of their pictures. The
-    # last stage, if it has an epipolar term, finds flow and twist together.
+    recordings = [events] if isinstance(events, Events) else list(events)
+    K = _check(recordings, camera)
+    check_range("event_flow", f"[{FEWEST}, inf)", most=most)
+    items = [slice_by_motion(recording, most) for recording in recordings]
+    # Maximize the contrast of the warped events, coarse to fine. The last stage, if it has an
+    # epipolar term, finds flow and twist together.
+    estimate = affine_estimate(items, max(1, round(_AFFINE_SHARE * iterations)), progress)
     prior: FlowSpline = FlowSpline(controls, smooth)
-    start = {"controls": _first_flow(items, controls)}
+    start = {"controls": spline_of_affine(estimate.affine, controls)}
     solution: Solution | None = None
-    for stage, (blur, references, rate, share) in enumerate(_STAGES):
-        A = EventWarp(items, references, _GRID)
+    for blur, references, count, rate, share in _STAGES:
+        A = EventWarp([thin(item, count) for item in items], references, _GRID)
         problem = Problem(A.measurements(), A, Contrast(blur=blur))
-        if solution is not None and stage == len(_STAGES) - 1 and epipolar > 0:
+        if solution is not None and epipolar > 0:
             motions = [_fit(A, solution.x, K, k) for k in range(len(items))]
             prior = CameraFlow(
                 controls,
@@ -162,8 +184,7 @@ def event_flow(
         )
         start = {"controls": solution.parameters["controls"]}
     assert solution is not None
-    motions = [_fit(A, solution.x, K, k) for k in range(len(items))]
-    return _result(items, A, problem, solution, prior, motions)
+    return _result(recordings, items, problem, solution, prior, K, estimate.is_clear)
 
 
 def _check(items: list[Events], camera: Any) -> Tensor:
@@ -197,24 +218,6 @@ def _check(items: list[Events], camera: Any) -> Tensor:
     return K
 
 
-def _first_flow(items: list[Events], controls: tuple[int, int, int]) -> Tensor:
-    """Return control points of the best constant flow of each item."""
-    # An exhaustive search, because the contrast has many local maxima. One reference time is enough,
-    # because a constant flow cannot let all events meet at one point.
-    A = EventWarp(items, 1, (2, 2, 2))
-    y, term = A.measurements(), Contrast(blur=3.0)
-    best = torch.full((len(items),), torch.inf)
-    flow = torch.zeros(len(items), 2)
-    speeds = torch.linspace(-_REACH, _REACH, _TRIED) * min(A.size)
-    for velocity in torch.cartesian_prod(speeds, speeds):
-        x = velocity.view(1, 2, 1, 1, 1).expand(len(items), *A.domain_shape)
-        misfit = term.value(A(x), y)
-        is_better = misfit < best
-        best = torch.where(is_better, misfit, best)
-        flow = torch.where(is_better[:, None], velocity, flow)
-    return flow[:, :, None, None, None].repeat(1, 1, *controls)
-
-
 def _fit(A: EventWarp, x: Tensor, K: Tensor, item: int) -> CameraMotion:
     """Fit the motion of the camera, per duration, to the flow in the middle of the time."""
     places, flow = _flow_in_the_middle(A, x[item : item + 1], max(1, min(A.size) // 24))
@@ -242,16 +245,20 @@ def _ahead_if_unknown(motion: CameraMotion) -> Tensor:
 
 
 def _result(
+    recordings: list[Events],
     items: list[Events],
-    A: EventWarp,
     problem: Problem,
     solution: Solution,
     prior: FlowSpline,
-    motions: list[CameraMotion],
+    K: Tensor,
+    is_clear: Tensor,
 ) -> EventFlow:
+    A = EventWarp(items, _STAGES[-1][1], _GRID)
     durations = tuple(item.duration for item in items)
     names = [f"item {k}: " if len(items) > 1 else "" for k in range(len(items))]
-    twists, flows, notes = [], [], []
+    solution, gain, notes = _determined(A, solution, is_clear, names)
+    motions = [_fit(A, solution.x, K, k) for k in range(len(items))]
+    twists, flows = [], []
     refined: Tensor | None = None
     if isinstance(prior, CameraFlow):
         refined = prior.prepare(problem, solve).twists(solution.parameters, _GRID[0])
@@ -263,29 +270,68 @@ def _result(
             twist = refined[k]
         # From per duration to per second; the velocity keeps its unit length.
         twists.append(torch.cat([twist[:, :3], twist[:, 3:] / duration], 1))
-        if motion.turns_only:
+        if motion.turns_only and bool(solution.x[k].any()):
             notes.append(
                 f"{names[k]}a rotation explains the flow to within its errors, so the velocity of "
                 "the camera is not determined and is 0"
             )
-    term = Contrast(blur=1.0)
-    with torch.no_grad():
-        ratio = term.contrast(A(solution.x)) / term.contrast(problem.y)
-    gain = ratio.mean(1)
-    for name, factor in zip(names, gain.tolist()):
-        if factor < _LEAST_GAIN:
+        if len(recordings[k]) > len(items[k]):
             notes.append(
-                f"{name}warping raises the contrast of the "
-                f"events {factor:.2f}-fold only, so nothing moves, or too little or too much for "
-                "one slice; take a longer or a shorter one"
+                f"{names[k]}the slice holds the first {len(items[k]):,} of "
+                f"{len(recordings[k]):,} events, {duration:.4g} s, in which the motion is clear; "
+                "cut the recording to choose another slice"
             )
     return EventFlow(
         flow=torch.stack(flows),
         twist=torch.stack(twists),
         status=solution.status,
-        notes=(*notes, *solution.notes),
+        notes=(*(note for item in items for note in item.notes), *notes, *solution.notes),
         solution=solution,
         operator=A,
         durations=durations,
         gain=gain,
+        slices=tuple(items),
+        recordings=tuple(recordings),
     )
+
+
+def _determined(
+    A: EventWarp, solution: Solution, is_clear: Tensor, names: list[str]
+) -> tuple[Solution, Tensor, list[str]]:
+    """Return the solution without the part of the flow that the events leave open.
+
+    Also return the contrast of the warped events relative to still ones, ``(batch,)``, and notes.
+    """
+    x, notes, status = solution.x.clone(), [], list(solution.status)
+    term = Contrast(blur=1.0)
+    with torch.no_grad():
+        pictures = A(x)
+        gain = (term.contrast(pictures) / term.contrast(A.measurements())).mean(1)
+    middle = gaussian_blur(pictures[:, 0, A.blocks // 2], _PARALLEL_BLUR)
+    if A.margin:
+        # Outside of the sensor there are no events, and its border is no edge.
+        middle = middle[:, A.margin : -A.margin, A.margin : -A.margin]
+    for k, (name, factor) in enumerate(zip(names, gain.tolist())):
+        if factor < _LEAST_GAIN or not bool(is_clear[k]):
+            x[k], status[k] = 0.0, "undetermined"
+            notes.append(
+                f"{name}warping raises the contrast of the events {factor:.2f}-fold, not clearly more "
+                "than that of events at random, so nothing moves, or too little or too much for one "
+                "slice, and the flow is 0; take a longer or a shorter slice"
+            )
+            continue
+        # Structure tensor of the warped events: the mean of the outer products of its gradient.
+        down, across = torch.gradient(middle[k].double())
+        slopes = torch.stack([across.flatten(), down.flatten()])
+        values, vectors = torch.linalg.eigh(slopes @ slopes.T)
+        if float(values[0]) < _PARALLEL * float(values[1]):
+            normal = vectors[:, 1].to(x)
+            x[k] = torch.tensordot(torch.outer(normal, normal), x[k], 1)
+            status[k] = "undetermined"
+            angle = float(torch.rad2deg(torch.atan2(normal[0], -normal[1]))) % 180
+            notes.append(
+                f"{name}all edges are parallel, at {angle:.0f} degrees from the rows, so the motion "
+                "along them leaves no trace, and the flow is the part across them; take a slice "
+                "that shows corners"
+            )
+    return replace(solution, x=x, status=tuple(status)), gain, notes

@@ -28,6 +28,7 @@ from invtoolbox.datasets.volumes.normal_maps import read_intrinsics
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.events.event_flow import EventFlow, event_flow
+from invtoolbox.jobs.events.slices import MOST
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of, write_figure, write_solution
 from invtoolbox.simulation.events import simulate_events
 
@@ -43,9 +44,13 @@ class EventsTable(Table):
         None, description="seconds after the first event at which the slice begins; 0 by default"
     )
     duration: float | None = Field(
-        None, gt=0, description="length of the slice in seconds; by default, the count gives it"
+        None, gt=0, description="length of the slice in seconds; by default, the motion gives it"
     )
-    count: int = Field(30_000, ge=2, description="largest number of events")
+    count: int = Field(
+        MOST,
+        ge=2,
+        description="largest number of events; the slice ends earlier if its motion is clear",
+    )
     simulated: bool = Field(False, description="simulate events in place of a recording")
     seed: int = Field(0, description="seed of the simulation")
     whole: bool = Field(False, description="round the places of simulated events to whole pixels")
@@ -93,7 +98,7 @@ class FlowTable(Table):
     epipolar: float = Field(
         0.05, ge=0, description="weight of the squared distances from the epipolar lines"
     )
-    iterations: int = Field(240, ge=3, description="number of iterations")
+    iterations: int = Field(200, ge=3, description="number of iterations")
 
 
 class EventScene(SceneTables):
@@ -181,7 +186,8 @@ def _write_picture(path: Path, flow: EventFlow, inputs: Inputs) -> None:
 COMMAND = SceneCommand(
     description="Estimate the flow of the picture and the motion of the camera from a slice of a "
     "recording of an event camera:\nAEDAT4, Prophesee DAT and RAW (EVT2, EVT3), HDF5 of DSEC, MVSEC "
-    "or Prophesee, .npz, or text with lines t x y polarity.",
+    "or Prophesee, a ROS bag, .npz, or text with lines t x y polarity.\nThe slice ends where its "
+    "motion is clear.",
     positional={"FILE": "events.path"},
     options={
         "--camera": "camera.path",
