@@ -13,7 +13,9 @@ import laspy
 import numpy as np
 from mcap.writer import Writer as McapWriter
 from rosbags import rosbag1, rosbag2
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from tests.datasets.event_files import SIZE, P, T, X, Y
 
 CLOUD = "sensor_msgs/msg/PointCloud2"
 BEAMS, COLUMNS = 4, 32
@@ -241,7 +243,47 @@ def write_las_folder(folder: Path) -> Path:
     return folder
 
 
+EVENT_STAMP = 1_700_000_000
+EVENT_DEFINITIONS = {
+    "{package}/msg/Event": "uint16 x\nuint16 y\n{time} ts\nbool polarity\n",
+    "{package}/msg/EventArray": "std_msgs/Header header\nuint32 height\nuint32 width\n"
+    "{package}/Event[] events\n",
+}
+
+
+def write_event_bag(
+    path: Path, package: str = "dvs_msgs", ros1: bool = True, sizes: tuple[int, ...] = (1, 20, 39)
+) -> Path:
+    """Write the events in messages of some sizes by rosbags."""
+    store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
+    types: dict[str, Any] = {}
+    for name, text in EVENT_DEFINITIONS.items():
+        text = text.format(package=package, time="time" if ros1 else "builtin_interfaces/Time")
+        types |= get_types_from_msg(text, name.format(package=package))
+    store.register(types)
+    kind = f"{package}/msg/EventArray"
+    Time, Header = store.types["builtin_interfaces/msg/Time"], store.types["std_msgs/msg/Header"]
+    with rosbag1.Writer(path) if ros1 else ros2_writer(path) as writer:
+        connection = writer.add_connection("/dvs/events", kind, typestore=store)
+        first = 0
+        for k, size in enumerate(sizes):
+            stamps = [Time(EVENT_STAMP, int(t) * 1000) for t in T[first : first + size]]
+            events = [
+                store.types[f"{package}/msg/Event"](int(x), int(y), stamp, bool(p))
+                for x, y, stamp, p in zip(X[first:], Y[first:], stamps, P[first:])
+            ]
+            # Frames of several lengths, which move the events in the bytes.
+            number = {"seq": k} if ros1 else {}
+            header = Header(**number, stamp=Time(EVENT_STAMP, 0), frame_id="dvs"[: k + 1])
+            message = store.types[kind](header, SIZE[0], SIZE[1], events)
+            serialize = store.serialize_ros1 if ros1 else store.serialize_cdr
+            writer.write(connection, EVENT_STAMP * 10**9 + k, serialize(message, kind))
+            first += size
+    return path
+
+
 SETS: dict[str, tuple[str, Any]] = {
+    "events.bag": ("events-bag", write_event_bag),
     "vlp16.pcap": ("pcap", write_velodyne),
     "vlp16.pcapng": ("pcap", write_velodyne),
     "ouster pcap": ("pcap", write_ouster),

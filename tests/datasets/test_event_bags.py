@@ -15,50 +15,7 @@ from invtoolbox import datasets
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.geometry import Events
 from tests.datasets.event_files import SIZE, N, P, T, X, Y
-
-STAMP = 1_700_000_000
-DEFINITIONS = {
-    "{package}/msg/Event": "uint16 x\nuint16 y\n{time} ts\nbool polarity\n",
-    "{package}/msg/EventArray": "std_msgs/Header header\nuint32 height\nuint32 width\n"
-    "{package}/Event[] events\n",
-}
-
-
-def write_event_bag(
-    path: Path, package: str = "dvs_msgs", ros1: bool = True, sizes: tuple[int, ...] = (1, 20, 39)
-) -> Path:
-    """Write the events in messages of some sizes by rosbags."""
-    rosbag1 = pytest.importorskip("rosbags.rosbag1")
-    typesys = pytest.importorskip("rosbags.typesys")
-    from tests.datasets.recording_sets import ros2_writer
-
-    store = typesys.get_typestore(
-        typesys.Stores.ROS1_NOETIC if ros1 else typesys.Stores.ROS2_HUMBLE
-    )
-    types: dict[str, Any] = {}
-    for name, text in DEFINITIONS.items():
-        text = text.format(package=package, time="time" if ros1 else "builtin_interfaces/Time")
-        types |= typesys.get_types_from_msg(text, name.format(package=package))
-    store.register(types)
-    kind = f"{package}/msg/EventArray"
-    Time, Header = store.types["builtin_interfaces/msg/Time"], store.types["std_msgs/msg/Header"]
-    with rosbag1.Writer(path) if ros1 else ros2_writer(path) as writer:
-        connection = writer.add_connection("/dvs/events", kind, typestore=store)
-        first = 0
-        for k, size in enumerate(sizes):
-            stamps = [Time(STAMP, int(t) * 1000) for t in T[first : first + size]]
-            events = [
-                store.types[f"{package}/msg/Event"](int(x), int(y), stamp, bool(p))
-                for x, y, stamp, p in zip(X[first:], Y[first:], stamps, P[first:])
-            ]
-            # Frames of several lengths, which move the events in the bytes.
-            number = {"seq": k} if ros1 else {}
-            header = Header(**number, stamp=Time(STAMP, 0), frame_id="dvs"[: k + 1])
-            message = store.types[kind](header, SIZE[0], SIZE[1], events)
-            serialize = store.serialize_ros1 if ros1 else store.serialize_cdr
-            writer.write(connection, STAMP * 10**9 + k, serialize(message, kind))
-            first += size
-    return path
+from tests.datasets.recording_sets import EVENT_STAMP, write_bag1, write_event_bag
 
 
 @pytest.mark.parametrize("ros1", [True, False])
@@ -81,8 +38,6 @@ def test_bags_without_events_and_damaged_messages_are_refused(tmp_path: Path) ->
         datasets.read_events(path, start=9.0)
     with pytest.raises(InputError, match=r"read_events"):
         datasets.open_sweeps(path)
-    from tests.datasets.recording_sets import write_bag1
-
     with pytest.raises(InputError, match=r"no events \(EventArray\).*velodyne_points"):
         datasets.read_events(write_bag1(tmp_path / "clouds.bag"))
     from invtoolbox.datasets.events.bags import _decode
@@ -109,7 +64,7 @@ def write_dsec(path: Path, **filters: Any) -> Path:
 
 def write_mvsec(path: Path) -> Path:
     with h5py.File(path, "w") as file:
-        table = np.stack([X, Y, STAMP + T * 1e-6, 2 * P - 1], 1).astype(np.float64)
+        table = np.stack([X, Y, EVENT_STAMP + T * 1e-6, 2 * P - 1], 1).astype(np.float64)
         file.create_dataset("davis/left/events", data=table, chunks=(16, 4))
     return path
 

@@ -31,7 +31,7 @@ FAN: dict[str, Any] = {
     st.sampled_from(["parallel", "fan"]),
     st.one_of(
         st.lists(st.floats(-12, 12), min_size=1, max_size=9).map(tuple),
-        st.tuples(st.floats(-6, 6), st.floats(0.001, 1), st.integers(1, 40)).map(
+        st.tuples(st.floats(-6, 6), st.floats(0.001, 0.15), st.integers(1, 40)).map(
             lambda t: tuple(t[0] + t[1] * i for i in range(t[2]))
         ),
     ),

@@ -329,7 +329,7 @@ def test_other_files_of_projections(run: Run, cone: Path, monkeypatch: pytest.Mo
     ("options", "sentence"),
     [
         (("--memory", "much"), "a number and MB, GB or TB"),
-        (("--memory", "1MB", "--output", "x.npy"), "from disk to disk, use one of"),
+        (("--memory", "1MB", "--output", "x.npy"), "slab by slab, use one of"),
         (("--memory", "1MB", "--output", "x.mha", "--views", "::2"), "--views is not taken"),
         (("--memory", "1MB", "--output", "x.mha", "--solver", "sirt"), "constraints only"),
         (("--memory", "1MB", "--output", "x.mha", "--solver", "pdhg"), "the solver sirt"),
