@@ -26,6 +26,7 @@ SLOW = {
     "calibration",
     "choosing_the_weight",
     "cone_beam",
+    "mri",
     "deblurring",
     "gated_ct",
     "limited_angle",

@@ -100,7 +100,7 @@ class Gibbs(ChainSampler):
     >>> steps, noise = torch.randn(2, 1, 1, 400, generator=torch.Generator().manual_seed(0))
     >>> problem = it.Problem(steps.cumsum(-1) + 2 * noise, it.operators.Identity((1, 400)))
     >>> prior = it.priors.Tikhonov(operator="gradient")
-    >>> solution = it.solve(problem, prior, Gibbs(burn_in=100), progress=False)
+    >>> solution = it.solve(problem, prior, Gibbs(max_iterations=300, burn_in=60), progress=False)
     >>> round(float(solution.posterior.noise_std))
     2
     """

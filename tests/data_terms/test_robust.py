@@ -123,6 +123,7 @@ def best_psnr(
     return float(it.metrics.psnr(x, truth.expand(n, -1, -1, -1)).max())
 
 
+@pytest.mark.slow
 def test_l1_deblurs_salt_and_pepper_where_least_squares_does_not() -> None:
     """15 % of the pixels are black or white; each term at the best of its weights."""
     tv = it.priors.TotalVariation()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -178,6 +179,7 @@ class InfimalConvolution(ExplicitPrior):
         return channels, PriorSum((Term(1.0, edges), Term(4.0, Tikhonov() @ second)))
 
 
+@pytest.mark.slow
 def test_several_priors_with_auxiliaries_and_one_of_a_users_own() -> None:
     problem = blurred()
     alone = it.solve(

@@ -58,6 +58,7 @@ def test_photons_are_split_by_default() -> None:
     assert "RichardsonLucy" in solution.solver
 
 
+@pytest.mark.slow
 def test_a_graph_is_made_from_the_photons_that_are_fitted() -> None:
     truth = torch.full((1, 1, 24, 24), 10.0)
     truth[..., 6:16, 6:16] = 60.0

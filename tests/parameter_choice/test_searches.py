@@ -300,6 +300,7 @@ def test_a_rule_of_ones_own() -> None:
     )
 
 
+@pytest.mark.slow
 def test_several_weights() -> None:
     """Noise on a ramp plus a square: two priors, of which one fits; each gets a weight of its own."""
     problem = blurred((0.05, 0.1))

@@ -192,6 +192,7 @@ def test_slopes_are_kept_where_total_variation_makes_stairs() -> None:
     assert flat[0] > flat[1] + 0.2
 
 
+@pytest.mark.slow
 def test_deblurring() -> None:
     """With a constraint, which holds exactly; against total variation at the best of its weights, and against the prox."""
     truth = slopes_and_edges(32)

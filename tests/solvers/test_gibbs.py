@@ -39,7 +39,7 @@ def test_a_gaussian_is_drawn_exactly() -> None:
     prior = it.priors.Tikhonov(reference=torch.full((1, 1, 1, 8), 0.5))
     exact = it.solve(problem, prior, regularization=4.0, progress=False)
     solver = it.solvers.Gibbs(
-        fixed_weight=4.0, max_iterations=2000, burn_in=10, tolerance=1e-9, inner_iterations=10
+        fixed_weight=4.0, max_iterations=1200, burn_in=10, tolerance=1e-9, inner_iterations=10
     )
     drawn = it.solve(problem, prior, solver, progress=False)
     assert exact.posterior is not None and drawn.posterior is not None
@@ -53,7 +53,7 @@ def test_norms_are_drawn_exactly() -> None:
     """Without measurements the l1 norm gives the Laplace density, of variance 2 / w^2."""
     A = it.operators.Identity((1, 500))
     problem = it.Problem(torch.zeros(1, 1, 500), A, it.data_terms.LeastSquares(noise_std=1e3))
-    solver = it.solvers.Gibbs(fixed_weight=3.0, max_iterations=300, burn_in=20, tolerance=1e-9)
+    solver = it.solvers.Gibbs(fixed_weight=3.0, max_iterations=200, burn_in=20, tolerance=1e-9)
     drawn = it.solve(problem, it.priors.L1(), solver, progress=False)
     assert drawn.posterior is not None
     assert float(drawn.posterior.std.square().mean()) == pytest.approx(2 / 9, rel=0.05)
@@ -89,7 +89,7 @@ def test_total_variation_of_a_blurred_square() -> None:
     truth[..., 4:12, 5:11] = 1
     A = it.operators.Blur(torch.ones(3, 3) / 9, (16, 16))
     y = A(truth) + 0.05 * normal(1, 1, 16, 16)
-    solver = it.solvers.Gibbs(burn_in=30, max_iterations=120, chains=2)
+    solver = it.solvers.Gibbs(burn_in=20, max_iterations=60, chains=2)
     solution = it.solve(it.Problem(y, A), it.priors.TotalVariation(), solver, progress=False)
     posterior: Any = solution.posterior
     assert float(posterior.noise_std) == pytest.approx(0.05, rel=0.2)

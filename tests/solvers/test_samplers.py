@@ -129,6 +129,7 @@ def test_wrong_settings_of_a_sampler_are_refused_at_once() -> None:
             sampler(**settings)
 
 
+@pytest.mark.slow
 def test_annealed_samplers_follow_weights_and_refuse_bad_settings() -> None:
     one = problem("matrix")
     weights = torch.ones(1, 1, N, N)
@@ -157,6 +158,7 @@ def test_annealed_samplers_follow_weights_and_refuse_bad_settings() -> None:
         it.solvers.EDM(inner=0)
 
 
+@pytest.mark.slow
 def test_the_stein_discrepancy_orders_samplers_as_the_exact_error_does() -> None:
     one = problem("blur")
     found = []

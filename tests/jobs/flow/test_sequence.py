@@ -69,6 +69,7 @@ def test_every_sweep_but_the_last_has_a_file(recording: Path) -> None:
     assert content(recording) == before, "the recording was written to"
 
 
+@pytest.mark.slow
 def test_two_workers_and_resumed_runs_write_what_one_run_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -133,6 +133,7 @@ def test_every_sweep_is_prepared_once(
     assert len(made) == len(set(made)) == 8
 
 
+@pytest.mark.slow
 def test_memory_holds_the_window_alone(street: list[Sweep]) -> None:
     stream, alive, most = it.FlowStream(MeanOfWindow(), window=4, latency=1), [], []
     for k in range(9):

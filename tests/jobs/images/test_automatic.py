@@ -93,6 +93,7 @@ def test_the_bound_is_left_out_of_what_is_written() -> None:
     assert "TangentBound" not in notes(0.05 * scan(359)(truth), scan(359), "tv")
 
 
+@pytest.mark.slow
 def test_a_picture_takes_the_prior_that_predicts_best() -> None:
     across = torch.linspace(0, 4 * math.pi, 32)
     picture = (0.5 + 0.4 * torch.sin(across) * torch.cos(across[:, None]))[None, None]

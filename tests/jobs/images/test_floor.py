@@ -146,6 +146,7 @@ def test_shapes_that_are_no_pictures_are_solved_as_before(shape: tuple[int, ...]
         assert bool(solution.x.isfinite().all())
 
 
+@pytest.mark.slow
 def test_a_smooth_small_picture_is_enlarged_by_bicubic_interpolation() -> None:
     grid = torch.linspace(-1, 1, 40)
     smooth = torch.exp(-(grid[:, None] ** 2 + (grid - 0.2) ** 2))[None, None]

@@ -208,6 +208,7 @@ def test_a_stopped_sirt_goes_on_with_the_same_bits(
     assert not list(Path().glob("*.checkpoint"))
 
 
+@pytest.mark.slow
 def test_sirt_on_workers_gives_the_same_bits(run: Run, scan: str) -> None:
     pytest.importorskip("distributed")
     arguments = ("ct", scan, "--memory", "0.4MB", *SIRT, "--output")

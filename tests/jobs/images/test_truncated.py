@@ -62,6 +62,7 @@ def test_the_level_of_an_object_wider_than_the_detector_is_found() -> None:
     assert torch.equal(written.x, alone.x)
 
 
+@pytest.mark.slow
 def test_a_guess_that_no_image_explains_is_not_believed() -> None:
     A, y = scan(ring())
     solution = it.reconstruct(y, A, prior="tv", progress=False)

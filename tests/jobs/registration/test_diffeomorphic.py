@@ -145,6 +145,7 @@ def test_a_batch_masks_and_landmarks() -> None:
         assert abs(float(pulled.displacement[0, 1, row, column]) - 2) < 0.2
 
 
+@pytest.mark.slow
 def test_volumes_of_two_grids_have_one_inverse_field() -> None:
     head = body((24, 28, 26))
     v = smooth_velocity((24, 28, 26), 2.5, seed=4).float()
@@ -213,6 +214,7 @@ def test_exchanged_volumes_of_two_grids_have_the_inverse() -> None:
     assert motion.displacement.shape == (1, 3, 18, 22, 26)
 
 
+@pytest.mark.slow
 def test_a_turn_by_180_degrees_has_no_halfway_frame() -> None:
     pair = PICTURE, np.ascontiguousarray(PICTURE[::-1, ::-1])
     motion = it.register(*pair, stages=("rigid", *FIELD))

@@ -153,6 +153,7 @@ def test_the_order_of_the_axes_changes_nothing(step: int) -> None:
     assert float((found[0] - Affine(M)(points)).abs().max()) < 0.1
 
 
+@pytest.mark.slow
 def test_headers_place_volumes() -> None:
     """The moving volume is the fixed one under a moved, mirrored and permuted header."""
     M = motion_3d()
@@ -187,6 +188,7 @@ def test_the_order_of_stored_axes_changes_nothing() -> None:
     assert torch.allclose(upright.linear[0].matrix, other.linear[0].matrix, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_arrays_have_matrices() -> None:
     far = np.diag([1.0, 1.0, 1.0, 1.0])
     far[:3, 3] = 400.0

@@ -100,6 +100,7 @@ def test_bad_input_is_named() -> None:
         it.align_depths(truth, cameras, noise=0.0)
 
 
+@pytest.mark.slow
 def test_status_and_doubt_come_from_the_gaps() -> None:
     cameras, truth = scene((24, 30))
     draws = torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
