@@ -106,7 +106,6 @@ class Gibbs(ChainSampler):
     """
 
     max_iterations: int = 5000
-    tolerance: float = 0.1
     burn_in: int = 200
     fixed_weight: float | None = None
     inner_iterations: int = 300
