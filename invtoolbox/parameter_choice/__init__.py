@@ -65,11 +65,11 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
     It is `Validation` for least squares, or counts of transmitted photons, with a linear operator,
     and priors that are convex functions of the image; of a picture that is only noisy, whose pixels
     predict each other as well at any small weight, it is `SURE`, and of k-space, whose neighbours
-    do not predict each other, `GCVWalk`. For counts of emitted photons it is `CountSplitting`. For
-    others it is the discrepancy principle if the noise level is known or can be estimated, else the
-    L-curve. It is so for a blurred picture, or k-space, and a prior that is made from it: without
-    the held-out pixels the prior is another one, and the weight of photographs was 5 times too
-    small.
+    do not predict each other, `GCVWalk`, unless all priors are squares. For counts of emitted
+    photons it is `CountSplitting`. For others it is the discrepancy principle if the noise level is
+    known or can be estimated, else the L-curve. It is so for a blurred picture, or k-space, and a
+    prior that is made from it: without the held-out pixels the prior is another one, and the weight
+    of photographs was 5 times too small.
     """
     problem, words = objective.problem, "no weight was given: "
     suits_graphs = _is_noisy_picture(problem) or has_views(problem)
@@ -86,6 +86,9 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
         )
     ):
         if _knows_its_noise(problem):
+            # Under squares alone the score of orthonormal samples is the same for every weight.
+            if all("quadratic" in prior.offers for prior in objective.explicit_priors):
+                return DiscrepancyPrinciple(), words
             return GCVWalk(), words
         if not _is_noisy_picture(problem):
             return Validation(), words

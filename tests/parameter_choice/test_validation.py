@@ -225,6 +225,8 @@ def test_the_weight_of_k_space_follows_its_noise() -> None:
     y = A(truth) + 0.05 * mask * torch.complex(noise((1, 1, N, N)), noise((1, 1, N, N), 1))
     found = it.reconstruct(y, A, prior="tv", max_iterations=100, progress=False)
     assert "generalized cross-validation" in found.notes[0]
+    squares = it.reconstruct(y, A, prior="tikhonov", progress=False)
+    assert "the discrepancy principle" in squares.notes[0]
     zero_filled = A.pseudo_inverse(y)
     assert quality(found.x, truth) > quality(zero_filled, truth) + 1
 
