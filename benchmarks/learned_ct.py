@@ -85,9 +85,8 @@ def slices(size: int, patients: str) -> list[tuple[str, Tensor, float]]:
     """Return labels, slices in Hounsfield units ``(1, 1, size, size)``, and pixel sizes in mm."""
     folder = data_folder() / "ct_slices"
     if size == 512:
-        volume = it.datasets.open(folder / "dicom" / "A056642_19001229-053.dcm")
-        hu = volume.data.reshape(1, 1, 512, 512).float().clamp(-1024, 3071)
-        return [("A056642", hu, float(volume.spacing[-1]))]
+        opened = it.datasets.open(folder / "dicom" / "A056642_19001229-053.dcm")[0]
+        return [("A056642", opened.y.clamp(-1024, 3071), opened.meta["pixel_size"][0])]
     with np.load(folder / "ct_hu_256.npz") as file:
         everything, patient, pixel = file["hu"], list(file["patient"]), file["pixel_mm"]
     places = [patient.index(name) + k for name in PATIENTS for k in range(2)]

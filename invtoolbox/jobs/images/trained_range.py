@@ -15,8 +15,9 @@ from invtoolbox.priors.trained_on import UNITS, TrainedOn, find_unit
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 
-#: Length of a pixel of size 1 in mm, in units of the image that state a length.
-_LENGTHS = {"1/mm": 1.0, "1/cm": 10.0, "1/m": 1000.0}
+#: Length of a pixel of size 1 in mm, in units of the image that state a length; images in Hounsfield
+#: units have their pixels in mm.
+_LENGTHS = {"HU": 1.0, "1/mm": 1.0, "1/cm": 10.0, "1/m": 1000.0}
 
 
 def unit_of(problem: Problem) -> str | None:
