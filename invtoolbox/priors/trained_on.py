@@ -31,7 +31,7 @@ _LEAST, _MOST = 0.04, 0.9
 #: Number of blocks along a side, over whose pixels noise is averaged.
 _BLOCKS = 64
 #: Largest ratio of the size of a pixel to those of the training.
-_RATIO = 1.5
+_RATIO = 1.25
 
 
 class TrainedOn(NamedTuple):
