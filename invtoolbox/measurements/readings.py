@@ -45,9 +45,9 @@ def check_sign(subject: Subject) -> Finding | None:
     if _is_hounsfield(subject):
         return Finding(
             "hounsfield",
-            "the image is in Hounsfield units, where air is -1000: priors of nonnegative images do "
-            "not suit it, and nothing outside of the image is -1000; for attenuations add "
-            "1000 A(1) to y",
+            "the measurements are line integrals of Hounsfield units, in which air is -1000, but the "
+            "operator takes the air outside of the image as 0; add 1000 A(1) to y for values above "
+            "air, which are not negative",
             is_conclusive=True,
             is_remark=True,
         )

@@ -15,6 +15,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand
+from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.posteriors.base import Posterior
 from invtoolbox.posteriors.running_moments import Chain, ChainPosterior, Moments
 from invtoolbox.priors.base import ExplicitPrior
@@ -79,12 +80,12 @@ class Gibbs(ChainSampler):
     Comput. 34, 2012). A sum of norms, as total variation, is the mixture of normal densities of
     variances t_i; given the image, ``1 / t_i`` has the inverse normal density of mean
     ``w / |(L x)_i|`` and shape ``w^2`` (Park and Casella, J. Am. Stat. Assoc. 103, 2008; Kyung,
-    Gill, Ghosh and Casella, Bayesian Anal. 5, 2010). No step size biases the chain.
+    Gill, Ghosh and Casella, Bayesian Anal. 5, 2010). No step size biases the
+    chain, but conjugate gradients that stop early do a little.
 
-    The noise level is drawn if ``LeastSquares`` does not know it; a stated one is kept. The weight
-    is the unit of the prior's energy at the given noise level, as the ``regularization`` of `solve`
-    is with a stated noise level. The posterior has both: ``solution.posterior.noise_std``,
-    ``.weight`` and ``.interval_of``.
+    The noise level is drawn if ``LeastSquares`` does not know it; a stated one is kept. The weight w
+    is that of the formula, which is the ``regularization`` of `solve` with a stated noise level.
+    The posterior has both: ``solution.posterior.noise_std``, ``.weight`` and ``.interval_of``.
 
     Args:
         burn_in, blocks, chains: as in `ChainSampler`.
@@ -128,7 +129,8 @@ class Gibbs(ChainSampler):
         if len(objective.terms) != 1 or form_of(objective.terms[0][1]) is None:
             return (
                 "Gibbs draws the weight of one prior, which is Tikhonov, L1 or total variation "
-                f"without bounds, and the prior is {objective.prior!r}"
+                "without bounds, of the image itself or of its differences, and the prior is "
+                f"{objective.prior!r}"
             )
         return None
 
@@ -139,7 +141,7 @@ class Gibbs(ChainSampler):
         value, _, discrepancy = rows.data(x)
         prior = objective.terms[0][1]
         # The rates of the weak densities are in the units of the measurements and of the prior.
-        size = objective.problem.y0.square().flatten(1).mean(1).clamp_min(1e-30)
+        size, variance = _moments(objective)
         noise_rate = _NOISE_RATE * size
         energy = prior.energy(x).view(-1, self.chains).double()
         degrees = _degrees(objective)
@@ -147,8 +149,7 @@ class Gibbs(ChainSampler):
         shape = (objective.batch, self.chains)
         if _is_unknown(objective):
             # A chain leaves a noise level that is too low only slowly.
-            spread = _FIRST * objective.problem.y0.flatten(1).var(1).clamp_min(1e-30)
-            precision = (1 / spread.double()).view(-1, 1).expand(shape)
+            precision = (1 / (_FIRST * variance)).view(-1, 1).expand(shape)
         else:
             precision = torch.ones(shape, dtype=torch.float64, device=x.device)
         tiny = torch.finfo(energy.dtype).tiny ** 0.25
@@ -160,11 +161,11 @@ class Gibbs(ChainSampler):
             x=states[:, 0],
             value=potential.view(shape)[:, 0],
             discrepancy=discrepancy.view(shape)[:, 0],
-            certificate=torch.full_like(size, torch.inf),
+            certificate=torch.full_like(discrepancy.view(shape)[:, 0], torch.inf),
             states=states,
             precision=precision,
             weight=weight,
-            rates=(noise_rate.double(), weight_rate.clamp_min(tiny).double()),
+            rates=(noise_rate, weight_rate.clamp_min(tiny)),
             logarithms=Chain.start(_logarithms(precision, weight), _LONG),
             chain=Chain.start(states, self.blocks),
             scalars=Chain.start(
@@ -376,15 +377,23 @@ def form_of(prior: ExplicitPrior) -> Form | None:
     Args:
         prior: the prior, bound to the shape of the image.
     """
+    target: Tensor | None = None
     if "quadratic" in prior.offers:
-        L, target = prior.quadratic()
-        return Form(L, target, None)
+        operator, target = prior.quadratic()
+        return Form(operator, target, None) if _has_known_rank(operator) else None
     operator, simple = prior.split() if "split" in prior.offers else (None, prior)
+    if not _has_known_rank(operator):
+        return None
     if isinstance(simple, L1) and simple.bounds is None:
         return Form(operator, None, simple)
     if isinstance(simple, GroupL1) and not simple.nonnegative:
         return Form(operator, None, simple)
     return None
+
+
+def _has_known_rank(operator: LinearOperator | None) -> bool:
+    """Return whether `_degrees` knows the directions that a prior of this operator weighs."""
+    return operator is None or isinstance(operator, FiniteDifference)
 
 
 def _draw_precision(norm: L1 | GroupL1, z: Tensor, weight: Tensor, numbers: Numbers) -> Tensor:
@@ -419,19 +428,31 @@ def _is_unknown(objective: Objective) -> bool:
     return getattr(objective.problem.data_term, "noise_std", None) is None
 
 
-def _count(objective: Objective) -> Tensor:
-    """Return the number of measurements with a weight, ``(batch,)``."""
+def _measured(objective: Objective) -> Tensor:
+    """Return 1 for measurements with a weight and 0 for others, ``(batch, values)`` in float64."""
     y, weights = objective.problem.y0, getattr(objective.problem.data_term, "weights", None)
     is_measured = torch.ones_like(y) if weights is None else (weights > 0).to(y).expand_as(y)
-    return is_measured.double().flatten(1).sum(1)
+    return is_measured.double().flatten(1)
+
+
+def _count(objective: Objective) -> Tensor:
+    """Return the number of measurements with a weight, ``(batch,)``."""
+    return _measured(objective).sum(1)
+
+
+def _moments(objective: Objective) -> tuple[Tensor, Tensor]:
+    """Return mean square and variance of the measurements with a weight, ``(batch,)`` each."""
+    is_measured, y = _measured(objective), objective.problem.y0.double().flatten(1)
+    count = is_measured.sum(1).clamp_min(1)
+    mean, square = ((is_measured * v).sum(1) / count for v in (y, y.square()))
+    return square.clamp_min(1e-30), (square - mean.square()).clamp_min(1e-30)
 
 
 def _degrees(objective: Objective) -> Tensor:
     """Return d / a: the directions that the prior weighs, over its degree, ``(batch,)``."""
-    prior, zeros = objective.terms[0][1], objective.problem.zeros()[:1]
-    form = cast(Form, form_of(prior))
-    flat = form.apply(torch.ones_like(zeros))
+    zeros = objective.problem.zeros()[:1]
+    form = cast(Form, form_of(objective.terms[0][1]))
     # Differences do not weigh the mean of a channel.
-    free = zeros.shape[1] if float(flat.abs().max()) == 0 else 0
+    free = 0 if form.operator is None else zeros.shape[1]
     degrees = (zeros[0].numel() - free) / (2 if form.norm is None else 1)
     return torch.full((objective.batch,), degrees, dtype=torch.float64, device=zeros.device)

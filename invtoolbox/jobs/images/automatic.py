@@ -35,7 +35,7 @@ from invtoolbox.jobs.images.smooth_noise import (
     note_on_smooth_noise,
     settings_for,
 )
-from invtoolbox.jobs.images.trained_range import fit_range, unit_of
+from invtoolbox.jobs.images.trained_range import fit_range, needs_unit, units_of
 from invtoolbox.jobs.images.truncated import continue_views
 from invtoolbox.measurements import report_findings
 from invtoolbox.operators.tomography.arcs import Arc, arc_of
@@ -171,9 +171,12 @@ def solve_with_defaults(
         levels = find_smooth_noise(problem, prior)
         if bool((levels > 0).any()):
             return _solve_smooth(problem, prior, levels, settings)
+    units = units_of(problem) if needs_unit(prior) else [None] * problem.batch
+    if prior is not None and len(set(units)) > 1:
+        return _solve_by_unit(problem, prior, units, names, solver, settings)
     problem, counted = approximate_counts(problem, prior, solver)
     prior, bounds = bound_short_arc(problem, prior, names)
-    posed, fitted = problem, fit_range(problem, prior, is_free=solver is None)
+    posed, fitted = problem, fit_range(problem, prior, units[0], is_free=solver is None)
     problem, prior = fitted.problem, fitted.prior
     solution = solve(problem, prior, solver, **settings)
     notes = (*solution.notes, *counted, *bounds, *fitted.notes)
@@ -193,6 +196,24 @@ def solve_with_defaults(
     solution = continue_views(problem, solution, again)
     limit = settings.get("max_iterations")
     return fitted.restore(keep_floor(problem, solution, prior, solver, limit), posed)
+
+
+def _solve_by_unit(
+    problem: Problem,
+    prior: Prior,
+    units: Sequence[str | None],
+    names: Sequence[str],
+    solver: Any,
+    settings: Mapping[str, Any],
+) -> Solution:
+    """Solve the items of every unit together, because the range of a prior is one for all items."""
+    every, parts = torch.arange(problem.batch, device=problem.y0.device), []
+    for unit in dict.fromkeys(units):
+        items = every[[other == unit for other in units]]
+        some = _settings_of(settings, items, problem.batch)
+        group, chosen = problem.select(items), prior.select(items)
+        parts.append((items, solve_with_defaults(group, chosen, names, solver, some)))
+    return join(problem, parts)
 
 
 def _solve_smooth(
@@ -279,7 +300,7 @@ def _choose(problem: Problem, auto: Auto, settings: Mapping[str, Any]) -> Choice
     if is_simple and isinstance(problem.operator, Scan2D):
         arc = arc_of(problem.operator)
         is_short = arc is not None and arc.is_limited
-        body = () if is_short or unit_of(problem) is None else _TISSUE
+        body = () if is_short or units_of(problem)[0] is None else _TISSUE
         names = auto.candidates or (_SCAN if is_suited(problem) else _OTHER) + body
     elif is_simple and problem.is_linear and not isinstance(problem.operator, Scan):
         names = auto.candidates or _PICTURE
@@ -319,6 +340,7 @@ def _compare_views(
     grid, arc = grids[level], arc_of(problem.operator)
     held = _held_views(problem, arc)
     fitted = grid.subset((~held).nonzero().squeeze(1))
+    unit = units_of(fitted)[0]
     errors = {}
     share = None
     for name in names:
@@ -330,7 +352,7 @@ def _compare_views(
         else:
             # The bounds may not depend on the views that are held out.
             prior, _ = bound_short_arc(fitted, prior_named(name), [name])
-            changed = fit_range(fitted, prior)
+            changed = fit_range(fitted, prior, unit)
             x = _solve_inner(changed.problem, changed.prior, settings) + changed.offset
             prediction = grid.operator(x)
         errors[name] = float((prediction - grid.y0)[:, :, held].square().mean().sqrt())

@@ -20,23 +20,31 @@ from invtoolbox.solution import Solution
 _LENGTHS = {"HU": 1.0, "1/mm": 1.0, "1/cm": 10.0, "1/m": 1000.0}
 
 
-def unit_of(problem: Problem) -> str | None:
-    """Return the unit in which a 2D scan shows soft tissue, by its filtered back-projection.
+def units_of(problem: Problem) -> list[str | None]:
+    """Return the units in which the items of a 2D scan show soft tissue, None if an item does not.
+
+    The filtered back-projections of the items show it. Skipped items take the unit of another one.
 
     Args:
-        problem: measurements, operator and data term. Its first valid item is examined.
+        problem: measurements, operator and data term.
     """
     A, y = problem.operator, problem.y0
-    if not isinstance(A, Scan2D) or type(problem.data_term) is not LeastSquares:
-        return None
-    if problem.unknown or y.is_complex() or y.shape[1] != 1:
-        return None
+    is_scan = isinstance(A, Scan2D) and type(problem.data_term) is LeastSquares
+    if not is_scan or problem.unknown or y.is_complex() or y.shape[1] != 1:
+        return [None] * problem.batch
     skipped = problem.skipped
     valid = [k for k in range(problem.batch) if skipped is None or not bool(skipped[k])]
-    if not valid:
-        return None
-    first = problem.select(torch.tensor(valid[:1], device=y.device)).without_skipping()
-    return find_unit(first.operator.pseudo_inverse(first.y0))  # type: ignore[attr-defined]
+    units: dict[int, str | None] = {}
+    for k in valid:
+        item = problem.select(torch.tensor([k], device=y.device)).without_skipping()
+        units[k] = find_unit(item.operator.pseudo_inverse(item.y0))  # type: ignore[attr-defined]
+    usual = units[valid[0]] if valid else None
+    return [units.get(k, usual) for k in range(problem.batch)]
+
+
+def needs_unit(prior: Prior | None) -> bool:
+    """Return whether a sum of priors holds one that was trained on CT slices, without a range."""
+    return prior is not None and any(_training(term.prior) for term in prior.as_sum().terms)
 
 
 class Fitted(NamedTuple):
@@ -66,7 +74,9 @@ class Fitted(NamedTuple):
         return dataclasses.replace(solution, x=solution.x + self.offset, problem=problem)
 
 
-def fit_range(problem: Problem, prior: Prior | None, is_free: bool = True) -> Fitted:
+def fit_range(
+    problem: Problem, prior: Prior | None, unit: str | None, is_free: bool = True
+) -> Fitted:
     """Give priors that were trained on CT slices the range of the training, in the scan's unit.
 
     In Hounsfield units everything outside of the body is -1000. Denoisers with few steps do not
@@ -76,12 +86,10 @@ def fit_range(problem: Problem, prior: Prior | None, is_free: bool = True) -> Fi
         problem: measurements, operator and data term.
         prior: sum of the priors; those of cards with ``trained_on`` are changed, unless they were
             loaded with an ``intensity_range``.
+        unit: unit of the image, of all items; None if it is not known.
         is_free: whether the problem may be changed, too.
     """
-    if prior is None or not any(_training(term.prior) for term in prior.as_sum().terms):
-        return Fitted(problem, prior)
-    unit = unit_of(problem)
-    if unit is None:
+    if prior is None or unit is None or not needs_unit(prior):
         return Fitted(problem, prior)
     total, notes, terms = prior.as_sum(), [], []
     offset = UNITS[unit][0] if unit == "HU" and is_free and len(total.terms) == 1 else 0.0

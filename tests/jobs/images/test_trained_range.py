@@ -100,3 +100,14 @@ def test_a_card_without_sizes_of_pixels_is_refused() -> None:
     for table in ({}, {"hounsfield": [1, 0], "pixel_size": [1, 2]}, "HU"):
         with pytest.raises(it.InputError, match="trained_on"):
             TrainedOn.of_card(table)
+
+
+def test_every_item_has_its_own_unit() -> None:
+    """An item gives the same bits alone and next to one of another unit, or of none."""
+    y = torch.cat([measure("1/mm"), measure("HU"), torch.zeros_like(measure("HU")) + 1.0])
+    settings = {"prior": "diffusion-ct", "progress": False, "max_iterations": 3}
+    both = it.reconstruct(y, scan(), **settings)
+    for k in range(2):
+        alone = it.reconstruct(y[k : k + 1], scan(), **settings)
+        assert torch.equal(alone.x, both.x[k : k + 1])
+    assert sum("soft tissue in the unit" in note for note in both.notes) == 2
