@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.errors import InputError
 from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.implicit.flow_spline import flow_grid
 from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
@@ -39,13 +39,7 @@ class AffineFlow(ImplicitPrior):
         self.like = torch.zeros(1)
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        shape = tuple(problem.image_shape)
-        if len(shape) != 4 or shape[0] != 2:
-            raise InputError(
-                f"{self!r} is a flow of the shape (2, T, h, w), and {problem.operator} takes "
-                f"{shape}; use it.operators.EventWarp"
-            )
-        return replace(self, grid=shape[1:], like=problem.y0.new_zeros(1))
+        return replace(self, grid=flow_grid(self, problem), like=problem.y0.new_zeros(1))
 
     def initial(self) -> dict[str, Tensor]:
         """Return the numbers a, b and c of no flow, ``(1, 2, 3)``."""

@@ -56,13 +56,7 @@ class FlowSpline(ImplicitPrior):
         self.like = torch.zeros(1)
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
-        shape = tuple(problem.image_shape)
-        if len(shape) != 4 or shape[0] != 2:
-            raise InputError(
-                f"{self!r} is a flow of the shape (2, T, h, w), and {problem.operator} takes "
-                f"{shape}; use it.operators.EventWarp"
-            )
-        return replace(self, grid=shape[1:], like=problem.y0.new_zeros(1))
+        return replace(self, grid=flow_grid(self, problem), like=problem.y0.new_zeros(1))
 
     def initial(self) -> dict[str, Tensor]:
         """Return the control points of no flow, ``(1, 2, *controls)``."""
@@ -187,6 +181,25 @@ class CameraFlow(FlowSpline):
 
     def __repr__(self) -> str:
         return f"CameraFlow(controls={self.controls}, epipolar={format_setting(self.epipolar)})"
+
+
+def flow_grid(prior: ImplicitPrior, problem: Problem) -> tuple[int, ...]:
+    """Return the grid ``(T, h, w)`` of the flow that a problem estimates.
+
+    Args:
+        prior: prior of a flow, for the error.
+        problem: problem whose image is a flow ``(2, T, h, w)``.
+
+    Raises:
+        InputError: for an image of another shape.
+    """
+    shape = tuple(problem.image_shape)
+    if len(shape) != 4 or shape[0] != 2:
+        raise InputError(
+            f"{prior!r} is a flow of the shape (2, T, h, w), and {problem.operator} takes "
+            f"{shape}; use it.operators.EventWarp"
+        )
+    return shape[1:]
 
 
 def sample_spline(controls: Tensor, axis: int, places: Tensor) -> Tensor:
