@@ -1,6 +1,6 @@
 """Flow from recordings of events whose slice is chosen by the motion, with the exact truth.
 
-    python benchmarks/event_slices.py [--planes 5] [--surfaces 5] [--seed 0] [--pictures FOLDER]
+    python benchmarks/event_slices.py [--planes 5] [--surfaces 5] [--seed 5] [--pictures FOLDER]
 
 planes    slanted textured planes at 240 x 180 pixels (`it.simulation.simulate_textured_plane`), one
           seed and one texture each, of a path of 40 pixels, from which a slice is chosen. Events lie
@@ -12,7 +12,8 @@ open      parallel edges, and events at random: the motion is not determined, th
 
 The flow error is the mean length of the error at the events of the slice over the mean length of the
 true flow, which is the error of no flow. Settings were chosen on the seeds 100 to 106, with the
-textures clouds and patches and the photographs camera, brick and grass. There is no peer in this run.
+textures clouds and patches and the photographs camera, brick and grass; runs on the seeds 0 to 4
+prompted some of these choices. There is no peer in this run.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SIZES = (64, 96, 128)
 def main(
     planes: int = 5,
     surfaces: int = 5,
-    seed: int = 0,
+    seed: int = 5,
     threads: int = 1,
     pictures: Path | None = None,
 ) -> None:
