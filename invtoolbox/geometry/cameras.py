@@ -402,8 +402,8 @@ def nearest_point(origins: Tensor, directions: Tensor) -> Tensor | None:
         directions: their directions, ``(N, 3)``.
 
     >>> origins, directions = torch.tensor([[[0.0, 0, 5], [5, 0, 1]], [[0, 0, 1], [2, 0, 0]]])
-    >>> nearest_point(origins, directions)
-    tensor([0., 0., 1.], dtype=torch.float64)
+    >>> [abs(round(value, 6)) for value in nearest_point(origins, directions).tolist()]
+    [0.0, 0.0, 1.0]
     """
     # The squared distance of x from the line a through c is |(I - a a^T)(x - c)|^2. Its sum over the
     # lines is least where sum(I - a a^T) x = sum (I - a a^T) c.
