@@ -176,6 +176,15 @@ class Objective:
                 (gradient,) = torch.autograd.grad(tracked, free, slope, create_graph=keeps_graph)
         return Evaluation(value, gradient, D.discrepancy_of(value, prediction, y))
 
+    def data_gradient_at_zero(self) -> Tensor:
+        """Return the gradient of the misfit at the image 0, ``A^T D'(0, y)`` if A is linear."""
+        A, D, y = self.problem.operator, self.problem.data_term, self.problem.y
+        if not isinstance(A, LinearOperator):
+            return self.data(self.problem.zeros()).gradient
+        # A 0 = 0 takes no product.
+        nothing = tree_map(lambda m: m.new_zeros(self.batch, *m.shape[1:]), y)
+        return A.adjoint(D.grad(nothing, y))
+
     def data_value(self, x: Tensor) -> Tensor:
         return self.problem.data_term.value(self.problem.operator(x), self.problem.y)
 

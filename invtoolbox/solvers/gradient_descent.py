@@ -131,9 +131,10 @@ def gradient_scale(objective: Objective, start_norm: Tensor, bounds: Box | None 
     # The parameters of a network or a scene have no point 0 that would mean anything.
     scale = start_norm
     if objective.layout is None:
-        zeros = objective.problem.zeros()
-        origin = zeros if bounds is None else bounds.prox(zeros, 1.0)
-        at_zero = objective.data(origin).gradient
+        if bounds is None:
+            at_zero = objective.data_gradient_at_zero()
+        else:
+            at_zero = objective.data(bounds.prox(objective.problem.zeros(), 1.0)).gradient
         scale = torch.maximum(start_norm, item_norm(at_zero))
         of_counts = objective.slope_of_counts()
         if of_counts is not None:
