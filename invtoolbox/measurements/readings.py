@@ -13,13 +13,15 @@ from invtoolbox.data_terms.base import ResidualTerm
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
 from invtoolbox.measurements.detector import share_of_gains, sinograms
 from invtoolbox.measurements.findings import Finding, Subject, leave_out, register
+from invtoolbox.measurements.sinogram import fit_residual
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 
 #: Largest error of the value of air, relative to -1000, in an image in Hounsfield units.
 _AIR = 0.1
-#: Share of the cells that differ from both neighbours if cells have gains of their own.
-_GAINS = 0.2
+#: Least share of the cells that differ from both neighbours if cells have gains of their own, and
+#: least part of these differences that no image predicts after a number of iterations.
+_GAINS, _UNPREDICTED, _ITERATIONS = 0.06, 0.08, 20
 #: Least offset relative to the bright readings, and largest change of the rays beside the object,
 #: between cells and between views, relative to the offset; and change between the outermost cells that
 #: shows an object.
@@ -100,20 +102,42 @@ def check_readings(subject: Subject) -> Finding | None:
 
 @register(Scan)
 def check_gains(subject: Subject) -> Finding | None:
-    """Find cells with gains of their own, as without a flat field."""
+    """Find cells with gains of their own, as without a flat field.
+
+    Rings about the axis of rotation also make cells differ from their neighbours, but an image
+    predicts these differences.
+    """
     planes = sinograms(subject.filled, subject.operator)
     if planes is None or not isinstance(subject.problem.data_term, ResidualTerm):
         return None
     share = float(share_of_gains(planes).median())
-    if share < _GAINS:
+    if share < _GAINS or _unpredicted(subject) < _UNPREDICTED:
         return None
     return Finding(
         "gains",
         f"{share:.0%} of the cells differ from both neighbours in the same way in all views, so the "
         "gains of the cells were not removed and cause rings; divide the counts by a flat field, or "
-        "let it.reconstruct(..., repair=True) subtract them",
+        "let it.reconstruct subtract them",
         is_conclusive=True,
     )
+
+
+def _unpredicted(subject: Subject) -> float:
+    """Return the part of the differences of cells that an image does not predict.
+
+    The differences d are those of a cell's mean over the views from the mean of its neighbours. The
+    part is ``<d(y - A x), d(y)> / |d(y)|^2``, x a fit to y.
+    """
+    y = subject.filled
+    assert isinstance(subject.operator, Scan)
+    with torch.no_grad():
+        residual = fit_residual(subject.operator, y, _ITERATIONS)
+    left, whole = (
+        means[..., 1:-1] - (means[..., 2:] + means[..., :-2]) / 2
+        for means in (residual.double().mean(2), y.double().mean(2))
+    )
+    square = float(whole.square().sum())
+    return float((left * whole).sum()) / square if square > 0 else 0.0
 
 
 @register(Scan)

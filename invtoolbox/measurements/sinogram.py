@@ -32,6 +32,7 @@ from invtoolbox.operators.base import Operator
 from invtoolbox.operators.tomography.cone_beam import ConeBeam
 from invtoolbox.operators.tomography.fan_beam import FanBeam
 from invtoolbox.operators.tomography.parallel_beam import ParallelBeam, ParallelBeam3D
+from invtoolbox.operators.tomography.scan_2d import Scan
 
 #: Number of cells, views and pixels per side of the coarse reconstruction, and its iterations.
 _CELLS, _VIEWS, _SIDE, _ITERATIONS = 48, 60, 40, 10
@@ -474,11 +475,22 @@ def _at(values: Tensor, places: Tensor) -> Tensor:
 
 def _misfit(scan: ParallelBeam | FanBeam, y: Tensor) -> float:
     """Return ``|A x - y| / |y|`` after a few iterations of conjugate gradients from zero."""
+    return float(fit_residual(scan, y, _ITERATIONS).norm() / y.norm().clamp_min(1e-30))
+
+
+def fit_residual(scan: Scan, y: Tensor, iterations: int) -> Tensor:
+    """Return ``y - A x`` after iterations of conjugate gradients for least squares from zero.
+
+    Args:
+        scan: the operator A.
+        y: measurements ``(batch, *A.range_shape)``, fitted together.
+        iterations: largest number of iterations.
+    """
     residual = y.clone()
     slope = scan._adjoint(residual)
     direction, power = slope, float(slope.square().sum())
     first = power
-    for _ in range(_ITERATIONS):
+    for _ in range(iterations):
         if not power > 1e-10 * first:
             break
         image = scan._forward(direction)
@@ -488,4 +500,4 @@ def _misfit(scan: ParallelBeam | FanBeam, y: Tensor) -> float:
             slope + float(slope.square().sum()) / power * direction,
             float(slope.square().sum()),
         )
-    return float(residual.norm() / y.norm().clamp_min(1e-30))
+    return residual

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.errors import MeasurementWarning
 from invtoolbox.measurements import check_measurements, repair_measurements
-from invtoolbox.measurements.detector import find_bad_readings, sinograms
+from invtoolbox.measurements.detector import find_bad_readings, share_of_gains, sinograms
 from invtoolbox.operators import ConeBeam, FanBeam
 from invtoolbox.operators.noise import RelativeGaussian
 from tests.measurements.test_mistakes import NOISE, TURN, fan, parallel, phantom
@@ -81,9 +82,15 @@ def test_a_fault_does_not_decide_the_weight(fault: str) -> None:
     x = 2 * phantom(40)
     y = A.simulate(x, NOISE, seed=1)
     broken = with_fault(y, fault)
-    right, mended = (it.reconstruct(t, A, repair=True, progress=False) for t in (y, broken))
-    assert any("repaired" in note for note in mended.notes)
+    right = it.reconstruct(y, A, repair=True, progress=False)
     assert not any("repaired" in note for note in right.notes)
+    if fault == "gains":  # by default
+        with pytest.warns(MeasurementWarning, match="gains of the cells were found and subtracted"):
+            mended = it.reconstruct(broken, A, progress=False)
+        assert any("repair=False keeps them" in note for note in mended.notes)
+    else:
+        mended = it.reconstruct(broken, A, repair=True, progress=False)
+    assert any("repaired" in note for note in mended.notes)
     loss = it.metrics.psnr(right.x, x, data_range=0.08) - it.metrics.psnr(
         mended.x, x, data_range=0.08
     )
@@ -93,6 +100,24 @@ def test_a_fault_does_not_decide_the_weight(fault: str) -> None:
         raw = it.metrics.psnr(x_raw, x, data_range=0.08)
         assert float(it.metrics.psnr(mended.x, x, data_range=0.08) - raw) > 8
     assert 0.2 < float(mended.regularization / right.regularization) < 5
+
+
+def rings(size: int) -> Tensor:
+    """Return a disc whose density changes with every pixel of the distance to its centre."""
+    axis = torch.arange(4 * size) / 4 - size / 2 + 0.375 - 0.25
+    distance = torch.hypot(axis[:, None], axis)
+    profile = 1 + 0.5 * torch.randn(size, generator=torch.Generator().manual_seed(3))
+    fine = torch.where(distance < 0.45 * size, profile[distance.long().clamp_max(size - 1)], 0)
+    return fine.view(size, 4, size, 4).mean((1, 3))[None, None] / size
+
+
+@pytest.mark.parametrize("A", [parallel(), fan()], ids=str)
+def test_rings_of_the_object_are_no_gains(A: it.operators.Operator) -> None:
+    x = rings(A.domain_shape[-1])
+    y = A.simulate(x, float(0.003 * A(x).max()), seed=0)
+    assert float(share_of_gains(sinograms(y, A)).median()) > 0.06  # the cells do differ
+    assert "gains" not in names(y, A)
+    assert "gains" in names(with_fault(y, "gains"), A)
 
 
 def test_a_beam_of_another_kind() -> None:

@@ -1,4 +1,4 @@
-"""Repairs: dead and hot readings get weight 0, and on request gains of detector cells are subtracted."""
+"""Repairs: dead and hot readings get weight 0, and gains of detector cells are subtracted."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from invtoolbox.jobs.images.wide_grid import cover_field
 from invtoolbox.measurements import check_measurements, repair_measurements
 from invtoolbox.measurements.detector import fill
 from invtoolbox.measurements.findings import Subject, find, leave_out
+from invtoolbox.measurements.readings import check_gains
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 from invtoolbox.priors.images.constraints import NonNegative
@@ -28,7 +29,7 @@ from invtoolbox.solvers.lsmr import CGLS
 from invtoolbox.solvers.pdhg import PDHG
 
 #: Number of solves, and their iterations.
-_STAGES, _ITERATIONS = 6, 150
+_STAGES, _ITERATIONS = 9, 50
 #: Number of fits to the readings that are not in doubt, and their iterations; largest share of a fault
 #: that they may follow, and least share of the readings at the largest value that they have to exceed.
 _PASSES, _FIT, _CERTAIN, _EXCEEDED = 2, 30, 0.25, 0.5
@@ -54,7 +55,7 @@ def solve_repaired(
     every = torch.arange(problem.batch, device=problem.y0.device)
     if repair is False:
         return solve(problem, every)
-    mend = _repair if repair else leave_out_certain
+    mend = _repair if repair else _mend_certain
     mended: list[tuple[Tensor, Problem, tuple[str, ...]]] = []
     clean: list[Tensor] = []
     solutions: list[tuple[Tensor, Solution]] = []
@@ -80,12 +81,36 @@ def _repair(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     problem, notes = repair_measurements(problem)
     is_scan = isinstance(problem.operator, Scan)
     if is_scan and any(finding.name == "gains" for finding in check_measurements(problem)):
-        problem, gains = subtract_gains(problem)
-        notes += (
-            "repaired: gains of the cells were found and subtracted, with a standard deviation of "
-            f"{float(gains.std()):.3g}",
-        )
+        problem, note = _without_gains(problem, "")
+        notes += (note,)
     return problem, notes
+
+
+def _mend_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
+    """Return the problem of one item without faults that are certain, and a sentence per repair."""
+    problem, notes = leave_out_certain(problem)
+    is_simple = type(problem.data_term) is LeastSquares and isinstance(problem.y, Tensor)
+    if notes or not is_simple or not isinstance(problem.operator, Scan):
+        return problem, notes
+    if problem.skipped is not None or problem.unknown:
+        return problem, notes
+    subject = Subject(problem)
+    # Another mistake may have made the cells differ.
+    if check_gains(subject) and [finding.name for finding in find(subject)] == ["gains"]:
+        problem, note = _without_gains(problem, "; repair=False keeps them")
+        warn_user(note, MeasurementWarning)
+        notes += (note,)
+    return problem, notes
+
+
+def _without_gains(problem: Problem, ending: str) -> tuple[Problem, str]:
+    """Return the problem of one item without gains of the cells, and the sentence about them."""
+    problem, gains = subtract_gains(problem)
+    note = (
+        "repaired: gains of the cells were found and subtracted, with a standard deviation of "
+        f"{float(gains.std()):.3g}{ending}"
+    )
+    return problem, note
 
 
 def leave_out_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
