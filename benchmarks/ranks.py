@@ -1,18 +1,18 @@
 """One volume on two and four ranks against one process: answers, memory, seconds, and a killed rank.
 
     python benchmarks/ranks.py [--size 256] [--iterations 3] [--rounds 3] [--jobs fdk,tv,denoiser]
-        [--peer-iterations 10] [--killed-size 96] [--killed-iterations 80]
+        [--peer-iterations 10] [--tile 64] [--killed-size 96] [--killed-iterations 80]
 
 A cone beam of ``size`` voxels per axis, size / 2 views of a full turn, a panel of 5/4 size rows and
 3/2 size columns, noise of 1 % of the largest reading. Jobs: FDK; FISTA with total variation and
 positivity from the FDK; proximal gradient with a denoiser (two convolutions of 5^3 voxels, drawn at
-random) by tiles of 64 voxels from 0. Ranks are processes with one thread that exchange messages by
+random) by tiles of ``tile`` voxels from 0. Ranks are processes with one thread that exchange messages by
 gloo on this machine. Answers: relative difference to the one process. Memory: peak of the resident
 memory of a process during a job, measurements included, beyond imports, kernels and network
 (Linux). Seconds: wall time, medians of alternating rounds, one process with two threads against two
 ranks. deepinv: the denoiser's job by `deepinv.distributed`, eight operators of interleaved views
-and tiles of 64 with an overlap of 4; answers are compared away from the border, where its padding
-differs. Our solver also evaluates its certificate and checks its answer, which takes three products
+and the same tiles with an overlap of 4; answers are compared away from the border, where its padding
+differs. Our solver also evaluates its certificate and checks its answer, which takes two products
 with the operator and two with its adjoint once per run. Killed: ``ct`` on two processes, of which
 one gets SIGKILL once checkpoints exist, resumed by three processes. Messages: from the division of
 the scan alone.
@@ -99,17 +99,12 @@ class Smoother(nn.Module):
         return x - 0.1 * last(torch.relu(first(x)))
 
 
-def tile_of(size: int) -> int:
-    """Return the number of voxels per axis that a tile determines."""
-    return min(64, size // 2)
-
-
 def step_of(size: int) -> float:
     """Return a step below ``1 / |A|^2``: ray lengths and sums over views bound the norm."""
     return 1 / (1.8 * size * (size // 2))
 
 
-def compute(A: Any, y: Tensor, job: str, iterations: int, size: int) -> Tensor:
+def compute(A: Any, y: Tensor, job: str, iterations: int, size: int, tile: int) -> Tensor:
     """Run a job on the scan, or on this rank's part of it."""
     if job == "fdk":
         return A.pseudo_inverse(y)
@@ -120,7 +115,7 @@ def compute(A: Any, y: Tensor, job: str, iterations: int, size: int) -> Tensor:
             problem, prior, "fista", regularization=0.02, tolerance=0.0, check=False, **settings
         ).x
     denoiser = it.priors.Denoiser(Smoother(), sigma=0.05, level="none")
-    prior = it.priors.Tiled(denoiser, tile_of(size), _RADIUS)
+    prior = it.priors.Tiled(denoiser, tile, _RADIUS)
     solver = it.solvers.ProximalGradient(step_size=step_of(size))
     zeros = torch.zeros(1, *A.domain_shape)
     return it.solve(
@@ -135,7 +130,16 @@ def compute(A: Any, y: Tensor, job: str, iterations: int, size: int) -> Tensor:
     ).x
 
 
-def worker(pipe: Connection, role: str, rank: int, count: int, file: str, meeting: str, size: int):
+def worker(
+    pipe: Connection,
+    role: str,
+    rank: int,
+    count: int,
+    file: str,
+    meeting: str,
+    size: int,
+    tile: int,
+) -> None:
     """Do the jobs that arrive on a pipe.
 
     Args:
@@ -146,6 +150,7 @@ def worker(pipe: Connection, role: str, rank: int, count: int, file: str, meetin
         file: file of the projections.
         meeting: file at which the ranks meet.
         size: number of voxels per axis.
+        tile: number of voxels per axis that a tile of the denoiser determines.
     """
     torch.set_num_threads(2 if role == "one" else 1)
     if role != "one":
@@ -157,10 +162,10 @@ def worker(pipe: Connection, role: str, rank: int, count: int, file: str, meetin
 
     def perform(job: str, iterations: int) -> Callable[[], Tensor]:
         if role == "deepinv":
-            return peer(whole, size, iterations)
+            return peer(whole, size, iterations, tile)
         A: Any = scan(size) if role == "one" else it.distributed.Slabs(scan(size))
         y = torch.from_numpy(np.array(whole if role == "one" else A.share(whole)))
-        return lambda: compute(A, y, job, iterations, size)
+        return lambda: compute(A, y, job, iterations, size, tile)
 
     with torch.no_grad():
         while (task := pipe.recv()) is not None:
@@ -193,7 +198,7 @@ def memory(field: str) -> int:
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def peer(whole: np.ndarray, size: int, iterations: int) -> Callable[[], Tensor]:
+def peer(whole: np.ndarray, size: int, iterations: int, tile: int) -> Callable[[], Tensor]:
     """Return the denoiser's job by `deepinv.distributed`."""
     from deepinv.distributed import DistributedContext, distribute
     from deepinv.optim.data_fidelity import L2
@@ -217,7 +222,7 @@ def peer(whole: np.ndarray, size: int, iterations: int) -> Callable[[], Tensor]:
         Smoother(),
         context,
         type_object="denoiser",
-        patch_size=(tile_of(size),) * 3,
+        patch_size=(tile,) * 3,
         overlap=(_RADIUS,) * 3,
         tiling_dims=(2, 3, 4),
         max_batch_size=1,
@@ -235,7 +240,9 @@ def peer(whole: np.ndarray, size: int, iterations: int) -> Callable[[], Tensor]:
 class Team:
     """Processes of one role, which wait for tasks."""
 
-    def __init__(self, role: str, count: int, file: Path, folder: Path, size: int) -> None:
+    def __init__(
+        self, role: str, count: int, file: Path, folder: Path, size: int, tile: int
+    ) -> None:
         self.folder, self.name = folder, f"{role}{count}"
         context = multiprocessing.get_context("spawn")
         meeting = str(folder / f"meeting_{self.name}")
@@ -244,7 +251,7 @@ class Team:
             here, there = context.Pipe()
             process = context.Process(
                 target=worker,
-                args=(there, role, rank, count, str(file), meeting, size),
+                args=(there, role, rank, count, str(file), meeting, size, tile),
                 daemon=True,
             )
             process.start()
@@ -291,13 +298,14 @@ def divided(
     peer_iterations: int,
     file: Path,
     folder: Path,
+    tile: int,
 ) -> None:
     """Print answers, memory and seconds of ranks, and of the peer."""
-    one = Team("one", 1, file, folder, size)
+    one = Team("one", 1, file, folder, size, tile)
     answers: dict[str, np.ndarray] = {}
     peaks: dict[str, int] = {}
     for count, share in ((2, 0.6), (4, 0.35)) if jobs else ((2, 0.6),):
-        team = Team("ranks", count, file, folder, size)
+        team = Team("ranks", count, file, folder, size, tile)
         for first in (one, team):
             first.run("fdk", 1)  # loads kernels
         for job in jobs:
@@ -324,7 +332,7 @@ def divided(
                 )
             print(line, flush=True)
         if count == 2 and peer_iterations:
-            against_peer(team, size, peer_iterations, rounds, file, folder)
+            against_peer(team, size, peer_iterations, rounds, file, folder, tile)
         team.end()
     one.end()
 
@@ -336,9 +344,10 @@ def against_peer(
     rounds: int,
     file: Path,
     folder: Path,
+    tile: int,
 ) -> None:
     """Print memory and seconds of two ranks of the peer at the denoiser's job, next to ours."""
-    theirs = Team("deepinv", 2, file, folder, size)
+    theirs = Team("deepinv", 2, file, folder, size, tile)
     rows = [
         (team.run("denoiser", iterations), theirs.run("denoiser", iterations))
         for _ in range(rounds)
@@ -487,6 +496,7 @@ def main(
     rounds: int = 3,
     jobs: str = ",".join(JOBS),
     peer_iterations: int = 10,
+    tile: int = 64,
     killed_size: int = 96,
     killed_iterations: int = 80,
 ) -> None:
@@ -498,18 +508,24 @@ def main(
         rounds: number of alternating rounds for seconds
         jobs: jobs that are divided, separated by commas
         peer_iterations: number of iterations of the comparison with deepinv; 0 for none
+        tile: number of voxels per axis that a tile of the denoiser determines, at most size / 2
         killed_size: number of voxels per axis of the run that is killed; 0 for none
         killed_iterations: number of iterations of that run, of more than ten seconds in all
     """
     torch.set_num_threads(1)
-    print(f"{machine()}; {size}^3, {iterations} iterations, {rounds} rounds", flush=True)
+    print(
+        f"{machine()}; {size}^3, {iterations} iterations, {rounds} rounds, tiles of {tile}",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         folder = Path(name)
         file = folder / "projections.npy"
         np.save(file, measure(scan(size), size)[0, 0].numpy())
         if jobs or peer_iterations:
             names = jobs.split(",") if jobs else []
-            divided(size, iterations, rounds, names, peer_iterations, file, folder)
+            divided(
+                size, iterations, rounds, names, peer_iterations, file, folder, min(tile, size // 2)
+            )
         if killed_size:
             killed(killed_size, killed_iterations, folder)
     messages(size, (2, 4))
