@@ -28,6 +28,8 @@ from invtoolbox.solvers.splitting import (
 
 #: Least level for ``sigma_end="noise"``, as a fraction of the intensity range; DPIR's.
 _LEAST_LEVEL = 0.01
+#: Conjugate gradient steps per iteration, and those of a schedule with an operator like a convolution.
+_STEPS, _CHEAP_STEPS = 5, 40
 
 
 @dataclass(kw_only=True)
@@ -87,7 +89,9 @@ class HalfQuadratic(Solver):
             level of the measurements over the norm of A, but, in a schedule of several steps, at
             least 1 % of the intensity range.
         schedule: number of steps from the first to the last level.
-        inner_iterations: conjugate gradient steps per iteration, if the first line is not closed.
+        inner_iterations: conjugate gradient steps per iteration, if the first line is not closed;
+            by default 40 for a schedule with an operator that is close to a periodic convolution,
+            as a blur is, and 5 for others.
         iterate: ``"x"`` returns the iterate of the misfit in any case.
 
     >>> import invtoolbox as it
@@ -105,7 +109,7 @@ class HalfQuadratic(Solver):
     sigma_start: float | None = None
     sigma_end: float | Literal["noise"] | None = None
     schedule: int = 8
-    inner_iterations: int = 5
+    inner_iterations: int | None = None
     iterate: Literal["auto", "x"] = "auto"
 
     certificate_name: ClassVar[str] = "relative gradient norm of the half-quadratic objective"
@@ -169,7 +173,9 @@ class HalfQuadratic(Solver):
             objective,
             [(mu, summand.operator) for summand in summands],
             right,
-            self.inner_iterations,
+            self._inner_iterations(objective),
+            # A schedule has few steps, in which an error at the border would remain.
+            precondition=not self._levels(objective),
         )
         x = state.x + change
         prediction = A(x)
@@ -247,6 +253,12 @@ class HalfQuadratic(Solver):
         """Whether the level of a denoiser follows the schedule."""
         denoising = denoising_term(objective)
         return denoising is not None and not denoising[1].fixed_level and self.penalty is None
+
+    def _inner_iterations(self, objective: Objective) -> int:
+        if self.inner_iterations is not None:
+            return self.inner_iterations
+        is_cheap = objective.linear_operator.normal_symbol() is not None
+        return _CHEAP_STEPS if is_cheap and self._levels(objective) else _STEPS
 
     def _penalty(self, objective: Objective, state: HalfQuadraticState) -> Tensor:
         denoising = denoising_term(objective)

@@ -163,12 +163,25 @@ Penalties = Sequence[tuple[Tensor, LinearOperator | None]]
 
 
 def solve_quadratic(
-    objective: Objective, penalties: Penalties, right: Tensor, iterations: int
+    objective: Objective,
+    penalties: Penalties,
+    right: Tensor,
+    iterations: int,
+    precondition: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Return ``d`` and the norm of its residual, ``(batch,)``.
 
     Solve for the change of an iterate rather than for the next iterate: the right-hand side then is
     small, and so is its rounding, which the system amplifies by its condition number.
+
+    Args:
+        objective: the objective, whose data term is quadratic.
+        penalties: weights and operators of the quadratic penalties.
+        right: right-hand side.
+        iterations: number of conjugate gradient steps, if the system has no closed solution.
+        precondition: use the periodic convolution next to the system, if there is one. It speeds
+            many steps up. The first few amplify what the border contradicts, by up to the largest
+            eigenvalue over the least weight.
     """
     problem = objective.problem
     A, D = objective.linear_operator, problem.data_term
@@ -190,7 +203,9 @@ def solve_quadratic(
             product = torch.addcmul(product, expand(rho, KTKv), KTKv)
         return product
 
-    M = None if symbol is None else partial(apply_multiplier, multiplier=1 / symbol)
+    M = None
+    if symbol is not None and precondition:
+        M = partial(apply_multiplier, multiplier=1 / symbol)
     # A fixed number of steps: rounding depends on the batch, and near the threshold of a test of
     # accuracy it would change the result of an item. A long run of conjugate gradients in float32
     # amplifies that rounding too.
