@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ def line_integral(origin: np.ndarray, direction: np.ndarray, radius: float) -> n
     return total
 
 
+@lru_cache
 def truth(shape: tuple[int, int, int], voxel: float, radius: float) -> np.ndarray:
     """The object on a grid (slices z, rows y, columns x), as means of 27 points of each voxel."""
     fine = [(np.arange(3 * n) - (3 * n - 1) / 2) * voxel / 3 for n in shape]
