@@ -17,9 +17,6 @@ BIN := .venv/bin
 comma := ,
 STAMP := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 
-# The tests start Python many times: a process that may not keep the bytecode of the package compiles it anew.
-export PYTHONDONTWRITEBYTECODE :=
-
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test test-all test-bits test-oldest test-newest gpu lint format typecheck docs benchmarks wheel clean
 
