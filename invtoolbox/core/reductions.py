@@ -52,6 +52,10 @@ def norm_items(x: Tensor) -> Tensor:
     Args:
         x: tensor with a batch axis.
     """
+    if x.is_complex():
+        # Of real and imaginary parts: torch takes the modulus of every complex number by itself,
+        # which is 20 times slower for an image and no more accurate.
+        x = torch.view_as_real(x.resolve_conj())
     norm = _reduce(x, _norms)
     return norm if current_ranks() is None else sum_over_ranks(norm.square()).sqrt()
 
