@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("INVTOOLBOX_DATA", str(ROOT.parent / "shared" / "data"))
     # Two threads on two loaded cores can be much slower than one.
     torch.set_num_threads(1)
+    # The tests start Python many times, and each process would compile the package anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # A job in the background of a shell ignores SIGINT, and so would the runs that the tests start
     # and interrupt.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -20,8 +20,9 @@ from invtoolbox.measurements import findings
 
 ROOT = Path(__file__).resolve().parent.parent
 GALLERY = ROOT / "docs" / "gallery"
-#: More than about ten seconds on one core; the build of the site runs them too.
+#: More than about four seconds on one core; the build of the site runs them too.
 SLOW = {
+    "batch",
     "blind_deblurring",
     "calibration",
     "choosing_the_weight",
@@ -30,6 +31,8 @@ SLOW = {
     "deblurring",
     "gated_ct",
     "limited_angle",
+    "posterior",
+    "registration",
     "waves",
 }
 #: Pages and scripts that start from a wrong geometry, and the warning that they cause.

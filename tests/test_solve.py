@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
@@ -333,7 +334,9 @@ RUN = """
 """
 
 
-def test_killed_at_a_random_moment_and_resumed_is_bitwise_undisturbed(tmp_path: Path) -> None:
+def test_killed_at_a_random_moment_and_resumed_is_bitwise_undisturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     solvers = ("LBFGS", "CG", "Adam")
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(RUN))
@@ -343,7 +346,8 @@ def test_killed_at_a_random_moment_and_resumed_is_bitwise_undisturbed(tmp_path: 
     def command(name: str, pause: float, *solvers: str) -> list[str]:
         return [sys.executable, str(script), str(tmp_path / name), str(pause), *solvers]
 
-    subprocess.run(command("undisturbed", 0.0, *solvers), env=environment, check=True)
+    monkeypatch.setattr(sys, "argv", command("undisturbed", 0.0, *solvers)[1:])
+    runpy.run_path(str(script))
     for solver in solvers:
         disturbed = subprocess.Popen(command("killed", 0.01, solver), env=environment)
         while not (tmp_path / f"killed{solver}").exists():

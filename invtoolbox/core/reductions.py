@@ -52,6 +52,10 @@ def norm_items(x: Tensor) -> Tensor:
     Args:
         x: tensor with a batch axis.
     """
+    if x.is_complex():
+        # Of real and imaginary parts: torch takes the modulus of every complex number by itself,
+        # which is 20 times slower for an image and no more accurate.
+        x = torch.view_as_real(x.resolve_conj())
     norm = _reduce(x, _norms)
     return norm if current_ranks() is None else sum_over_ranks(norm.square()).sqrt()
 
@@ -59,7 +63,7 @@ def norm_items(x: Tensor) -> Tensor:
 def _norms(terms: Tensor) -> Tensor:
     """Return the norm of every row; of long rows, the norm of the norms of blocks."""
     count = terms.shape[1]
-    if terms.device.type != "cpu" or count <= _BLOCK:
+    if count <= _BLOCK or terms.device.type != "cpu":
         return torch.linalg.vector_norm(terms, dim=1)
     # torch adds the squares of a row one after another: of 16 million values in float32, the norm
     # is off by 6e-4.
@@ -71,7 +75,8 @@ def _norms(terms: Tensor) -> Tensor:
 
 def _reduce(x: Tensor, reduction: Callable[[Tensor], Tensor]) -> Tensor:
     terms = x.flatten(1)
-    is_divided = len(terms) == 1 and terms.numel() >= _DIVIDED and terms.device.type == "cpu"
+    items, count = terms.shape  # `len` of a tensor costs more than its shape
+    is_divided = items == 1 and count >= _DIVIDED and terms.device.type == "cpu"
     if is_divided and torch.get_num_threads() > 1:
         return reduction(terms.expand(2, -1))[:1]
     return reduction(terms)

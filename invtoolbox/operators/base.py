@@ -493,10 +493,11 @@ def item_norm(a: Any) -> Tensor:
 
 def expand(value: float | Tensor, like: Tensor) -> Tensor:
     """Reshape a number, or one number per item, so that it multiplies ``like``."""
-    dtype, device = like.real.dtype, like.device
     if not isinstance(value, Tensor):
-        return torch.full((), value, dtype=dtype, device=device)  # no copy from the host
-    value = value.to(dtype=dtype, device=device)
+        # No copy from the host.
+        return torch.full((), value, dtype=like.real.dtype, device=like.device)
+    if value.dtype != like.dtype or value.device != like.device:
+        value = value.to(dtype=like.real.dtype, device=like.device)
     return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
 
 

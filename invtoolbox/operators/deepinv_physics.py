@@ -35,7 +35,7 @@ class DeepinvOperator(Operator):
         self, physics: Physics, domain_shape: Sequence[int] | None = None, channelwise: bool = False
     ) -> None:
         # The caller's physics is not touched: several physics rewrite their own buffers in a call.
-        self.physics = _clone(physics)
+        self.physics = copy_physics(physics)
         self.channelwise = channelwise
         self.items = self._count_items()
         self.domain_shape = _domain_shape(physics, domain_shape)
@@ -104,14 +104,14 @@ class DeepinvOperator(Operator):
         operator = copy.copy(self)
         # Module.to(float64) would cast complex buffers to real ones, and drop their imaginary
         # parts.
-        operator.physics = _clone(self.physics)._apply(
+        operator.physics = copy_physics(self.physics)._apply(
             lambda t: t.to(device=device, dtype=cast_dtype(t.dtype, dtype))
         )
         return operator
 
     def to_physics(self) -> Physics:
         """Return a copy of the physics without noise, with the attributes of its class."""
-        physics = _clone(self.physics)
+        physics = copy_physics(self.physics)
         physics.noise_model = ZeroNoise()
         return physics
 
@@ -370,12 +370,16 @@ def _domain_shape(physics: Physics, declared: Sequence[int] | None) -> tuple[int
     )
 
 
-def _clone(physics: Physics) -> Physics:
-    """Copy a physics; a distributed one shares the group of processes."""
-    context = getattr(physics, "ctx", None)
-    if context is None:
+def copy_physics(physics: Physics) -> Physics:
+    """Copy a physics and its generators of random numbers; a distributed one shares its processes.
+
+    `Physics.clone` walks every object that the physics can reach, the modules of its functions
+    included, in search of generators, which `copy.deepcopy` could not copy before torch 2.5.
+    """
+    if type(physics).clone is not Physics.clone:
         return physics.clone()
-    return copy.deepcopy(physics, {id(context): context})
+    context = getattr(physics, "ctx", None)
+    return copy.deepcopy(physics, None if context is None else {id(context): context})
 
 
 def _to_tuple(value: Any) -> Any:

@@ -72,13 +72,19 @@ class DepthGaps(Operator):
         numbers = torch.arange(count, device=maps.device)
         first, second = torch.meshgrid(numbers, numbers, indexing="ij")
         self.first, self.second = first[first != second], second[first != second]
-        # The point of a pixel at depth d is start + d * direction, in the frame of the second view.
+        # The point of a pixel at depth d is start + d * direction, in the frame of the second view;
+        # with z of that point, K (start + d * direction) are its homogeneous pixel coordinates.
         origins, directions = self.cameras.rays()
         motion = self.cameras.world_to_camera[self.second]
         turn = motion[:, None, None, :3, :3]
         shift = motion[:, None, None, :3, 3]
-        self.start = (turn @ origins[self.first][..., None])[..., 0] + shift
-        self.direction = (turn @ directions[self.first][..., None])[..., 0]
+        K = self.cameras.intrinsics[self.second, None, None, :2]
+        start = (turn @ origins[self.first][..., None])[..., 0] + shift
+        direction = (turn @ directions[self.first][..., None])[..., 0]
+        self.start, self.direction = (
+            torch.cat([(K @ vector[..., None])[..., 0], vector[..., 2:]], -1)
+            for vector in (start, direction)
+        )
         self.items = count_items("depth maps", maps)
         self.domain_shape = (2, count)
         self.range_shape = (len(self.first), *cameras.size)
@@ -110,13 +116,12 @@ class DepthGaps(Operator):
         scale, shift, other_scale, other_shift = ends.unbind(1)
         scale, other_scale = scale.exp(), other_scale.exp()
         depth = scale * self.maps[:, self.first] + shift
-        points = self.start + depth[..., None] * self.direction
-        z = points[..., 2]
+        projected = self.start + depth[..., None] * self.direction
+        z = projected[..., 2]
         ahead = z > 1e-6
         z = torch.where(ahead, z, 1.0)
-        K = self.cameras.intrinsics[self.second, None, None]
         # Pinhole projection; `grid_sample` takes pixels with centres at j + 1/2 as -1 to 1.
-        place = (K @ points[..., None])[..., :2, 0] / z[..., None]
+        place = projected[..., :2] / z[..., None]
         grid = 2 * place / place.new_tensor([columns, rows]) - 1
         sources = self.sources[:, self.second].expand(len(depth), -1, -1, -1, -1)
         sampled = functional.grid_sample(
@@ -130,14 +135,20 @@ class DepthGaps(Operator):
 
     def linearize(self, x: Tensor) -> LinearOperator:
         """Return the derivative at x, whose entries are pixel by pixel of one pair of views."""
+        return self.with_derivative(x)[1]
+
+    def with_derivative(self, x: Tensor) -> tuple[Tensor, LinearOperator]:
+        """Return the gaps at x, and their derivative."""
         ends = torch.cat([x[..., self.first], x[..., self.second]], 1).detach()
         ends = ends[..., None, None].expand(-1, -1, -1, *self.cameras.size)
         # Every gap depends on four numbers of its own pixel, so one gradient of the sum holds all
         # derivatives.
         with torch.enable_grad():
             free = ends.clone().requires_grad_(True)
-            (slopes,) = torch.autograd.grad(self._gaps(free)[0].sum(), free)
-        return GapsJacobian(slopes, self.first, self.second, self.domain_shape[1])
+            gaps = self._gaps(free)[0]
+            (slopes,) = torch.autograd.grad(gaps.sum(), free)
+        jacobian = GapsJacobian(slopes, self.first, self.second, self.domain_shape[1])
+        return gaps.detach(), jacobian
 
     def parameters(self) -> dict[str, Tensor]:
         """``sources``, ``maps``, ``known`` and ``spread``, with the batch axis in front."""

@@ -78,7 +78,7 @@ def test_a_run_killed_by_ctrl_c_goes_on_bitwise(run: Run, scene: Path) -> None:
         "--set",
         "solver.tolerance=0",
         "--set",
-        "solver.max_iterations=3000",
+        "solver.max_iterations=1500",
         "--set",
         'output.formats=["npy"]',
     ]
@@ -97,7 +97,7 @@ def test_a_run_killed_by_ctrl_c_goes_on_bitwise(run: Run, scene: Path) -> None:
         and process.poll() is None
     ):
         time.sleep(0.02)
-    time.sleep(0.3)
+    time.sleep(0.15)
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     if process.returncode == 0:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,18 @@ def line_integral(origin: np.ndarray, direction: np.ndarray, radius: float) -> n
     return total
 
 
+@lru_cache
 def truth(shape: tuple[int, int, int], voxel: float, radius: float) -> np.ndarray:
     """The object on a grid (slices z, rows y, columns x), as means of 27 points of each voxel."""
-    fine = [(np.arange(3 * n) - (3 * n - 1) / 2) * voxel / 3 for n in shape]
-    z, y, x = np.meshgrid(*fine, indexing="ij")
-    points, values = np.stack([x, y, z], -1), np.zeros(z.shape)
+    z, y, x = ((np.arange(3 * n) - (3 * n - 1) / 2) * voxel / 3 for n in shape)
+    values = np.zeros([3 * n for n in shape])
     for centre, axes, angle, value in ELLIPSOIDS:
-        local = ((points - np.array(centre) * radius) @ about_z(-angle).T) / (
-            np.array(axes) * radius
-        )
-        values += value * DENSITY * ((local * local).sum(-1) <= 1)
+        # A turn about z leaves the square of the distance a sum of one over (y, x) and one over z.
+        dx, dy, dz = x - centre[0] * radius, y[:, None] - centre[1] * radius, z - centre[2] * radius
+        cos, sin = np.cos(angle), np.sin(angle)
+        plane = ((cos * dx + sin * dy) / axes[0]) ** 2 + ((cos * dy - sin * dx) / axes[1]) ** 2
+        inside = plane + (dz[:, None, None] / axes[2]) ** 2 <= radius**2
+        values += value * DENSITY * inside
     s, r, c = shape
     return values.reshape(s, 3, r, 3, c, 3).mean((1, 3, 5))
 

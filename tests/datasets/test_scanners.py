@@ -327,7 +327,15 @@ def test_a_zeiss_file_takes_a_white_level(tmp_path: Path) -> None:
         Txrm(path, white=50000)
 
 
-@pytest.mark.parametrize("name", ["nikon", "skyscan", "zeiss", "table"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nikon",
+        pytest.param("skyscan", marks=pytest.mark.slow),
+        pytest.param("zeiss", marks=pytest.mark.slow),
+        "table",
+    ],
+)
 def test_the_command_alone_gives_a_volume_and_a_report(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

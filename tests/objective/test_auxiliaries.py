@@ -81,9 +81,9 @@ def test_the_objective_with_auxiliaries_is_least_at_that_of_the_prior() -> None:
 def test_solvers_find_what_the_prox_finds() -> None:
     problem, weight = blurred(), torch.tensor([0.01, 0.03])
     settings: dict[str, Any] = {"regularization": weight, "tolerance": 1e-4, "progress": False}
-    solution = it.solve(problem, TGV, PDHG(), max_iterations=600, **settings)
+    solution = it.solve(problem, TGV, PDHG(), max_iterations=400, **settings)
     assert solution.x.shape == (2, 1, N, N)
-    for solver, steps in ((CondatVu(), 800), (ADMM(), 200)):
+    for solver, steps in ((CondatVu(), 500), (ADMM(), 120)):
         torch.testing.assert_close(
             it.solve(problem, TGV, solver, max_iterations=steps, **settings).x,
             solution.x,

@@ -173,6 +173,18 @@ def test_nonlinear_physics() -> None:
     torch.testing.assert_close(A.linearize(x)(v), 2 * x * v)
 
 
+def test_a_converted_physics_draws_from_a_generator_of_its_own() -> None:
+    generator = torch.Generator().manual_seed(3)
+    physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1, rng=generator))
+    before = generator.get_state()
+    A = it.as_operator(physics, (1, 4, 4))
+    copied = A.physics.noise_model.rng
+    assert copied is not generator and torch.equal(copied.get_state(), before)
+    torch.rand(1, generator=copied)
+    assert torch.equal(generator.get_state(), before)
+    assert not torch.equal(copied.get_state(), before)
+
+
 def test_a_physics_without_a_shape_says_what_to_do() -> None:
     with pytest.raises(it.InputError, match="domain_shape="):
         it.as_operator(DeepinvBlur(filter=torch.rand(1, 1, 3, 3)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,21 @@ def test_sure_is_unbiased() -> None:
 # -- the rules in solve ----------------------------------------------------------------------------
 
 
+@lru_cache
+def best_quality() -> Tensor:
+    """Return the PSNR of both pictures at the best of five weights, one item per weight."""
+    weights = (4.0, 8.0, 16.0, 32.0, 64.0)
+    problem = blurred((0.03, 0.1)).select(torch.arange(2).repeat(len(weights)))
+    x = it.solve(
+        problem,
+        it.priors.TotalVariation(periodic=True),
+        regularization=torch.tensor(weights).repeat_interleave(2),
+        progress=False,
+    ).x
+    quality = it.metrics.psnr(x, picture().repeat(len(weights), 1, 1, 1))
+    return quality.view(len(weights), 2).amax(0)
+
+
 @pytest.mark.parametrize(
     "rule",
     [GCV(points=5, sections=3), SURE(points=5, sections=3), CompensatedDiscrepancy()],
@@ -190,12 +206,7 @@ def test_sure_is_unbiased() -> None:
 def test_close_to_the_best_weight(rule: Any) -> None:
     problem, prior = blurred((0.03, 0.1)), it.priors.TotalVariation(periodic=True)
     x = it.solve(problem, prior, regularization=rule, progress=False).x
-    best = torch.full((2,), -torch.inf)
-    for w in (4.0, 8.0, 16.0, 32.0, 64.0):
-        best = best.maximum(
-            it.metrics.psnr(it.solve(problem, prior, regularization=w, progress=False).x, picture())
-        )
-    assert bool((it.metrics.psnr(x, picture()) > best - 0.5).all())
+    assert bool((it.metrics.psnr(x, picture()) > best_quality() - 0.5).all())
 
 
 def test_the_residual_lacks_what_the_image_fits() -> None:
@@ -388,7 +399,8 @@ def test_the_curve_is_saved(tmp_path: Path) -> None:
 def test_graphs_are_made_anew_for_shifted_measurements() -> None:
     problem = blurred()
     prior = it.priors.GraphLaplacian(first=it.solve(problem, "tikhonov", progress=False).x)
-    solution = it.solve(problem, prior, regularization=GCV(points=3, sections=0), progress=False)
+    rule = GCV(points=3, sections=0)
+    solution = it.solve(problem, prior, regularization=rule, max_iterations=30, progress=False)
     assert bool(solution.regularization.isfinite().all())
 
 

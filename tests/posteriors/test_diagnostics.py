@@ -189,6 +189,7 @@ def test_arviz_takes_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- chains for rough priors -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_sk_rock_draws_a_gaussian() -> None:
     """Its slow directions have the exact mean and variance, at an eighth of MYULA's correlation."""
     generator = torch.Generator().manual_seed(0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import runpy
 import signal
 import subprocess
 import sys
@@ -242,7 +243,9 @@ RUN = """
 """
 
 
-def test_killed_and_resumed_is_bitwise_undisturbed(tmp_path: Path) -> None:
+def test_killed_and_resumed_is_bitwise_undisturbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(RUN))
     environment = {
@@ -262,8 +265,9 @@ def test_killed_and_resumed_is_bitwise_undisturbed(tmp_path: Path) -> None:
     disturbed.send_signal(signal.SIGKILL)
     disturbed.wait()
     assert not (tmp_path / "killed.pt").exists()
-    for name in ("killed", "undisturbed"):
-        subprocess.run(command(name, 0.0), env=environment, check=True)
+    subprocess.run(command("killed", 0.0), env=environment, check=True)
+    monkeypatch.setattr(sys, "argv", command("undisturbed", 0.0)[1:])
+    runpy.run_path(str(script))
     one, other = (
         torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("undisturbed", "killed")
     )

@@ -97,7 +97,7 @@ def test_agrees_with_lbfgs(complex_: bool) -> None:
     torch.testing.assert_close(ours, reference, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("term", ["huber", "student"])
 def test_keeps_the_contracts(term: str) -> None:
     check_solver(
         Reweighted(), problem(TERMS[term], torch.float32), HuberTV(0.05), regularization=3.0

@@ -55,10 +55,20 @@ SAMPLERS = {
 }
 
 
-@pytest.mark.parametrize("name", ["mask", "blur", "matrix"])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+#: DiffPIR and pigdm solve a dense system per item and step.
+DENSE = {("diffpir", "matrix"), ("pigdm", "matrix")}
+
+
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        pytest.param(name, sampler, marks=pytest.mark.slow if (sampler, name) in DENSE else ())
+        for sampler in SAMPLERS
+        for name in ("mask", "blur", "matrix")
+    ],
+)
 def test_diffusion_with_the_exact_score_of_a_gaussian_finds_the_posterior_mean(
-    sampler: str, name: str
+    name: str, sampler: str
 ) -> None:
     one = problem(name)
     solution = it.solve(one, gaussian(), SAMPLERS[sampler], progress=False)

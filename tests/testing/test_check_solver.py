@@ -20,7 +20,7 @@ from invtoolbox.testing import check_solver
 class Descent(Solver):
     """Sound: gradient descent with a fixed step."""
 
-    max_iterations: int = 2000
+    max_iterations: int = 400
     tolerance: float = 1e-4
     step_size: float = 0.5
 
@@ -154,8 +154,12 @@ def test_a_fault_is_found_and_named(kind: type[Solver], finding: str, words: str
     report = check_solver(kind(), _problem(), 0.1 * it.priors.Tikhonov(), raise_error=False)
     assert not report[finding].ok, str(report)
     assert words in report[finding].sentence
-    with pytest.raises(AssertionError) as error:
-        check_solver(kind(), _problem(), 0.1 * it.priors.Tikhonov())
+    assert not any("\n" in fault.sentence for fault in report.faults)
+
+
+def test_a_fault_raises_one_sentence_with_the_solver() -> None:
+    with pytest.raises(AssertionError, match="Ascent.* above the objective of the start") as error:
+        check_solver(Ascent(), _problem(), 0.1 * it.priors.Tikhonov())
     assert "\n" not in str(error.value)
 
 

@@ -18,7 +18,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.reconstruct import reconstruct
 from invtoolbox.operators.adapters import as_operator
 from invtoolbox.operators.base import Operator
-from invtoolbox.operators.deepinv_physics import place_like
+from invtoolbox.operators.deepinv_physics import copy_physics, place_like
 from invtoolbox.priors.adapters import as_prior
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
@@ -181,7 +181,7 @@ def operator_of(y: Any, physics: Physics, domain_shape: Sequence[int] | None) ->
             if not isinstance(physics, LinearPhysics):
                 raise
             with torch.no_grad():
-                domain_shape = tuple(physics.clone().A_adjoint(y).shape[1:])
+                domain_shape = tuple(copy_physics(physics).A_adjoint(y).shape[1:])
     return as_operator(physics, domain_shape)
 
 

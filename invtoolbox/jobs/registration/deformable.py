@@ -331,12 +331,17 @@ def _data_term(loss: Loss | DataTerm, mask: Tensor | None) -> DataTerm:
     if isinstance(loss, DataTerm):
         if mask is None:
             return loss
-        if not hasattr(loss, "weights"):
-            raise InputError(f"mask= is for losses with weights, which {loss!r} has not")
+        check_takes_mask(loss)
         return loss._replace(weights=mask)
     if loss in ("ncc", "lncc"):
         return NormalizedCrossCorrelation(WINDOW if loss == "lncc" else None, mask)
     return MutualInformation(weights=mask) if loss == "mi" else LeastSquares(weights=mask)
+
+
+def check_takes_mask(loss: Loss | DataTerm) -> None:
+    """Raise an `InputError` if a loss has no weights, which a mask needs."""
+    if isinstance(loss, DataTerm) and not hasattr(loss, "weights"):
+        raise InputError(f"mask= is for losses with weights, which {loss!r} has not")
 
 
 def has_usual_weight(prior: Prior | None) -> bool:

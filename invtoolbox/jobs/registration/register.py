@@ -20,6 +20,7 @@ from invtoolbox.jobs.registration.deformable import (
     LOSSES,
     DeformableStage,
     Loss,
+    check_takes_mask,
     has_usual_weight,
 )
 from invtoolbox.jobs.registration.stages import (
@@ -278,6 +279,8 @@ def register(
         loss = "least-squares" if pair.is_one_grid else "ncc"
     if not isinstance(loss, DataTerm) and loss not in LOSSES:
         raise InputError(f"loss is {', '.join(LOSSES)} or a data term, got {loss!r}")
+    if mask is not None:
+        check_takes_mask(loss)
     is_tested = landmarks is None and has_usual_weight(prior)
     # Written weights, or landmarks, are the user's word on the motion.
     task = Task(

@@ -319,23 +319,24 @@ def _descend(
     ridge = (share * deviations.square()).reciprocal().flatten()
     x, damping = start, 1e-6
 
-    def energy(x: Tensor, is_seen: Tensor) -> float:
-        misfit = (A(x)[is_seen] / width).square().log1p().sum()
+    def energy(x: Tensor, gaps: Tensor, is_seen: Tensor) -> float:
+        misfit = (gaps[is_seen] / width).square().log1p().sum()
         return float(misfit + 0.5 * (ridge * x.flatten().square()).sum())
 
     def linearize(x: Tensor, is_seen: Tensor) -> tuple[Tensor, Tensor]:
-        gaps, J = A(x), A.linearize(x)
+        gaps, J = A.with_derivative(x)
         weights = _weights(gaps, is_seen, width)
         slope = J.adjoint(weights * gaps).flatten() + ridge * x.flatten()
         return slope, _gram(A, J, weights) + ridge.diag()
 
     for _ in range(_ROUNDS):
-        is_seen, before = A.with_seen(x)[1] if counts is None else counts, x
-        value = energy(x, is_seen)
+        gaps, is_seen = A.with_seen(x)
+        is_seen, before = is_seen if counts is None else counts, x
+        value = energy(x, gaps, is_seen)
         slope, H = linearize(x, is_seen)
         for _ in range(_STEPS):
             step = torch.linalg.solve(H + damping * H.diagonal().diag(), slope).view_as(x)
-            trial = energy(x - step, is_seen)
+            trial = energy(x - step, A(x - step), is_seen)
             if not trial < value:
                 damping = min(100 * damping, 1e6)
                 continue
@@ -371,7 +372,7 @@ def _record(A: DepthGaps, start: Tensor, width: float, deviations: Tensor) -> So
         check=False,
     )
 
-    gaps, J = A(x), A.linearize(x)
+    gaps, J = A.with_derivative(x)
     slope = (J.adjoint(term.grad(gaps, y)) + weights * x).flatten()
     H = _gram(A, J, _weights(gaps, is_seen, width)) + weights.flatten().diag()
     H += 1e-12 * H.diagonal().mean() * torch.eye(len(slope)).to(H)
@@ -426,8 +427,9 @@ def _weights(gaps: Tensor, is_seen: Tensor, width: float) -> Tensor:
 def _gram(A: DepthGaps, J: LinearOperator, weights: Tensor) -> Tensor:
     """Return the matrix J^T W J, ``(2 C, 2 C)``."""
     slopes = J.parameters()["slopes"][0]
-    # A gap depends on scale and shift of its two views alone.
-    blocks = torch.einsum("aprc,bprc,prc->pab", slopes, slopes, weights[0])
+    # A gap depends on scale and shift of its two views alone: one matrix 4 x 4 per pair of views.
+    weighted, plain = ((s.flatten(2).transpose(0, 1)) for s in (slopes * weights[0], slopes))
+    blocks = weighted @ plain.mT
     count = A.domain_shape[1]
     places = torch.stack([A.first, count + A.first, A.second, count + A.second], 1)
     matrix = blocks.new_zeros(2 * count, 2 * count)

@@ -27,7 +27,7 @@ from invtoolbox.jobs.flow.source import SequencePath
 from tests.command_line import Run
 from tests.datasets.sweep_sets import write_opensceneflow
 
-STREET = {"sweeps": 6, "points": 25_000, "seed": 801}
+STREET = {"sweeps": 6, "points": 15_000, "seed": 801}
 
 
 def true_flow(source: Sweep, target: Sweep, *_: Any) -> Any:
