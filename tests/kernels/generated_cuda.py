@@ -2,12 +2,13 @@
 
 Warp writes the source of a module without a driver. g++ compiles it as it is, between
 ``emulated_grid.h`` and ``emulated_launch.h``. The threads of the grid run in the order of their
-numbers on one thread of the CPU, or in a random order on several. A launch runs in this process, or
-in a program of its own under the sanitizers of g++.
+numbers on one thread of the CPU, or in a random order on several. The threads of a block that
+cooperate are fibers, which take turns at its barriers. A launch runs in this process, or in a
+program of its own under the sanitizers of g++.
 
 This finds places that two threads of the grid write to, reads and writes beyond a tensor, undefined
-arithmetic, and results that depend on an order. It cannot find anything about time, the arithmetic
-of a device's own functions, or streams.
+arithmetic, missing barriers, and results that depend on an order. It cannot find anything about
+time, the arithmetic of a device's own functions, or streams.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -51,6 +53,8 @@ _SANITIZERS = {
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=0",
 }
+#: What is wrong with a launch that returns no number of additions.
+NO_END = "threads of a block wait at different barriers, or at one that not all of them reach"
 _HERE = Path(__file__).parent
 
 #: Changes from float32 to float64 in the definitions of a kernel.
@@ -65,6 +69,8 @@ def why_not(build: str = "plain") -> str | None:
     Args:
         build: a name of `BUILDS`.
     """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return f"threads of a block are switched by code for x86-64, not for {platform.machine()}"
     if shutil.which("g++") is None:
         return "the generated CUDA source is compiled by g++, which is not installed"
     wp = warp()
@@ -133,11 +139,16 @@ def build(source: str, name: str) -> Path:
     Raises:
         RuntimeError: if g++ does not compile it.
     """
+    cooperative, on_device = "__shared__" in source, name != "host"
     # The last function is the entry of the kernel.
     kernel = re.findall(r"\bvoid (?:WP_\w+\([^)]*\) )*(\w+_forward)\(", source)[-1]
     kind = {"plain": (), "host": ("-DHOST",)}.get(name, ("-DSTANDALONE",))
-    defined = (*kind, f"-DKERNEL={kernel}")
-    whole = f'#include "prefix.h"\n{source}\n{(_HERE / "emulated_launch.h").read_text()}'
+    defined = (*kind, f"-DKERNEL={kernel}", *(["-DCOOPERATIVE"] if cooperative else []))
+    launcher = _read("emulated_launch.h")
+    # Warp's own memory of a block, in source for the CPU; the kernel's path for CUDA in the other.
+    first = "#define __CUDA_ARCH__ 800\n" if on_device else ""
+    first += "#undef tile_shared_storage_t\n" if cooperative and not on_device else ""
+    whole = f'#include "prefix.h"\n{first}{source}\n#undef __CUDA_ARCH__\n{launcher}'
     flags = _flags(name)
     target = _cache() / _digest(whole, _prefix(), _compiler(), *flags, *defined)
     if not target.exists():
@@ -158,6 +169,13 @@ def _prefix() -> str:
     files = [file for file in ("builtin.h", "deterministic.h") if (native / file).exists()]
     includes = "".join(f'#include "{file}"\n' for file in files)
     return f"#define WP_NO_BFLOAT16\n{includes}{(_HERE / 'emulated_grid.h').read_text()}"
+
+
+def _read(name: str) -> str:
+    """Return a header of this folder with the headers that it includes in their place."""
+    lines = (_HERE / name).read_text().splitlines()
+    names = [re.fullmatch(r'#include "(emulated_\w+\.h)"', line) for line in lines]
+    return "\n".join(_read(m[1]) if m else line for m, line in zip(names, lines)) + "\n"
 
 
 def _precompile(flags: tuple[str, ...]) -> Path:
@@ -209,11 +227,17 @@ def launch_on_grid(
         kind: "grid"; "sums" adds float32 terms in float64, on one thread; "float64" runs the kernel
             in float64, for which every float32 tensor must be a float64 tensor; "host" runs the
             source for the CPU, compiled by the same compiler, in the order of the tasks.
+
+    Raises:
+        RuntimeError: if threads of a block wait for each other forever.
     """
     record = packed.__ctype__()
     function = _function(generate(kernel, host=kind == "host"), kind)
     additions = ADDITIONS["wide" if kind == "sums" else "atomic"]
-    return int(function(ctypes.addressof(record), tasks, BLOCK, seed, threads, additions))
+    number = int(function(ctypes.addressof(record), tasks, BLOCK, seed, threads, additions))
+    if number < 0:
+        raise RuntimeError(f"{kernel.file}: {NO_END}")
+    return number
 
 
 def grid_launcher(seed: int) -> Callable[[Kernel, int, Any, Any], int]:
