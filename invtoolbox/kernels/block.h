@@ -9,7 +9,7 @@
 const int thread = task % BLOCK;
 #ifdef __CUDA_ARCH__
 #define WARP 32
-#define SHARED(TYPE, NAME, COUNT) __shared__ TYPE NAME[COUNT]
+#define SHARED(TYPE, NAME, COUNT) alignas(16) __shared__ TYPE NAME[COUNT]
 #define SYNC __syncthreads()
 auto any_of_block = [](bool flag) { return __syncthreads_or(flag) != 0; };
 auto any_of_warp = [](bool flag) { return __any_sync(0xffffffffu, flag) != 0; };

@@ -254,6 +254,22 @@ def test_what_a_gpu_runs_gives_the_same() -> None:
         assert torch.equal(gpu[-1], ordered)  # blocks always add in the same order
 
 
+def test_blocks_of_threads_agree_in_single_precision() -> None:
+    need_blocks()
+    *gaussians, views, K, width, height = scene(300, 2, 1, seed=4, size=(40, 30))
+    inputs = (t[None].float() for t in (*gaussians, views, K))
+    splats, boxes, reaches = project(*inputs, Projection(width, height, degree=1))
+    tiles, results = bin_splats(boxes, reaches, width, height), {}
+    tasks: Tasks
+    for tasks in ("tile", "pixel", "block"):
+        free = splats.detach().requires_grad_(True)
+        planes = composite(free, boxes, reaches, tiles, width, height, tasks=tasks)
+        results[tasks] = (planes.detach(), torch.autograd.grad(planes.square().sum(), free)[0])
+    for image, gradient in (results["tile"], results["pixel"]):
+        assert (results["block"][0] - image).abs().max() < 1e-6 * float(image.abs().max())
+        assert (results["block"][1] - gradient).abs().max() < 1e-5 * float(gradient.abs().max())
+
+
 @pytest.mark.parametrize("tasks", ["tile", "pixel", "block"])
 def test_absolute_gradients_are_sums_over_pixels_of_absolute_values(tasks: Tasks) -> None:
     if tasks == "block":

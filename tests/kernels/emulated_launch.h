@@ -8,6 +8,9 @@
 #undef int
 
 #include "emulated_block.h"
+#ifdef COUNTS
+#include "emulated_counts.h"
+#endif
 
 namespace emulated {
 

@@ -44,10 +44,13 @@ BUILDS: dict[str, tuple[str, ...]] = {
     "host": ("-O2",),
     "addresses": ("-O1", "-g1", "-fno-sanitize-recover=all", "-fsanitize=address,undefined"),
     "threads": ("-O1", "-g1", "-fsanitize=thread"),
+    "counts": ("-O2", "-fsanitize=thread"),
 }
 #: How floating-point numbers are added, see ``emulated_grid.h``.
 ADDITIONS = {"atomic": 0, "plain": 1, "wide": 2}
 _COMMON = ("-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-w", "-pthread")
+#: Every library but that of ThreadSanitizer, whose functions ``emulated_counts.h`` has.
+_WITHOUT_SANITIZER = ("-nodefaultlibs", "-lstdc++", "-lm", "-lc", "-lgcc_s")
 _SANITIZERS = {
     "ASAN_OPTIONS": "detect_leaks=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
@@ -134,7 +137,8 @@ def build(source: str, name: str) -> Path:
 
     Args:
         source: generated CUDA source of one kernel.
-        name: a name of `BUILDS`: "plain" and "host" make a library, the sanitizers a program.
+        name: a name of `BUILDS`: "plain", "host" and "counts" make a library, the sanitizers a
+            program.
 
     Raises:
         RuntimeError: if g++ does not compile it.
@@ -142,7 +146,8 @@ def build(source: str, name: str) -> Path:
     cooperative, on_device = "__shared__" in source, name != "host"
     # The last function is the entry of the kernel.
     kernel = re.findall(r"\bvoid (?:WP_\w+\([^)]*\) )*(\w+_forward)\(", source)[-1]
-    kind = {"plain": (), "host": ("-DHOST",)}.get(name, ("-DSTANDALONE",))
+    kinds = {"plain": (), "host": ("-DHOST",), "counts": ("-DCOUNTS",)}
+    kind = kinds.get(name, ("-DSTANDALONE",))
     defined = (*kind, f"-DKERNEL={kernel}", *(["-DCOOPERATIVE"] if cooperative else []))
     launcher = _read("emulated_launch.h")
     # Warp's own memory of a block, in source for the CPU; the kernel's path for CUDA in the other.
@@ -153,12 +158,14 @@ def build(source: str, name: str) -> Path:
     target = _cache() / _digest(whole, _prefix(), _compiler(), *flags, *defined)
     if not target.exists():
         command = ["g++", *flags, *defined, f"-I{_precompile(flags)}", "module.cpp"]
+        if name == "counts":
+            command += _WITHOUT_SANITIZER
         _compile(target, "module.cpp", whole, command)
     return target
 
 
 def _flags(name: str) -> tuple[str, ...]:
-    kind = ("-shared", "-fPIC") if name in ("plain", "host") else ()
+    kind = ("-shared", "-fPIC") if name in ("plain", "host", "counts") else ()
     return (*_COMMON, *BUILDS[name], *kind, f"-I{Path(warp().__file__).parent / 'native'}")
 
 
@@ -226,7 +233,8 @@ def launch_on_grid(
         threads: number of threads of the CPU.
         kind: "grid"; "sums" adds float32 terms in float64, on one thread; "float64" runs the kernel
             in float64, for which every float32 tensor must be a float64 tensor; "host" runs the
-            source for the CPU, compiled by the same compiler, in the order of the tasks.
+            source for the CPU, compiled by the same compiler, in the order of the tasks; "counts"
+            counts accesses to memory, see `tests.kernels.memory_traffic`.
 
     Raises:
         RuntimeError: if threads of a block wait for each other forever.
@@ -259,13 +267,17 @@ def grid_launcher(seed: int) -> Callable[[Kernel, int, Any, Any], int]:
 @cache
 def _function(source: str, kind: str) -> Any:
     """Return the function that runs a launch of a source."""
-    source = widen(source) if kind == "float64" else source
-    library = build(source, "host" if kind == "host" else "plain")
-    function = ctypes.CDLL(str(library)).emulate
+    function = load(source, kind).emulate
     sizes = [ctypes.c_uint] * 2 + [ctypes.c_int] * 2
     function.argtypes = [ctypes.c_void_p, ctypes.c_ulonglong, *sizes]
     function.restype = ctypes.c_longlong
     return function
+
+
+def load(source: str, kind: str) -> Any:
+    """Return the library that runs a source; `kind` is that of `launch_on_grid`, or "counts"."""
+    source = widen(source) if kind == "float64" else source
+    return ctypes.CDLL(str(build(source, kind if kind in BUILDS else "plain")))
 
 
 def launch_alone(

@@ -7,8 +7,8 @@
 // until the tile's list or its last pixel ends. The tests run it on Warp's blocks for the CPU.
 #include "../block.h"
 #include "splat_compositing_block.h"
-constexpr int BATCH = entries_in_block((ROW + 1) * (int)sizeof(REAL), 256);
-constexpr int ROWS = BATCH * (ROW + 1);
+constexpr int BATCH = entries_in_block(STRIDE * (int)sizeof(REAL), 256);
+constexpr int ROWS = BATCH * STRIDE;
 SHARED(REAL, rows, ROWS);
 for (; group < groups_end; group += BLOCK) {
 #include "splat_compositing_block_place.h"
@@ -22,20 +22,20 @@ for (; group < groups_end; group += BLOCK) {
         load(rows, from, count);
         SYNC;
         for (int i = 0; live && i < count; ++i) {
-            const REAL* row = rows + i * (ROW + 1);
+            const REAL* row = rows + i * STRIDE;
 #include "splat_compositing_exponent.h"
-            if (!(sigma <= row[ROW])) continue;
-            REAL alpha = row[5] * exp(-sigma);
+            if (!(sigma <= row[REACH])) continue;
+            REAL alpha = row[OPACITY] * exp(-sigma);
             alpha = alpha > (REAL)0.999 ? (REAL)0.999 : alpha;
             const REAL next = T - T * alpha;
             live = !(next <= (REAL)1e-4);
             if (!live) break;
             for (int k = 0; k < FEATURES; ++k)
-                sum[k] += alpha * T * row[GEOMETRY + k];
+                sum[k] += alpha * T * row[COLOR + k];
 #if MEDIAN >= 0
             if (next <= (REAL)0.5 && T > (REAL)0.5) {
                 middle = from + i;
-                depth = row[GEOMETRY + MEDIAN];
+                depth = row[COLOR + MEDIAN];
             }
 #endif
             T = next;

@@ -10,8 +10,8 @@
 #include "../block.h"
 #include "splat_compositing_block.h"
 constexpr int OUT = ROW + 2 * ABSOLUTE, WARPS = BLOCK / WARP;
-constexpr int BATCH = entries_in_block((ROW + 1 + WARPS * OUT) * (int)sizeof(REAL), 64);
-constexpr int ROWS = BATCH * (ROW + 1), GAINS = WARPS * BATCH * OUT;
+constexpr int BATCH = entries_in_block((STRIDE + WARPS * OUT) * (int)sizeof(REAL), 64);
+constexpr int ROWS = BATCH * STRIDE, GAINS = WARPS * BATCH * OUT;
 SHARED(REAL, rows, ROWS);
 SHARED(REAL, gains, GAINS);
 REAL* gains_of_warp = gains + thread / WARP * BATCH * OUT;
@@ -53,19 +53,19 @@ for (; group < groups_end; group += BLOCK) {
         load(rows, from, count);
         SYNC;
         for (int i = count - 1; i >= 0; --i) {
-            const REAL* row = rows + i * (ROW + 1);
+            const REAL* row = rows + i * STRIDE;
 #include "splat_compositing_exponent.h"
-            const bool hit = end > from + i && sigma <= row[ROW];
+            const bool hit = end > from + i && sigma <= row[REACH];
             REAL weight = (REAL)0, g = (REAL)0;
             if (hit) {
-                const REAL raw = row[5] * exp(-sigma);
+                const REAL raw = row[OPACITY] * exp(-sigma);
                 const REAL alpha = raw > (REAL)0.999 ? (REAL)0.999 : raw;
                 const REAL inverse = (REAL)1 / ((REAL)1 - alpha);
                 T *= inverse;
                 weight = alpha * T;
                 REAL s = (REAL)0;
                 for (int k = 0; k < FEATURES; ++k)
-                    s += slope[k] * row[GEOMETRY + k];
+                    s += slope[k] * row[COLOR + k];
                 // dL/dsigma, which is zero where alpha was cut off.
                 if (raw <= (REAL)0.999) g = -alpha * (T * s - S * inverse);
                 S += weight * s;
@@ -80,7 +80,7 @@ for (; group < groups_end; group += BLOCK) {
                 if (k == 2) return (REAL)0.5 * g * dx * dx;
                 if (k == 3) return g * dx * dy;
                 if (k == 4) return (REAL)0.5 * g * dy * dy;
-                if (k == 5) return -g;  // to be divided by the opacity, row[5]
+                if (k == 5) return -g;  // to be divided by the opacity
                 if (k == ROW) return pull_x < (REAL)0 ? -pull_x : pull_x;
                 if (k > ROW) return pull_y < (REAL)0 ? -pull_y : pull_y;
 #if MEDIAN >= 0
@@ -98,7 +98,7 @@ for (; group < groups_end; group += BLOCK) {
             for (int w = 0; w < BLOCK / 32; ++w)
                 sum += sum_of_threads(w, n);
             const int i = n / OUT, k = n % OUT;
-            if (k == 5) sum /= rows[i * (ROW + 1) + 5];
+            if (k == 5) sum /= rows[i * STRIDE + OPACITY];
             REAL* out = (REAL*)dpairs + (base + entry[2 * (from + i) + 1]) * OUT + k;
 #if RAYS
             *out += sum;
