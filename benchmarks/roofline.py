@@ -19,6 +19,7 @@ class Card:
         name: name of the card.
         bandwidth: bandwidth of the memory in bytes per second.
         peak: operations in float32 per second, a fused multiplication and addition counted as two.
+        double: the same in float64, without tensor cores.
         multiprocessors: number of streaming multiprocessors.
         lanes: units for float32 per multiprocessor; with the peak they give the clock.
         sectors: sectors of 32 bytes that the L2 cache serves per clock.
@@ -27,6 +28,7 @@ class Card:
     name: str
     bandwidth: float
     peak: float
+    double: float
     multiprocessors: int
     lanes: int
     sectors: int
@@ -44,8 +46,8 @@ class Card:
 #: From NVIDIA's whitepapers of the A100 (2020; SXM4, 40 GB; the L2 cache reads 5120 bytes per clock) and
 #: of the H100 (2022; SXM5). The latter has no figure of the L2 cache: that of the A100 is taken.
 CARDS = (
-    Card("A100", 1.555e12, 19.5e12, 108, 64, 160),
-    Card("H100", 3.352e12, 66.9e12, 132, 128, 160),
+    Card("A100", 1.555e12, 19.5e12, 9.7e12, 108, 64, 160),
+    Card("H100", 3.352e12, 66.9e12, 33.5e12, 132, 128, 160),
 )
 
 
@@ -58,18 +60,20 @@ class Work:
         operations: operations in float32, of all threads of the warps that run them.
         accesses: loads, stores and exchanges of warps, of which a multiprocessor runs one per clock.
         additions: atomic additions of single numbers, of which the L2 cache runs one per sector.
+        doubles: operations in float64.
     """
 
     bytes: float
     operations: float
     accesses: float = 0.0
     additions: float = 0.0
+    doubles: float = 0.0
 
     def bounds(self, card: Card) -> dict[str, float]:
         """Return the lower bounds of the time in seconds, by the unit that sets them."""
         return {
             "memory": self.bytes / card.bandwidth,
-            "arithmetic": self.operations / card.peak,
+            "arithmetic": self.operations / card.peak + self.doubles / card.double,
             "loads, stores, exchanges": self.accesses / (card.multiprocessors * card.clock),
             "atomic additions": self.additions / (card.sectors * card.clock),
         }

@@ -40,6 +40,9 @@ from tests.kernels.kernel_resources import count_instructions, programs
 from tests.kernels.memory_traffic import Traffic, count_traffic, total
 from tests.kernels.recorded_launches import Launch, Recorder
 
+#: Operations in float64 that find the ray of a detector cell: two of three coordinates by fused
+#: multiplications and additions, two quotients, a root, and the places at which the ray begins.
+RAY = 60
 #: Splats of a batch of the gradient in float32 with three features, see its source.
 BATCH_OF_GRADIENT = 32
 
@@ -166,6 +169,7 @@ def main(size: int = 96, count: int = 10000, threads: int = 1) -> None:
     show_additions(additions, counts)
     show_traffic(traffic)
     project_volumes()
+    back_project_volumes()
     show_bounds(traffic, additions, counts, scene.splats.shape[2] - GEOMETRY)
     show_machine_code(launches)
 
@@ -261,6 +265,44 @@ def project_volumes() -> None:
             )
     reached = max(gains) < 1.5
     print(verdict(reached, "1.5 times fewer cannot be reached: the values' own bytes dominate"))
+
+
+def back_project_volumes() -> None:
+    """Print what the transpose of a cone beam costs by rays, and would cost by voxels, on paper."""
+    n = 32
+    cone = it.operators.ConeBeam(
+        (n, n, n), torch.linspace(0.1, 2.5, 2), (2 * n, 2 * n), 4.0 * n, 6.0 * n
+    )
+    recorder = Recorder()
+    with emulate_cuda(recorder):
+        y = torch.rand((1, 1, *cone.range_shape[1:]), generator=torch.Generator().manual_seed(0))
+        cone.to("cuda").adjoint(y.to("cuda"))
+    (launch,) = (v for v in recorder.launches.values() if "_scatter" in v.kernel.file)
+    additions = launch.on_grid()[1]
+    print(
+        f"\nexact transpose of a cone beam, {n}^3 voxels, 2 views: {additions} atomic additions "
+        f"counted, {additions / (2 * n**3):.1f} per voxel and view"
+    )
+    print(
+        "on paper, bounds in microseconds: rays that add to voxels, as now; voxels that find their"
+    )
+    print(
+        f"rays, without additions, and compute each by {RAY} operations in float64 (volume_ray.h)"
+    )
+    by_rays = Work(4.0 * n**3, 0.0, additions=additions)
+    by_voxels = Work(4.0 * n**3, 0.0, doubles=RAY * additions)
+    for card in CARDS:
+        (one, _), (two, _) = predict(by_rays, card), predict(by_voxels, card)
+        print(
+            f"{card.name}: {1e6 * one:8.2f} and {1e6 * two:8.2f}, ratio {one / two:.2f}, predicted"
+        )
+    print(
+        "A voxel tries more rays than touch it: the ratios are upper bounds, and this is not built."
+    )
+    print(
+        "Feldkamp's back-projection is driven by voxels already, without additions; it is no exact"
+    )
+    print("transpose.")
 
 
 def show_bounds(
