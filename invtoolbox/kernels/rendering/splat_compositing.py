@@ -19,12 +19,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from invtoolbox.errors import InputError
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, Int64, native_kernel
 from invtoolbox.kernels.rendering.splat_binning import TILE, Tiles
@@ -141,7 +142,12 @@ def composite_kernel(
         tasks: what a task is.
         gradient: add the gradient of the images to every pair of a splat and a tile.
         absolute: for the gradient, add the sums of the absolute derivatives in the mean.
+
+    Raises:
+        InputError: if there are no such tasks.
     """
+    if tasks not in get_args(Tasks):
+        raise InputError(f"tasks of compositing are 'tile', 'pixel' or 'block', got {tasks!r}")
     definitions: dict[str, str | int] = {
         "REAL": REAL[dtype],
         "TILE": TILE,
