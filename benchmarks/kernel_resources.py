@@ -92,7 +92,7 @@ def show(measured: dict[str, dict[int, Resources]], numbers: list[int]) -> None:
             figures = (
                 ""
                 if r is None
-                else f"{r.registers:5d}{r.stack:6d}{r.local:6d}{r.shared:5d}"
+                else f"{r.registers:5d}{r.stack:6d}{r.local:6d}{r.shared:6d}"
                 f"{100 * occupancy(r, number):4.0f}"
             )
             row += f"{figures:>26s}"

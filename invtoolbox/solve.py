@@ -29,7 +29,7 @@ from invtoolbox.distributed.slabs import Slabs
 from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.differentiation import differentiate_answer, differentiates_fixed_point
-from invtoolbox.loop.replay import needs_replay, run_with_replay
+from invtoolbox.loop.replay import run_with_replay
 from invtoolbox.loop.run import (
     DIVERGED,
     EARLY_STOPPING,
@@ -569,7 +569,8 @@ class Run:
                     writer.after_step(current, last)
                 interrupt.check()
 
-            run_steps = run_with_replay if needs_replay(self.working) else run
+            on_cpu = self.working.regularization.device.type == "cpu"
+            run_steps = run if on_cpu else run_with_replay
             try:
                 loop = run_steps(
                     loop,

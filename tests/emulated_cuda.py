@@ -543,7 +543,18 @@ Launcher = Callable[[launching.Kernel, int, Any, Any], Any]
 
 
 def launch_with_warp(kernel: launching.Kernel, tasks: int, packed: Any, arguments: Any) -> None:
-    """Run a launch as Warp compiles it for the CPU, in the order of the tasks."""
+    """Run a launch as Warp compiles it for the CPU, in the order of the tasks.
+
+    Tasks that cooperate run as fibers, or by g++ if this version of Warp has none.
+    """
+    if kernel.block > 1 and hasattr(launching.warp().config, "enable_cpu_blocks"):
+        launching.launch_blocks(kernel, tasks, packed)
+        return
+    if kernel.block > 1:
+        from tests.kernels.generated_cuda import launch_on_grid
+
+        launch_on_grid(kernel, tasks, packed)
+        return
     launching.warp().launch(kernel.entry, dim=tasks, inputs=[packed, 0], device="cpu")
 
 

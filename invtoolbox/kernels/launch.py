@@ -60,12 +60,14 @@ class Kernel:
         record: the Warp struct of its arguments.
         file: path of the C++ file below ``kernels/``.
         definitions: preprocessor definitions of the variant.
+        block: number of consecutive tasks that cooperate in a block; 1 if none do.
     """
 
     entry: Any
     record: Any
     file: str
     definitions: Mapping[str, str | int]
+    block: int = 1
 
     def pack(self, arguments: Any) -> tuple[Any, torch.device]:
         """Return the struct that holds the arguments, and the device of the first tensor.
@@ -95,15 +97,18 @@ def launch(kernel: Kernel, tasks: int, arguments: Any, work: float) -> None:
     """Run a kernel for every task in ``range(tasks)``.
 
     The kernel computes the number of its task as ``wp.tid() + first_task``; no two tasks may write
-    to the same place (or they use atomics, on CUDA). On the CPU the tasks are divided among
+    to the same place (or they use atomics, on CUDA, or belong to one block). On the CPU the tasks are divided among
     ``torch.get_num_threads()`` threads. The result does not depend on which thread runs a task.
 
     Args:
         kernel: kernel that `invtoolbox.kernels.native.native_kernel` returned.
-        tasks: number of tasks.
+        tasks: number of tasks, a multiple of the kernel's block.
         arguments: instance of the dataclass that the kernel was declared with. It must outlive the
             call.
         work: number of elementary steps; small launches stay on the calling thread.
+
+    Raises:
+        RuntimeError: if a kernel of cooperating tasks runs on a CPU, and Warp is too old for that.
     """
     if tasks == 0:
         return
@@ -111,6 +116,10 @@ def launch(kernel: Kernel, tasks: int, arguments: Any, work: float) -> None:
     packed, device = kernel.pack(arguments)
     if device.type == "cuda":
         _launch_on_cuda(kernel, tasks, packed, device)
+        return
+    if kernel.block > 1:
+        with _compiled(kernel):
+            launch_blocks(kernel, tasks, packed)
         return
 
     def part(first: int, last: int) -> None:
@@ -130,12 +139,43 @@ def launch(kernel: Kernel, tasks: int, arguments: Any, work: float) -> None:
     run_on_threads(threads, pairwise(edges), part)
 
 
+def launch_blocks(kernel: Kernel, tasks: int, packed: Any) -> None:
+    """Run a kernel on the CPU with the blocks of cooperating tasks that it has on CUDA.
+
+    This is for tests: kernels for a CPU are much faster there.
+
+    Args:
+        kernel: kernel whose ``block`` is greater than 1.
+        tasks: number of tasks.
+        packed: struct of the arguments, as `Kernel.pack` returns it.
+
+    Raises:
+        RuntimeError: if this version of Warp has no such blocks.
+    """
+    wp = warp()
+    if not hasattr(wp.config, "enable_cpu_blocks"):
+        raise RuntimeError(
+            f"{kernel.file} needs blocks of threads on the CPU, which Warp {wp.config.version} does "
+            "not have; install warp-lang 1.19 or later, or choose another kernel"
+        )
+    with _LOCK:
+        before, wp.config.enable_cpu_blocks = wp.config.enable_cpu_blocks, True
+        try:
+            wp.launch(
+                kernel.entry, dim=tasks, inputs=[packed, 0], device="cpu", block_dim=kernel.block
+            )
+        finally:
+            wp.config.enable_cpu_blocks = before
+
+
 def _launch_on_cuda(kernel: Kernel, tasks: int, packed: Any, device: torch.device) -> None:
     wp = warp()
     with torch.cuda.device(device):
         # On torch's own stream, so that its allocator knows when the tensors are free again.
         stream = wp.stream_from_torch(torch.cuda.current_stream(device))
-        wp.launch(kernel.entry, dim=tasks, inputs=[packed, 0], stream=stream)
+        # 256 threads per block, which is Warp's default, unless the kernel needs another number.
+        block = kernel.block if kernel.block > 1 else 256
+        wp.launch(kernel.entry, dim=tasks, inputs=[packed, 0], stream=stream, block_dim=block)
 
 
 def address(tensor: Tensor) -> int:

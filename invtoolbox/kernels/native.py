@@ -26,11 +26,18 @@ REAL = {torch.float32: "float", torch.float64: "double"}
 Int64 = NewType("Int64", int)
 Float32 = NewType("Float32", float)
 
+#: Bytes of shared memory that the arrays of a block take.
+SHARED_BYTES = 16384
+
 _FOLDER = Path(__file__).parent
 
 
 def native_kernel(
-    file: str, definitions: Mapping[str, Any], arguments: type, task: str = "task"
+    file: str,
+    definitions: Mapping[str, Any],
+    arguments: type,
+    task: str = "task",
+    block: int = 1,
 ) -> Kernel:
     """Return the kernel of a C++ file, for `launch`.
 
@@ -43,10 +50,13 @@ def native_kernel(
         arguments: dataclass whose fields are Tensor (passed as its address), int, float, `Int64` or
             `Float32`; the C++ code sees each field as a local variable of the same name.
         task: name of the number of the task in the C++ code.
+        block: number of consecutive tasks that cooperate, see ``block.h``; 1 if none do.
     """
     wp = warp()
     record = _record(arguments)
     defined = {name: v if isinstance(v, str) else int(v) for name, v in definitions.items()}
+    if block > 1:
+        defined |= {"BLOCK": block, "SHARED_BYTES": SHARED_BYTES}
     source = "".join(
         (
             *(f"#define {name} {value}\n" for name, value in defined.items()),
@@ -66,7 +76,7 @@ def native_kernel(
     def kernel(arguments: record, first_task: wp.int32):  # type: ignore
         run_task(arguments, wp.tid() + first_task)
 
-    return Kernel(kernel, record, file, defined)
+    return Kernel(kernel, record, file, defined, block)
 
 
 @cache

@@ -1,22 +1,25 @@
-"""Run the loop with buffers of a guessed size, and repeat the steps whose buffers were too small.
+"""Run the loop on a GPU with guesses, and repeat the steps in which a guess was wrong.
 
-A GPU sorts pairs of splats and tiles in buffers (`kernels.rendering.pair_buffer`). If the host waited
-for the number of pairs at every step, the GPU would be idle meanwhile. So the steps guess the sizes,
-and the host reads every few steps whether the guesses were enough. Only then are the steps final,
+A GPU sorts pairs of splats and tiles in buffers (`kernels.rendering.pair_buffer`), and steps have
+branches that are rarely taken (`core.rare_branches`). If the host waited at every step for the
+number of pairs or for the flag of a branch, the GPU would be idle meanwhile. So the steps guess,
+and the host reads every few steps whether the guesses were right. Only then are the steps final,
 and only then do callbacks and checkpoints see them. Otherwise the loop goes back to the last final
-step, and the steps are repeated with larger buffers.
+step, and the steps are repeated with larger buffers, and with every branch read.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from invtoolbox.core.pytrees import tree_map
+from invtoolbox.core.pytrees import tree_leaves, tree_map
+from invtoolbox.core.rare_branches import RareBranches
 from invtoolbox.kernels.rendering.pair_buffer import PairBuffers
 from invtoolbox.loop.run import ACCELERATED_CHECKS, Callback, Limits, Loop, Progress, run
 from invtoolbox.objective.objective import Objective
@@ -27,12 +30,9 @@ from invtoolbox.solvers.base import Solver
 _LARGEST_QUEUE = 1 << 29
 
 
-def needs_replay(objective: Objective) -> bool:
-    """Whether steps may have to be repeated: the operator has pair buffers, on a GPU."""
-    return (
-        objective.problem.operator.has_pair_buffers
-        and objective.regularization.device.type != "cpu"
-    )
+#: Largest size in bytes of a state that is copied so that branches can be guessed. The steps of a
+#: larger one take so long that a wait does not matter.
+_LARGEST_COPY = 1 << 29
 
 
 def run_with_replay(
@@ -44,70 +44,27 @@ def run_with_replay(
     callbacks: Sequence[Callback],
     after_step: Callable[[Loop, bool], None],
 ) -> Loop:
-    """Run the loop as `run` does, for an objective that `needs_replay`.
+    """Run the loop as `run` does, on a GPU.
 
-    Callbacks and ``after_step`` are called for final steps only, up to ten steps at once.
+    If a step has guessed, callbacks and ``after_step`` are called for final steps only, up to ten
+    steps at once.
     """
-    buffers = PairBuffers()
-    replay = _Replay(buffers, callbacks, after_step)
-    replayed = ReplayedSolver(solver=solver, buffers=buffers)
+    replay = _Replay(callbacks, after_step)
     while True:
         try:
             return run(
                 loop,
                 objective,
-                replayed,
+                solver,
                 rule,
                 limits,
                 callbacks=(replay.observe,),
                 after_step=replay.after_step,
                 read=replay.read,
+                guessing=replay.guessing,
             )
         except _Repeat:
             replay.restore(loop)
-
-
-@dataclass(frozen=True)
-class ReplayedSolver(Solver):
-    """A solver whose steps guess the sizes of their buffers.
-
-    Args:
-        solver: the solver that runs.
-        buffers: sizes of the buffers.
-    """
-
-    solver: Solver = dataclasses.field(kw_only=True)
-    buffers: PairBuffers = dataclasses.field(kw_only=True)
-
-    def step(self, objective: Objective, state: Any) -> Any:
-        with self.buffers.open():
-            return self.solver.step(objective, state)
-
-    def init(self, objective: Objective, start: Tensor) -> Any:
-        return self.solver.init(objective, start)
-
-    def adapt(
-        self, objective: Objective, state: Any, variable: Tensor, move: Callable[[Tensor], Tensor]
-    ) -> Any:
-        return self.solver.adapt(objective, state, variable, move)
-
-    def meets_target(self, objective: Objective) -> bool:
-        return self.solver.meets_target(objective)
-
-    def converged(self, state: Any, tolerance: float) -> Tensor:
-        return self.solver.converged(state, tolerance)
-
-    def gives_up(self, state: Any) -> Tensor | None:
-        return self.solver.gives_up(state)
-
-    def gap(self, objective: Objective, state: Any, distance: Tensor) -> Tensor:
-        return self.solver.gap(objective, state, distance)
-
-    def result(self, state: Any) -> Tensor:
-        return self.solver.result(state)
-
-    def summary(self, state: Any) -> Any:
-        return self.solver.summary(state)
 
 
 class _Repeat(Exception):
@@ -117,26 +74,40 @@ class _Repeat(Exception):
 class _Replay:
     """The last final step, and what waits until the steps after it are final.
 
-    Sizes are guessed once there is a copy to go back to: after the first ten steps.
+    Steps guess once there is a copy to go back to: after the first ten steps.
     """
 
     def __init__(
-        self,
-        buffers: PairBuffers,
-        callbacks: Sequence[Callback],
-        after_step: Callable[[Loop, bool], None],
+        self, callbacks: Sequence[Callback], after_step: Callable[[Loop, bool], None]
     ) -> None:
-        self.buffers, self.callbacks, self._after_step = buffers, callbacks, after_step
+        self.buffers, self.branches = PairBuffers(), RareBranches()
+        self.callbacks, self._after_step = callbacks, after_step
         self.is_final = True  # whether the latest step is final
-        self.copy: Loop | None = None  # at the last final step; None before sizes are guessed
+        self.copy: Loop | None = None  # at the last final step; None before anything is guessed
         self.queue: list[Progress] = []  # steps whose callbacks wait
         self.longest_queue = 0
+        self.pause, self.next_pause = 0, 1  # numbers of final steps without guesses of branches
         self.end: int | None = None  # the step at which a callback stopped the run, once known
 
+    @contextmanager
+    def guessing(self) -> Iterator[None]:
+        """Let a step guess."""
+        with self.buffers.open(), self.branches.open():
+            yield
+
     def read(self, number: Tensor) -> int:
-        """Return a number of the device; repeat the steps if a buffer was too small."""
-        count, fits = self.buffers.read(number)
-        if not fits:
+        """Return a number of the device, which is not negative.
+
+        The steps are repeated if a buffer was too small or a branch should have been taken.
+        """
+        wrong = self.branches.take_flag()
+        # The host waits once for both: -1 stands for a wrong guess.
+        count, fits = self.buffers.read(number if wrong is None else torch.where(wrong, -1, number))
+        if count < 0:
+            # Ten steps without guesses, then 20, 40, ..., if the guesses are wrong again.
+            self.branches.may_guess = False
+            self.pause, self.next_pause = self.next_pause, 2 * self.next_pause
+        if count < 0 or not fits:
             raise _Repeat
         return count
 
@@ -172,11 +143,14 @@ class _Replay:
         elif not self.is_final:
             return
         self._after_step(loop, last)
-        if self.buffers.is_used and (
+        guesses = self.branches.is_used and _size(loop.state) <= _LARGEST_COPY
+        if (guesses or self.buffers.is_used) and (
             self.copy is not None or loop.iteration % ACCELERATED_CHECKS == 0
         ):
             x: Tensor = loop.state.x
             self.copy, self.buffers.may_guess = _copy(loop), True
+            self.pause = max(0, self.pause - 1)
+            self.branches.may_guess = guesses and self.pause == 0
             self.longest_queue = _LARGEST_QUEUE // max(1, x.numel() * x.element_size())
 
     def restore(self, loop: Loop) -> None:
@@ -184,6 +158,11 @@ class _Replay:
         assert self.copy is not None
         self.queue.clear()
         vars(loop).update(vars(_copy(self.copy)))
+
+
+def _size(state: Any) -> int:
+    """Return the size of the tensors of a state in bytes."""
+    return sum(t.numel() * t.element_size() for _, t in tree_leaves(state))
 
 
 def _copy(loop: Loop) -> Loop:

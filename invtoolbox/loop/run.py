@@ -11,6 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
 
@@ -182,12 +183,14 @@ def run(
     callbacks: Sequence[Callback],
     after_step: Callable[[Loop, bool], None],
     read: Callable[[Tensor], int] = int,
+    guessing: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Loop:
     """Step until every item is done.
 
     ``after_step(loop, last)`` writes checkpoints and advances the progress bar. For it, items that
     a budget ends are still running, so that a later run with a larger budget continues them.
-    ``read`` returns the number of running items from the device.
+    ``read`` returns a number of the device, such as that of the running items. Every step runs within
+    ``guessing()``.
     """
     objective = _continue(loop, objective)
     # On an accelerator the host does not wait for every step. It reads the flags every few steps;
@@ -210,7 +213,7 @@ def run(
         may_be_cut = loop.iteration > 0 and began + 2 * length >= limits.deadline < math.inf
         spare = tree_map(Tensor.clone, loop.state) if may_be_cut else None
         try:
-            with stepping(limits.deadline):
+            with stepping(limits.deadline), guessing():
                 loop.state = solver.step(objective.at(loop.iteration), loop.state)
         except OutOfTime:
             check_time()  # an outer step ends
@@ -232,14 +235,16 @@ def run(
             finite = torch.isfinite(sum_items(loop.state.x)) & ~torch.isnan(loop.state.certificate)
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
         # Without a tolerance no item is expected to converge, and none is frozen between checks.
+        glance = _Glance(read)
         if checks or (limits.tolerance > 0 and loop.travel is None):
-            done = loop.running & _converged(loop, solver, rule, limits, objective, every)
+            done = loop.running & _converged(loop, solver, rule, limits, objective, every, glance)
             _finish(loop, solver, CONVERGED, done)
         given_up = solver.gives_up(loop.state)
         if given_up is not None:
             _end(loop, objective, solver, limits.when_given_up, loop.running & given_up)
         if checks:
-            number = read(loop.running.sum())
+            number = glance.number if given_up is None else None
+            number = read(loop.running.sum()) if number is None else number
             left = number > 0
             objective = _compact(loop, objective, number)
             last_finite = loop.state.x
@@ -251,6 +256,24 @@ def run(
         stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
         after_step(loop, not left)
     return loop
+
+
+class _Glance:
+    """Reads whether an item may be converged and, if none is, the number of running items at once.
+
+    Attributes:
+        number: number of running items; None if it was not read, or if an item may be converged.
+    """
+
+    def __init__(self, read: Callable[[Tensor], int]) -> None:
+        self._read = read
+        self.number: int | None = None
+
+    def any_within(self, running: Tensor, within: Tensor) -> bool:
+        base = len(running) + 1
+        some, number = divmod(self._read(running.sum() + base * (running & within).any()), base)
+        self.number = None if some else number
+        return bool(some)
 
 
 def _continue(loop: Loop, objective: Objective) -> Objective:
@@ -281,6 +304,7 @@ def _converged(
     limits: Limits,
     objective: Objective | None = None,
     every: int = 1,
+    glance: _Glance | None = None,
 ) -> Tensor:
     """Return which items are converged; after a step, its objective also bounds their gap."""
     done, state = solver.converged(loop.state, limits.tolerance), loop.state
@@ -288,7 +312,8 @@ def _converged(
         state = _move_inside(state, objective, solver, loop.running & done)
         done = done & ~state.value.isinf()
         if loop.travel is not None and limits.tolerance < math.inf:
-            done = _check_gap(loop, objective, solver, limits, every, done, state)
+            glance = glance or _Glance(int)
+            done = _check_gap(loop, objective, solver, limits, every, done, state, glance)
     if loop.rule_state is not None and rule is not None:
         done = done & rule.satisfied(loop.rule_state, loop.state.discrepancy)
     if state is not loop.state:
@@ -341,6 +366,7 @@ def _check_gap(
     every: int,
     within: Tensor,
     state: Any,
+    glance: _Glance,
 ) -> Tensor:
     """Return which items are converged, for those whose certificate is within the tolerance.
 
@@ -349,7 +375,7 @@ def _check_gap(
     assert loop.travel is not None
     last = loop.iteration >= limits.max_iterations
     alone = last or is_due(loop.iteration, every)
-    if not alone and not bool((loop.running & within).any()):
+    if not alone and not glance.any_within(loop.running, within):
         return within
     if not last and not is_grid(loop.iteration, every) and len(loop.history) > every:
         # Between the points of the grid, only items that have just come within the tolerance.

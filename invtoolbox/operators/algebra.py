@@ -53,10 +53,6 @@ class _Combination(Operator):
         # In a composition the last part takes the image.
         self.complex_images = self.parts[-1].complex_images
 
-    @property
-    def has_pair_buffers(self) -> bool:
-        return any(part.has_pair_buffers for part in self.parts)
-
     def parameters(self) -> dict[str, Tensor]:
         return {
             f"{k}.{name}": value

@@ -56,14 +56,6 @@ class Operator(Settings, ABC):
     #: Whether every parameter has a batch axis in front, of length 1 if all items share it.
     has_batch_axis: bool = False
 
-    @property
-    def has_pair_buffers(self) -> bool:
-        """Whether predictions on a GPU sort pairs in buffers of a guessed size, as of splats.
-
-        Steps whose buffers were too small are then repeated; see `loop.replay`.
-        """
-        return False
-
     @abstractmethod
     def _forward(self, x: Tensor) -> Any: ...
 

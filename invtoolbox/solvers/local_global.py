@@ -13,6 +13,7 @@ from torch import Tensor
 
 from invtoolbox.core.constants import is_equal
 from invtoolbox.core.pytrees import map_items
+from invtoolbox.core.rare_branches import is_any
 from invtoolbox.data_terms.least_squares import Exact
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.displacements import as_points, like_points
@@ -69,7 +70,8 @@ class LocalGlobal(Solver):
     springs (`ARAP`, `Isometry`, ...). If a majorizer is not fixed, M is factorized at every step.
     Converges to a stationary point if the quadratics are bounded along the way. Certificate:
     ``|grad F|`` over the points that are free, relative to its value at the start or at 0, the
-    larger; 0 if it is not larger than rounding errors, as at rest. The factors live on the CPU.
+    larger; 0 if it is not larger than rounding errors, as at rest. The factors live on the CPU; a GPU
+    multiplies by the inverse of M in its place if there are at most 4,000 points.
 
     Args:
         memory: number of pairs kept per item; 0 for plain steps only.
@@ -175,7 +177,7 @@ class LocalGlobal(Solver):
             moves, changes, solved = (torch.zeros_like(t) for t in (moves, changes, solved))
         # The global step x <- x - M^-1 grad F(x); at first, and for memory 0, it is taken as it is.
         plain = -target.view_as(state.x)
-        if self.memory == 0 or int(state.steps[0]) < self.plain_steps:
+        if self.memory == 0 or is_any(state.steps < self.plain_steps):
             x = state.x + plain
             new = self._evaluate(objective, x, state.free)
         else:
@@ -188,11 +190,10 @@ class LocalGlobal(Solver):
             # enough.
             s, y, z = (x - state.x).flatten(1), (new.gradient - gradient).flatten(1), after - target
             good = inner(s, y) > 1e-8 * item_norm(s) * item_norm(y)
-            if bool(good.any()):
-                moves, changes, solved = (
-                    _append(old, latest, good)
-                    for old, latest in ((moves, s), (changes, y), (solved, z))
-                )
+            moves, changes, solved = (
+                _append(old, latest, good)
+                for old, latest in ((moves, s), (changes, y), (solved, z))
+            )
         return replace(
             state,
             x=x,
@@ -232,7 +233,7 @@ class LocalGlobal(Solver):
             x = state.x + torch.where(factor > 0, factor * direction, plain)
             new = self._evaluate(objective, x, state.free)
             worse = (share > 0) & ~(new.value < value + share * slope)
-            if not bool(worse.any()):
+            if not is_any(worse):
                 break
             share = torch.where(worse, torch.full_like(share, shorter), share)
         return x, new
@@ -259,7 +260,9 @@ def _append(pairs: Tensor, latest: Tensor, good: Tensor) -> Tensor:
     """Return pairs ``(batch, memory, n)`` with a new last one, and without the first, if good."""
     # An item whose pair is not good keeps its pairs.
     longer = torch.cat([pairs[:, 1:], latest[:, None]], 1)
-    return longer if bool(good.all()) else torch.where(good[:, None, None], longer, pairs)
+    if good.device.type == "cpu" and bool(good.all()):
+        return longer
+    return torch.where(good[:, None, None], longer, pairs)
 
 
 def _metric(

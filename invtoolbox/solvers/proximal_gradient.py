@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.pytrees import scatter_items, select_items, where_items
+from invtoolbox.core.rare_branches import is_any
 from invtoolbox.objective.initial_guess import is_scan
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
@@ -173,7 +174,7 @@ class ProximalGradient(Solver):
         D, y = objective.problem.data_term, objective.problem.y
         # f(z), the smooth part of the objective at the point of the gradient.
         here = D.value(state.ahead, y) + _smooth_value(objective, state.point)
-        if D.is_for_nonnegative and bool(here.isinf().any()):
+        if D.is_for_nonnegative and is_any(here.isinf()):
             # The momentum has left the domain of the misfit: the step starts at x.
             point, ahead = where_items(
                 here.isinf(), (state.x, state.prediction), (state.point, state.ahead)
@@ -223,7 +224,7 @@ class ProximalGradient(Solver):
             objective, state.point, state.ahead, gradient, here, first
         )
         for _ in range(60):
-            if fixed is not None or not bool(rejected.any()):
+            if fixed is not None or not is_any(rejected):
                 break
             # Only the items whose step was too long are tried again, because a prox may be most of
             # the work.

@@ -39,19 +39,46 @@ class Graph:
         )
 
 
+#: Largest size in bytes of the inverses on a GPU: 4,000 points.
+_LARGEST_INVERSE = 8 * 4000**2
+
+
 class Factors:
     """Sparse LU factors on the CPU.
 
     SuperLU factorizes in the order of the least degree, without pivoting, because the systems are
     positive definite. This is not a tensor: each item of a batch has the number of its factor,
     ``which`` in `solve`.
+
+    For tensors on a GPU, a solve on the CPU would cost two copies, for which the GPU waits. If the
+    inverses of the systems are small enough, they are computed once, and the GPU multiplies by them.
     """
 
     def __init__(self, systems: list[Graph]) -> None:
         self._factors = [_factorize(system) for system in systems]
+        diagonal = systems[0].diagonal
+        size = 8 * len(systems) * len(diagonal) ** 2
+        self._inverses: Tensor | None = None
+        if diagonal.device.type != "cpu" and size <= _LARGEST_INVERSE:
+            self._inverses = torch.stack([self._invert(k, diagonal) for k in range(len(systems))])
+
+    def _invert(self, number: int, like: Tensor) -> Tensor:
+        """Return the inverse of a system in float64, with zeros for the points that are held."""
+        factor, free = self._factors[number]
+        inverse = torch.zeros(len(like), len(like), dtype=torch.float64)
+        index = free.cpu()
+        # Symmetric up to rounding, and made symmetric.
+        columns = torch.from_numpy(factor.solve(np.eye(len(index))))
+        inverse[index[:, None], index] = 0.5 * (columns + columns.T)
+        return inverse.to(like.device)
 
     def solve(self, right: Tensor, which: Tensor) -> Tensor:
         """Return ``M^-1 right`` for right-hand sides ``(batch, N, c)``, 0 at held points."""
+        inverses = self._inverses
+        if inverses is not None and 8 * len(right) * right.shape[1] ** 2 <= _LARGEST_INVERSE:
+            return (inverses[which] @ right.double()).to(right.dtype)
+        if inverses is not None and len(inverses) == 1:
+            return (inverses @ right.double()).to(right.dtype)
         out = torch.zeros_like(right)
         numbers = which.tolist()
         for number in dict.fromkeys(numbers):

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -82,6 +84,9 @@ class Crops(Pairs):
     (torch.Size([4, 1, 8, 8]), True)
     """
 
+    pixels: Tensor | None = None  # all images of a GPU behind each other
+    cache_fields: ClassVar[tuple[str, ...]] = ("pixels",)
+
     def __init__(
         self, images: Sequence[Tensor], crop: int, contrast: tuple[float, float] = (1.0, 1.0)
     ) -> None:
@@ -107,6 +112,30 @@ class Crops(Pairs):
             x if x.is_floating_point() or x.is_complex() else x.float() for x in images
         )
         self.crop, self.contrast = crop, contrast
+        self._join()
+
+    def to(
+        self,
+        target: torch.device | torch.dtype | str | None = None,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Self:
+        moved = super().to(target, device=device, dtype=dtype)
+        if moved is not self:
+            moved._join()
+        return moved
+
+    def _join(self) -> None:
+        """Put the images of a GPU behind each other, so that it cuts crops by itself."""
+        vars(self).pop("pixels", None)
+        if self.images[0].device.type == "cpu":
+            return
+        self.pixels = torch.cat([image.flatten() for image in self.images])
+        parts = self.pixels.split([image.numel() for image in self.images])
+        self.images = tuple(
+            part.view(image.shape) for part, image in zip(parts, self.images, strict=True)
+        )
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
         x = self._crops(count, generator)
@@ -122,15 +151,39 @@ class Crops(Pairs):
         which = torch.multinomial(places, count, replacement=True, generator=generator)
         drawn = torch.rand(count, 2, generator=generator, device=device)
         turns = torch.randint(8, (count,), generator=generator, device=device)
+        cut = self._cut_on_host if self.pixels is None else self._cut_on_device
+        return cut(which, turns, drawn.double())
+
+    def _cut_on_host(self, which: Tensor, turns: Tensor, shares: Tensor) -> Tensor:
+        """Cut a crop from each of the images ``which``, at shares of the free rows and columns."""
         crops = []
-        # One copy to the host; the numbers are exact in double precision.
-        together = torch.cat([torch.stack([which, turns], 1).double(), drawn.double()], 1)
-        for number, turned, down, right in together.tolist():
-            k, turn = int(number), int(turned)
-            top, left = (min(int(share * n), n - 1) for share, n in zip((down, right), free[k]))
-            patch = self.images[k][..., top : top + self.crop, left : left + self.crop]
+        for k, turn, (down, right) in zip(which.tolist(), turns.tolist(), shares.tolist()):
+            image = self.images[k]
+            rows, columns = (n - self.crop + 1 for n in image.shape[2:])
+            top, left = min(int(down * rows), rows - 1), min(int(right * columns), columns - 1)
+            patch = image[..., top : top + self.crop, left : left + self.crop]
             crops.append(torch.rot90(patch.flip(-1) if turn >= 4 else patch, turn % 4, (-2, -1)))
         return torch.cat(crops)
+
+    def _cut_on_device(self, which: Tensor, turns: Tensor, shares: Tensor) -> Tensor:
+        """Cut the crops of `_cut_on_host` by one index into all pixels, which no host waits for."""
+        side, channels = self.crop, self.images[0].shape[1]
+        begins = [0, *accumulate(image.numel() for image in self.images)]
+        numbers = [n for b, x in zip(begins, self.images) for n in (b, *x.shape[2:])]
+        begin, rows, columns = constant(numbers, turns).view(-1, 3)[which].unbind(1)
+        free = torch.stack([rows, columns], 1) - side + 1
+        top, left = (shares * free).long().minimum(free - 1).unbind(1)
+        # The place in a patch that each pixel of a rotated and mirrored one comes from.
+        grid = torch.arange(side * side, device=which.device).view(side, side)
+        turned = [torch.rot90(g, k) for g in (grid, grid.flip(1)) for k in range(4)]
+        place = torch.stack(turned)[turns]
+        rows, columns, begin, top, left = (
+            n.view(-1, 1, 1) for n in (rows, columns, begin, top, left)
+        )
+        first = begin + (top + place // side) * columns + left + place % side
+        planes = torch.arange(channels, device=which.device).view(-1, 1, 1)
+        assert self.pixels is not None
+        return self.pixels[first[:, None] + planes * (rows * columns)[:, None]]
 
     def _settings(self) -> str:
         return f"crop={self.crop}, contrast={self.contrast}"

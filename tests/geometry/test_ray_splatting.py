@@ -15,6 +15,7 @@ from invtoolbox.kernels.rendering.splat_binning import bin_splats
 from invtoolbox.kernels.rendering.splat_compositing import Rays, composite
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
 from tests.device_jobs import deterministic
+from tests.geometry.test_splatting import need_blocks
 
 F64 = torch.float64
 
@@ -146,6 +147,7 @@ def test_derivatives_reach_every_parameter_and_the_pose(degree: int) -> None:
 
 
 def test_what_a_gpu_runs_gives_the_same() -> None:
+    need_blocks()
     means, quats, scales, opacities, colors = around(200)
     means[:, 2] = means[:, 2].abs() + 0.5
     views = torch.eye(4, dtype=F64).expand(1, 2, 4, 4)
@@ -166,15 +168,16 @@ def test_what_a_gpu_runs_gives_the_same() -> None:
     )
     rays = Rays.sort(torch.arange(1200) % 2, places, 2, 40, 40)
     results = []
-    for pixelwise, ordered in ((False, False), (True, False), (True, True)):
+    for tasks, ordered in (("tile", False), ("pixel", False), ("block", False), ("block", True)):
         free = splats.detach().requires_grad_(True)
-        planes = composite(free, boxes, reaches, tiles, 40, 40, 3, pixelwise, rays)
+        planes = composite(free, boxes, reaches, tiles, 40, 40, 3, tasks, rays)
         slope = torch.randn(planes.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
         with deterministic(ordered):
             results.append((planes.detach(), *torch.autograd.grad(planes, free, slope)))
-    for one, other, third in zip(*results):
-        assert (one - other).abs().max() < 1e-10 * float(one.abs().max())
-        assert (one - third).abs().max() < 1e-10 * float(one.abs().max())
+    for tile, *gpu, ordered in zip(*results):
+        for values in gpu:
+            assert (tile - values).abs().max() < 1e-10 * float(tile.abs().max())
+        assert torch.equal(gpu[-1], ordered)  # blocks always add in the same order
 
 
 def test_scenes_of_a_batch_are_equal_to_themselves_alone() -> None:

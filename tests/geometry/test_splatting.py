@@ -13,13 +13,20 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.rigid import rotation
 from invtoolbox.geometry.splatting import rasterization
+from invtoolbox.kernels.launch import warp
 from invtoolbox.kernels.rendering.splat_binning import _bin_by_torch, bin_splats
-from invtoolbox.kernels.rendering.splat_compositing import composite
+from invtoolbox.kernels.rendering.splat_compositing import Tasks, composite
 from invtoolbox.kernels.rendering.splat_projection import Projection, project
 from tests.device_jobs import deterministic
 from tests.emulated_cuda import emulate_cuda
 
 F64 = torch.float64
+
+
+def need_blocks() -> None:
+    """Skip a test of blocks of threads if this version of Warp has none on a CPU."""
+    if not hasattr(warp().config, "enable_cpu_blocks"):
+        pytest.skip("blocks of threads on a CPU need warp-lang 1.19 or later")
 
 
 def scene(
@@ -224,6 +231,7 @@ def test_derivatives_reach_every_parameter_and_the_pose(
 
 
 def test_what_a_gpu_runs_gives_the_same() -> None:
+    need_blocks()
     *gaussians, views, K, width, height = scene(200, 3, 1, seed=2, size=(40, 30))
     how = Projection(width, height, degree=1, depth=True)
     splats, boxes, reaches = project(*(t[None] for t in (*gaussians, views, K)), how)
@@ -234,26 +242,45 @@ def test_what_a_gpu_runs_gives_the_same() -> None:
     order = bin_splats(boxes, single, width, height).entries
     assert torch.equal(_bin_by_torch(boxes, single, 3, 2).entries, order)
     results = []
-    for pixelwise, ordered in ((False, False), (True, False), (True, True)):
+    for tasks, ordered in (("tile", False), ("pixel", False), ("block", False), ("block", True)):
         free = splats.detach().requires_grad_(True)
-        planes = composite(free, boxes, reaches, tiles, width, height, 3, pixelwise)
+        planes = composite(free, boxes, reaches, tiles, width, height, 3, tasks)
         slope = torch.randn(planes.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
         with deterministic(ordered):
             results.append((planes.detach(), *torch.autograd.grad(planes, free, slope)))
-    for one, other, third in zip(*results):
-        assert (one - other).abs().max() < 1e-10 * float(one.abs().max())
-        assert (one - third).abs().max() < 1e-10 * float(one.abs().max())
+    for tile, *gpu, ordered in zip(*results):
+        for values in gpu:
+            assert (tile - values).abs().max() < 1e-10 * float(tile.abs().max())
+        assert torch.equal(gpu[-1], ordered)  # blocks always add in the same order
 
 
-@pytest.mark.parametrize("pixelwise", [False, True])
-def test_absolute_gradients_are_sums_over_pixels_of_absolute_values(pixelwise: bool) -> None:
+def test_blocks_of_threads_agree_in_single_precision() -> None:
+    need_blocks()
+    *gaussians, views, K, width, height = scene(300, 2, 1, seed=4, size=(40, 30))
+    inputs = (t[None].float() for t in (*gaussians, views, K))
+    splats, boxes, reaches = project(*inputs, Projection(width, height, degree=1))
+    tiles, results = bin_splats(boxes, reaches, width, height), {}
+    tasks: Tasks
+    for tasks in ("tile", "pixel", "block"):
+        free = splats.detach().requires_grad_(True)
+        planes = composite(free, boxes, reaches, tiles, width, height, tasks=tasks)
+        results[tasks] = (planes.detach(), torch.autograd.grad(planes.square().sum(), free)[0])
+    for image, gradient in (results["tile"], results["pixel"]):
+        assert (results["block"][0] - image).abs().max() < 1e-6 * float(image.abs().max())
+        assert (results["block"][1] - gradient).abs().max() < 1e-5 * float(gradient.abs().max())
+
+
+@pytest.mark.parametrize("tasks", ["tile", "pixel", "block"])
+def test_absolute_gradients_are_sums_over_pixels_of_absolute_values(tasks: Tasks) -> None:
+    if tasks == "block":
+        need_blocks()
     *gaussians, views, K, width, height = scene(60, 1, 0, seed=2, size=(20, 18))
     how = Projection(width, height, degree=0)
     splats, boxes, reaches = project(*(t[None] for t in (*gaussians, views, K)), how)
     tiles = bin_splats(boxes, reaches, width, height)
     free = splats.detach().requires_grad_(True)
     zeros = free.detach().new_zeros(1, 60, 2).requires_grad_(True)
-    planes = composite(free, boxes, reaches, tiles, width, height, None, pixelwise, None, zeros)
+    planes = composite(free, boxes, reaches, tiles, width, height, None, tasks, None, zeros)
     slope = torch.randn(planes.shape, generator=torch.Generator().manual_seed(0), dtype=F64)
     plain, absolute = torch.autograd.grad(planes, (free, zeros), slope, retain_graph=True)
     wanted, total = torch.zeros_like(absolute), torch.zeros_like(plain)
@@ -265,7 +292,7 @@ def test_absolute_gradients_are_sums_over_pixels_of_absolute_values(pixelwise: b
     assert torch.allclose(plain, total) and torch.allclose(absolute, wanted)
     assert float((absolute - plain[..., :2].abs()).min()) > -1e-12
     again = torch.autograd.grad(
-        composite(free, boxes, reaches, tiles, width, height, None, pixelwise), free, slope
+        composite(free, boxes, reaches, tiles, width, height, None, tasks), free, slope
     )
     assert torch.equal(again[0], plain)
 

@@ -13,6 +13,7 @@ from invtoolbox.kernels.points.rotations import fit_kernel, gradient_kernel
 from invtoolbox.kernels.rendering import voxel_rendering
 from invtoolbox.kernels.rendering.raycast import raycast_kernel
 from invtoolbox.kernels.rendering.splat_compositing import (
+    Tasks,
     composite_kernel,
     contributor_kernel,
     sum_kernel,
@@ -46,6 +47,8 @@ SIZES = {"BASES", "CHANNELS", "FEATURES", "MEDIAN", "ROW"}
 
 Maker = Callable[[], Kernel]
 _BOTH = (False, True)
+#: What a task of the compositing may be on CUDA.
+TASKS_ON_CUDA: tuple[Tasks, ...] = ("pixel", "block")
 
 
 def variants() -> Iterator[tuple[str, Maker]]:
@@ -87,17 +90,15 @@ def _rendering(real: torch.dtype) -> Iterator[tuple[str, Maker]]:
         (9, 3, False),
         (32, None, False),
     )
-    for shape, (gradient, ordered) in product(
-        shapes, ((False, False), (True, False), (True, True))
-    ):
+    for shape, tasks, gradient in product(shapes, TASKS_ON_CUDA, _BOTH):
         yield (
             "compositing",
-            lambda s=shape, g=gradient, o=ordered: composite_kernel(real, *s, True, g, o),
+            lambda s=shape, t=tasks, g=gradient: composite_kernel(real, *s, t, g),
         )
-    for ordered in _BOTH:
+    for tasks in TASKS_ON_CUDA:
         yield (
             "compositing",
-            lambda o=ordered: composite_kernel(real, 32, None, False, True, True, o, True),
+            lambda t=tasks: composite_kernel(real, 32, None, False, t, True, True),
         )
     for number in (1, 4):
         yield "compositing", lambda n=number: contributor_kernel(real, 3, n)

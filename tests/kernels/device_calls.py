@@ -18,6 +18,10 @@ from invtoolbox.geometry.splatting import rasterization
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.kernels.points.rotations import Neighbourhoods
 from invtoolbox.kernels.rendering.raycast import Primitives, cast_rays
+from invtoolbox.kernels.rendering.splat_binning import bin_splats
+from invtoolbox.kernels.rendering.splat_compositing import composite
+from invtoolbox.kernels.rendering.splat_projection import Projection
+from invtoolbox.kernels.rendering.splat_projection import project as project_splats
 from invtoolbox.kernels.rendering.voxel_rendering import render_voxels
 from invtoolbox.kernels.rendering.window_blur import blur_planes
 from invtoolbox.kernels.tomography.joseph import backproject, project
@@ -146,6 +150,18 @@ def splatting_of_rays(device: str, dtype: torch.dtype, median: bool) -> tuple[Te
     return color, alpha, info["range"], *torch.autograd.grad(_sum(color, alpha), free)
 
 
+def single_pixels(device: str, dtype: torch.dtype, features: int) -> tuple[Tensor, ...]:
+    """Compositing by one thread per pixel that cooperates with no other, and the gradient."""
+    *gaussians, width, height = splats(60, 2, -1, seed=2, size=(40, 30), dtype=torch.float64)
+    gaussians[4] = torch.rand(60, features - 1, generator=torch.Generator().manual_seed(3))
+    inputs = (t[None].to(device=device, dtype=dtype) for t in gaussians)
+    projected, boxes, reaches = project_splats(*inputs, Projection(width, height, depth=True))
+    tiles = bin_splats(boxes, reaches, width, height)
+    (free,) = _free(device, dtype, projected.detach())
+    planes = composite(free, boxes, reaches, tiles, width, height, features - 1, "pixel")
+    return planes, *torch.autograd.grad(_sum(planes), free)
+
+
 def raycast(device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
     """Rays onto one primitive of each kind."""
     kinds = ["box", "cylinder", "ellipsoid", "plane"]
@@ -220,6 +236,7 @@ def _calls() -> Iterator[tuple[str, Call]]:
     }
     for name, how in further.items():
         yield f"splats, {name}", lambda d, t, h=how: splatting(d, t, -1, **h)
+    yield "splats, a thread per pixel", lambda d, t: single_pixels(d, t, 4)
     for median in (False, True):
         name = "splats along rays" + (", median range" if median else "")
         yield name, lambda d, t, m=median: splatting_of_rays(d, t, m)

@@ -1,7 +1,8 @@
 // A CUDA device for one kernel, emulated on a CPU: the grid's variables, and atomic additions.
 //
-// It comes between Warp's headers and the source that Warp generates for CUDA. Every thread of the
-// grid runs by itself, so that kernels with barriers, shuffles or shared memory do not compile.
+// It comes between Warp's headers and the source that Warp generates for CUDA. Kernels with shared
+// memory run a block after the other, see emulated_block.h; of others every thread of the grid runs
+// by itself.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
@@ -21,6 +22,39 @@ static thread_local EmulatedIndex threadIdx{}, blockIdx{}, blockDim{}, gridDim{}
 
 #define __global__
 #define __launch_bounds__(...)
+// All threads of a block run on one thread of the CPU.
+#define __shared__ static thread_local
+
+namespace emulated {
+// What threads wait for: all others of their block, or of their warp.
+enum Group { BLOCK_OF_THREADS, WARP_OF_THREADS };
+void wait(Group group, int line);
+// Give a number to the other threads of the group, and wait until theirs are there.
+void give(Group group, unsigned long long number, int line);
+// Return the number of a thread, by its index in the block or warp, and whether any is not 0.
+unsigned long long take(Group group, unsigned thread);
+bool any_given(Group group);
+unsigned lane();
+}  // namespace emulated
+
+inline int emulated_vote(emulated::Group group, bool flag, int line) {
+    emulated::give(group, flag, line);
+    return emulated::any_given(group);
+}
+
+template <class Number> inline Number emulated_exchange(Number number, int distance, int line) {
+    unsigned long long bits = 0;
+    __builtin_memcpy(&bits, &number, sizeof number);
+    emulated::give(emulated::WARP_OF_THREADS, bits, line);
+    bits = emulated::take(emulated::WARP_OF_THREADS, emulated::lane() ^ (unsigned)distance);
+    __builtin_memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
+#define __syncthreads() emulated::wait(emulated::BLOCK_OF_THREADS, __LINE__)
+#define __syncthreads_or(flag) emulated_vote(emulated::BLOCK_OF_THREADS, flag, __LINE__)
+#define __any_sync(mask, flag) emulated_vote(emulated::WARP_OF_THREADS, flag, __LINE__)
+#define __shfl_xor_sync(mask, number, distance) emulated_exchange(number, distance, __LINE__)
 
 namespace emulated {
 // How floating-point numbers are added. PLAIN is a fault on purpose, which ThreadSanitizer has to

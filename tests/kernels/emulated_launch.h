@@ -1,10 +1,16 @@
 // Launch the kernel KERNEL on the emulated device. It comes behind the generated source.
 //
-// With HOST, KERNEL is the entry of the source that Warp generates for the CPU: the tasks run in their
-// order. With STANDALONE, a program that reads a launch from its first argument, runs it, and writes the
-// contents of the tensors into its second one. Each tensor is an allocation of exactly its size.
+// With HOST, KERNEL is the entry of the source that Warp generates for the CPU: the tasks run in
+// their order. With STANDALONE, a program that reads a launch from its first argument, runs it, and
+// writes the contents of the tensors into its second one. Each tensor is an allocation of exactly
+// its size.
 #undef float
 #undef int
+
+#include "emulated_block.h"
+#ifdef COUNTS
+#include "emulated_counts.h"
+#endif
 
 namespace emulated {
 
@@ -25,23 +31,42 @@ void run(
     bounds.shape[0] = (int)tasks;
     bounds.size = tasks;
     const unsigned blocks = (unsigned)((tasks + block - 1) / block);
-    // In the order of blocks and threads, or in a random order of all threads of the grid: threads
-    // of one block may meet on two threads of the CPU, as they do on a GPU.
-    std::vector<unsigned> order((size_t)blocks * block);
-    std::iota(order.begin(), order.end(), 0u);
-    if (seed) std::shuffle(order.begin(), order.end(), std::mt19937(seed));
+    // In the order of blocks and threads, or in a random order. Threads that do not cooperate are
+    // drawn from the whole grid: threads of one block may meet on two threads of the CPU, as on a
+    // GPU.
+    const auto numbers = [&](size_t count) {
+        std::vector<unsigned> order(count);
+        std::iota(order.begin(), order.end(), 0u);
+        if (seed) std::shuffle(order.begin(), order.end(), std::mt19937(seed));
+        return order;
+    };
     std::atomic<size_t> next{0};
-    auto work = [&] {
+    const auto begin = [&](unsigned number) {
         gridDim = {blocks, 1, 1};
         blockDim = {block, 1, 1};
+        blockIdx = {number, 0, 0};
+    };
+#ifdef COOPERATIVE
+    const auto order = numbers(blocks), lanes = numbers(block);
+    auto one = [&] { kernel(bounds, arguments, 0); };
+    auto work = [&] {
+        for (size_t k; (k = next.fetch_add(1)) < order.size() && !failure;) {
+            begin(order[k]);
+            run_block(lanes.data(), block, [](void* f) { (*(decltype(one)*)f)(); }, &one);
+        }
+    };
+#else
+    const auto order = numbers((size_t)blocks * block);
+    auto work = [&] {
         for (size_t first; (first = next.fetch_add(PART)) < order.size();) {
             for (size_t k = first; k < std::min(first + PART, order.size()); ++k) {
-                blockIdx = {order[k] / block, 0, 0};
+                begin(order[k] / block);
                 threadIdx = {order[k] % block, 0, 0};
                 kernel(bounds, arguments, 0);
             }
         }
     };
+#endif
     std::vector<std::thread> helpers;
     for (int k = 1; k < threads; ++k)
         helpers.emplace_back(work);
@@ -71,16 +96,29 @@ void run(
 }  // namespace emulated
 
 #ifdef HOST
-// Warp's own library runs the tasks of a block; these blocks do not cooperate.
+// In place of Warp's own library, which runs the tasks of a block as fibers as well.
 extern "C" int wp_cpu_run_block(
     int, int active, wp_cpu_block_lane_fn lane, void* bounds, size_t block, void* arguments) {
+#ifdef COOPERATIVE
+    auto one = [&] { lane(bounds, block, (int)threadIdx.x, arguments); };
+    std::vector<unsigned> order(active);
+    std::iota(order.begin(), order.end(), 0u);
+    emulated::run_block(
+        order.data(), active, [](void* f) { (*(decltype(one)*)f)(); }, &one);
+#else
     for (int k = 0; k < active; ++k)
         lane(bounds, block, k, arguments);
+#endif
     return 1;
 }
+
+void _wp_assert(const char* message, const char*, unsigned int) { emulated::failure = message; }
+extern "C" int wp_cpu_get_thread_idx() { return (int)threadIdx.x; }
+extern "C" void wp_cpu_tile_sync() { emulated::wait(emulated::BLOCK_OF_THREADS, 1); }
 #endif
 
-// Run a launch; return the number of atomic additions of floating-point numbers.
+// Run a launch; return the number of atomic additions of floating-point numbers, or -1 if threads
+// of a block wait for each other forever, which is written to stderr.
 extern "C" long long emulate(
     const void* record,
     unsigned long long tasks,
@@ -90,10 +128,15 @@ extern "C" long long emulate(
     int additions) {
     const long long before = emulated::float_additions;
     emulated::additions = additions;
+    emulated::failure = nullptr;
     emulated::run(KERNEL, record, tasks, block, seed, threads);
     for (const auto& sum : emulated::wide_sums)
         *static_cast<wp::float32*>(sum.first) = static_cast<wp::float32>(sum.second);
     emulated::wide_sums.clear();
+    if (emulated::failure) {
+        std::fprintf(stderr, "%s\n", emulated::failure.load());
+        return -1;
+    }
     return emulated::float_additions - before;
 }
 

@@ -2,12 +2,13 @@
 
 Warp writes the source of a module without a driver. g++ compiles it as it is, between
 ``emulated_grid.h`` and ``emulated_launch.h``. The threads of the grid run in the order of their
-numbers on one thread of the CPU, or in a random order on several. A launch runs in this process, or
-in a program of its own under the sanitizers of g++.
+numbers on one thread of the CPU, or in a random order on several. The threads of a block that
+cooperate are fibers, which take turns at its barriers. A launch runs in this process, or in a
+program of its own under the sanitizers of g++.
 
 This finds places that two threads of the grid write to, reads and writes beyond a tensor, undefined
-arithmetic, and results that depend on an order. It cannot find anything about time, the arithmetic
-of a device's own functions, or streams.
+arithmetic, missing barriers, and results that depend on an order. It cannot find anything about
+time, the arithmetic of a device's own functions, or streams.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -42,15 +44,20 @@ BUILDS: dict[str, tuple[str, ...]] = {
     "host": ("-O2",),
     "addresses": ("-O1", "-g1", "-fno-sanitize-recover=all", "-fsanitize=address,undefined"),
     "threads": ("-O1", "-g1", "-fsanitize=thread"),
+    "counts": ("-O2", "-fsanitize=thread"),
 }
 #: How floating-point numbers are added, see ``emulated_grid.h``.
 ADDITIONS = {"atomic": 0, "plain": 1, "wide": 2}
 _COMMON = ("-std=c++17", "-ffp-contract=off", "-fno-strict-aliasing", "-w", "-pthread")
+#: Every library but that of ThreadSanitizer, whose functions ``emulated_counts.h`` has.
+_WITHOUT_SANITIZER = ("-nodefaultlibs", "-lstdc++", "-lm", "-lc", "-lgcc_s")
 _SANITIZERS = {
     "ASAN_OPTIONS": "detect_leaks=0",
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=0",
 }
+#: What is wrong with a launch that returns no number of additions.
+NO_END = "threads of a block wait at different barriers, or at one that not all of them reach"
 _HERE = Path(__file__).parent
 
 #: Changes from float32 to float64 in the definitions of a kernel.
@@ -65,6 +72,8 @@ def why_not(build: str = "plain") -> str | None:
     Args:
         build: a name of `BUILDS`.
     """
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return f"threads of a block are switched by code for x86-64, not for {platform.machine()}"
     if shutil.which("g++") is None:
         return "the generated CUDA source is compiled by g++, which is not installed"
     wp = warp()
@@ -128,26 +137,35 @@ def build(source: str, name: str) -> Path:
 
     Args:
         source: generated CUDA source of one kernel.
-        name: a name of `BUILDS`: "plain" and "host" make a library, the sanitizers a program.
+        name: a name of `BUILDS`: "plain", "host" and "counts" make a library, the sanitizers a
+            program.
 
     Raises:
         RuntimeError: if g++ does not compile it.
     """
+    cooperative, on_device = "__shared__" in source, name != "host"
     # The last function is the entry of the kernel.
     kernel = re.findall(r"\bvoid (?:WP_\w+\([^)]*\) )*(\w+_forward)\(", source)[-1]
-    kind = {"plain": (), "host": ("-DHOST",)}.get(name, ("-DSTANDALONE",))
-    defined = (*kind, f"-DKERNEL={kernel}")
-    whole = f'#include "prefix.h"\n{source}\n{(_HERE / "emulated_launch.h").read_text()}'
+    kinds = {"plain": (), "host": ("-DHOST",), "counts": ("-DCOUNTS",)}
+    kind = kinds.get(name, ("-DSTANDALONE",))
+    defined = (*kind, f"-DKERNEL={kernel}", *(["-DCOOPERATIVE"] if cooperative else []))
+    launcher = _read("emulated_launch.h")
+    # Warp's own memory of a block, in source for the CPU; the kernel's path for CUDA in the other.
+    first = "#define __CUDA_ARCH__ 800\n" if on_device else ""
+    first += "#undef tile_shared_storage_t\n" if cooperative and not on_device else ""
+    whole = f'#include "prefix.h"\n{first}{source}\n#undef __CUDA_ARCH__\n{launcher}'
     flags = _flags(name)
     target = _cache() / _digest(whole, _prefix(), _compiler(), *flags, *defined)
     if not target.exists():
         command = ["g++", *flags, *defined, f"-I{_precompile(flags)}", "module.cpp"]
+        if name == "counts":
+            command += _WITHOUT_SANITIZER
         _compile(target, "module.cpp", whole, command)
     return target
 
 
 def _flags(name: str) -> tuple[str, ...]:
-    kind = ("-shared", "-fPIC") if name in ("plain", "host") else ()
+    kind = ("-shared", "-fPIC") if name in ("plain", "host", "counts") else ()
     return (*_COMMON, *BUILDS[name], *kind, f"-I{Path(warp().__file__).parent / 'native'}")
 
 
@@ -158,6 +176,13 @@ def _prefix() -> str:
     files = [file for file in ("builtin.h", "deterministic.h") if (native / file).exists()]
     includes = "".join(f'#include "{file}"\n' for file in files)
     return f"#define WP_NO_BFLOAT16\n{includes}{(_HERE / 'emulated_grid.h').read_text()}"
+
+
+def _read(name: str) -> str:
+    """Return a header of this folder with the headers that it includes in their place."""
+    lines = (_HERE / name).read_text().splitlines()
+    names = [re.fullmatch(r'#include "(emulated_\w+\.h)"', line) for line in lines]
+    return "\n".join(_read(m[1]) if m else line for m, line in zip(names, lines)) + "\n"
 
 
 def _precompile(flags: tuple[str, ...]) -> Path:
@@ -208,12 +233,19 @@ def launch_on_grid(
         threads: number of threads of the CPU.
         kind: "grid"; "sums" adds float32 terms in float64, on one thread; "float64" runs the kernel
             in float64, for which every float32 tensor must be a float64 tensor; "host" runs the
-            source for the CPU, compiled by the same compiler, in the order of the tasks.
+            source for the CPU, compiled by the same compiler, in the order of the tasks; "counts"
+            counts accesses to memory, see `tests.kernels.memory_traffic`.
+
+    Raises:
+        RuntimeError: if threads of a block wait for each other forever.
     """
     record = packed.__ctype__()
     function = _function(generate(kernel, host=kind == "host"), kind)
     additions = ADDITIONS["wide" if kind == "sums" else "atomic"]
-    return int(function(ctypes.addressof(record), tasks, BLOCK, seed, threads, additions))
+    number = int(function(ctypes.addressof(record), tasks, BLOCK, seed, threads, additions))
+    if number < 0:
+        raise RuntimeError(f"{kernel.file}: {NO_END}")
+    return number
 
 
 def grid_launcher(seed: int) -> Callable[[Kernel, int, Any, Any], int]:
@@ -235,13 +267,17 @@ def grid_launcher(seed: int) -> Callable[[Kernel, int, Any, Any], int]:
 @cache
 def _function(source: str, kind: str) -> Any:
     """Return the function that runs a launch of a source."""
-    source = widen(source) if kind == "float64" else source
-    library = build(source, "host" if kind == "host" else "plain")
-    function = ctypes.CDLL(str(library)).emulate
+    function = load(source, kind).emulate
     sizes = [ctypes.c_uint] * 2 + [ctypes.c_int] * 2
     function.argtypes = [ctypes.c_void_p, ctypes.c_ulonglong, *sizes]
     function.restype = ctypes.c_longlong
     return function
+
+
+def load(source: str, kind: str) -> Any:
+    """Return the library that runs a source; `kind` is that of `launch_on_grid`, or "counts"."""
+    source = widen(source) if kind == "float64" else source
+    return ctypes.CDLL(str(build(source, kind if kind in BUILDS else "plain")))
 
 
 def launch_alone(

@@ -45,13 +45,13 @@ class Launch:
         """Return copies of the tensors by their fields."""
         return {k: v.clone() for k, v in self.arguments.items() if isinstance(v, Tensor)}
 
-    def _pack(self, tensors: dict[str, Tensor]) -> Any:
+    def pack(self, tensors: dict[str, Tensor]) -> Any:
         return self.kernel.pack(SimpleNamespace(**(self.arguments | tensors)))[0]
 
     def on_cpu(self) -> dict[str, Tensor]:
         """Return the tensors after the launch as Warp compiles it for the CPU."""
         tensors = self.tensors()
-        launch_with_warp(self.kernel, self.tasks, self._pack(tensors), None)
+        launch_with_warp(self.kernel, self.tasks, self.pack(tensors), None)
         return tensors
 
     def on_grid(
@@ -64,7 +64,7 @@ class Launch:
         tensors = self.tensors()
         if kind == "float64":
             tensors = {k: t.double() if t.dtype == torch.float32 else t for k, t in tensors.items()}
-        packed = self._pack(tensors)
+        packed = self.pack(tensors)
         return tensors, launch_on_grid(self.kernel, self.tasks, packed, seed, threads, kind)
 
     def alone(
@@ -83,7 +83,7 @@ class Launch:
         return launch_alone(
             self.kernel,
             self.tasks,
-            self._pack(tensors),
+            self.pack(tensors),
             tensors,
             name,
             seed=seed,

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from invtoolbox.kernels import native
 from invtoolbox.kernels.launch import Kernel
 from invtoolbox.kernels.native import native_kernel
 from tests import device_jobs
@@ -25,11 +26,13 @@ from tests.kernels.device_launches import NAMES, record
 from tests.kernels.generated_cuda import grid_launcher, why_not
 from tests.kernels.recorded_launches import Launch, Recorder, compare, same_bits, variant
 
-#: Kernels that the normal tests run: a projection, its transpose by atomic additions, compositing.
+#: Kernels that the normal tests run: a projection, its transpose by atomic additions,
+#: compositing by blocks of threads, and its gradient.
 SHORT = (
     "tomography/joseph_project.cpp",
     "tomography/joseph_scatter.cpp",
-    "rendering/splat_compositing_pixel.cpp",
+    "rendering/splat_compositing_block.cpp",
+    "rendering/splat_compositing_block_gradient.cpp",
 )
 #: Largest difference over the largest value. Of sums by atomic additions, from sums in float64; of
 #: all results, from Warp's compiler for the CPU, which contracts products and sums.
@@ -96,6 +99,7 @@ def test_the_grid_gives_the_bits_of_the_cpu(file: str) -> None:
 def test_sanitizers_report_nothing() -> None:
     need("addresses", "threads")
     check_sanitizers(short()["tomography/joseph_scatter.cpp"])
+    check_sanitizers(short()["rendering/splat_compositing_block_gradient.cpp"])
 
 
 def test_a_write_past_the_end_is_reported() -> None:
@@ -122,11 +126,20 @@ class ControlArguments:
     values: Tensor
 
 
-def control(folder: Path, body: str) -> Launch:
-    """Return a launch of a kernel with a fault, which 1000 tasks run."""
-    (folder / "control.cpp").write_text(body)
-    kernel: Kernel = native_kernel(str(folder / "control.cpp"), {"REAL": "int"}, ControlArguments)
-    return Launch(kernel, 1000, {"values": torch.zeros(1000, dtype=torch.int32)})
+def control(folder: Path, body: str, block: int = 1) -> Launch:
+    """Return a launch of a kernel with a fault, which 1024 tasks run."""
+    file = folder / f"control{len(list(folder.iterdir()))}.cpp"  # a file is read once
+    file.write_text(body)
+    kernel: Kernel = native_kernel(str(file), {"REAL": "int"}, ControlArguments, block=block)
+    return Launch(kernel, 1024, {"values": torch.zeros(1024, dtype=torch.int32)})
+
+
+def neighbours(folder: Path, barrier: str) -> Launch:
+    """Return a launch in which each thread of a block reads what the next one wrote."""
+    body = "SHARED(int, places, BLOCK);\nplaces[thread] = task;\n" + barrier
+    body += "((int*)values)[task] = places[(thread + 1) % BLOCK];\n"
+    include = f'#include "{Path(native.__file__).parent / "block.h"}"\n'
+    return control(folder, include + body, block=256)
 
 
 def test_undefined_arithmetic_is_reported(tmp_path: Path) -> None:
@@ -142,6 +155,25 @@ def test_a_result_that_depends_on_the_order_is_noticed(tmp_path: Path) -> None:
     assert result.host and not result.orders and not result.additions
     with pytest.raises(AssertionError):
         check_bits(launch)
+
+
+def test_a_missing_barrier_is_reported(tmp_path: Path) -> None:
+    need("threads")
+    tasks = torch.arange(1024)
+    right = (tasks // 256 * 256 + (tasks + 1) % 256).int()
+    complete = neighbours(tmp_path, "SYNC;\n")
+    assert torch.equal(complete.on_grid(seed=3, threads=2)[0]["values"], right)
+    assert not complete.alone("threads", seed=1, threads=2)[0]
+    assert not complete.alone("addresses")[0]
+    missing = neighbours(tmp_path, "")
+    assert not torch.equal(missing.on_grid(seed=3, threads=2)[0]["values"], right)
+    assert "ThreadSanitizer: data race" in missing.alone("threads", seed=1, threads=2)[0]
+
+
+def test_threads_at_different_barriers_are_reported(tmp_path: Path) -> None:
+    apart = neighbours(tmp_path, "if (thread < 100)\n    SYNC;\nelse\n    SYNC;\n")
+    with pytest.raises(RuntimeError, match="wait at different barriers"):
+        apart.on_grid()
 
 
 def test_a_job_runs_on_the_grid() -> None:

@@ -70,7 +70,7 @@ def test_the_h100_has_more_shared_memory() -> None:
 def test_projection_and_compositing_keep_the_rule(reader: None) -> None:
     for kernel in (
         joseph_kernel("project", torch.float32, 1, 0, GROUP=1),
-        composite_kernel(torch.float32, 3, None, False, True, False),
+        composite_kernel(torch.float32, 3, None, False, "block", False),
     ):
         check(kernel, 90)
 

@@ -27,9 +27,10 @@ from invtoolbox.training import (
     run_recipe,
     train,
 )
-from invtoolbox.training.pairs import LevelPairs
+from invtoolbox.training.pairs import Crops, LevelPairs
 from invtoolbox.training.recipe import StageTable
 from invtoolbox.training.stages import NetworkWeights, training_problem
+from tests.emulated_cuda import emulate_cuda
 from tests.training.interruption import check_same_weights, trained_in_two_goes
 
 
@@ -182,6 +183,24 @@ def test_a_convex_network_learns_and_stays_convex() -> None:
         if n in trained.network.nonnegative
     )
     assert it.priors.LearnedProximal(trained.network).prox(x).shape == x.shape
+
+
+def test_a_gpu_cuts_the_crops_that_the_host_cuts() -> None:
+    g = torch.Generator().manual_seed(0)
+    pairs = Crops([torch.rand(1, 3, *size, generator=g) for size in ((20, 30), (9, 40), (8, 8))], 8)
+    which, turns = torch.randint(3, (60,), generator=g), torch.randint(8, (60,), generator=g)
+    shares = torch.rand(60, 2, generator=g, dtype=torch.float64)
+    shares[0] = 1 - 2**-53
+    on_host = pairs._cut_on_host(which, turns, shares)
+    with emulate_cuda():
+        on_device = pairs.to("cuda")
+        assert torch.equal(
+            torch.cat([x.flatten().cpu() for x in on_device.images]), on_device.pixels.cpu()
+        )
+        crops = on_device._cut_on_device(*(t.to("cuda") for t in (which, turns, shares))).cpu()
+        back = on_device.to("cpu")
+    assert torch.equal(crops, on_host)
+    assert back.pixels is None and repr(back) == repr(pairs)
 
 
 def test_resumed_training_gives_the_same_weights(tmp_path: Path) -> None:

@@ -9,20 +9,23 @@ where an alpha below 1/255 counts as 0. The pixel ends before the splat that wou
 transmittance T to 1e-4 or below (Kerbl et al., "3D Gaussian splatting for real-time radiance field
 rendering", 2023).
 
-There are two sets of kernels: ``splat_compositing_pixel*.cpp`` with one task per pixel or ray, for
-CUDA, and ``splat_compositing_tile*.cpp`` with one task per tile, for the CPU.
+There are three sets of kernels. ``splat_compositing_tile*.cpp`` has one task per tile, for the CPU.
+``splat_compositing_block*.cpp``, for CUDA, has a block of 256 threads per tile, one for each pixel,
+that read the splats from the memory they share (Kerbl et al.). ``splat_compositing_pixel*.cpp`` has
+one thread per pixel or ray that cooperates with no other: what the blocks are compared with.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from invtoolbox.errors import InputError
 from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.native import REAL, Int64, native_kernel
 from invtoolbox.kernels.rendering.splat_binning import TILE, Tiles
@@ -30,6 +33,9 @@ from invtoolbox.kernels.rendering.splat_projection import GEOMETRY
 
 #: Splats per task of the sum over pairs, on a CPU and on CUDA.
 _PART, _PART_ON_CUDA = 1024, 8
+
+#: What a tile is divided into: nothing, single pixels, or the threads of a block.
+Tasks = Literal["tile", "pixel", "block"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,9 +127,8 @@ def composite_kernel(
     features: int,
     median: int | None,
     rays: bool,
-    pixelwise: bool,
+    tasks: Tasks,
     gradient: bool,
-    ordered: bool = False,
     absolute: bool = False,
 ) -> Kernel:
     """Return the kernel that composites, or the kernel of its gradient.
@@ -134,11 +139,15 @@ def composite_kernel(
         median: index of the feature that holds the depth, for the median depth; None for no median
             depth.
         rays: composite rays in place of pixels.
-        pixelwise: one task per pixel or ray, for CUDA, in place of one task per tile.
+        tasks: what a task is.
         gradient: add the gradient of the images to every pair of a splat and a tile.
-        ordered: for the gradient of pixels, one task per tile, which adds in a fixed order.
         absolute: for the gradient, add the sums of the absolute derivatives in the mean.
+
+    Raises:
+        InputError: if there are no such tasks.
     """
+    if tasks not in get_args(Tasks):
+        raise InputError(f"tasks of compositing are 'tile', 'pixel' or 'block', got {tasks!r}")
     definitions: dict[str, str | int] = {
         "REAL": REAL[dtype],
         "TILE": TILE,
@@ -149,11 +158,13 @@ def composite_kernel(
     }
     if gradient:
         definitions["ABSOLUTE"] = absolute
-        if pixelwise:
-            definitions["ORDERED"] = ordered
-    task = "task" if pixelwise and not ordered else "tile"
-    file = f"splat_compositing_{'pixel' if pixelwise else 'tile'}{'_gradient' if gradient else ''}"
-    return native_kernel(f"rendering/{file}.cpp", definitions, CompositingArguments, task)
+    return native_kernel(
+        f"rendering/splat_compositing_{tasks}{'_gradient' if gradient else ''}.cpp",
+        definitions,
+        CompositingArguments,
+        task="tile" if tasks == "tile" else "task",
+        block=TILE * TILE if tasks == "block" else 1,
+    )
 
 
 @dataclass
@@ -199,7 +210,7 @@ def composite(
     width: int,
     height: int,
     median: int | None = None,
-    pixelwise: bool | None = None,
+    tasks: Tasks | None = None,
     rays: Rays | None = None,
     absolute: Tensor | None = None,
 ) -> Tensor:
@@ -215,7 +226,8 @@ def composite(
         height: height of the views in pixels.
         median: index of the feature that holds the depth, to add the median depth: the depth of the
             splat that takes the transmittance below 1/2.
-        pixelwise: use the kernels for a GPU; by default on CUDA only.
+        tasks: what the kernels divide a tile into; by default nothing on a CPU, and the threads of
+            a block on CUDA. "block" needs Warp 1.19 on a CPU, and is slow there.
         rays: places to render in place of the centres of the pixels.
         absolute: zeros ``(V, N, 2)``. Their derivative is the sum over the pixels of the absolute
             values of each pixel's derivative in the mean, where a derivative in the splats is their
@@ -233,7 +245,7 @@ def composite(
         width=width,
         height=height,
         median=median,
-        pixelwise=splats.is_cuda if pixelwise is None else pixelwise,
+        tasks=tasks or ("block" if splats.is_cuda else "tile"),
         rays=rays,
     )
     result: Tensor = _Composite.apply(splats, absolute, setup)[0]
@@ -248,7 +260,7 @@ def composite_with_ids(
     width: int,
     height: int,
     median: int,
-    pixelwise: bool | None = None,
+    tasks: Tasks | None = None,
     absolute: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Composite splats into images, and return the splat at the median depth of every pixel.
@@ -266,7 +278,7 @@ def composite_with_ids(
         width=width,
         height=height,
         median=median,
-        pixelwise=splats.is_cuda if pixelwise is None else pixelwise,
+        tasks=tasks or ("block" if splats.is_cuda else "tile"),
     )
     result, place = _Composite.apply(splats, absolute, setup)
     # The kernel returns the place in the list of the pixel's tile.
@@ -329,7 +341,7 @@ class _Setup(NamedTuple):
     width: int
     height: int
     median: int | None
-    pixelwise: bool
+    tasks: Tasks
     rays: Rays | None = None
 
 
@@ -374,9 +386,9 @@ class _Composite(torch.autograd.Function):
             dpairs,
             slope.contiguous(),
         )
-        # Pixels of a tile write to the same places: with atomic additions on CUDA, and on a single
-        # thread of the CPU.
-        work = 0.0 if setup.pixelwise else 300.0 * len(tiles.entries) + images.numel()
+        # Single pixels of a tile write to the same places: with atomic additions on CUDA, and on a
+        # single thread of the CPU.
+        work = 0.0 if setup.tasks == "pixel" else 300.0 * len(tiles.entries) + images.numel()
         _run(arguments, setup, gradient=True, work=work, absolute=ctx.absolute)
         # A second kernel sums the pairs of a splat, which lie next to each other, in a fixed order.
         dsplats = splats.new_empty(views, count, numbers)
@@ -422,20 +434,22 @@ def _run(
     absolute: bool = False,
 ) -> None:
     views, _, row = arguments.splats.shape
-    # Sums by atomic additions have no fixed order.
-    ordered = setup.pixelwise and gradient and torch.are_deterministic_algorithms_enabled()
+    tasks = setup.tasks
+    if tasks == "pixel" and gradient and torch.are_deterministic_algorithms_enabled():
+        tasks = "block"  # sums of pixels by atomic additions have no fixed order
     kernel = composite_kernel(
         arguments.splats.dtype,
         row - GEOMETRY,
         setup.median,
         rays=setup.rays is not None,
-        pixelwise=setup.pixelwise,
+        tasks=tasks,
         gradient=gradient,
-        ordered=ordered,
         absolute=absolute,
     )
-    # With rays, tasks of a pixelwise kernel are rays; the pixels of a tile beyond the edge of the
-    # view are tasks too.
-    tiles = views * arguments.across * arguments.down
-    pixels = tiles * TILE * TILE if setup.rays is None else arguments.rays
-    launch(kernel, pixels if setup.pixelwise and not ordered else tiles, arguments, work)
+    # The pixels of a tile beyond the edge of the view are tasks too.
+    number = views * arguments.across * arguments.down
+    if tasks == "pixel" and setup.rays is not None:
+        number = arguments.rays
+    elif tasks != "tile":
+        number *= TILE * TILE
+    launch(kernel, number, arguments, work)

@@ -2,8 +2,8 @@
 //
 // Composite the splats of one pixel or ray, front to back: the formula of splat_compositing.py.
 //
-// For CUDA, where neighbouring threads take the pixels of one tile. The CPU can run this source as
-// well, and the tests compare it with the much faster splat_compositing_tile.cpp.
+// Neighbouring threads of a GPU take the pixels of one tile. It is not the default anywhere: the
+// tests compare it with splat_compositing_tile.cpp and splat_compositing_block.cpp.
 #include "splat_compositing_pixel.h"
 const int total = (int)(((const long long*)starts)[tile + 1] - begin);
 REAL* out = (REAL*)images + place;
@@ -39,4 +39,3 @@ if (middle >= 0) {
 }
 out[(FEATURES + 1) * plane] = depth;
 #endif
-#undef SKIP

@@ -1,8 +1,5 @@
-// The place (px, py) of the task's pixel or ray, its tile, and the list of the tile. SKIP leaves a
-// pixel beyond the edge of the view.
-#ifndef SKIP
-#define SKIP return
-#endif
+// The place (px, py) of the task's pixel or ray, its tile, and the list of the tile. A pixel
+// beyond the edge of the view has nothing to do.
 const int ROW = GEOMETRY + FEATURES, PLANES = FEATURES + 1 + (MEDIAN >= 0);
 #if RAYS
 const int tiles = across * down, tile = ((const int*)owners)[task], view = tile / tiles;
@@ -13,7 +10,7 @@ const int tiles = across * down, tile = task / (TILE * TILE), inside = task % (T
 const int view = tile / tiles, within = tile % tiles;
 const int x = (within % across) * TILE + inside % TILE;
 const int y = (within / across) * TILE + inside / TILE;
-if (x >= width || y >= height) SKIP;
+if (x >= width || y >= height) return;
 const long long plane = (long long)width * height;
 const long long pixel = (long long)view * plane + (long long)y * width + x;
 const long long place = (long long)view * PLANES * plane + (long long)y * width + x;

@@ -3,7 +3,7 @@
 // Composite the splats of one tile, or of the rays in it, front to back: the formula of
 // splat_compositing.py.
 //
-// For the CPU only, because it uses Clang's vectors; CUDA runs splat_compositing_pixel.cpp. See
+// For the CPU only, because it uses Clang's vectors; CUDA runs splat_compositing_block.cpp. See
 // splat_compositing_tile.h for the order of the work.
 {
 #include "splat_compositing_tile.h"

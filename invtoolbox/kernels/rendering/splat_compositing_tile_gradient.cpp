@@ -6,10 +6,10 @@
 // s, the product of the image's gradient and the splat's features, and S, the sum of alpha T s over
 // the splats behind it (and the gradient of the transmittance that is left),
 //     dL/dalpha = T s - S / (1 - alpha).
-// If ABSOLUTE, two more numbers per pair are the sums over the pixels of the absolute derivatives in
-// the mean (Ye et al., "AbsGS", 2024, equation 4).
-// For the CPU only, because it uses Clang's vectors; CUDA runs
-// splat_compositing_pixel_gradient.cpp. See splat_compositing_tile.h for the order of the work.
+// If ABSOLUTE, two more numbers per pair are the sums over the pixels of the absolute derivatives
+// in the mean (Ye et al., "AbsGS", 2024, equation 4). For the CPU only, because it uses Clang's
+// vectors; CUDA runs splat_compositing_block_gradient.cpp. See splat_compositing_tile.h for the
+// order of the work.
 {
 #include "splat_compositing_tile.h"
 // Each macro halves the lanes per sum: after FOLD8, FOLD4, FOLD2 and FOLD1, sixteen vectors have

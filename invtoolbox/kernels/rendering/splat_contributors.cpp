@@ -31,4 +31,3 @@ for (int i = 0; i < total; ++i) {
     weight[k] = own;
     id[k] = entry[2 * i];
 }
-#undef SKIP

@@ -55,10 +55,6 @@ class _SplatOperator(Operator):
     index: Tensor | None = None
     pose_step: float
 
-    @property
-    def has_pair_buffers(self) -> bool:
-        return True
-
     def _forward(self, x: Any) -> Tensor:
         return self(x)
 

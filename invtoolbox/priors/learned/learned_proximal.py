@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.pytrees import map_items
+from invtoolbox.core.rare_branches import is_any
 from invtoolbox.errors import InputError
 from invtoolbox.networks.convex_network import ConvexNetwork, item_sum
 from invtoolbox.operators.base import LinearOperator
@@ -221,7 +222,7 @@ class LearnedProximal(ExplicitPrior):
 
     def _check_step(self, step: float | Tensor) -> None:
         times = torch.as_tensor(step, dtype=torch.float64).flatten()
-        if not bool(((times - 1).abs() < 1e-4).all()):
+        if is_any(~((times - 1).abs() < 1e-4)):
             raise InputError(
                 f"{self!r} has its prox at step 1 only, and step times weight is "
                 f"{float(times[(times - 1).abs().argmax()]):.4g}; use ADMM, ProximalGradient or "

@@ -1,0 +1,83 @@
+"""Steps on a GPU guess that rare branches are not taken; where a guess was wrong, they are repeated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.core.rare_branches import RareBranches, is_any
+from tests.emulated_cuda import emulate_cuda
+
+
+def test_without_guesses_a_flag_is_read() -> None:
+    branches, flags = RareBranches(), torch.tensor([False, True])
+    with branches.open():
+        assert is_any(flags) and not is_any(~flags.any())
+    assert branches.is_used and branches.take_flag() is None
+
+
+def test_a_wrong_guess_is_kept_until_it_is_read() -> None:
+    branches, flags = RareBranches(), torch.tensor([False, True])
+    branches.may_guess = True
+    with branches.open():
+        assert not is_any(flags) and not is_any(flags & False)
+    assert bool(branches.take_flag()) and branches.take_flag() is None
+
+
+@dataclass(frozen=True)
+class Counting(it.solvers.GradientDescent):
+    """Adds 1 to x at every step, and 100 more in a branch that is taken at the steps ``taken``."""
+
+    taken: tuple[int, ...] = ()
+    calls: Any = None
+
+    def init(self, objective: Any, start: Tensor) -> Any:
+        state = super().init(objective, start)
+        one = torch.ones_like(state.certificate)
+        return replace(state, x=torch.zeros_like(start), certificate=one)
+
+    def step(self, objective: Any, state: Any) -> Any:
+        self.calls.append(objective.iteration)
+        flag = torch.full((1,), objective.iteration in self.taken, device=state.x.device)
+        return self.with_result(state, state.x + (101.0 if is_any(flag) else 1.0))
+
+
+def run(device: str, taken: tuple[int, ...]) -> tuple[Tensor, list[int], list[float]]:
+    """Return the answer, the steps that were run, and x as the callbacks see it."""
+    calls: list[int] = []
+    seen: list[float] = []
+    problem = it.Problem(torch.ones(1, 1, 2), it.operators.Identity((1, 2)))
+    solver = Counting(taken=taken, calls=calls)
+    settings: dict[str, Any] = {"max_iterations": 55, "tolerance": 0.0, "progress": False}
+    x = it.solve(
+        problem,
+        None,
+        solver,
+        device=device,
+        callbacks=[lambda progress: seen.append(float(progress.x.cpu().max()))],
+        **settings,
+    ).x
+    return x.cpu(), calls, seen
+
+
+def test_steps_with_a_wrong_guess_are_repeated_with_the_same_result() -> None:
+    for taken in ((), (3,), (14,), (14, 17, 33), (54,)):
+        expected, once, before = run("cpu", taken)
+        with emulate_cuda():
+            result, calls, after = run("cuda", taken)
+        assert torch.equal(result, expected) and after == before, taken
+        # The first ten steps do not guess. Ten steps are repeated per wrong guess, and then ten more
+        # do not guess.
+        late = [k for k in taken if k >= 10]
+        assert (len(calls) > len(once)) == bool(late), (taken, calls)
+
+
+def test_the_host_waits_every_tenth_step() -> None:
+    with emulate_cuda() as tally:
+        run("cuda", ())
+    few = [n for place, n in tally.synchronizations.items() if "rare_branches" in place]
+    assert sum(few) == 10  # of the first ten steps
