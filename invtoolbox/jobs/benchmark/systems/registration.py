@@ -65,7 +65,8 @@ def open_case(row: PairRow, number: int) -> Case:
     with decoding(rest, "NumPy"), decoding(motion, "NumPy"):
         myocardium = np.load(rest).astype(bool)
         u = np.load(motion)[frame].astype(np.float64)
-    moving, fixed = move_back(heart_picture(myocardium, seed), u, seed)
+    pictures = move_back(heart_picture(myocardium, seed), u, _NOISE, seed)
+    moving, fixed = (image[None, None] for image in pictures)
     displacement = torch.from_numpy(u)[None].float()
     return _case(
         f"frame {frame}, seed {seed}", moving, fixed, displacement, torch.from_numpy(myocardium)
@@ -88,12 +89,15 @@ def heart_picture(myocardium: np.ndarray, seed: int) -> np.ndarray:
     return ndimage.gaussian_filter(image, 0.6) + 0.1 * texture / texture.std()
 
 
-def move_back(fixed: np.ndarray, u: np.ndarray, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the moving and the fixed picture of a displacement, with noise.
+def move_back(
+    fixed: np.ndarray, u: np.ndarray, noise_std: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return the moving and the fixed image of a displacement, with noise, both ``(*space)``.
 
     Args:
-        fixed: picture, ``(rows, columns)``.
-        u: displacement ``(2, rows, columns)`` in pixels, ``fixed(p) = moving(p + u(p))``.
+        fixed: image or volume, ``(*space)``.
+        u: displacement ``(dimensions, *space)`` in pixels, ``fixed(p) = moving(p + u(p))``.
+        noise_std: standard deviation of the noise of both images.
         seed: seed of the noise.
     """
     from scipy import ndimage
@@ -108,10 +112,12 @@ def move_back(fixed: np.ndarray, u: np.ndarray, seed: int) -> tuple[Tensor, Tens
     moving = ndimage.map_coordinates(fixed, grid + inverse, order=3, mode="nearest")
     draws = np.random.default_rng(1000 + seed)
     first, second = (
-        torch.from_numpy((image + _NOISE * draws.standard_normal(fixed.shape)).astype(np.float32))
+        torch.from_numpy(
+            (image + noise_std * draws.standard_normal(fixed.shape)).astype(np.float32)
+        )
         for image in (moving, fixed)
     )
-    return first[None, None], second[None, None]
+    return first, second
 
 
 def _case(label: str, moving: Tensor, fixed: Tensor, u: Tensor, inside: Tensor) -> Case:
