@@ -102,12 +102,12 @@ def benchmark(
         InputError: an unknown table, row or method; an object that cannot be imported or is no
             method; no row has its data. A method that raises on an item marks this item alone.
 
-    >>> import tempfile, invtoolbox as it
+    >>> import tempfile, torch, invtoolbox as it
+    >>> mine = {"mine": lambda moving, fixed: torch.zeros(1, 2, 96, 96)}
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     result = it.benchmark("registration", ["diffusion"], rows=["ring"], limit=1, output=folder,
-    ...                           progress=False)
-    >>> [method.name for method in result.rows[0].methods]
-    ['no motion', 'diffusion']
+    ...     result = it.benchmark("registration", [], mine, rows=["ring"], limit=1, output=folder)
+    >>> [(method.name, method.items) for method in result.rows[0].methods]
+    [('no motion', ['ring 10']), ('own:mine', ['ring 10'])]
     """
     described = read_table(table, overrides)
     system = described.system

@@ -140,6 +140,11 @@ def test_the_flow_of_a_street_is_measured_by_class_and_range() -> None:
     assert exact["bucketed EPE"] == pytest.approx(0, abs=1e-3)
     assert nothing["bucketed EPE"] == pytest.approx(1, abs=1e-3)
     assert {"EPE of CAR", "EPE, 35 to 50 m", "static [m]"} <= set(exact)
+    picture = case.picture(truth)
+    assert picture is not None and np.array_equal(picture, case.truth) and picture.max() > 0.3
+    still = case.picture(case.simple())
+    # The residual of the simple answer is zero up to rounding.
+    assert still is not None and still.max() == pytest.approx(0.3, abs=1e-4)
     with pytest.raises(InputError, match="the flow of every point must have the shape"):
         case.scores(truth[1:])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -19,6 +20,10 @@ from invtoolbox.jobs.flow.methods import METHODS
 from invtoolbox.jobs.flow.sequence import window_of
 from invtoolbox.metrics.flow_scores import BACKGROUND, bucketed_epe, meta_class
 
+#: Side of the pictures from above in pixels, and metres per pixel.
+_SIDE, _PIXEL = 280, 0.25
+#: Speed in metres per sweep that is white in the pictures, and the shade of points at rest.
+_FAST, _SHADE = 1.0, 0.3
 #: Sweeps of a street, and rings of distance in metres; challenges count points within 35 m.
 _SWEEPS, _RINGS = 42, ((0.0, 35.0), (35.0, 50.0), (50.0, 75.0))
 
@@ -72,6 +77,9 @@ def open_case(row: StreetRow, number: int) -> Case:
             "static [m]": rings[0].mean().static,
         }
 
+    def above(residual: Tensor) -> np.ndarray:
+        return speeds_from_above(source.points, residual)
+
     return Case(
         label=f"street {seed}, sweep {index}",
         # Labels hold the answer.
@@ -80,7 +88,33 @@ def open_case(row: StreetRow, number: int) -> Case:
         # Nothing moves but the sensor: the residual is zero.
         simple=lambda: -still,
         scores=scores,
+        picture=lambda flow: above(
+            residual_flow(torch.as_tensor(flow).double(), source.points.double(), ego)
+        ),
+        truth=above(truth),
     )
+
+
+def speeds_from_above(points: Tensor, residual: Tensor) -> np.ndarray:
+    """Return a picture of the points within 35 m from above, x up and y to the left.
+
+    A pixel without points is black, one with points at rest is grey, and the largest speed of its
+    points makes it brighter, up to white.
+
+    Args:
+        points: points of a sweep, ``(N, 3)`` in metres.
+        residual: their flow without the motion of the sensor, ``(N, 3)`` in metres.
+
+    >>> float(speeds_from_above(torch.zeros(1, 3), torch.zeros(1, 3)).max())
+    0.3
+    """
+    row, column = (_SIDE // 2 - (points[:, k] / _PIXEL).round().long() for k in (0, 1))
+    inside = (row >= 0) & (row < _SIDE) & (column >= 0) & (column < _SIDE)
+    speed = residual.norm(dim=1).clamp(max=_FAST) / _FAST
+    shades = _SHADE + (1 - _SHADE) * speed[inside].double().numpy()
+    image = np.zeros((_SIDE, _SIDE))
+    np.maximum.at(image, (row[inside].numpy(), column[inside].numpy()), shades)
+    return image
 
 
 SYSTEM = System(
@@ -94,4 +128,5 @@ SYSTEM = System(
     open=open_case,
     check=lambda name: require_name("method of scene flow", name, METHODS),
     takes_prior=False,
+    pictured="from above; brighter is faster",
 )
