@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -51,8 +52,10 @@ class Method:
         # An object whose content cannot be read, such as a model of C++, counts with its name.
         return self.name if target is None else digest(target, self.name, key=self.name)
 
-    def solve(self, case: Case, simple: str) -> Solved:
-        """Return the answer to a case, and its notes.
+    def bind(self, case: Case, simple: str) -> Callable[[], Solved]:
+        """Return the computation of the answer to a case, and of its notes.
+
+        What a user's function gets is prepared here, so that its seconds are those of the function.
 
         Args:
             case: the case.
@@ -60,18 +63,25 @@ class Method:
         """
         target = self.load()
         if target is None:
-            return (case.simple(), ()) if self.name == simple else case.solve(self.name, None)
+            if self.name == simple:
+                return lambda: (case.simple(), ())
+            return partial(case.solve, self.name, None)
         if isinstance(target, Solver):
-            return case.solve(PRIOR_OF_SOLVERS, target)
+            return partial(case.solve, PRIOR_OF_SOLVERS, target)
         if _is_prior(target):
-            return case.solve(as_prior(target), None)
-        is_training = isinstance(target, nn.Module) and target.training
-        with torch.no_grad():
-            try:
-                return (target.eval() if is_training else target)(*case.arguments()), ()
-            finally:
-                if is_training:
-                    target.train()
+            return partial(case.solve, as_prior(target), None)
+        return partial(_call, target, case.arguments())
+
+
+def _call(function: Any, arguments: tuple[Any, ...]) -> Solved:
+    """Call a function or a model of a user without gradients, a model in evaluation mode."""
+    is_training = isinstance(function, nn.Module) and function.training
+    with torch.no_grad():
+        try:
+            return (function.eval() if is_training else function)(*arguments), ()
+        finally:
+            if is_training:
+                function.train()
 
 
 def choose_methods(

@@ -186,8 +186,9 @@ def _tasks(
 def _do_task(system_name: str, task: _Task, folder: Path) -> Answer:
     """Compute one item by one method, measure it, and log the seconds of the method."""
     case = system_named(system_name).open(task.row, task.number)
+    compute = task.method.bind(case, task.simple)
     began = time.perf_counter()
-    answer, notes = task.method.solve(case, task.simple)
+    answer, notes = compute()
     seconds = time.perf_counter() - began
     facts = {
         "content": task.content,

@@ -194,12 +194,20 @@ class Benchmark:
     def columns(self) -> list[str]:
         """Headings of the cells."""
         metric, *others = self.metrics
-        return [f"{metric}, mean", "worst", *others, "seconds", "items", "settings chosen on", ""]
+        return [
+            f"{metric}, mean",
+            "worst",
+            *others,
+            "seconds",
+            "items",
+            "settings chosen on",
+            "mark",
+        ]
 
     def markdown(self) -> str:
         """Return all rows as tables of Markdown."""
         content = self.table.content
-        lines = [f"# {content.title}", "", content.text, ""]
+        lines = [f"# {content.title}", "", *([content.text, ""] if content.text else ())]
         for row in self.rows:
             lines += [f"## {row.row.name}", "", f"{row.split.capitalize()}.", ""]
             heads = ["method", *self.columns]
@@ -250,7 +258,7 @@ class Benchmark:
 
     def __str__(self) -> str:
         """Return all rows as aligned text; the splits stand below the figures."""
-        heads = [*self.columns[:-2], ""]
+        heads = [*self.columns[:-2], "mark"]
         lines = []
         for row in self.rows:
             cells = [(name, [*texts[:-2], texts[-1]]) for name, texts in self.cells(row)]
@@ -261,7 +269,7 @@ class Benchmark:
             for name, texts in table:
                 figures = "  ".join(text.rjust(w) for text, w in zip(texts[:-1], widths))
                 lines.append(f"  {name:<{first}}  {figures}  {texts[-1]}".rstrip())
-            lines += [f"  settings of {names} chosen on {split}" for split, names in row.splits()]
+            lines += [f"  settings chosen on: {split} ({names})" for split, names in row.splits()]
             lines.append("")
         return "\n".join(lines).rstrip()
 
