@@ -34,9 +34,9 @@ PARTS = {
     "deblurring": (["set12 at 7.65"], 5),
     "chest-ct": (["128"], 5),
     "mri": (["4x"], 5),
-    "limited-angle": (["60 degrees"], 1),
+    "limited-angle": (["90 degrees"], 1),
 }
-TABLE, ROWS, METHODS, LIMIT = "registration", "ring", "diffusion,bending", 4
+TABLE, ROWS, METHODS, LIMIT = "registration", "heart", "diffusion,bending", 4
 OWN = """
 import torch
 
