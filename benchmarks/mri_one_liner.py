@@ -38,13 +38,14 @@ from torch import Tensor
 from zoo import item
 
 import invtoolbox as it
+from invtoolbox.jobs.benchmark.systems.mri import random_lines as lines
+from invtoolbox.jobs.benchmark.systems.mri import ring_of_coils, with_phase
 from invtoolbox.operators import CartesianMRI, estimate_coil_maps, outer_noise_std
 from invtoolbox.operators.mri.fourier import centred_fft, centred_ifft
 
 CASES, TUNING = "knee,brain,axial,coronal,heart", "head-16,head-27,heart-2,noisy,zoo"
 STEP = 10**0.25
 SIZE = 96
-FASTMRI_MIDDLE = {4: 0.08, 8: 0.04}
 
 
 class Case(NamedTuple):
@@ -137,19 +138,6 @@ def simulated(truth: Tensor, A: CartesianMRI, level: float, seed: int) -> Case:
     return Case(y, A, psnr)
 
 
-def lines(shape: tuple[int, int], acceleration: int, seed: int) -> Tensor:
-    """Return a mask of random rows with a full middle, in the fractions of fastMRI."""
-    rows = shape[0]
-    middle = round(FASTMRI_MIDDLE[acceleration] * rows)
-    first = rows // 2 - middle // 2
-    taken = torch.zeros(rows, dtype=torch.bool)
-    taken[first : first + middle] = True
-    rest = (~taken).nonzero().squeeze(1)
-    order = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))
-    taken[rest[order[: rows // acceleration - middle]]] = True
-    return taken[:, None].expand(shape)
-
-
 def points(shape: tuple[int, int], acceleration: int, seed: int) -> Tensor:
     """Return a mask of random points, denser in the middle, with all points of 24 x 24."""
     rows, columns = (torch.arange(n) - n // 2 for n in shape)
@@ -161,33 +149,6 @@ def points(shape: tuple[int, int], acceleration: int, seed: int) -> Tensor:
     mask = is_middle.flatten().clone()
     mask[torch.multinomial(density, count, generator=draw)] = True
     return mask.view(shape)
-
-
-def ring_of_coils(shape: tuple[int, int], coils: int) -> Tensor:
-    """Return smooth sensitivities of coils on a ring, whose root of squares is 1."""
-    v, u = (torch.linspace(-1, 1, n) for n in shape)
-    maps = []
-    for k in range(coils):
-        angle = 2 * math.pi * k / coils
-        y, x = v[:, None] - 1.2 * math.sin(angle), u - 1.2 * math.cos(angle)
-        phase = 1.5 * (y * math.cos(angle) - x * math.sin(angle)) + angle
-        maps.append(torch.polar((-(y**2 + x**2) / 1.3).exp(), phase))
-    stacked = torch.stack(maps)
-    return stacked / stacked.abs().square().sum(0).sqrt()
-
-
-def with_phase(modulus: np.ndarray, seed: int) -> Tensor:
-    """Return the reduced image of a modulus with a smooth phase, its peak 1."""
-    a, b, c = np.random.default_rng(seed).uniform(-1.5, 1.5, 3)
-    full = max(modulus.shape)
-    square = np.zeros((full, full), dtype=np.float32)
-    first = [(full - n) // 2 for n in modulus.shape]
-    square[first[0] : first[0] + modulus.shape[0], first[1] : first[1] + modulus.shape[1]] = modulus
-    v = torch.linspace(-1, 1, full)
-    phase = a * v[:, None] + b * v + c * v[:, None] * v
-    k_space = centred_fft(torch.polar(torch.from_numpy(square), phase), 2)
-    image = centred_ifft(middle_of(k_space, (SIZE, SIZE)), 2)
-    return image / image.abs().max()
 
 
 def middle_of(k_space: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -216,7 +177,7 @@ def _simulation(
     """Return a function of accelerations that returns cases of a slice, by their labels."""
 
     def cases(accelerations: list[int]) -> list[tuple[str, Case]]:
-        truth = with_phase(modulus(), seed)
+        truth = with_phase(modulus(), SIZE, seed)
         shape = (truth.shape[0], truth.shape[1])
         maps = None if coils == 1 else ring_of_coils(shape, coils)
         noise = f"{coils} coil{'s' * (coils > 1)}, noise {level:.1%}"

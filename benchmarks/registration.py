@@ -39,6 +39,8 @@ from common import data_folder, machine, run_script, verdict
 from scipy import ndimage
 
 import invtoolbox as it
+from invtoolbox.jobs.benchmark.systems.registration import heart_picture as heart_image
+from invtoolbox.jobs.benchmark.systems.registration import move_back as pair
 
 #: Powers of ten of the weights of a sweep.
 SWEEP = tuple(np.arange(-1.5, 0.75, 0.25))
@@ -65,31 +67,9 @@ def main(threads: int = 1, tune_: bool = False) -> None:
 # -- the pairs of images ---------------------------------------------------------------------------
 
 
-def pair(fixed: np.ndarray, u: np.ndarray, noise: float, seed: int) -> tuple[Any, Any]:
-    """Return moving and fixed image of a displacement, ``fixed(p) = moving(p + u(p))``, noisy."""
-    grid = np.stack(np.meshgrid(*map(np.arange, fixed.shape), indexing="ij")).astype(float)
-    back = np.zeros_like(u)
-    for _ in range(60):  # the inverse by fixed-point iteration
-        back = -np.stack(
-            [ndimage.map_coordinates(c, grid + back, order=1, mode="nearest") for c in u]
-        )
-    moving = ndimage.map_coordinates(fixed, grid + back, order=3, mode="nearest")
-    draws = np.random.default_rng(1000 + seed)
-    return tuple(
-        torch.from_numpy((image + noise * draws.standard_normal(fixed.shape)).astype(np.float32))
-        for image in (moving, fixed)
-    )
-
-
 def texture(shape: tuple[int, ...], seed: int, scale: float = 1.5) -> np.ndarray:
     field = ndimage.gaussian_filter(np.random.default_rng(seed).standard_normal(shape), scale)
     return field / field.std()
-
-
-def heart_image(myocardium: np.ndarray, seed: int) -> np.ndarray:
-    pool = ndimage.binary_fill_holes(myocardium) & ~myocardium
-    image = np.where(pool, 1.0, np.where(myocardium, 0.2, 0.45))
-    return ndimage.gaussian_filter(image, 0.6) + 0.1 * texture(myocardium.shape, seed)
 
 
 def heart(seed: int) -> Case:

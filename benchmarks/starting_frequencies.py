@@ -1,6 +1,6 @@
 """Frequency of a network of sines from the spectrum of the picture (FreSh), against a search.
 
-    python benchmarks/starting_frequencies.py [--threads 1]
+    python benchmarks/starting_frequencies.py [--threads 1] [--unseen 10]
 
 Three pictures of Set12 (4, 5 and 6, 128 x 128 pixels at half resolution or cropped) are fitted by
 networks of 3 layers of 64 sines, in 160 steps of Adam, at five frequencies of the first layer and
@@ -12,6 +12,7 @@ was chosen for the whole picture.
 
 from __future__ import annotations
 
+import statistics
 import time
 
 import torch
@@ -22,6 +23,13 @@ from torch import Tensor
 import invtoolbox as it
 
 FREQUENCIES = (10.0, 30.0, 60.0, 90.0, 120.0)
+
+
+def unseen_picture(number: int) -> Tensor:
+    """Return the middle 128 x 128 pixels of a picture of BSD68."""
+    x = torch.from_numpy(imread(data_folder() / "bsd68_gray" / f"test{number:03}.png")).float()
+    top, left = ((n - 128) // 2 for n in x.shape)
+    return x[None, None, top : top + 128, left : left + 128] / 255
 
 
 def picture(number: int) -> Tensor:
@@ -59,9 +67,40 @@ def choose(problem: it.Problem) -> tuple[float, float]:
     return chosen, seconds[0] - seconds[1]
 
 
-def main(threads: int = 1) -> None:
+def fit_unseen(count: int) -> None:
+    """Compare the chosen frequency with plain ones on pictures without a part in the rule."""
+    whole = it.operators.Identity((1, 128, 128))
+    plain = (30.0, 60.0, 90.0)
+    gaps: dict[float, list[float]] = {f: [] for f in plain}
+    for number in range(1, 69, 6)[:count]:
+        x = unseen_picture(number)
+        problem = it.Problem(x, whole)
+        pick, _ = choose(problem)
+        scores = {f: fit(problem, x, f)[0] for f in sorted({*plain, pick})}
+        for f in plain:
+            gaps[f].append(scores[pick] - scores[f])
+        row = ", ".join(f"{f:g}: {psnr:.2f}" for f, psnr in scores.items())
+        print(f"unseen picture {number}, PSNR by frequency: {row}; chosen {pick:g}", flush=True)
+    for f, values in gaps.items():
+        mean, worst = statistics.mean(values), min(values)
+        print(
+            f"chosen over {f:g}, {len(values)} unseen pictures: {mean:+.2f} dB in the mean, "
+            f"{worst:+.2f} at worst {verdict(mean >= 0, 'not below a plain frequency')}"
+        )
+
+
+def main(threads: int = 1, unseen: int = 0) -> None:
+    """Run the benchmark.
+
+    Args:
+        threads: number of torch's threads
+        unseen: number of pictures of BSD68 that are fitted in place of the others
+    """
     torch.set_num_threads(threads)
     print(machine(), flush=True)
+    if unseen:
+        fit_unseen(unseen)
+        return
     truths = {number: picture(number) for number in (4, 5, 6)}
     whole = it.operators.Identity((1, 128, 128))
     choose(it.Problem(truths[4], whole))  # warm-up

@@ -21,6 +21,8 @@ from . import unrolling as unrolling
 from .errors import InputError as InputError
 from .errors import MeasurementWarning as MeasurementWarning
 from .geometry.open3d_export import to_open3d as to_open3d
+from .jobs.benchmark.run import benchmark as benchmark
+from .jobs.benchmark.summary import Benchmark as Benchmark
 from .jobs.events.event_flow import event_flow as event_flow
 from .jobs.flow.estimation import scene_flow as scene_flow
 from .jobs.flow.sequence import flow_sequence as flow_sequence

@@ -1,11 +1,12 @@
-"""The catalogue: small TOML files on four shelves, which users name and tune.
+"""The catalogue: small TOML files on five shelves, which users name and tune.
 
 ``solvers/NAME.toml`` is a preset, ``priors/NAME/`` a trained prior, ``datasets/NAME.toml``
-describes where a data set is and how it is read, and ``scenes/NAME.toml`` is a whole runnable
-problem. The user's own folder (``INVTOOLBOX_CATALOGUE``, else the current directory) is searched
-first and the shelves of the toolbox second. This module finds and reads the files; `presets` builds
-solvers and priors from them. A shelf of the current folder that has a name of the toolbox is noted
-once, and gives no trained prior of that name unless it is trusted (`invtoolbox.core.trust`).
+describes where a data set is and how it is read, ``scenes/NAME.toml`` is a whole runnable problem,
+and ``tables/NAME.toml`` is a standard table of a benchmark. The user's own folder
+(``INVTOOLBOX_CATALOGUE``, else the current directory) is searched first and the shelves of the
+toolbox second. This module finds and reads the files; `presets` builds solvers and priors from
+them. A shelf of the current folder that has a name of the toolbox is noted once, and gives no
+trained prior of that name unless it is trusted (`invtoolbox.core.trust`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from invtoolbox.core.trust import is_trusting, refuse_special
 from invtoolbox.errors import InputError, check_name, match_name, require_name, warn_user
 
-SHELVES = ("solvers", "priors", "scenes", "datasets")
+SHELVES = ("solvers", "priors", "scenes", "datasets", "tables")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ OptionAdder = Callable[[argparse.ArgumentParser], None]
 COMMANDS = {
     "run": ("run", "run a scene file"),
     "train": ("train", "train a prior from a recipe"),
+    "benchmark": ("benchmark", "measure methods, and your own, on a standard table"),
     "list": ("listing", "list priors, solvers, data sets, scenes and other names"),
     "data": ("data", "show which files a data set has, and take them from a folder"),
     "info": ("info", "show versions, devices, threads and missing extras"),

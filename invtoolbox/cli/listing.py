@@ -6,7 +6,17 @@ import argparse
 import inspect
 from typing import Any
 
-KINDS = ("priors", "solvers", "operators", "data_terms", "methods", "datasets", "scenes", "readers")
+KINDS = (
+    "priors",
+    "solvers",
+    "operators",
+    "data_terms",
+    "methods",
+    "datasets",
+    "scenes",
+    "readers",
+    "tables",
+)
 
 
 def fill(parser: argparse.ArgumentParser) -> None:

@@ -137,11 +137,20 @@ def data_uri(pixels: np.ndarray, largest_side: int = LARGEST_SIDE) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(_average(pixels, largest_side)).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(shrink(pixels, largest_side)).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _average(pixels: np.ndarray, largest_side: int) -> np.ndarray:
+def shrink(pixels: np.ndarray, largest_side: int) -> np.ndarray:
+    """Reduce uint8 pixels by the means of square blocks until no side is longer than a bound.
+
+    Args:
+        pixels: grey or color pixels, ``(rows, columns)`` or ``(rows, columns, 3)``.
+        largest_side: largest number of rows and of columns.
+
+    >>> shrink(np.full((6, 4), 7, np.uint8), 3).shape
+    (3, 2)
+    """
     factor = -(-max(pixels.shape[:2]) // largest_side)
     if factor == 1:
         return pixels

@@ -1,0 +1,349 @@
+"""Means and worst values of a table, as text, Markdown and plain values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from invtoolbox.core.environment import versions
+from invtoolbox.jobs.benchmark.case import Row, System
+from invtoolbox.jobs.benchmark.tables import BenchmarkTable, Published, overlap
+from invtoolbox.jobs.study import Report, Study
+
+#: Mark of a method whose settings were chosen on items of the row.
+TUNED = "tuned here"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one method ended on one item.
+
+    Attributes:
+        row: the row.
+        number: number of the item.
+        method: name of the method.
+        report: report of the study.
+        seconds: seconds of the method; None if they are unknown.
+    """
+
+    row: Row
+    number: int
+    method: str
+    report: Report
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """Measures of one method in one row.
+
+    Attributes:
+        name: name of the method.
+        chosen_on: what its settings were chosen on; None for a method of the user.
+        is_tuned_here: whether settings were chosen on items of the row, or on unknown items.
+        items: names of the measured items.
+        scores: measures of these items by name.
+        seconds: seconds of these items that are known.
+        failures: names of the items on which the method failed, with the reason.
+        better: whether higher or lower values of the first measure are better.
+        files: names of the result files of the measured items.
+    """
+
+    name: str
+    chosen_on: list[str] | None
+    is_tuned_here: bool
+    items: list[str]
+    scores: dict[str, list[float]]
+    seconds: list[float]
+    failures: dict[str, str]
+    better: str
+    files: list[str]
+
+    def mean(self, metric: str) -> float:
+        """Return the mean of a measure over the items that have it; NaN without any.
+
+        Args:
+            metric: name of the measure.
+        """
+        values = [value for value in self.scores.get(metric, ()) if not math.isnan(value)]
+        return mean(values) if values else math.nan
+
+    def worst(self, metric: str) -> tuple[float, str]:
+        """Return the worst value of a measure, and the name of its item.
+
+        Args:
+            metric: name of the measure.
+        """
+        values = [
+            (value, item)
+            for value, item in zip(self.scores.get(metric, ()), self.items)
+            if not math.isnan(value)
+        ]
+        if not values:
+            return math.nan, ""
+        return (min if self.better == "higher" else max)(values, key=lambda pair: pair[0])
+
+    @property
+    def split(self) -> str:
+        """What the settings were chosen on, in words."""
+        if self.chosen_on is None:
+            return "not stated"
+        return ", ".join(self.chosen_on) or "nothing"
+
+    @property
+    def marks(self) -> str:
+        """What a reader must know about the figures; empty if nothing."""
+        failed = f"failed on {len(self.failures)} of {len(self.items) + len(self.failures)}"
+        return "; ".join([TUNED] * self.is_tuned_here + [failed] * bool(self.failures))
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """Results of all methods in one row, and published figures.
+
+    Attributes:
+        row: the row.
+        count: number of measured items.
+        total: number of items that the row has.
+        methods: results of the methods, the simple answer first.
+        published: published figures of the row.
+    """
+
+    row: Row
+    count: int
+    total: int
+    methods: list[MethodResult]
+    published: list[Published]
+
+    @property
+    def split(self) -> str:
+        """Items of the row, in words."""
+        first = "" if self.count == self.total else f"the first {self.count} of "
+        return f"reported on {first}{self.total} items ({', '.join(self.row.reported_on)})"
+
+    def splits(self) -> Iterator[tuple[str, str]]:
+        """Yield what settings were chosen on, and the methods of which."""
+        for split in dict.fromkeys(method.split for method in self.methods[1:]):
+            yield split, ", ".join(m.name for m in self.methods[1:] if m.split == split)
+
+    def best(self, system: System) -> MethodResult | None:
+        """Return the method with the best mean among those that have no mark.
+
+        Args:
+            system: system of the table.
+        """
+        best = None
+        for method in self.methods:
+            score = method.mean(system.metric)
+            if method.marks or math.isnan(score):
+                continue
+            if best is None or system.is_better(score, best.mean(system.metric)):
+                best = method
+        return best
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Results of a table.
+
+    Attributes:
+        table: the table.
+        rows: results of its rows.
+        study: the study of all items, for result files and failures.
+    """
+
+    table: BenchmarkTable
+    rows: list[RowResult]
+    study: Study
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the results."""
+        return self.study.folder
+
+    @property
+    def metrics(self) -> list[str]:
+        """Names of all measures, the one that ranks first."""
+        every = [name for row in self.rows for m in row.methods for name in m.scores]
+        return list(dict.fromkeys([self.table.system.metric, *every]))
+
+    def cells(self, row: RowResult) -> Iterator[tuple[str, list[str]]]:
+        """Yield the name of every method, and its cells, in the order of `columns`.
+
+        Args:
+            row: the row.
+        """
+        metric, *others = self.metrics
+        for method in row.methods:
+            values = [method.mean(metric), method.worst(metric)[0]]
+            values += [method.mean(name) for name in others]
+            seconds = f"{mean(method.seconds):.2f}" if method.seconds else ""
+            texts = [*(number(value) for value in values), seconds, str(len(method.items))]
+            yield method.name, [*texts, method.split, method.marks]
+        for entry in row.published:
+            values = [entry.mean, math.nan if entry.worst is None else entry.worst]
+            texts = [*(number(value) for value in values), *[""] * len(others), "", ""]
+            whole = "" if row.count == row.total else f", all {row.total} items"
+            yield entry.method, [*texts, "", f"published{whole}: {entry.source}"]
+
+    @property
+    def columns(self) -> list[str]:
+        """Headings of the cells."""
+        metric, *others = self.metrics
+        return [
+            f"{metric}, mean",
+            "worst",
+            *others,
+            "seconds",
+            "items",
+            "settings chosen on",
+            "mark",
+        ]
+
+    def markdown(self) -> str:
+        """Return all rows as tables of Markdown."""
+        content = self.table.content
+        lines = [f"# {content.title}", "", *([content.text, ""] if content.text else ())]
+        for row in self.rows:
+            lines += [f"## {row.row.name}", "", f"{row.split.capitalize()}.", ""]
+            heads = ["method", *self.columns]
+            lines += [_line(heads), _line(["---", *["---:"] * (len(heads) - 3), "---", "---"])]
+            lines += [_line([name, *texts]) for name, texts in self.cells(row)]
+            lines.append("")
+        return "\n".join(lines)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all rows as plain values of JSON."""
+        metric = self.table.system.metric
+        rows = [
+            {
+                "row": row.row.name,
+                "reported_on": row.row.reported_on,
+                "items": row.count,
+                "items of the row": row.total,
+                "methods": [
+                    {
+                        "method": method.name,
+                        "settings chosen on": method.chosen_on,
+                        TUNED: method.is_tuned_here,
+                        "mean": {name: plain(method.mean(name)) for name in method.scores},
+                        "worst": plain(method.worst(metric)[0]),
+                        "worst item": method.worst(metric)[1],
+                        "scores": {
+                            name: [plain(value) for value in values]
+                            for name, values in method.scores.items()
+                        },
+                        "items": method.items,
+                        "failed": method.failures,
+                        "seconds": plain(mean(method.seconds)) if method.seconds else None,
+                    }
+                    for method in row.methods
+                ],
+                "published": [entry.model_dump(mode="json") for entry in row.published],
+            }
+            for row in self.rows
+        ]
+        return {
+            "table": self.table.name,
+            "title": self.table.content.title,
+            "metric": metric,
+            "better": self.table.system.better,
+            "rows": rows,
+            "versions": versions(),
+        }
+
+    def __str__(self) -> str:
+        """Return all rows as aligned text; the splits stand below the figures."""
+        heads = [*self.columns[:-2], "mark"]
+        lines = []
+        for row in self.rows:
+            cells = [(name, [*texts[:-2], texts[-1]]) for name, texts in self.cells(row)]
+            table = [("", heads), *cells]
+            widths = [max(len(texts[k]) for _, texts in table) for k in range(len(heads))]
+            first = max(len(name) for name, _ in table)
+            lines.append(f"{row.row.name}: {row.split}")
+            for name, texts in table:
+                figures = "  ".join(text.rjust(w) for text, w in zip(texts[:-1], widths))
+                lines.append(f"  {name:<{first}}  {figures}  {texts[-1]}".rstrip())
+            lines += [f"  settings chosen on: {split} ({names})" for split, names in row.splits()]
+            lines.append("")
+        return "\n".join(lines).rstrip()
+
+
+def summarize(
+    table: BenchmarkTable,
+    counts: Sequence[tuple[Row, int]],
+    outcomes: Sequence[Outcome],
+    study: Study,
+) -> Benchmark:
+    """Return the results of a table from the outcomes of its items.
+
+    Args:
+        table: the table.
+        counts: rows with their numbers of items.
+        outcomes: outcomes of all items and methods.
+        study: the study.
+    """
+    rows = []
+    for row, total in counts:
+        of_row = [outcome for outcome in outcomes if outcome.row.name == row.name]
+        names = list(dict.fromkeys(outcome.method for outcome in of_row))
+        published = [entry for entry in table.content.published if entry.row == row.name]
+        results = [_summarize_method(table, row, name, of_row) for name in names]
+        count = len({outcome.number for outcome in of_row})
+        rows.append(RowResult(row, count, total, results, published))
+    return Benchmark(table, rows, study)
+
+
+def _summarize_method(
+    table: BenchmarkTable, row: Row, name: str, outcomes: Sequence[Outcome]
+) -> MethodResult:
+    """Return the results of one method in one row."""
+    items, files, seconds, failures = [], [], [], {}
+    scores: dict[str, list[float]] = {}
+    of_method = [outcome for outcome in outcomes if outcome.method == name]
+    for outcome in of_method:
+        if outcome.report.outcome == "failed":
+            failures[f"item {outcome.number}"] = outcome.report.error
+            continue
+        facts = outcome.report.facts
+        items.append(str(facts["item"]))
+        files.append(outcome.report.name)
+        for metric, value in facts["scores"].items():
+            scores.setdefault(metric, []).append(float(value))
+        if outcome.seconds is not None:
+            seconds.append(outcome.seconds)
+    chosen_on = table.split(name)
+    return MethodResult(
+        name=name,
+        chosen_on=chosen_on,
+        is_tuned_here=chosen_on is not None and overlap(chosen_on, row.reported_on),
+        items=items,
+        scores=scores,
+        seconds=seconds,
+        failures=failures,
+        better=table.system.better,
+        files=files,
+    )
+
+
+def number(value: float) -> str:
+    """Return a figure with four digits; empty for NaN.
+
+    >>> number(31.2634), number(0.30219), number(math.nan)
+    ('31.26', '0.3022', '')
+    """
+    return "" if math.isnan(value) else f"{value:.4g}"
+
+
+def plain(value: float) -> float | None:
+    """Return a figure as JSON holds it, None for one that is not finite."""
+    return value if math.isfinite(value) else None
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
