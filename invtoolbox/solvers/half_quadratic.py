@@ -28,8 +28,9 @@ from invtoolbox.solvers.splitting import (
 
 #: Least level for ``sigma_end="noise"``, as a fraction of the intensity range; DPIR's.
 _LEAST_LEVEL = 0.01
-#: Conjugate gradient steps per iteration, and those of a schedule with an operator like a convolution.
-_STEPS, _CHEAP_STEPS = 5, 40
+#: Conjugate gradient steps per iteration, and those of a schedule with an operator like a convolution,
+#: of which a few are taken unless there is little noise; relative residual of a schedule.
+_STEPS, _CHEAP_STEPS, _INNER_TOLERANCE = 5, 200, 1e-3
 
 
 @dataclass(kw_only=True)
@@ -90,8 +91,8 @@ class HalfQuadratic(Solver):
             least 1 % of the intensity range.
         schedule: number of steps from the first to the last level.
         inner_iterations: conjugate gradient steps per iteration, if the first line is not closed;
-            by default 40 for a schedule with an operator that is close to a periodic convolution,
-            as a blur is, and 5 for others.
+            by default 5, and for a schedule with an operator that is close to a periodic
+            convolution, as a blur is, at most 200, until the relative residual is 1e-3.
         iterate: ``"x"`` returns the iterate of the misfit in any case.
 
     >>> import invtoolbox as it
@@ -176,6 +177,7 @@ class HalfQuadratic(Solver):
             self._inner_iterations(objective),
             # A schedule has few steps, in which an error at the border would remain.
             precondition=not self._levels(objective),
+            tolerance=_INNER_TOLERANCE if self._levels(objective) else 0.0,
         )
         x = state.x + change
         prediction = A(x)
