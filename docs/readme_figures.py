@@ -66,7 +66,7 @@ def from_above(ax: Any, points: Tensor, flow: Tensor, title: str) -> None:
 def main() -> None:
     """Solve the three cases of the demonstration and draw them."""
     ct = ct_case(print)
-    shown = ("FBP", "TV")
+    shown = ("FBP", "tv", "auto")
     pictures = {
         f"{method.name}, {value:.1f} dB": method.x[0, 0]
         for method, value in zip(ct.methods, ct.figures()["PSNR [dB]"])
@@ -76,8 +76,8 @@ def main() -> None:
     side_by_side(pictures, "ct_slice.jpg", cmap="gray", vmin=0, vmax=0.03)
 
     photograph = deblurring_case(print)
-    part = (0, slice(None), slice(110, 240), slice(20, 180))
-    shown = ("Blurred", "graphLa+TV")
+    part = (0, slice(None), slice(30, 160), slice(30, 190))
+    shown = ("Blurred", "tv", "denoiser-natural")
     pictures = {
         f"{method.name}, {value:.1f} dB": method.x[part].permute(1, 2, 0).clamp(0, 1)
         for method, value in zip(photograph.methods, photograph.figures()["PSNR [dB]"])

@@ -1,4 +1,4 @@
-"""Branches of a step that are rarely taken, so that the host need not wait for a GPU to know.
+"""Branches of a step that are rarely taken: a GPU runs on while the host assumes that none is.
 
 A line search that accepts its first step, or a check that raises no error, reads one flag from the
 device at every step, and the GPU is idle meanwhile. Within `RareBranches.open`, `is_any` guesses
@@ -64,10 +64,12 @@ def is_any(flags: Tensor) -> bool:
     >>> import torch
     >>> branches, flags = RareBranches(), torch.tensor([False, True])
     >>> branches.may_guess = True
-    >>> with branches.open():
-    ...     guess = is_any(flags)
+    >>> guess = branches.is_any(flags)
     >>> is_any(flags), guess, branches.take_flag()
     (True, False, tensor(True))
     """
     branches = _OPEN.get()
-    return bool(flags.any()) if branches is None else branches.is_any(flags)
+    # The host reads a flag of its own without waiting.
+    if branches is None or flags.device.type == "cpu":
+        return bool(flags.any())
+    return branches.is_any(flags)

@@ -243,20 +243,22 @@ def _folder(path: Path, settings: dict[str, Any]) -> Path:
 #: other name may come from a file.
 PACKAGES = ("pydicom", "skimage")
 
-#: Photographs inside the wheel of scikit-image; its other pictures would be downloaded.
+#: Photographs inside the wheels of scikit-image and matplotlib, whose other pictures would be
+#: downloaded.
 PHOTOGRAPHS = {
-    "astronaut": "astronaut.png",
-    "brick": "brick.png",
-    "camera": "camera.png",
-    "cat": "chelsea.png",
-    "coffee": "coffee.png",
-    "coins": "coins.png",
-    "galaxies": "hubble_deep_field.jpg",
-    "grass": "grass.png",
-    "gravel": "gravel.png",
-    "moon": "moon.png",
-    "page": "page.png",
-    "rocket": "rocket.jpg",
+    "astronaut": "skimage/data/astronaut.png",
+    "brick": "skimage/data/brick.png",
+    "camera": "skimage/data/camera.png",
+    "cat": "skimage/data/chelsea.png",
+    "coffee": "skimage/data/coffee.png",
+    "coins": "skimage/data/coins.png",
+    "galaxies": "skimage/data/hubble_deep_field.jpg",
+    "grass": "skimage/data/grass.png",
+    "gravel": "skimage/data/gravel.png",
+    "hopper": "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
+    "moon": "skimage/data/moon.png",
+    "page": "skimage/data/page.png",
+    "rocket": "skimage/data/rocket.jpg",
 }
 
 
@@ -281,7 +283,7 @@ def ct_small(units: str = "HU") -> Measurement:
 
 
 def photograph(name: str = "camera") -> Tensor:
-    """Return a real photograph that comes with scikit-image.
+    """Return a real photograph that comes with scikit-image or matplotlib.
 
     Its shape is ``(1, channel, rows, columns)``, its values are between 0 and 1.
 
@@ -292,11 +294,13 @@ def photograph(name: str = "camera") -> Tensor:
     (torch.Size([1, 1, 512, 512]), torch.Size([1, 3, 300, 451]))
     """
     file = PHOTOGRAPHS[require_name("photograph", name, PHOTOGRAPHS)]
-    import skimage
-
-    path = Path(skimage.__file__).parent / "data" / file
+    package = file.partition("/")[0]
+    spec = find_spec(package)
+    assert spec is not None and spec.origin is not None, package
+    path = Path(spec.origin).parents[1] / file
     if not path.is_file():
+        distribution = {"skimage": "scikit-image"}.get(package, package)
         raise InputError(
-            f"{path.name} is missing from the installed scikit-image; install it from PyPI"
+            f"{path.name} is missing from the installed {distribution}; install it from PyPI"
         )
     return Pictures(path)[0].y

@@ -30,9 +30,9 @@ auto any_of_block = [&](bool flag) {
 };
 auto any_of_warp = [](bool flag) { return flag; };
 #endif
-// The largest power of two up to `limit` of entries that fit into the memory of the block: with 16
-// KiB per block, eight blocks of 256 threads are resident on an A100 and on an H100. Warp's blocks
-// for the CPU have 256 KiB.
+// The largest power of two up to `limit` of entries that fit into the memory of the block. 16 KiB per
+// block leave room for eight blocks of 256 threads on an A100 and an H100; registers allow fewer of
+// them. Warp's blocks for the CPU have 256 KiB.
 constexpr auto entries_in_block = [](int bytes, int limit) {
     constexpr int room = WARP == 32 ? SHARED_BYTES : 12 * SHARED_BYTES;
     int count = limit;

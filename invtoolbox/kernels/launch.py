@@ -97,8 +97,8 @@ def launch(kernel: Kernel, tasks: int, arguments: Any, work: float) -> None:
     """Run a kernel for every task in ``range(tasks)``.
 
     The kernel computes the number of its task as ``wp.tid() + first_task``; no two tasks may write
-    to the same place (or they use atomics, on CUDA, or belong to one block). On the CPU the tasks are divided among
-    ``torch.get_num_threads()`` threads. The result does not depend on which thread runs a task.
+    to the same place (or they use atomics, on CUDA, or belong to one block). On the CPU the tasks are
+    divided among ``torch.get_num_threads()`` threads. The result does not depend on which thread runs a task.
 
     Args:
         kernel: kernel that `invtoolbox.kernels.native.native_kernel` returned.

@@ -52,7 +52,7 @@ def run_with_replay(
     replay = _Replay(callbacks, after_step)
     while True:
         try:
-            return run(
+            run(
                 loop,
                 objective,
                 solver,
@@ -63,7 +63,14 @@ def run_with_replay(
                 read=replay.read,
                 guessing=replay.guessing,
             )
+            replay.finish()
+            return loop
         except _Repeat:
+            replay.restore(loop)
+        except Exception:
+            # A step after a wrong guess may fail on values that it would not have met.
+            if not replay.has_guessed_wrongly():
+                raise
             replay.restore(loop)
 
 
@@ -86,7 +93,7 @@ class _Replay:
         self.copy: Loop | None = None  # at the last final step; None before anything is guessed
         self.queue: list[Progress] = []  # steps whose callbacks wait
         self.longest_queue = 0
-        self.pause, self.next_pause = 0, 1  # numbers of final steps without guesses of branches
+        self.pause, self.next_pause = 0, 1  # in readings, of ten steps each of branches
         self.end: int | None = None  # the step at which a callback stopped the run, once known
 
     @contextmanager
@@ -104,12 +111,23 @@ class _Replay:
         # The host waits once for both: -1 stands for a wrong guess.
         count, fits = self.buffers.read(number if wrong is None else torch.where(wrong, -1, number))
         if count < 0:
-            # Ten steps without guesses, then 20, 40, ..., if the guesses are wrong again.
-            self.branches.may_guess = False
-            self.pause, self.next_pause = self.next_pause, 2 * self.next_pause
+            self._pause_guesses()
         if count < 0 or not fits:
             raise _Repeat
         return count
+
+    def has_guessed_wrongly(self) -> bool:
+        """Return whether a guess of a branch was wrong since the last reading, and pause guesses."""
+        flag = self.branches.take_flag()
+        if flag is None or self.copy is None or not bool(flag):
+            return False
+        self._pause_guesses()
+        return True
+
+    def _pause_guesses(self) -> None:
+        # Ten steps without guesses, then 20, 40, ..., if the guesses are wrong again.
+        self.branches.may_guess = False
+        self.pause, self.next_pause = self.next_pause, 2 * self.next_pause
 
     def observe(self, progress: Progress) -> bool:
         """Call the callbacks of all steps if they are final; return whether the run stops."""
@@ -152,6 +170,14 @@ class _Replay:
             self.pause = max(0, self.pause - 1)
             self.branches.may_guess = guesses and self.pause == 0
             self.longest_queue = _LARGEST_QUEUE // max(1, x.numel() * x.element_size())
+        else:  # the copy, if there is one, is older than this step
+            self.branches.may_guess = False
+
+    def finish(self) -> None:
+        """Call the callbacks of the steps before one that was cut, which are final by now."""
+        for progress in self.queue:
+            for callback in self.callbacks:
+                callback(progress)
 
     def restore(self, loop: Loop) -> None:
         """Set the loop back to the last final step."""

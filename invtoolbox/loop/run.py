@@ -217,8 +217,11 @@ def run(
                 loop.state = solver.step(objective.at(loop.iteration), loop.state)
         except OutOfTime:
             check_time()  # an outer step ends
-            # Without a copy, only the answer of the cut state is whole, so nothing is written.
-            if spare is not None:
+            # Without a copy, only the answer of the cut state is whole, so nothing is written. Its
+            # steps are repeated if one of them made a wrong guess.
+            if spare is None:
+                read(loop.running.sum())
+            else:
                 loop.state = spare
                 after_step(loop, True)
             _end(loop, objective, solver, LIMIT, loop.running.clone())
@@ -235,15 +238,17 @@ def run(
             finite = torch.isfinite(sum_items(loop.state.x)) & ~torch.isnan(loop.state.certificate)
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
         # Without a tolerance no item is expected to converge, and none is frozen between checks.
-        glance = _Glance(read)
+        running_items = _RunningItems(read)
         if checks or (limits.tolerance > 0 and loop.travel is None):
-            done = loop.running & _converged(loop, solver, rule, limits, objective, every, glance)
+            done = loop.running & _converged(
+                loop, solver, rule, limits, objective, every, running_items
+            )
             _finish(loop, solver, CONVERGED, done)
         given_up = solver.gives_up(loop.state)
         if given_up is not None:
             _end(loop, objective, solver, limits.when_given_up, loop.running & given_up)
         if checks:
-            number = glance.number if given_up is None else None
+            number = running_items.number if given_up is None else None
             number = read(loop.running.sum()) if number is None else number
             left = number > 0
             objective = _compact(loop, objective, number)
@@ -258,8 +263,8 @@ def run(
     return loop
 
 
-class _Glance:
-    """Reads whether an item may be converged and, if none is, the number of running items at once.
+class _RunningItems:
+    """Number of running items, which is read together with a flag, so that the host waits once.
 
     Attributes:
         number: number of running items; None if it was not read, or if an item may be converged.
@@ -270,10 +275,12 @@ class _Glance:
         self.number: int | None = None
 
     def any_within(self, running: Tensor, within: Tensor) -> bool:
+        """Return whether a running item is within the tolerance."""
+        # One integer holds both: number + (batch + 1) * flag.
         base = len(running) + 1
-        some, number = divmod(self._read(running.sum() + base * (running & within).any()), base)
-        self.number = None if some else number
-        return bool(some)
+        flag, number = divmod(self._read(running.sum() + base * (running & within).any()), base)
+        self.number = None if flag else number
+        return bool(flag)
 
 
 def _continue(loop: Loop, objective: Objective) -> Objective:
@@ -304,7 +311,7 @@ def _converged(
     limits: Limits,
     objective: Objective | None = None,
     every: int = 1,
-    glance: _Glance | None = None,
+    running_items: _RunningItems | None = None,
 ) -> Tensor:
     """Return which items are converged; after a step, its objective also bounds their gap."""
     done, state = solver.converged(loop.state, limits.tolerance), loop.state
@@ -312,8 +319,8 @@ def _converged(
         state = _move_inside(state, objective, solver, loop.running & done)
         done = done & ~state.value.isinf()
         if loop.travel is not None and limits.tolerance < math.inf:
-            glance = glance or _Glance(int)
-            done = _check_gap(loop, objective, solver, limits, every, done, state, glance)
+            running_items = running_items or _RunningItems(int)
+            done = _check_gap(loop, objective, solver, limits, every, done, state, running_items)
     if loop.rule_state is not None and rule is not None:
         done = done & rule.satisfied(loop.rule_state, loop.state.discrepancy)
     if state is not loop.state:
@@ -366,7 +373,7 @@ def _check_gap(
     every: int,
     within: Tensor,
     state: Any,
-    glance: _Glance,
+    running_items: _RunningItems,
 ) -> Tensor:
     """Return which items are converged, for those whose certificate is within the tolerance.
 
@@ -375,7 +382,7 @@ def _check_gap(
     assert loop.travel is not None
     last = loop.iteration >= limits.max_iterations
     alone = last or is_due(loop.iteration, every)
-    if not alone and not glance.any_within(loop.running, within):
+    if not alone and not running_items.any_within(loop.running, within):
         return within
     if not last and not is_grid(loop.iteration, every) and len(loop.history) > every:
         # Between the points of the grid, only items that have just come within the tolerance.

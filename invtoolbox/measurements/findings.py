@@ -197,22 +197,27 @@ def check_measurements(problem: Problem, prior: Prior | None = None) -> tuple[Fi
         return find(Subject(problem, prior))
 
 
-def find(subject: Subject) -> tuple[Finding, ...]:
+def find(
+    subject: Subject, without: Callable[[Subject], Finding | None] | None = None
+) -> tuple[Finding, ...]:
     """Run the checks that are registered for the operator of a problem.
 
     Args:
         subject: the problem.
+        without: a check that is left out; the others then all run, also after a conclusive finding.
     """
     problem = subject.problem
     if isinstance(problem.y, tuple):
         terms = getattr(problem.data_term, "terms", ())
         parts = [Subject(problem.part(k), subject.prior) for k in range(len(terms))]
-        return tuple(finding for subject_part in parts for finding in find(subject_part))
+        return tuple(finding for term in parts for finding in find(term, without))
     findings: list[Finding] = []
     for kind, check in _CHECKS:
-        if isinstance(subject.operator, kind) and (finding := check(subject)) is not None:
+        if check is without or not isinstance(subject.operator, kind):
+            continue
+        if (finding := check(subject)) is not None:
             findings.append(finding)
-            if finding.is_conclusive:
+            if finding.is_conclusive and without is None:
                 break
     return tuple(findings)
 

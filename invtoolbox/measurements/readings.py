@@ -132,12 +132,12 @@ def _unpredicted(subject: Subject) -> float:
     assert isinstance(subject.operator, Scan)
     with torch.no_grad():
         residual = fit_residual(subject.operator, y, _ITERATIONS)
-    left, whole = (
+    of_residual, of_readings = (
         means[..., 1:-1] - (means[..., 2:] + means[..., :-2]) / 2
         for means in (residual.double().mean(2), y.double().mean(2))
     )
-    square = float(whole.square().sum())
-    return float((left * whole).sum()) / square if square > 0 else 0.0
+    square = float(of_readings.square().sum())
+    return float((of_residual * of_readings).sum()) / square if square > 0 else 0.0
 
 
 @register(Scan)

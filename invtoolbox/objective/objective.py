@@ -182,8 +182,8 @@ class Objective:
         if not isinstance(A, LinearOperator):
             return self.data(self.problem.zeros()).gradient
         # A 0 = 0 takes no product.
-        nothing = tree_map(lambda m: m.new_zeros(self.batch, *m.shape[1:]), y)
-        return A.adjoint(D.grad(nothing, y))
+        zeros = tree_map(lambda m: m.new_zeros(self.batch, *m.shape[1:]), y)
+        return A.adjoint(D.grad(zeros, y))
 
     def data_value(self, x: Tensor) -> Tensor:
         return self.problem.data_term.value(self.problem.operator(x), self.problem.y)

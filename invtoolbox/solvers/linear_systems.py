@@ -181,9 +181,10 @@ def solve_quadratic(
         penalties: weights and operators of the quadratic penalties.
         right: right-hand side.
         iterations: largest number of conjugate gradient steps, if the system has no closed solution.
-        precondition: use the periodic convolution next to the system, if there is one. It speeds
-            many steps up. The first few amplify what the border contradicts, by up to the largest
-            eigenvalue over the least weight.
+        precondition: use the inverse of the nearest periodic convolution, if there is one. Many
+            steps then converge faster. After a few steps, errors at the border, where the blur is
+            not periodic, are larger than without it, by up to the largest eigenvalue over the least
+            weight.
         tolerance: relative residual at which the steps of an item end; with 0 all are taken.
     """
     problem = objective.problem
@@ -209,9 +210,8 @@ def solve_quadratic(
     M = None
     if symbol is not None and precondition:
         M = partial(apply_multiplier, multiplier=1 / symbol)
-    # A fixed number of steps: rounding depends on the batch, and near the threshold of a test of
-    # accuracy it would change the result of an item. A long run of conjugate gradients in float32
-    # amplifies that rounding too.
+    # With tolerance 0 the number of steps is fixed: on a GPU rounding depends on the batch, and may
+    # change the step at which an item ends.
     d, residual = conjugate_gradients(system, right, tolerance, iterations, M)
     return d, item_norm(residual)
 

@@ -71,7 +71,7 @@ class LocalGlobal(Solver):
     Converges to a stationary point if the quadratics are bounded along the way. Certificate:
     ``|grad F|`` over the points that are free, relative to its value at the start or at 0, the
     larger; 0 if it is not larger than rounding errors, as at rest. The factors live on the CPU; a GPU
-    multiplies by the inverse of M in its place if there are at most 4,000 points.
+    multiplies by the inverses of M if they take at most 128 MB together, 4,000 points of one M.
 
     Args:
         memory: number of pairs kept per item; 0 for plain steps only.

@@ -39,8 +39,9 @@ class Graph:
         )
 
 
-#: Largest size in bytes of the inverses on a GPU: 4,000 points.
-_LARGEST_INVERSE = 8 * 4000**2
+#: Largest size in bytes of the inverses on a GPU, 4,000 points of one system, and the number of solves
+#: with the same factors before they are computed: an inverse costs as much as a solve per point.
+_LARGEST_INVERSE, _FEW = 8 * 4000**2, 10
 
 
 class Factors:
@@ -50,17 +51,26 @@ class Factors:
     positive definite. This is not a tensor: each item of a batch has the number of its factor,
     ``which`` in `solve`.
 
-    For tensors on a GPU, a solve on the CPU would cost two copies, for which the GPU waits. If the
-    inverses of the systems are small enough, they are computed once, and the GPU multiplies by them.
+    For tensors on a GPU, a solve on the CPU costs two copies, for which the GPU waits. If all inverses
+    together take at most 128 MB (4,000 points of one system), they are computed after ten solves, and
+    the GPU multiplies by them.
     """
 
     def __init__(self, systems: list[Graph]) -> None:
         self._factors = [_factorize(system) for system in systems]
-        diagonal = systems[0].diagonal
-        size = 8 * len(systems) * len(diagonal) ** 2
+        self._like = systems[0].diagonal
+        self._solves = 0
         self._inverses: Tensor | None = None
-        if diagonal.device.type != "cpu" and size <= _LARGEST_INVERSE:
-            self._inverses = torch.stack([self._invert(k, diagonal) for k in range(len(systems))])
+
+    def _known_inverses(self) -> Tensor | None:
+        """Return the inverses of the systems, or None on a CPU, and before they pay."""
+        self._solves += 1
+        size = 8 * len(self._factors) * len(self._like) ** 2
+        is_worth_it = self._solves > _FEW and size <= _LARGEST_INVERSE
+        if self._inverses is None and is_worth_it and self._like.device.type != "cpu":
+            every = range(len(self._factors))
+            self._inverses = torch.stack([self._invert(k, self._like) for k in every])
+        return self._inverses
 
     def _invert(self, number: int, like: Tensor) -> Tensor:
         """Return the inverse of a system in float64, with zeros for the points that are held."""
@@ -74,11 +84,11 @@ class Factors:
 
     def solve(self, right: Tensor, which: Tensor) -> Tensor:
         """Return ``M^-1 right`` for right-hand sides ``(batch, N, c)``, 0 at held points."""
-        inverses = self._inverses
-        if inverses is not None and 8 * len(right) * right.shape[1] ** 2 <= _LARGEST_INVERSE:
-            return (inverses[which] @ right.double()).to(right.dtype)
+        inverses = self._known_inverses()
         if inverses is not None and len(inverses) == 1:
             return (inverses @ right.double()).to(right.dtype)
+        if inverses is not None and 8 * len(right) * right.shape[1] ** 2 <= _LARGEST_INVERSE:
+            return (inverses[which] @ right.double()).to(right.dtype)
         out = torch.zeros_like(right)
         numbers = which.tolist()
         for number in dict.fromkeys(numbers):

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.core.interrupts import OutOfTime
 from invtoolbox.core.rare_branches import RareBranches, is_any
 from tests.emulated_cuda import emulate_cuda
 
 
 def test_without_guesses_a_flag_is_read() -> None:
     branches, flags = RareBranches(), torch.tensor([False, True])
-    with branches.open():
-        assert is_any(flags) and not is_any(~flags.any())
+    assert branches.is_any(flags) and not branches.is_any(~flags.any())
     assert branches.is_used and branches.take_flag() is None
+
+
+def test_a_flag_of_the_host_is_read() -> None:
+    branches = RareBranches()
+    branches.may_guess = True
+    with branches.open():
+        assert is_any(torch.tensor([True]))
+    assert branches.take_flag() is None
 
 
 def test_a_wrong_guess_is_kept_until_it_is_read() -> None:
     branches, flags = RareBranches(), torch.tensor([False, True])
     branches.may_guess = True
-    with branches.open():
-        assert not is_any(flags) and not is_any(flags & False)
+    assert not branches.is_any(flags) and not branches.is_any(flags & False)
     assert bool(branches.take_flag()) and branches.take_flag() is None
 
 
@@ -34,6 +43,8 @@ class Counting(it.solvers.GradientDescent):
 
     taken: tuple[int, ...] = ()
     calls: Any = None
+    cut: int | None = None  # the step that a time limit ends
+    fails_below: float = -math.inf  # step 16 fails if x is smaller
 
     def init(self, objective: Any, start: Tensor) -> Any:
         state = super().init(objective, start)
@@ -42,16 +53,22 @@ class Counting(it.solvers.GradientDescent):
 
     def step(self, objective: Any, state: Any) -> Any:
         self.calls.append(objective.iteration)
+        if objective.iteration == self.cut:
+            raise OutOfTime
+        if objective.iteration == 16 and float(state.x.cpu().max()) < self.fails_below:
+            raise RuntimeError("x is too small")
         flag = torch.full((1,), objective.iteration in self.taken, device=state.x.device)
         return self.with_result(state, state.x + (101.0 if is_any(flag) else 1.0))
 
 
-def run(device: str, taken: tuple[int, ...]) -> tuple[Tensor, list[int], list[float]]:
+def run(
+    device: str, taken: tuple[int, ...], **options: Any
+) -> tuple[Tensor, list[int], list[float]]:
     """Return the answer, the steps that were run, and x as the callbacks see it."""
     calls: list[int] = []
     seen: list[float] = []
     problem = it.Problem(torch.ones(1, 1, 2), it.operators.Identity((1, 2)))
-    solver = Counting(taken=taken, calls=calls)
+    solver = Counting(taken=taken, calls=calls, **options)
     settings: dict[str, Any] = {"max_iterations": 55, "tolerance": 0.0, "progress": False}
     x = it.solve(
         problem,
@@ -74,6 +91,23 @@ def test_steps_with_a_wrong_guess_are_repeated_with_the_same_result() -> None:
         # do not guess.
         late = [k for k in taken if k >= 10]
         assert (len(calls) > len(once)) == bool(late), (taken, calls)
+
+
+def test_a_step_that_is_cut_leaves_no_wrong_guess_behind() -> None:
+    expected, _, before = run("cpu", (14,), cut=16)
+    with emulate_cuda():
+        result, _, after = run("cuda", (14,), cut=16)
+    assert torch.equal(result, expected) and float(expected.max()) == 116
+    assert after == before
+
+
+def test_a_step_that_fails_after_a_wrong_guess_is_repeated() -> None:
+    expected, _, before = run("cpu", (14,), fails_below=100.0)
+    with emulate_cuda():
+        result, _, after = run("cuda", (14,), fails_below=100.0)
+        with pytest.raises(RuntimeError, match="too small"):
+            run("cuda", (), fails_below=100.0)
+    assert torch.equal(result, expected) and after == before
 
 
 def test_the_host_waits_every_tenth_step() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import lru_cache
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import MeasurementWarning
+from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.measurements import check_measurements, repair_measurements
 from invtoolbox.measurements.detector import find_bad_readings, share_of_gains, sinograms
 from invtoolbox.operators import ConeBeam, FanBeam
@@ -125,6 +127,38 @@ def test_rings_of_the_object_are_no_gains(A: it.operators.Operator) -> None:
     assert float(share_of_gains(sinograms(y, A)).median()) > 0.06  # the cells do differ
     assert "gains" not in names(y, A)
     assert "gains" in names(with_fault(y, "gains"), A)
+
+
+def mends(y: Tensor, A: it.operators.Operator) -> list[str]:
+    """Return the notes of what is mended before a solve by default."""
+    notes: list[str] = []
+
+    class Solved(Exception):
+        pass
+
+    def solve(problem: it.Problem, places: Tensor) -> it.Solution:
+        notes.append("changed" if not torch.equal(problem.y0, y) else "as it was")
+        raise Solved
+
+    with pytest.raises(Solved), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        solve_repaired(it.Problem(y, A), solve, None)
+    return notes
+
+
+def test_gains_stay_if_something_else_is_wrong() -> None:
+    A = fan()
+    x = 2 * phantom()
+    assert mends(with_fault(measured(A), "gains"), A) == ["changed"]
+    assert mends(measured(A), A) == ["as it was"]
+    # Another axis of rotation, and counts whose flat field is missing.
+    shifted = FanBeam(
+        A.image_shape, A.angles, 96, A.source_origin, A.source_detector,
+        detector_spacing=A.detector_spacing, detector_shift=4 * A.detector_spacing,
+    )  # fmt: skip
+    assert mends(with_fault(shifted.simulate(x, NOISE, seed=1), "gains"), A) == ["as it was"]
+    counts = (1e4 * (-with_fault(measured(A), "gains")).exp()).round()
+    assert mends(counts, A) == ["as it was"]
 
 
 def test_a_beam_of_another_kind() -> None:

@@ -58,10 +58,11 @@ def reconstruct(
         seed: seed of random draws.
         progress: show a progress bar on a terminal.
         repair: first mend what can be mended, as in `solve`, and subtract gains of the cells of a
-            scan. By default, only what is certain is mended: dead, hot and clipped readings are left
-            out if a fit to the others predicts another value (a thin plate that a ray meets
-            lengthwise looks like a hot reading, but other rays show it too), and gains of cells are
-            subtracted if no image explains them, and nothing else is wrong. Every repair is a note.
+            scan. By default, only what is certain is mended. Dead, hot and clipped readings are left
+            out if a fit to the others predicts another value: a thin plate that a ray meets
+            lengthwise looks like a hot reading, but other rays show it too. Gains of cells are
+            subtracted if no image explains them and no other check finds a mistake. Every repair is
+            a note.
         metal: leave out the rays of a scan that meet metal, and put the metal of the filtered
             back-projection back; True, or the attenuation above which a pixel is metal, as in
             `it.processing.reduce_metal`.

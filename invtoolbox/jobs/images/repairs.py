@@ -35,6 +35,9 @@ _STAGES, _ITERATIONS = 9, 50
 _PASSES, _FIT, _CERTAIN, _EXCEEDED = 2, 30, 0.25, 0.5
 #: Number of stages whose gains are compared with their neighbours, and number of these cells.
 _SMOOTHED, _WINDOW = 3, 11
+#: Findings that gains of cells cause themselves, or that do not change what they are: rays beside the
+#: grid, dense parts, and both ends of the angles.
+_HARMLESS = {"outside", "metal", "end"}
 
 
 def solve_repaired(
@@ -94,9 +97,13 @@ def _mend_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
         return problem, notes
     if problem.skipped is not None or problem.unknown:
         return problem, notes
-    subject = Subject(problem)
-    # Another mistake may have made the cells differ.
-    if check_gains(subject) and [finding.name for finding in find(subject)] == ["gains"]:
+    subject, y = Subject(problem), problem.y0
+    # Whole numbers are counts, in whose logarithm alone a gain adds a constant.
+    if bool((y == y.round()).all()) or check_gains(subject) is None:
+        return problem, notes
+    # Another mistake, such as an axis in the wrong place, may have made the cells differ.
+    others = [f.name for f in find(subject, without=check_gains) if not f.is_remark]
+    if set(others) <= _HARMLESS:
         problem, note = _without_gains(problem, "; repair=False keeps them")
         warn_user(note, MeasurementWarning)
         notes += (note,)

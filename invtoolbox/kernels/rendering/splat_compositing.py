@@ -12,7 +12,7 @@ rendering", 2023).
 There are three sets of kernels. ``splat_compositing_tile*.cpp`` has one task per tile, for the CPU.
 ``splat_compositing_block*.cpp``, for CUDA, has a block of 256 threads per tile, one for each pixel,
 that read the splats from the memory they share (Kerbl et al.). ``splat_compositing_pixel*.cpp`` has
-one thread per pixel or ray that cooperates with no other: what the blocks are compared with.
+one thread per pixel or ray that cooperates with no other. The tests compare the blocks with it.
 """
 
 from __future__ import annotations
