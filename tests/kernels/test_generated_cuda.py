@@ -11,6 +11,7 @@ import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,8 +116,17 @@ def test_a_write_past_the_end_is_reported() -> None:
 def test_an_atomic_addition_made_plain_is_reported() -> None:
     need("threads")
     launch = short()["tomography/joseph_scatter.cpp"]
-    report, _ = launch.alone("threads", seed=1, threads=2, additions="plain")
-    assert "ThreadSanitizer: data race" in report
+    assert is_race_reported(launch, additions="plain")
+
+
+def is_race_reported(launch: Launch, **options: Any) -> bool:
+    """Return whether a race is reported in one of eight runs.
+
+    On a busy machine one thread may end before the next one begins, and the sanitizer forgets its
+    accesses.
+    """
+    reports = (launch.alone("threads", seed=k, threads=2, **options)[0] for k in range(1, 9))
+    return any("ThreadSanitizer: data race" in report for report in reports)
 
 
 @dataclass
@@ -167,7 +177,7 @@ def test_a_missing_barrier_is_reported(tmp_path: Path) -> None:
     assert not complete.alone("addresses")[0]
     missing = neighbours(tmp_path, "")
     assert not torch.equal(missing.on_grid(seed=3, threads=2)[0]["values"], right)
-    assert "ThreadSanitizer: data race" in missing.alone("threads", seed=1, threads=2)[0]
+    assert is_race_reported(missing)
 
 
 def test_threads_at_different_barriers_are_reported(tmp_path: Path) -> None:
