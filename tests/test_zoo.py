@@ -53,9 +53,18 @@ SINGLE = {
     "ct counts": 7,
     "events": 1,
 }
-#: Items that take ten seconds; `tests/jobs/images/test_floor.py` has quicker pictures of the job.
-SLOW = {("super-resolution", 7)}
-SAMPLE = [(name, k) for name in NAMES for k in ((SINGLE[name],) if name in SINGLE else (1, 7))]
+#: Items that take five seconds or more, so that items are not chosen by their time alone.
+SLOW = [
+    ("super-resolution", 7),
+    ("inpainting lines", 1),
+    ("inpainting blocks", 7),
+    ("poisson counts", 1),
+    ("mri", 1),
+    ("ct fan", 7),
+    ("ct few views", 1),
+]
+QUICK = [(name, k) for name in NAMES for k in ((SINGLE[name],) if name in SINGLE else (1, 7))]
+SAMPLE = list(dict.fromkeys(QUICK + SLOW))
 
 
 @pytest.fixture(autouse=True)

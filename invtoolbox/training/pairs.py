@@ -121,10 +121,10 @@ class Crops(Pairs):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Self:
-        moved = super().to(target, device=device, dtype=dtype)
-        if moved is not self:
-            moved._join()
-        return moved
+        pairs = super().to(target, device=device, dtype=dtype)
+        if pairs is not self:
+            pairs._join()
+        return pairs
 
     def _join(self) -> None:
         """Put the images of a GPU behind each other, so that it cuts crops by itself."""
@@ -132,9 +132,9 @@ class Crops(Pairs):
         if self.images[0].device.type == "cpu":
             return
         self.pixels = torch.cat([image.flatten() for image in self.images])
-        parts = self.pixels.split([image.numel() for image in self.images])
+        rows = self.pixels.split([image.numel() for image in self.images])
         self.images = tuple(
-            part.view(image.shape) for part, image in zip(parts, self.images, strict=True)
+            row.view(image.shape) for row, image in zip(rows, self.images, strict=True)
         )
 
     def draw(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:

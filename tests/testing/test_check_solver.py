@@ -154,12 +154,8 @@ def test_a_fault_is_found_and_named(kind: type[Solver], finding: str, words: str
     report = check_solver(kind(), _problem(), 0.1 * it.priors.Tikhonov(), raise_error=False)
     assert not report[finding].ok, str(report)
     assert words in report[finding].sentence
-    assert not any("\n" in fault.sentence for fault in report.faults)
-
-
-def test_a_fault_raises_one_sentence_with_the_solver() -> None:
-    with pytest.raises(AssertionError, match="Ascent.* above the objective of the start") as error:
-        check_solver(Ascent(), _problem(), 0.1 * it.priors.Tikhonov())
+    with pytest.raises(AssertionError) as error:
+        check_solver(kind(), _problem(), 0.1 * it.priors.Tikhonov())
     assert "\n" not in str(error.value)
 
 
