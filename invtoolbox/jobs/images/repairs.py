@@ -35,8 +35,8 @@ _STAGES, _ITERATIONS = 9, 50
 _PASSES, _FIT, _CERTAIN, _EXCEEDED = 2, 30, 0.25, 0.5
 #: Number of stages whose gains are compared with their neighbours, and number of these cells.
 _SMOOTHED, _WINDOW = 3, 11
-#: Findings that gains of cells cause themselves, or that do not change what they are: rays beside the
-#: grid, dense parts, and both ends of the angles.
+#: Findings next to which gains are still subtracted: the object exceeds the grid, it has dense parts, or
+#: the angles include both ends.
 _HARMLESS = {"outside", "metal", "end"}
 
 
@@ -102,8 +102,8 @@ def _mend_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     if bool((y == y.round()).all()) or check_gains(subject) is None:
         return problem, notes
     # Another mistake, such as an axis in the wrong place, may have made the cells differ.
-    others = [f.name for f in find(subject, without=check_gains) if not f.is_remark]
-    if set(others) <= _HARMLESS:
+    other_findings = find(subject, without=check_gains)
+    if {f.name for f in other_findings if not f.is_remark} <= _HARMLESS:
         problem, note = _without_gains(problem, "; repair=False keeps them")
         warn_user(note, MeasurementWarning)
         notes += (note,)
