@@ -241,6 +241,8 @@ class Pairs(torch.utils.data.Dataset):
         return {"x": self.x[k], "y": self.y[k]}
 
 
+# Its trainer asks for a copy that only a GPU can overlap.
+@pytest.mark.filterwarnings("ignore:non_blocking_transfers=True can only:UserWarning")
 def test_deepinvs_test_and_a_loop_over_models_rank_ours() -> None:
     """`deepinv.test`, and a loop in the form of a benchmark's runner: one item, `eval`, `no_grad`."""
     x = torch.cat([pictures(), pictures().flip(2)])

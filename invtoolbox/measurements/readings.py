@@ -31,8 +31,9 @@ _OFFSET, _EVEN, _FALL = 0.03, 0.05, 0.01
 _BASES, _RANGE, _SURE = (1.0, math.log(10)), 0.3, 0.35
 #: Ratio of variance to mean, either way, at which values are no counts, and least number of flat pairs.
 _SCALED, _PAIRS = 1.5, 200
-#: Least number of views that show the growth of the noise.
-_MANY = 80
+#: Least number of views that show the growth of the noise, and least ratio of the squared third
+#: differences of a structure between every second view and every view (64 if it is smooth).
+_MANY, _ROUGHER = 80, 4
 
 
 @register(Scan)
@@ -221,6 +222,14 @@ def check_count_noise(subject: Subject) -> Finding | None:
     if len(mean) < _PAIRS or not float(mean.mean()) > 0:
         return None
     ratio = float(square.mean() / mean.mean())
+    if ratio > 1:
+        if planes.shape[1] < _MANY:
+            return None
+        # Third differences of every second view hold the same noise, and of a structure at least
+        # _ROUGHER times as much: what they hold in addition is no noise.
+        coarse, level = _flat_pairs(planes[:, ::2].double())
+        excess = float(coarse.mean() / level.mean()) - ratio
+        ratio -= max(0.0, excess) / (_ROUGHER - 1)
     if bool((y == y.round()).all()) and ratio < 1 + 4 * (_SCALED - 1):
         return None
     if 1 / _SCALED < ratio < _SCALED:

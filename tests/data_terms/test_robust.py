@@ -171,6 +171,7 @@ def test_a_misfit_that_is_not_convex_goes_to_a_solver_that_descends() -> None:
 
 # The estimate of the noise counts the outliers.
 @pytest.mark.filterwarnings("ignore:noise_std = 0.005 is 1 / 8.44 of the noise estimated")
+@pytest.mark.filterwarnings("ignore:.*its highlights are cut off")  # white outliers
 def test_the_discrepancy_principle_finds_a_weight_in_spite_of_outliers() -> None:
     truth, A, y = salt_and_pepper()
     found = it.solve(

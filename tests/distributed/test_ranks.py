@@ -155,6 +155,7 @@ def test_ranks_need_a_process_group() -> None:
         it.distributed.Slabs(scan())
 
 
+@pytest.mark.filterwarnings("ignore:the field of view of ConeBeam")
 def test_scans_that_are_not_divided_are_refused(slabs: it.distributed.Slabs) -> None:
     with pytest.raises(it.InputError, match="takes a 3D scan"):
         it.distributed.Slabs(it.operators.ParallelBeam((8, 8), [0.0, 1.0], 12))  # type: ignore[arg-type]

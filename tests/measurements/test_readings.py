@@ -213,6 +213,20 @@ def test_counts_with_a_background_or_a_scale() -> None:
     assert names(0.05 * y, A, Poisson(1.0)) == ["scaled"]
 
 
+@pytest.mark.parametrize("views", [60, 90, 180])
+def test_structure_between_views_is_no_noise(views: int) -> None:
+    """The noise of many photons is small compared with what changes from view to view."""
+    A = it.operators.FanBeam(
+        (128, 128), torch.arange(views) * (2 * torch.pi / views), 192, 500.0, 800.0, pixel_size=0.66
+    )
+    clean = 1e5 * torch.exp(-A(it.datasets.ct_small("1/mm").y))
+    y = torch.poisson(clean, generator=torch.Generator().manual_seed(0))
+    term = it.data_terms.PoissonTransmission
+    assert "scaled" not in names(y, A, term(1e5))
+    # Structure only adds to the variance, so one that is too small is certain.
+    assert ("scaled" in names(0.4 * y, A, term(4e4))) is (views > 60)
+
+
 def test_only_readings_that_the_others_contradict_are_left_out_by_default() -> None:
     from invtoolbox.jobs.images.repairs import leave_out_certain
 
@@ -235,6 +249,7 @@ def test_only_readings_that_the_others_contradict_are_left_out_by_default() -> N
     assert leave_out_certain(it.Problem(y, A))[1] == ()
 
 
+@pytest.mark.filterwarnings("ignore:.*2 cells of the detector are dead")
 def test_a_dead_cell_costs_nothing_if_nothing_is_chosen() -> None:
     A = it.operators.ParallelBeam((48, 48), torch.arange(40) * torch.pi / 40, 72)
     x = torch.zeros(1, 1, 48, 48)

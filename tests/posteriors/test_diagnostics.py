@@ -218,6 +218,8 @@ def test_sk_rock_draws_a_gaussian() -> None:
     assert taus["SKROCK"] < taus["MYULA"] / 8
 
 
+# Constant measurements show no noise.
+@pytest.mark.filterwarnings("ignore:noise_std = 0.5 is .* times the noise estimated")
 def test_myula_spreads_a_border_by_the_root_of_its_smoothing() -> None:
     n = 2000
     problem = it.Problem(
@@ -241,6 +243,7 @@ def test_myula_spreads_a_border_by_the_root_of_its_smoothing() -> None:
         assert float(solution.x.mean()) == pytest.approx(mean_of(smoothing), abs=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:noise_std = 0.5 is .* times the noise estimated")
 def test_sk_rock_draws_the_envelope_of_a_rough_prior() -> None:
     """Pixels of least squares and l1 are independent, so that a quadrature gives their moments."""
     n, weight, smoothing = 2000, 3.0, 0.1

@@ -145,6 +145,7 @@ def test_total_variation_and_bounds_are_one_prox(upper: float | Tensor) -> None:
     assert float(x.min()) >= 0.2 and bool((x <= limit + 1e-12).all())
 
 
+@pytest.mark.filterwarnings("ignore:3 readings are hot")  # rays along the edge of a half plane
 def test_bounds_per_pixel_are_kept_from_coarser_grids() -> None:
     """A tensor of the user has the shape of his grid, so a solver that coarsens leaves it alone."""
     A = it.operators.ParallelBeam((128, 128), torch.linspace(0, 3, 20), 128)

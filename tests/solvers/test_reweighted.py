@@ -124,6 +124,7 @@ def test_robust_means_of_numbers() -> None:
 
 # The estimate of the noise counts the zingers.
 @pytest.mark.filterwarnings("ignore:noise_std = 0.02 of item 0 is 1 / 18 of the noise estimated")
+@pytest.mark.filterwarnings("ignore:69% of the cells differ from both neighbours")
 def test_robust_tomography_with_zingers() -> None:
     """One measurement in twenty is wild: the robust terms do not need to be told which."""
     truth = torch.zeros(1, 1, 32, 32)

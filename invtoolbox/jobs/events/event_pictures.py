@@ -37,7 +37,8 @@ def event_figure(still: Tensor, warped: Tensor, flow: Tensor, every: int | None 
     step = every or max(1, min(field.shape[:2]) // 16)
     row, column = (np.arange(step // 2, side, step) for side in field.shape[:2])
     arrows = field[step // 2 :: step, step // 2 :: step].transpose(2, 0, 1)
-    axes[2].quiver(column, row, *arrows, angles="xy", color="black", width=0.003)
+    if arrows.any():  # the scale of arrows without length is undefined
+        axes[2].quiver(column, row, *arrows, angles="xy", color="black", width=0.003)
     axes[2].set_title(f"flow, median {np.median(speed):.3g} pixels per second")
     for axis in axes:
         axis.set_xticks([])

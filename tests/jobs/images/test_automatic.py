@@ -74,6 +74,7 @@ def test_the_density_follows_the_unit() -> None:
     assert two.attenuation == pytest.approx(1024 * one.attenuation, rel=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore:rays beside the object measure -0.3")
 def test_the_bound_is_left_out_of_what_is_written() -> None:
     """A prior that is an object, an arc that is complete, and negative measurements have no bound."""
     A, truth = scan(60), disc(0.0)
