@@ -5,7 +5,7 @@
 Middle parts of the pictures of Set12, on which no setting was chosen. A draw has a kernel (gaussian
 of 0.8 to 3 pixels, disc of 1 to 4, motion of 3 to 15) and noise of 0.001 to 0.05. The boundary is
 "reflect", where the picture is mirrored, or "valid", where the measurements are a part of a larger
-scene; there the kernel is also given 10 % too wide. The call is ``it.reconstruct(y, A, prior=NAME)``,
+scene; there the kernel is also given too wide and too narrow. The call is ``it.reconstruct(y, A, prior=NAME)``,
 with nothing else. Figures are gains in PSNR over the measurements, within the measured part.
 """
 
@@ -24,6 +24,9 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.jobs.images.kernels import disc_kernel, gaussian_kernel, motion_kernel
+
+#: Boundaries, and factors on the width of the kernel that is given.
+CASES = (("reflect", 1.0), ("valid", 1.0), ("valid", 1.1), ("valid", 1.25), ("valid", 0.9))
 
 
 def kernel(draw: Any, factor: float = 1.0) -> tuple[str, Tensor]:
@@ -60,7 +63,7 @@ def main(
         whole = torch.from_numpy(imread(path)).float()[None, None] / 255
         top, left = ((n - size) // 2 for n in whole.shape[-2:])
         truth = whole[..., top : top + size, left : left + size].contiguous()
-        for boundary, factor in (("reflect", 1.0), ("valid", 1.0), ("valid", 1.1)):
+        for boundary, factor in CASES:
             draw = np.random.default_rng(number)
             name, true_kernel = kernel(draw)
             noise = float(10 ** draw.uniform(-3, -1.3))
@@ -75,7 +78,8 @@ def main(
                 ..., : y.shape[-1]
             ]
             before = it.metrics.psnr(y, inside, 1.0)
-            kind = boundary if factor == 1 else f"{boundary}, kernel 10 % too wide"
+            wrong = f"{abs(factor - 1) * 100:.0f} % too {'wide' if factor > 1 else 'narrow'}"
+            kind = boundary if factor == 1 else f"{boundary}, kernel {wrong}"
             cells = []
             for prior in names:
                 began = time.process_time()

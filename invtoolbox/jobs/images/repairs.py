@@ -12,11 +12,13 @@ from torch import Tensor
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import MeasurementWarning, warn_user
 from invtoolbox.jobs.images.join import join
+from invtoolbox.jobs.images.kernel_width import scale_certain
 from invtoolbox.jobs.images.wide_grid import cover_field
 from invtoolbox.measurements import check_measurements, repair_measurements
 from invtoolbox.measurements.detector import fill
 from invtoolbox.measurements.findings import Subject, find, leave_out
 from invtoolbox.measurements.readings import check_gains
+from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 from invtoolbox.priors.images.constraints import NonNegative
@@ -92,6 +94,8 @@ def _repair(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
 def _mend_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     """Return the problem of one item without faults that are certain, and a sentence per repair."""
     problem, notes = leave_out_certain(problem)
+    if not notes and isinstance(problem.operator, Blur):
+        return scale_certain(problem)
     is_simple = type(problem.data_term) is LeastSquares and isinstance(problem.y, Tensor)
     if notes or not is_simple or not isinstance(problem.operator, Scan):
         return problem, notes
