@@ -27,9 +27,9 @@ _MEANS, _DEVIATIONS = (2.2, 0.0, 0.0, 0.0), (0.5, 1.0, 0.5, 0.5)
 _STEPS, _DONE = 40, 1e-4
 #: Factors of the width that are tried first, and number of halvings of their distance.
 _FACTORS, _HALVINGS = tuple(1.12**k for k in range(-5, 6)), 3
-#: Least logarithm of the likelihood ratio, least and largest change of the logarithm of the width, and
-#: largest misfit of the spectrum.
-_EVIDENCE, _CHANGES, _MISFIT = 20.0, (0.045, 0.5), 0.35
+#: Least logarithm of the likelihood ratio, least and largest change of the logarithm of the width,
+#: largest misfit of the spectrum that proves a mistake, and largest that proposes a width.
+_EVIDENCE, _CHANGES, _MISFIT, _POOR = 20.0, (0.045, 0.5), 0.35, 0.6
 #: Blocks of frequencies along each axis, whose means show the misfit.
 _BLOCKS = 12
 
@@ -123,34 +123,50 @@ def with_width(problem: Problem, factor: float) -> Problem:
     A, y = problem.operator, problem.y0
     assert isinstance(A, Blur)
     blur = Blur(scale_kernel(A.kernel, factor), A.domain_shape, A.boundary, A.tile)
-    rows, columns = ((n - m) // 2 for n, m in zip(y.shape[-2:], blur.range_shape[-2:]))
-    y = y[..., rows : y.shape[-2] - rows, columns : y.shape[-1] - columns].contiguous()
+    if A.boundary == "valid":
+        rows, columns = ((n - m) // 2 for n, m in zip(blur.kernel.shape[-2:], A.kernel.shape[-2:]))
+        y = y[..., rows : y.shape[-2] - rows, columns : y.shape[-1] - columns].contiguous()
     return Problem(y, blur, problem.data_term)
+
+
+def propose_width(problem: Problem) -> Width | None:
+    """Return another width of the kernel of one picture, None if the given one may be right.
+
+    Args:
+        problem: least squares without weights, and `Blur` with one kernel.
+    """
+    A, y, term = problem.operator, problem.y0, problem.data_term
+    if not isinstance(A, Blur) or type(term) is not LeastSquares or term.weights is not None:
+        return None
+    is_small = min(y.shape[-2:]) < max(_LEAST, _ROOM * max(A.kernel.shape[-2:]))
+    if is_small or y.is_complex() or len(y) > 1 or A.kernel.shape[:2] != (1, 1):
+        return None
+    picture = y[0].mean(0)
+    if not bool(picture.isfinite().all()) or bool((picture == picture[0, 0]).all()):
+        return None
+    with torch.no_grad():
+        width = fit_width(picture, A.kernel[0, 0])
+    is_wrong = _CHANGES[0] < abs(math.log(width.factor)) < _CHANGES[1]
+    return width if is_wrong and width.evidence > _EVIDENCE and width.misfit < _POOR else None
 
 
 @register(Blur)
 def check_kernel_width(subject: Subject) -> Finding | None:
     """Find a kernel that is wider or narrower than the spectrum of the picture shows."""
-    A, y, term = subject.problem.operator, subject.problem.y0, subject.problem.data_term
-    if not isinstance(A, Blur) or type(term) is not LeastSquares or term.weights is not None:
-        return None
-    rows, columns = A.kernel.shape[-2:]
-    is_small = min(y.shape[-2:]) < max(_LEAST, _ROOM * max(rows, columns))
-    if is_small or y.is_complex() or len(y) > 1 or A.kernel.shape[:2] != (1, 1):
-        return None
-    with torch.no_grad():
-        width = fit_width(y[0].mean(0), A.kernel[0, 0])
-    if not width.evidence > _EVIDENCE or not width.misfit < _MISFIT:
-        return None
-    if not _CHANGES[0] < abs(math.log(width.factor)) < _CHANGES[1]:
+    width = propose_width(subject.problem)
+    if width is None or not width.misfit < _MISFIT:
         return None
     return Finding(
         "width",
-        f"the spectrum of the picture fits a kernel {width.factor:.3g} times as wide as the given one "
-        f"(logarithm of the likelihood ratio {width.evidence:.3g}); check the kernel, or pass "
-        "repair=True, which scales it",
+        f"{describe_width(width)} (logarithm of the likelihood ratio {width.evidence:.3g}); check the "
+        "kernel, or pass repair=True, which scales it",
         repair=lambda problem: with_width(problem, width.factor),
     )
+
+
+def describe_width(width: Width) -> str:
+    """Return the beginning of a sentence about a width."""
+    return f"the spectrum of the picture fits a kernel {width.factor:.3g} times as wide as the given one"
 
 
 def _periodogram(y: Tensor) -> Tensor:

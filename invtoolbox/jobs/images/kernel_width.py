@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.errors import MeasurementWarning, warn_user
-from invtoolbox.measurements.findings import Finding, Subject
-from invtoolbox.measurements.kernel_width import check_kernel_width
+from invtoolbox.measurements.kernel_width import describe_width, propose_width, with_width
+from invtoolbox.operators.base import Operator
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 from invtoolbox.parameter_choice.validation import whiteness
@@ -26,7 +25,7 @@ _WHITE, _SHARE, _LESS = 0.5, 0.75, 0.05
 def scale_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     """Scale the kernel of one picture if both its spectrum and an image ask for it, and warn of it.
 
-    `check_kernel_width` proposes a width. Compression and clipped values change spectra too, so the
+    `propose_width` proposes a width. Compression and clipped values change spectra too, so the
     middle of the picture is deblurred with both kernels by the shipped denoiser. A kernel that is too
     wide or too narrow leaves edges in the residual, and the other kernel has to leave fewer.
 
@@ -38,24 +37,24 @@ def scale_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     """
     if problem.skipped is not None or problem.unknown or not isinstance(problem.y, Tensor):
         return problem, ()
-    finding = check_kernel_width(Subject(problem)) if isinstance(problem.operator, Blur) else None
-    if finding is None or finding.repair is None:
+    width = propose_width(problem)
+    if width is None:
         return problem, ()
-    changed = finding.repair(problem)
-    given, other = (_whiteness(problem.y0, some.operator) for some in (problem, changed))
+    changed = with_width(problem, width.factor)
+    given, other = (_whiteness(problem.y0, trial.operator) for trial in (problem, changed))
     if not (other < min(_WHITE, _SHARE * given) and given - other > _LESS):
         return problem, ()
-    note = f"{_explain(finding)}, and so does a deblurred image: it was scaled; repair=False keeps it"
+    note = (
+        f"{describe_width(width)}, and leaves a whiter residual of a deblurred image: the kernel was "
+        "scaled; repair=False keeps it"
+    )
     warn_user(note, MeasurementWarning)
     return changed, (note,)
 
 
-def _explain(finding: Finding) -> str:
-    return finding.sentence.partition(" (logarithm")[0]
-
-
-def _whiteness(y: Tensor, blur: Blur) -> float:
+def _whiteness(y: Tensor, blur: Operator) -> float:
     """Return the whiteness of the residual of the middle of a picture, deblurred with a kernel."""
+    assert isinstance(blur, Blur)
     sides = [min(n, _SIDE) for n in y.shape[-2:]]
     top, left = ((n - side) // 2 for n, side in zip(y.shape[-2:], sides))
     middle = y[..., top : top + sides[0], left : left + sides[1]].float().mean(1, keepdim=True)
@@ -66,7 +65,8 @@ def _whiteness(y: Tensor, blur: Blur) -> float:
     A = Blur(kernel, shape, "valid")
     prior = prior_named("denoiser-natural").to(y.device)
     variance = estimate_noise_std(middle, A).square()
-    usual = prior.usual_weight(variance, HalfQuadratic.denoiser_strength)
+    denoiser = prior.as_sum().terms[0].prior
+    usual = denoiser.usual_weight(variance, HalfQuadratic.denoiser_strength)
     assert usual is not None
     solution = inner_solve(Problem(middle, A), prior, None, usual[0], progress=False)
     return float(whiteness(middle - A(solution.x))[0])

@@ -1,0 +1,136 @@
+"""Kernels of the wrong width: found in the spectrum, scaled by `reconstruct`, and left alone if right."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.jobs.images.kernels import disc_kernel, gaussian_kernel, motion_kernel
+from invtoolbox.measurements import check_measurements, repair_measurements
+from invtoolbox.measurements.kernel_width import (
+    fit_width,
+    propose_width,
+    scale_kernel,
+    with_width,
+)
+
+
+@pytest.fixture(scope="module")
+def scene() -> Tensor:
+    return it.datasets.photograph("camera")[..., 100:228, 100:228].contiguous()
+
+
+def blurred(
+    scene: Tensor, given: Tensor, true: Tensor, boundary: str, noise: float = 0.005
+) -> it.Problem:
+    """Return a problem with the given kernel, of measurements with the true one."""
+    y = it.operators.Blur(true, scene.shape[-2:], boundary).simulate(scene, noise, seed=0)
+    lost = [n - 1 if boundary == "valid" else 0 for n in given.shape]
+    shape = [n + m for n, m in zip(y.shape[-2:], lost)]
+    return it.Problem(y, it.operators.Blur(given, shape, boundary))
+
+
+def names(problem: it.Problem) -> list[str]:
+    return [finding.name for finding in check_measurements(problem)]
+
+
+def test_a_scaled_gaussian_is_a_gaussian_of_another_width() -> None:
+    """The transfer function of the scaled kernel is that of the kernel at scaled frequencies."""
+    wide, narrow = gaussian_kernel(2.5, "k"), gaussian_kernel(2.0, "k")
+    scaled = scale_kernel(wide, 0.8)
+    margin = (len(wide) - len(narrow)) // 2
+    torch.testing.assert_close(scaled[margin:-margin, margin:-margin], narrow, rtol=0, atol=2e-5)
+    grown = scale_kernel(narrow, 1.25)
+    assert grown.shape[0] > narrow.shape[0] and float(grown.sum()) == pytest.approx(1, abs=1e-6)
+    middle = (len(grown) - len(wide)) // 2
+    cut = grown[middle:-middle, middle:-middle] if middle else grown
+    torch.testing.assert_close(cut, wide, rtol=0, atol=2e-4)
+
+
+def test_the_point_of_a_kernel_with_an_even_number_of_entries_stays() -> None:
+    """Entry ``n // 2`` is at the point, so a scaled kernel does not move the image."""
+    kernel = torch.zeros(1, 6)
+    kernel[0, 3] = 1.0  # a point
+    for factor in (0.8, 1.25):
+        scaled = scale_kernel(kernel, factor)
+        assert int(scaled[0].argmax()) == scaled.shape[1] // 2
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "valid"])
+@pytest.mark.parametrize("factor", [0.85, 1.0, 1.2])
+@pytest.mark.parametrize("kind", ["disc", "motion"])
+def test_the_width_is_found(scene: Tensor, boundary: str, factor: float, kind: str) -> None:
+    def kernel(factor: float) -> Tensor:
+        if kind == "disc":
+            return disc_kernel(3.0 * factor, "kernel")
+        return motion_kernel((9.0 * factor, 30.0), "kernel")
+
+    problem = blurred(scene, kernel(factor), kernel(1.0), boundary)
+    width = fit_width(problem.y0[0, 0], kernel(factor))
+    assert abs(math.log(width.factor * factor)) < 0.06
+    assert (propose_width(problem) is None) is (factor == 1.0)
+
+
+def test_what_is_not_known_is_left_alone(scene: Tensor) -> None:
+    kernel, wide = disc_kernel(3.0, "kernel"), disc_kernel(3.6, "kernel")
+    problem = blurred(scene, wide, kernel, "reflect")
+    y, A = problem.y0, problem.operator
+    assert "width" in names(problem)
+    # A small picture shows too little, and weights may hide anything.
+    assert "width" not in names(blurred(scene[..., :40, :40], wide, kernel, "reflect"))
+    weights = it.data_terms.LeastSquares(weights=torch.ones_like(y))
+    assert "width" not in names(it.Problem(y, A, weights))
+    constant = torch.full_like(y, 0.5)
+    assert "width" not in names(it.Problem(constant, A))
+
+
+@pytest.mark.parametrize(("boundary", "factor"), [("reflect", 1.2), ("valid", 0.85)])
+def test_reconstruct_scales_the_kernel_and_says_so(
+    scene: Tensor, boundary: str, factor: float
+) -> None:
+    kernel, given = disc_kernel(3.0, "kernel"), disc_kernel(3.0 * factor, "kernel")
+    problem = blurred(scene, given, kernel, boundary)
+    A = problem.operator
+    assert isinstance(A, it.operators.Blur)
+
+    def quality(repair: bool | None) -> tuple[float, it.Solution]:
+        solution = it.reconstruct(problem.y0, A, "denoiser-natural", repair=repair, progress=False)
+        assert solution.x.shape[1:] == A.domain_shape
+        rows, columns = ((n - m) // 2 for n, m in zip(scene.shape[-2:], solution.x.shape[-2:]))
+        inside = scene[..., rows : scene.shape[-2] - rows, columns : scene.shape[-1] - columns]
+        margin = 8
+        x = solution.x[..., margin:-margin, margin:-margin]
+        return float(it.metrics.psnr(x, inside[..., margin:-margin, margin:-margin], 1.0)), solution
+
+    with pytest.warns(it.MeasurementWarning, match="times as wide.*was scaled"):
+        scaled, solution = quality(None)
+    assert any("repair=False keeps it" in note for note in solution.notes)
+    with pytest.warns(it.MeasurementWarning, match="times as wide"):
+        kept, _ = quality(False)
+    assert scaled > kept + 2
+
+
+def test_a_right_kernel_stays(scene: Tensor) -> None:
+    kernel = disc_kernel(3.0, "kernel")
+    problem = blurred(scene, kernel, kernel, "reflect")
+    one = it.reconstruct(problem.y0, problem.operator, "denoiser-natural", progress=False)
+    two = it.reconstruct(
+        problem.y0, problem.operator, "denoiser-natural", repair=False, progress=False
+    )
+    assert torch.equal(one.x, two.x)
+
+
+def test_repair_scales_and_keeps_the_shape_of_the_image(scene: Tensor) -> None:
+    kernel, given = disc_kernel(3.0, "kernel"), disc_kernel(2.5, "kernel")
+    problem = blurred(scene, given, kernel, "valid")
+    repaired, notes = repair_measurements(problem)
+    assert any("as wide" in note for note in notes)
+    assert repaired.operator.domain_shape == problem.operator.domain_shape
+    assert repaired.y0.shape[1:] == repaired.operator.range_shape
+    # The measurements that are left are at the same places of the image.
+    sharp = with_width(problem, 1.0)
+    assert torch.equal(sharp.y0, problem.y0)
