@@ -15,7 +15,7 @@ from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.jobs.images.automatic import solve_automatically, solve_with_defaults
 from invtoolbox.jobs.images.metal import solve_without_metal
 from invtoolbox.jobs.images.repairs import solve_repaired
-from invtoolbox.jobs.images.wide_grid import solve_beyond
+from invtoolbox.jobs.images.wide_grid import find_wider, solve_beyond
 from invtoolbox.operators.base import Operator
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
@@ -115,7 +115,10 @@ def reconstruct(
         return solve_with_defaults(chosen, priors, names, solver, settings)
 
     def solve_some(chosen: Problem, places: Tensor) -> Solution:
-        return solve_beyond(chosen, lambda inner, items: run(inner, places[items]))
+        wider = find_wider(chosen)
+        if wider is None:
+            return run(chosen, places)
+        return solve_beyond(chosen, wider, lambda inner, items: run(inner, places[items]))
 
     def solve_reduced(chosen: Problem, places: Tensor) -> Solution:
         if metal is False:
