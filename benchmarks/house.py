@@ -25,8 +25,10 @@ EMPTY_WORDS = frozenset(
 )
 #: Folders of numerical code, in which comments name equations.
 NUMERIC = ("solvers", "kernels", "geometry", "jobs/flow", "priors/images")
-#: Number of positional arguments from which on a call is counted.
+#: Number of positional arguments from which on a call is counted, and ends of the names of functions
+#: of torch that take no names.
 MANY = 7
+NAMELESS = ("Sequential", "super().__init__", ".apply", ".save_for_backward")
 #: Texts in which users, tests and pages name options.
 PLACES = ("tests/**/*.py", "benchmarks/*.py", "docs/**/*.md", "docs/**/*.py", "README.md")
 SHELF = ("scenes/*.toml", "solvers/*.toml", "priors/*/*.toml")
@@ -57,7 +59,7 @@ def comment_share(folder: str) -> float:
 def calls_by_position() -> list[str]:
     """List the calls with many positional arguments.
 
-    Starred arguments do not count, nor do ``Sequential`` and ``super().__init__``.
+    Starred arguments do not count, nor do the functions `NAMELESS`.
     """
     places = []
     for path, text in sources():
@@ -66,7 +68,7 @@ def calls_by_position() -> list[str]:
                 continue
             name = ast.unparse(node.func)
             count = sum(not isinstance(argument, ast.Starred) for argument in node.args)
-            if count >= MANY and "Sequential" not in name and name != "super().__init__":
+            if count >= MANY and not name.endswith(NAMELESS):
                 places.append(f"{path}:{node.lineno} {name}({count})")
     return places
 

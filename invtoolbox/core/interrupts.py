@@ -23,6 +23,8 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, Self
 
+from invtoolbox.core.contexts import setting
+
 #: Seconds that a signal waits for the end of a step.
 GRACE = 0.5
 #: Seconds after which a command whose present call does not return ends without it.
@@ -65,14 +67,9 @@ def budget() -> Budget:
     return _BUDGET.get()
 
 
-@contextmanager
-def using(inner: Budget) -> Iterator[None]:
+def using(inner: Budget) -> AbstractContextManager[None]:
     """Let a block have this budget."""
-    token = _BUDGET.set(inner)
-    try:
-        yield
-    finally:
-        _BUDGET.reset(token)
+    return setting(_BUDGET, inner)
 
 
 def limit(

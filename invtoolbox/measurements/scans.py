@@ -419,7 +419,7 @@ def _steps_by_moments(S: Sinogram, is_closed: bool) -> float | None:
     if views < _VIEWS or not S.is_complete:
         return None
     factor = (views - 1) / views
-    other = S.moment_misfit(S.angles * (factor if is_closed else 1 / factor))
-    if S.moment_misfit(S.angles) < other * (1 + _DOUBT / views):
+    misfit = S.moment_misfit(S.angles * (factor if is_closed else 1 / factor))
+    if S.moment_misfit(S.angles) < misfit * (1 + _DOUBT / views):
         return None
     return 1.0 if is_closed else 0.0

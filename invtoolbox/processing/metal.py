@@ -141,13 +141,13 @@ def _smallest_pixel(operator: Scan) -> float:
 
 def _fill(y: Tensor, operator: Scan, hidden: Tensor, metal: Tensor) -> Tensor:
     """Return the line integrals of one item with new values for hidden rays."""
-    known = ~hidden
-    filled = interpolate(y, known)
+    visible = ~hidden
+    filled = interpolate(y, visible)
     for number in range(_SEGMENTED + _SMOOTHED):
         image = operator.pseudo_inverse(filled)
         prior = _segment(image, metal) if number < _SEGMENTED else _smoothen(image, metal)
         explained = operator(prior)
-        filled = torch.where(hidden, explained + interpolate(y - explained, known), y)
+        filled = torch.where(hidden, explained + interpolate(y - explained, visible), y)
     return filled
 
 

@@ -30,9 +30,9 @@ def draw_normal(
     `independent_items`.
     """
     if items_are_independent():
-        own = (shape[0] // len(generators), *shape[1:])
+        per_item = (shape[0] // len(generators), *shape[1:])
         return torch.cat(
-            [torch.randn(own, generator=g, dtype=dtype, device=device) for g in generators]
+            [torch.randn(per_item, generator=g, dtype=dtype, device=device) for g in generators]
         )
     numbers = torch.stack(
         [torch.randn(shape[1:], generator=g, dtype=dtype, device=device) for g in generators]

@@ -366,9 +366,9 @@ class Numbers:
 
     def _fill(self, like: Tensor, draw: Any) -> Tensor:
         """Return random numbers like a tensor, the same ones for every item."""
-        own = (self.batch if items_are_independent() else 1, self.chains, *like.shape[1:])
-        values: Tensor = draw(own, generator=self.generator, dtype=like.dtype, device=like.device)
-        return values.expand(self.batch, *own[1:]).reshape(like.shape)
+        drawn = (self.batch if items_are_independent() else 1, self.chains, *like.shape[1:])
+        values: Tensor = draw(drawn, generator=self.generator, dtype=like.dtype, device=like.device)
+        return values.expand(self.batch, *drawn[1:]).reshape(like.shape)
 
 
 def form_of(prior: ExplicitPrior) -> Form | None:

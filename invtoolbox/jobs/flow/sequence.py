@@ -308,8 +308,7 @@ def _window(pace: Pace, method: Method, preparation: Preparation, seed: int) -> 
         _HELD.token = pace.token
         frame = torch.eye(4, dtype=torch.float64) if pace.frame is None else pace.frame
         _HELD.window = SweepWindow(method, preparation, frame, seed, pace.notes)
-    window: SweepWindow = _HELD.window
-    return window
+    return _HELD.window
 
 
 def _digest(sweeps: Sweeps, index: int) -> str:

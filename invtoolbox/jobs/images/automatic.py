@@ -209,7 +209,7 @@ def _solve_by_unit(
     """Solve the items of every unit together, because the range of a prior is one for all items."""
     every, parts = torch.arange(problem.batch, device=problem.y0.device), []
     for unit in dict.fromkeys(units):
-        items = every[[other == unit for other in units]]
+        items = every[[name == unit for name in units]]
         some = _settings_of(settings, items, problem.batch)
         group, chosen = problem.select(items), prior.select(items)
         parts.append((items, solve_with_defaults(group, chosen, names, solver, some)))
@@ -401,8 +401,7 @@ def _compare_samples(
 
 
 def _solve_inner(problem: Problem, prior: Prior | None, settings: Mapping[str, Any]) -> Tensor:
-    x: Tensor = inner_solve(problem, prior, progress=False, **_budget(settings)).x
-    return x
+    return inner_solve(problem, prior, progress=False, **_budget(settings)).x
 
 
 def _budget(settings: Mapping[str, Any]) -> dict[str, Any]:

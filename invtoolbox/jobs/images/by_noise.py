@@ -196,9 +196,9 @@ def _simulate(problem: Problem, clean: Tensor) -> Tensor:
         white = white * problem.operator.sampled
         size = size * y.numel() / problem.operator.sampled.expand(y.shape).sum()
     shift = [n // 2 for n in y.shape[2:]]
-    moved = residual.roll(shift, tuple(range(2, y.ndim)))
+    shifted = residual.roll(shift, tuple(range(2, y.ndim)))
     share = (1 - variance / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_min(0).sqrt()
-    return clean + expand(variance.sqrt(), y) * white + expand(share, y) * moved
+    return clean + expand(variance.sqrt(), y) * white + expand(share, y) * shifted
 
 
 def _root(square: Tensor) -> str:

@@ -94,11 +94,8 @@ def reconstruct(
         from invtoolbox.operators.adapters import as_operator
 
         A = as_operator(A)
-    problem = Problem(
-        with_axes(y, A),
-        A,
-        data_term if data_term is not None else LeastSquares(noise_std=noise_std),
-    )
+    term = LeastSquares(noise_std=noise_std) if data_term is None else data_term
+    problem = Problem(with_axes(y, A), A, term)
     # Objects stay as the user made them.
     entries = split_priors(prior)
     names = entries if all(isinstance(entry, str) for entry in entries) else []

@@ -214,9 +214,9 @@ class ImageJob(SceneJob[Scene]):
             and measured.original is not None
             and measured.noise_std is None
         ):
-            known = problem.operator.sampled.to(solution.x) > 0
+            is_known = problem.operator.sampled.to(solution.x) > 0
             note = "the known pixels stay as they are; a stated noise level denoises them too"
-            x = torch.where(known, problem.y0.to(solution.x), solution.x)
+            x = torch.where(is_known, problem.y0.to(solution.x), solution.x)
             solution = replace(solution, x=x, notes=(*solution.notes, note))
         x = _shown(file, problem, solution.x)
         metrics = evaluate(file, x, reference, measured.segmentation)

@@ -106,7 +106,7 @@ class SlabSIRT:
                     break
                 make_folder(self._iterate(iteration + 1))
                 lengths = total(partial(self.correct, iteration, facts["column"]), slabs)
-                step, first = (math.sqrt(sum(part)) for part in zip(*lengths))
+                step, first = (math.sqrt(sum(squares)) for squares in zip(*lengths))
                 scale = facts.get("scale", first)
                 certificate = step / self.solver.relaxation / (scale or 1.0)
                 facts |= {"iteration": iteration + 1, "scale": scale, "certificate": certificate}

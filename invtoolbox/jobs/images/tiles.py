@@ -125,16 +125,16 @@ def deblur_in_tiles(
     extent = tuple(kernel.shape[2:]) if boundary == "valid" else (1, 1)
     tiles = list(cut(shape, tile, width, extent, factor))
     if keeps_known and A.sampled is not None:
-        known = A.sampled
+        sampled = A.sampled
 
         def has_gap(piece: Tile) -> bool:
             rows, columns = piece.kept
-            return not bool(known[..., rows, columns].all())
+            return not bool(sampled[..., rows, columns].all())
 
         tiles = [t for t in tiles if has_gap(t)] or tiles[:1]
 
     def attempt(piece: Tile, weight: Regularization) -> Solution:
-        part = y[:, :, *piece.seen].contiguous()
+        cutout = y[:, :, *piece.seen].contiguous()
         settings: dict[str, Any] = {
             "regularization": weight,
             "max_iterations": max_iterations,
@@ -145,7 +145,7 @@ def deblur_in_tiles(
             "progress": False,
             "check": False,  # the picture was checked as a whole
         }
-        small = Problem(part, _operator(A, piece), LeastSquares(noise_std))
+        small = Problem(cutout, _operator(A, piece), LeastSquares(noise_std))
         if isinstance(A, Inpainting):
             return solve_with_defaults(small, priors, (), solver, settings)
         return solve(small, priors, solver, **settings)
