@@ -4,7 +4,8 @@
 
 Each scene runs in a process of its own, as ``invtoolbox run SCENE``. The process stops at the first
 call of the function that takes a step, and prints the distinct modules of `invtoolbox` on the
-stack, outermost first, without the module of the step itself. A scene without such a call is an error.
+stack, outermost first, without the module of the step itself. A scene without such a call is an
+error.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from types import FrameType
 
 from common import run_script, verdict
 
-#: Per scene: the modules and the function of its first step, and the largest number of modules on the
-#: path to it. The default flow of sweeps registers bodies with an iteration of its own.
+#: Per scene: the modules and the function of its first step, and the largest number of modules on
+#: the path to it. The default flow of sweeps registers bodies with an iteration of its own.
 SCENES = {
     "ct-small": ("invtoolbox.solvers.", "step", 6),
     "street-simulated": ("invtoolbox.jobs.flow.tracks", "__call__", 9),

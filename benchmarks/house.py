@@ -25,8 +25,8 @@ EMPTY_WORDS = frozenset(
 )
 #: Folders of numerical code, in which comments name equations.
 NUMERIC = ("solvers", "kernels", "geometry", "jobs/flow", "priors/images")
-#: Number of positional arguments from which on a call is counted, and ends of the names of functions
-#: of torch that take no names.
+#: Number of positional arguments from which on a call is counted, and ends of the names of
+#: functions of torch that take no names.
 MANY = 7
 NAMELESS = ("Sequential", "super().__init__", ".apply", ".save_for_backward")
 #: Texts in which users, tests and pages name options.

@@ -41,7 +41,7 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True)
 class Budget:
-    """What the stages of a command may use.
+    """Time and iterations that the stages of a command may use.
 
     Attributes:
         deadline: time of ``time.monotonic`` at which every stage ends with its best answer.

@@ -30,7 +30,7 @@ _FILTERED = 1 << 22
 
 
 class Part(NamedTuple):
-    """What one rank holds: the scan of its slices, its slices, the rows that see them, its rows."""
+    """Share of one rank: the scan of its slices, its slices, the rows that see them, its rows."""
 
     slab: Scan3D
     planes: slice

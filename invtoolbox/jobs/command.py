@@ -33,7 +33,7 @@ Check: TypeAlias = Callable[[Path, Any], None]
 
 
 class DescribedKind(Protocol):
-    """What a command reads of its kind, such as a `Kind`: tables, formats, and the job."""
+    """The part of a kind that a command reads: tables, formats, and the job; see `Kind`."""
 
     @property
     def tables(self) -> type[BaseModel]: ...

@@ -68,7 +68,7 @@ class Checkpoint:
             with safe_open(self.path, framework="pt") as file:
                 return int((file.metadata() or {})["threads"])
         except (SafetensorError, OSError, KeyError):
-            return None  # `Writer.resume` says what is wrong
+            return None  # `Writer.resume` raises the error
 
 
 class Writer:

@@ -34,10 +34,10 @@ def find_bad_pixels(y: Tensor, kernel: Tensor, noise_std: Tensor) -> Tensor:
 
     A blurred picture is ``y_i = sum_j k_j x_{i-j}``, and the mean m of the neighbours of a pixel has
     the neighbours' means n of k in place of k. So if x lies between b and b + r nearby,
-    ``y - b <= rho (m - b) + r sum_j max(k_j - rho n_j, 0)`` for every rho, and from above likewise.
-    Whole columns and rows of pictures are judged by their means. Pixels that hold the same extreme
-    value apart from each other are saturated or dead. Pictures with structure that exceeds the bound
-    everywhere show no faults.
+    ``y - b <= rho (m - b) + r sum_j max(k_j - rho n_j, 0)`` for every rho; the bound from above has
+    the same form. Whole columns and rows of pictures are judged by their means. Pixels that hold
+    the same extreme value apart from each other are saturated or dead. Pictures with structure that
+    exceeds the bound everywhere show no faults.
 
     Args:
         y: pictures ``(batch, channel, *space)``.

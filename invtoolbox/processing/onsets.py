@@ -21,7 +21,7 @@ def pick_onsets(
     threshold: float = 4.0,
     floor: float = 0.01,
 ) -> Tensor:
-    r"""Pick the onset of the first wave of every record, in seconds, NaN where there is none.
+    r"""Pick the onset of the first wave of every record, in seconds, NaN without a wave.
 
     A wave is detected where the mean energy of the next half period (short-term average, STA)
     exceeds ``threshold`` times that of all samples before (long-term average, LTA), which includes

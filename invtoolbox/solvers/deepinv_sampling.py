@@ -172,7 +172,7 @@ class SingularDecomposition:
         self.matrix: Tensor | None = None
         if exact and power is not None:
             self.kind, singular = "hartley", power.clamp_min(0).sqrt()
-        elif _is_mask(measured):
+        elif _has_mask(measured.objective.problem.operator):
             self.kind, singular = (
                 "pixels",
                 measured.A(
@@ -243,10 +243,6 @@ _LARGEST = 1024
 
 def _has_mask(operator: Any) -> bool:
     return set(operator.parameters()) == {"mask"} and operator.domain_shape == operator.range_shape
-
-
-def _is_mask(measured: UnitRangeProblem) -> bool:
-    return _has_mask(measured.objective.problem.operator)
 
 
 def _symbol(measured: UnitRangeProblem) -> tuple[Tensor | None, bool]:

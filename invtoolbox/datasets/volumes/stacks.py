@@ -33,7 +33,7 @@ _CHUNK = (32, 128, 128)
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a stack says about itself; None for what its file does not say.
+    """Facts in the file of a stack; None for a fact that the file does not state.
 
     Attributes:
         voxel_size: distances of slices, rows and columns in micrometres.

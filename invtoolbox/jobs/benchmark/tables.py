@@ -24,7 +24,7 @@ OTHERS = "others"
 
 
 class Published(Table):
-    """Figure that others published, shown beside the rows of this run and marked as published."""
+    """Figure that others published, shown next to the rows of this run and marked as published."""
 
     method: str = Field(description="name of the method")
     row: str = Field(description="name of the row")

@@ -127,7 +127,7 @@ def write_map(path: Path, opened: Sweeps, folder: Path, objects: Sequence[Tracke
 
     The first point in every cube of 5 cm is kept; ``sweep`` is the number of its sweep. ``score`` is
     the share of the sweeps that see the place of a point in which something is measured there: it is
-    low for what was there for a while, and 1 if one sweep alone sees the place.
+    low for things that stood there for a while, and 1 if one sweep alone sees the place.
 
     Args:
         path: path that ends in ``.ply``, ``.pcd`` or ``.laz``.

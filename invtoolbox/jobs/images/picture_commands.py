@@ -12,7 +12,7 @@ from invtoolbox.jobs.images.picture_command import PictureCommand, PictureKind
 
 OPTIONS = {**MEASUREMENTS, **METHOD, "--tile": "solver.tile"}
 ITEMS = "pictures of a folder, in the order of their names"
-#: What all commands of pictures do, for their descriptions.
+#: Part of the descriptions of all commands of pictures.
 FORMS = (
     "A folder gives a folder of pictures.\nResults have the format, depth, alpha and metadata of their "
     "pictures. Values and --noise-std are from 0 to 1,\nwhere 1 is white."

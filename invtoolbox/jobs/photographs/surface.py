@@ -104,7 +104,7 @@ def fit_silhouettes(mesh: Mesh, cameras: Cameras, depths: Tensor) -> Mesh:
     Args:
         mesh: the mesh.
         cameras: cameras of some views.
-        depths: depths of the scene in these views, 0 beside it, ``(C, 1, height, width)``.
+        depths: depths of the scene in these views, 0 around it, ``(C, 1, height, width)``.
     """
     rows = spread(len(cameras), SILHOUETTES)
     inside, rays = depths[rows, 0] > 0, cameras[rows].rays()
