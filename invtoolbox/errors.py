@@ -38,7 +38,7 @@ class InputError(ValueError):
 
 
 class MeasurementWarning(UserWarning):
-    """Measurements do not look like those that the operator predicts; the message states why."""
+    """Measurements do not look like predictions of the operator; the message states why."""
 
 
 class RankLost(RuntimeError):

@@ -81,7 +81,7 @@ T = TypeVar("T")
 def _entry_point(function: Callable[P, T]) -> Callable[P, T]:
     """Check the names of keywords, leave `torch.inference_mode`, and choose the number of threads.
 
-    The number is that of the checkpoint, if there is one. Errors of allocation become one sentence.
+    A checkpoint determines the number. Errors of allocation become one sentence.
     """
 
     @functools.wraps(function)
@@ -319,7 +319,7 @@ class Run:
         problem: the same without skipped items, and in float64 if its squares need it.
         priors: the priors before they are prepared.
         objective: the problem with prepared priors and, once it is found, the weight.
-        regularization: that of the call; 1 instead of ``"auto"`` for a sampler.
+        regularization: the weight or rule of the call; 1 instead of ``"auto"`` for a sampler.
         rule: rule that finds the weight.
         solver, reason: the solver, and why it was chosen.
         limits: limits of the loop.

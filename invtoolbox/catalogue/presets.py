@@ -111,7 +111,7 @@ def prior_named(name: str, settings: Mapping[str, Any] | None = None) -> Prior:
 
     Args:
         name: a name of ``invtoolbox list priors``.
-        settings: settings that replace those of the prior.
+        settings: settings that replace settings of the prior.
     """
     from invtoolbox.priors.base import Prior
 
@@ -130,7 +130,7 @@ def solver_named(name: str, settings: Mapping[str, Any] | None = None) -> Solver
 
     Args:
         name: a name of ``invtoolbox list solvers``.
-        settings: settings that replace those of the solver.
+        settings: settings that replace settings of the solver.
     """
     from invtoolbox.solvers.base import Solver
 

@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and budgets: how a command ends early, with what it has.
 
 A signal waits until the step of a solver is whole, so that the checkpoint is of that step. A step
-that takes longer than `GRACE` is cut and discarded; the checkpoint then is that of an earlier step.
+that takes longer than `GRACE` is cut and discarded; the checkpoint then belongs to an earlier step.
 Batch systems (Slurm, Kubernetes) send SIGTERM before they kill a process.
 
 All stages of a command draw from one `Budget`: the search for a weight, the solve, the comparison

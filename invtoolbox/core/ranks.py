@@ -115,7 +115,7 @@ class Ranks:
         return {rank: tensor.to(like.device) for rank, tensor in arrived.items()}
 
     def shift(self, planes: Tensor, by: int, wraps: bool = False) -> Tensor | None:
-        """Send planes to the rank ``rank + by``, and return those of the rank ``rank - by``.
+        """Send planes to the rank ``rank + by``, and return the planes of the rank ``rank - by``.
 
         Args:
             planes: tensor of the same shape on every rank.

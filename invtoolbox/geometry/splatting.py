@@ -106,7 +106,7 @@ def rasterization(
             "weights".
         lens: lens of all views, or one lens per view, through which Gaussians are projected by the
             unscented transform (`geometry.lens_splatting`); ``Ks`` are its intrinsics. Normals and
-            surfaces are those of a pinhole.
+            surfaces need a pinhole.
         viewmats_rs: world to camera when the last row of a view is read, ``(..., C, 4, 4)``, for a
             rolling shutter; ``viewmats`` are then those of the first row. In between, the centre of
             the camera goes straight and its rotation is even. The projection is by the unscented

@@ -26,7 +26,7 @@ from invtoolbox.loop.run import Loop
 from invtoolbox.objective.objective import Layout
 
 _FORMAT = "invtoolbox checkpoint 2"
-#: Tensors that files of earlier versions may lack; they are then those of the start.
+#: Tensors that files of earlier versions may lack; their values are then the values at the start.
 _ADDED = ("travel.", "state.floor", "state.norms")
 
 

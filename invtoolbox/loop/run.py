@@ -189,8 +189,8 @@ def run(
 
     ``after_step(loop, last)`` writes checkpoints and advances the progress bar. For it, items that
     a budget ends are still running, so that a later run with a larger budget continues them.
-    ``read`` returns a number of the device, such as that of the running items. Every step runs within
-    ``guessing()``.
+    ``read`` returns a number of the device, such as the number of running items. Every step runs
+    within ``guessing()``.
     """
     objective = _continue(loop, objective)
     # On an accelerator the host does not wait for every step. It reads the flags every few steps;

@@ -21,11 +21,11 @@ _SHARES = {2: 0.04, 1: 0.2}
 _CLEAR, _AGREEING = 0.15, 0.9
 #: Largest number of passes in which faults are collected.
 _PASSES = 5
-#: Ratios rho of the bound, and range of the image relative to that of the blurred picture; a picture
-#: whose middle is below the share of its range shows points.
+#: Ratios rho of the bound, and range of the image relative to the range of the blurred picture; a
+#: picture whose middle is below the share of its range shows points.
 _RATIOS, _REACH, _POINTS = (1.0, 1.5, 2.5, 4.0, 8.0), 1.5, 0.1
 #: Least number of pixels of one value, least distance of their neighbours, relative to the range, and
-#: largest distance of the mean of these from that of the picture, in standard deviations.
+#: largest distance of their mean from the mean of the picture, in standard deviations.
 _TIES, _FAR, _USUAL = 5, 0.15, 0.5
 
 

@@ -125,7 +125,7 @@ def check_gains(subject: Subject) -> Finding | None:
 def _unpredicted(subject: Subject) -> float:
     """Return the part of the differences of cells that an image does not predict.
 
-    The differences d are those of a cell's mean over the views from the mean of its neighbours. The
+    The differences d are between a cell's mean over the views and the mean of its neighbours. The
     part is ``<d(y - A x), d(y)> / |d(y)|^2``, x a fit to y.
     """
     y = subject.filled

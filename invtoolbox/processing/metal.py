@@ -59,7 +59,7 @@ class MetalReduction:
 def reduce_metal(
     y: Tensor, operator: Scan, threshold: float | Tensor | None = None
 ) -> MetalReduction:
-    r"""Replace the line integrals of rays through metal by those of a prior image and a correction.
+    r"""Replace line integrals of rays through metal by those of a prior image and a correction.
 
     1. Metal is what exceeds `threshold` in the filtered back-projection of ``y``, and a ray is hidden
        if it meets metal.

@@ -139,7 +139,7 @@ def _check_items(
     prior: Prior | None,
     answer: Callable[[Problem, Prior | None], Any],
 ) -> None:
-    """Compare answers of a batch with those of the permuted batch, and of every item alone."""
+    """Compare answers of a batch with answers of the permuted batch, and of every item alone."""
     exact = problem.to(dtype=torch.float64)
     finer = None if prior is None else prior.to(torch.float64)
     batch_answer = answer(exact, finer)

@@ -354,7 +354,7 @@ def from_sensor(sweep: Sweep, origin: Tensor) -> Sweep:
 
 
 def is_identity(frame: Tensor) -> bool:
-    """Return whether a frame ``(4, 4)`` is that of the points."""
+    """Return whether a frame ``(4, 4)`` is the frame of the points."""
     return torch.equal(frame, torch.eye(4).to(frame))
 
 

@@ -173,7 +173,7 @@ def roughness(A: Blur, x: Tensor) -> Tensor:
 
 
 def _simulate(problem: Problem, clean: Tensor) -> Tensor:
-    """Return measurements with noise like that of the problem.
+    """Return measurements with noise like the noise of the problem.
 
     What the noise does not explain of the residual is added at other places: errors of the operator
     are no white noise. Every item has the same draws.

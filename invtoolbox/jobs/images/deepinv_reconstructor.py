@@ -137,7 +137,7 @@ class NetworkReconstructor(Reconstructor):  # type: ignore[misc]
     """A solver as a network (`unroll`, `equilibrium`) as a model of deepinv that trains.
 
     Args:
-        network: the network; its parameters are those of the model.
+        network: the network; its parameters are the parameters of the model.
         domain_shape: shape of the images, as in `as_reconstructor`.
     """
 

@@ -185,7 +185,7 @@ def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
 
     Candidates are a random sixth of the known pixels, and the pattern of gaps moved by a random
     shift, in a third of the blocks. The one is chosen whose distances to the next fitted pixel are
-    closest to those of the unknown pixels.
+    closest to the surroundings of the unknown pixels.
 
     Args:
         known: booleans ``(channel, *space)``.

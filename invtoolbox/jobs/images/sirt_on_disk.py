@@ -73,8 +73,8 @@ class SlabSIRT:
 
         Args:
             perform: function that does tasks.
-            max_iterations: largest number of iterations; None for that of the solver.
-            tolerance: bound of the certificate; None for that of the solver.
+            max_iterations: largest number of iterations; None for the solver's own.
+            tolerance: bound of the certificate; None for the solver's own.
             progress: whether to show a bar on a terminal.
         """
         most = self.solver.max_iterations if max_iterations is None else max_iterations

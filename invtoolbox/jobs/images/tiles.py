@@ -102,14 +102,7 @@ def deblur_in_tiles(
     torch.Size([1, 1, 40, 50])
     """
     start = time.monotonic()
-    boundary = getattr(A, "boundary", "reflect")
-    kernel = A.kernel if isinstance(A, Blur) else torch.ones(1, 1, 1, 1)
-    is_single = kernel.shape[:2].numel() == 1 and len(y) == 1
-    if not isinstance(A, TILED) or boundary not in ("reflect", "valid") or not is_single:
-        raise InputError(
-            "tiles take one picture and one kernel, with the boundary reflect or valid; "
-            f"got {len(y)} pictures and {A!r}"
-        )
+    boundary, kernel = _check_operator(y, A)
     priors = prior_named(prior) if isinstance(prior, str) else prior
     keeps_known = isinstance(A, Inpainting) and noise_std is None
     smooth_noise = float("nan")
@@ -189,6 +182,19 @@ def deblur_in_tiles(
         seed=last.seed,
         problem=problem,
     )
+
+
+def _check_operator(y: Tensor, A: LinearOperator) -> tuple[str, Tensor]:
+    """Return the boundary and the kernel of an operator that works in tiles."""
+    boundary = getattr(A, "boundary", "reflect")
+    kernel = A.kernel if isinstance(A, Blur) else torch.ones(1, 1, 1, 1)
+    is_single = kernel.shape[:2].numel() == 1 and len(y) == 1
+    if not isinstance(A, TILED) or boundary not in ("reflect", "valid") or not is_single:
+        raise InputError(
+            "tiles take one picture and one kernel, with the boundary reflect or valid; "
+            f"got {len(y)} pictures and {A!r}"
+        )
+    return boundary, kernel
 
 
 def _operator(A: Any, piece: Tile) -> LinearOperator:

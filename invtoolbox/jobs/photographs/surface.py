@@ -92,7 +92,7 @@ def mesh_scene(
 
 
 def fit_silhouettes(mesh: Mesh, cameras: Cameras, depths: Tensor) -> Mesh:
-    """Return a mesh moved along its normals, so that its silhouettes are those of the scene.
+    """Return a mesh moved along its normals, so that it has the silhouettes of the scene.
 
     The pictures are fitted by Gaussians whose blurred sides reach the silhouettes, so that the
     surface in their middle lies inside of the object by a part of a pixel. Next to the silhouettes,

@@ -241,7 +241,7 @@ def _look(texels: _Texels, picture: PosedPictures, scene: Any) -> tuple[Tensor, 
     place = 2 * pixels / torch.tensor([width, height]) - 1
     inside = ((depth > 0) & (place.abs().amax(1) < 1)).nonzero()[:, 0]
     rows, place, depth = rows[inside], place[inside], depth[inside]
-    # The map of depth is that of a pinhole, whose rays need no undistortion.
+    # The map of depth belongs to a pinhole, whose rays need no undistortion.
     small = camera.pinholes().scale(min(1.0, MAP_SIDE / max(camera.size)))
     straight = 2 * small.project(texels.points[rows])[0][0] / torch.tensor(small.size[::-1]) - 1
     origins, directions = small.rays()

@@ -43,7 +43,7 @@ def pick_first_arrivals(
 
     Args:
         y: records ``(batch, 1, shots, receivers, samples)``; records of zeros have no arrival.
-        survey: the survey, whose wavelet is that of the shots.
+        survey: the survey, with the wavelet of the shots.
         threshold: as in `processing.pick_onsets`.
         floor: as in `processing.pick_onsets`.
 
@@ -163,7 +163,7 @@ def fit_gradient(picks: Tensor, times: TravelTimes) -> Tensor:
         times: the survey.
 
     Returns:
-        Velocities ``(batch, 1, *grid)``, within those of the survey.
+        Velocities ``(batch, 1, *grid)``, within the velocities of the survey.
 
     Source: Slotnick, Lessons in Seismic Computing, 1959.
     """

@@ -73,7 +73,7 @@ _OPEN: ContextVar[PairBuffers | None] = ContextVar("open pair buffers", default=
 
 
 def buffer_size(key: Hashable, total: Tensor) -> int:
-    """Return the size of a buffer of pairs: that of the open buffers, or the total itself."""
+    """Return the size of a buffer of pairs: the size in the open buffers, or the total itself."""
     buffers = _OPEN.get()
     return int(total) if buffers is None else buffers.size(key, total)
 
