@@ -126,7 +126,7 @@ def check_keywords(function: Callable[..., Any], keywords: Iterable[str]) -> Non
     Raises:
         InputError: the function has no argument of such a name.
     """
-    taken = list(inspect.signature(function).parameters)
+    taken = _argument_names(function)
     for name in keywords:
         if name not in taken:
             meant = ARGUMENTS.get(spell(name))
@@ -136,6 +136,11 @@ def check_keywords(function: Callable[..., Any], keywords: Iterable[str]) -> Non
                 f"{function.__name__} has no argument {name!r}"
                 + (end if near else f"; it has {', '.join(taken)}")
             )
+
+
+@functools.cache
+def _argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def unknown_name(
