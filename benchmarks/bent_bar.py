@@ -31,7 +31,6 @@ from invtoolbox.priors import (
     ExplicitPrior,
     Isometry,
     LocalRigidity,
-    RigidityCoefficients,
 )
 
 LENGTH, WIDTH, COUNT, SEEN, NOISE = 4.0, 0.5, 1000, 50, 0.01
@@ -45,7 +44,6 @@ PRIORS: dict[str, Callable[[], ExplicitPrior]] = {
     "isometry, l2, 20 neighbours": lambda: Isometry(20),
     "isometry, l1, 5 neighbours": lambda: Isometry(5, norm="l1", smoothing=0.01),
     "isometry, l1, 20 neighbours": lambda: Isometry(20, norm="l1", smoothing=0.01),
-    "rigidity coefficients, 20 neighbours": lambda: RigidityCoefficients(neighbours=20),
     "local rigidity, 20 neighbours": lambda: LocalRigidity(20),
     "AIAP, 5 neighbours": lambda: AsIsometricAsPossible(5),
 }

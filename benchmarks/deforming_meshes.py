@@ -40,7 +40,6 @@ from invtoolbox.priors import (
     ExplicitPrior,
     Isometry,
     LocalRigidity,
-    RigidityCoefficients,
 )
 
 RESULTS = Path(__file__).parent / "results"
@@ -109,7 +108,6 @@ PRIORS: dict[str, Callable[[Shape], ExplicitPrior]] = {
     "ARAP, 20 neighbours": lambda shape: ARAP(20),
     "ARAP, 20 neighbours, Gaussian": lambda shape: ARAP(20, weights="gaussian"),
     "local rigidity, 20 neighbours": lambda shape: LocalRigidity(20),
-    "rigidity coefficients, 20 neighbours": lambda shape: RigidityCoefficients(neighbours=20),
     "isometry, 20 neighbours": lambda shape: Isometry(20),
     "AIAP, 5 neighbours": lambda shape: AsIsometricAsPossible(5),
 }

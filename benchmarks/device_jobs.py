@@ -1,4 +1,4 @@
-"""What every job asks of a GPU and its host per step, counted on an emulated GPU.
+"""Work of a GPU and its host per step of every job, counted on an emulated GPU.
 
     python benchmarks/device_jobs.py [--first 20] [--last 60]
 

@@ -1,4 +1,4 @@
-"""Few levels that nobody names: recovery of vectors, and CT of one material from five views.
+"""Few levels that are not given: recovery of vectors, and CT of one material from five views.
 
     python benchmarks/discrete_images.py [--trials 30] [--only recovery|ct]
 

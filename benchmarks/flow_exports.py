@@ -204,7 +204,7 @@ def main(
         print("\nafter a look at street 901, objects are followed over sweeps that miss them:")
         if early := [part for seed, part in parts.items() if seed < 910]:
             row("streets to 909", early)
-        print("looked at by nobody:")
+        print("looked at by no one:")
         figures = row("streets from 910", [part for seed, part in parts.items() if seed >= 910])
         pair = SequencePath.of(data_folder() / "av2_pair")
         row("av2_pair, tuned here", [judge("av2_pair", pair, place)])

@@ -6,9 +6,9 @@ cost      processor time of one evaluation, over the number of samples, 2,048 to
 product   attention of 500 positions against (Q K^T) V / n, computed in this order.
 inverse   -(a u')' = 1 on the unit interval, u = 0 at both ends; the network computes the coefficient
           a from u at 128 points with 1 % noise. log a is a random sum of twelve cosines. 1,024 pairs
-          for the training and 256 for the test; mean relative error, beside dense networks of three
-          hidden layers, trained for as many steps and for as much processor time, the better of two
-          widths.
+          for the training and 256 for the test; mean relative error, compared with dense networks
+          of three hidden layers, trained for as many steps and for as much processor time, the
+          better of two widths.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures of the source itself: statements, calls by position, names, comments, circles, options.
+"""Figures of the source: statements, calls by position, long functions, names, circles, options.
 
 Usage: python benchmarks/house.py; writes results/house.txt.
 """
@@ -25,8 +25,12 @@ EMPTY_WORDS = frozenset(
 )
 #: Folders of numerical code, in which comments name equations.
 NUMERIC = ("solvers", "kernels", "geometry", "jobs/flow", "priors/images")
-#: Number of positional arguments from which on a call is counted.
+#: Number of positional arguments from which on a call is counted, and ends of the names of
+#: functions of torch that take no names.
 MANY = 7
+NAMELESS = ("Sequential", "super().__init__", ".apply", ".save_for_backward")
+#: Number of lines above which a function is long.
+LONG = 100
 #: Texts in which users, tests and pages name options.
 PLACES = ("tests/**/*.py", "benchmarks/*.py", "docs/**/*.md", "docs/**/*.py", "README.md")
 SHELF = ("scenes/*.toml", "solvers/*.toml", "priors/*/*.toml")
@@ -57,7 +61,7 @@ def comment_share(folder: str) -> float:
 def calls_by_position() -> list[str]:
     """List the calls with many positional arguments.
 
-    Starred arguments do not count, nor do ``Sequential`` and ``super().__init__``.
+    Starred arguments do not count, nor do the functions `NAMELESS`.
     """
     places = []
     for path, text in sources():
@@ -66,9 +70,24 @@ def calls_by_position() -> list[str]:
                 continue
             name = ast.unparse(node.func)
             count = sum(not isinstance(argument, ast.Starred) for argument in node.args)
-            if count >= MANY and "Sequential" not in name and name != "super().__init__":
+            if count >= MANY and not name.endswith(NAMELESS):
                 places.append(f"{path}:{node.lineno} {name}({count})")
     return places
+
+
+def long_functions() -> list[tuple[int, int, str]]:
+    """List the functions of more than `LONG` lines: lines without the docstring, lines, place."""
+    rows = []
+    for path, text in sources():
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno is not None
+                lines = node.end_lineno - node.lineno + 1
+                body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+                code = node.end_lineno - body[0].lineno + 1 if body else 0
+                if lines > LONG:
+                    rows.append((code, lines, f"{path}:{node.lineno} {node.name}"))
+    return sorted(rows, reverse=True)
 
 
 def assigned_names() -> Counter[str]:
@@ -221,12 +240,16 @@ def report() -> str:
     """Return all figures as text."""
     names = assigned_names()
     calls = calls_by_position()
+    functions = long_functions()
     rings = circles()
     unnamed = unnamed_options()
     lines = [
         f"statements: {statements():,}, of them jobs and cli {statements('jobs') + statements('cli'):,}",
         f"calls with {MANY} or more arguments by position: {len(calls)}",
         *(f"  {call}" for call in calls),
+        f"functions of more than {LONG} lines: {len(functions)}, without their docstrings "
+        f"{sum(code > LONG for code, _, _ in functions)}",
+        *(f"  {place} {lines}, without docstring {code}" for code, lines, place in functions),
         f"assignments to empty words: {sum(names[word] for word in EMPTY_WORDS)}",
         "most frequent names: " + ", ".join(f"{n} {k}" for n, k in names.most_common(10)),
         "comments per line of code: "

@@ -9,10 +9,11 @@ pictures    nine pictures of BSD400, 128 x 128 pixels, with one draw of noise of
             computed at 256 x 256.
 memory      peak of the memory that a step of 512 pixels of one picture allocates.
 ct          nine chest slices at 128 x 128, filtered back-projection of 45 views with 1 % noise; PSNR
-            on the slices of other patients, beside total variation with the best of four weights, and
-            the same scan with twice the pixels.
+            on the slices of other patients, compared with total variation with the best of four
+            weights, and the same scan with twice the pixels.
 inpainting  pictures at 64 x 64 of which 40 % are known, computed at 128 x 128: without a mask, with
-            it, and with the channel of details; beside total variation with the best of three weights.
+            it, and with the channel of details; compared with total variation with the best of
+            three weights.
 
 The form of the network was chosen on Set12, and for inpainting on further pictures of BSD400.
 """

@@ -7,9 +7,9 @@ algorithm with SciPy: sparse matrices, `scipy.sparse.linalg.cg` with the diagona
 relative tolerance 1e-3, warm-started, until the energy changes by less than 1e-4. Both take the
 same normals in the same run, in turns. The first solve, which compiles the kernel, is not counted.
 
-The two sides are a torso, an arm in front of it and an arm beside it, 96 x 96 pixels, orthographic,
-with exact normals. The prior is the true depth, blurred by 3 pixels. The large map is a wavy
-hill of 1024 x 1024 pixels with cliffs, in a process of its own.
+The two sides are a torso, an arm in front of it and an arm next to it, 96 x 96 pixels,
+orthographic, with exact normals. The prior is the true depth, blurred by 3 pixels. The large map is
+a wavy hill of 1024 x 1024 pixels with cliffs, in a process of its own.
 
     python benchmarks/normal_integration.py [--threads 2]
 

@@ -21,7 +21,7 @@ smooth        Guo et al., "Smooth diffusion: crafting smooth latent spaces in di
               deviation of the changes along paths between two noises (lower is smoother), and
               PSNR of unseen digits after DDIM inversion and back.
 
-Every row states the loss on unseen digits, which says what the regularizer costs.
+Every row states the loss on unseen digits, the cost of the regularizer.
 """
 
 from __future__ import annotations

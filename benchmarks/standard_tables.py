@@ -1,4 +1,4 @@
-"""The standard tables: a part of each, an own prior and function beside them, and resumption after a kill.
+"""The standard tables: a part of each, an own prior and function, and resumption after a kill.
 
     python benchmarks/standard_tables.py [--folder FOLDER] [--only normals,resume]
 

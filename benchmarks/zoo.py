@@ -1,4 +1,4 @@
-"""The zoo: no default is worse than the simple answer, on small problems that nobody tuned on.
+"""The zoo: no default is worse than the simple answer, on small problems for which none was tuned.
 
     python benchmarks/zoo.py [--jobs denoising,ct] [--priors tv,wavelet | all] [--half odd]
         [--limit 4] [--results FILE] [--only-print]

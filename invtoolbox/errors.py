@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class InputError(ValueError):
 
 
 class MeasurementWarning(UserWarning):
-    """Measurements do not look like those that the operator predicts; the message states why."""
+    """Measurements do not look like predictions of the operator; the message states why."""
 
 
 class RankLost(RuntimeError):
@@ -107,22 +107,40 @@ def naming_arguments(function: Callable[P, T]) -> Callable[P, T]:
         ...
     invtoolbox.errors.InputError: solve has no argument 'weight'; did you mean 'regularization'?
     """
-    taken = list(inspect.signature(function).parameters)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        for name in kwargs:
-            if name not in taken:
-                meant = ARGUMENTS.get(spell(name))
-                near = [meant] if meant in taken else nearest(name, taken, 2)
-                end = suggest(filter(None, near))
-                raise InputError(
-                    f"{function.__name__} has no argument {name!r}"
-                    + (end if near else f"; it has {', '.join(taken)}")
-                )
+        check_keywords(function, kwargs)
         return function(*args, **kwargs)
 
     return call
+
+
+def check_keywords(function: Callable[..., Any], keywords: Iterable[str]) -> None:
+    """Refuse keywords that a function does not have, and suggest one of its own.
+
+    Args:
+        function: the function.
+        keywords: names of the arguments that it is called with.
+
+    Raises:
+        InputError: the function has no argument of such a name.
+    """
+    taken = _argument_names(function)
+    for name in keywords:
+        if name not in taken:
+            meant = ARGUMENTS.get(spell(name))
+            near = [meant] if meant in taken else nearest(name, taken, 2)
+            end = suggest(filter(None, near))
+            raise InputError(
+                f"{function.__name__} has no argument {name!r}"
+                + (end if near else f"; it has {', '.join(taken)}")
+            )
+
+
+@functools.cache
+def _argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def unknown_name(

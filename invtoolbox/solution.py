@@ -39,7 +39,7 @@ class Solution:
     Attributes:
         x: images ``(batch, channel, *space)``, or whatever the implicit prior decodes to.
         status: per item ``converged``; ``early_stopping`` (the method ends here by design);
-            ``limit`` (iterations or time are used up, and `explain` says what more of them would
+            ``limit`` (iterations or time are used up, and `explain` states what more of them would
             bring); ``stopped`` (by a callback, or the solver gave up); ``diverged`` (``x`` is its
             last finite iterate, or the objective is infinite); or ``invalid`` (the measurements of the item hold NaN or
             infinite values; then ``x`` is NaN).

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from invtoolbox.catalogue.presets import priors_named, solver_named
 from invtoolbox.core.guards import check_choice, check_range
-from invtoolbox.core.inference_mode import outside_inference_mode
+from invtoolbox.core.inference_mode import leaving_inference_mode
 from invtoolbox.core.interrupts import DeferredInterrupt, OutOfTime, budget, limit
 from invtoolbox.core.memory import is_out_of_memory, memory_error
 from invtoolbox.core.pytrees import blank_items
@@ -26,7 +26,7 @@ from invtoolbox.core.threads import choose_threads, limit_torch_threads
 from invtoolbox.distributed.checkpoint import RankWriter, whole_content
 from invtoolbox.distributed.limits import check_call, check_method
 from invtoolbox.distributed.slabs import Slabs
-from invtoolbox.errors import InputError, naming_arguments
+from invtoolbox.errors import InputError, check_keywords
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.differentiation import differentiate_answer, differentiates_fixed_point
 from invtoolbox.loop.replay import run_with_replay
@@ -78,19 +78,23 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _on_chosen_threads(function: Callable[P, T]) -> Callable[P, T]:
-    """Run a function with the number of threads of its checkpoint, or with the chosen number.
+def _entry_point(function: Callable[P, T]) -> Callable[P, T]:
+    """Check the names of keywords, leave `torch.inference_mode`, and choose the number of threads.
 
-    Errors of allocation become one sentence.
+    A checkpoint determines the number. Errors of allocation become one sentence.
     """
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        check_keywords(function, kwargs)
         checkpoint = _as_checkpoint(kwargs.get("checkpoint"))
         before = checkpoint.threads() if isinstance(checkpoint, Checkpoint) else None
-        with limit_torch_threads(before or choose_threads()):
+        with (
+            leaving_inference_mode((args, kwargs)) as (positional, keywords),
+            limit_torch_threads(before or choose_threads()),
+        ):
             try:
-                return function(*args, **kwargs)
+                return function(*positional, **keywords)
             except (MemoryError, RuntimeError) as error:
                 if is_out_of_memory(error):
                     raise memory_error(error) from error
@@ -143,9 +147,7 @@ def solve(
 ) -> list[Solution]: ...
 
 
-@naming_arguments
-@outside_inference_mode
-@_on_chosen_threads
+@_entry_point
 def solve(
     problem: Problem | Sequence[Problem],
     prior: Prior | str | Sequence[Prior | str] | None = None,
@@ -317,7 +319,7 @@ class Run:
         problem: the same without skipped items, and in float64 if its squares need it.
         priors: the priors before they are prepared.
         objective: the problem with prepared priors and, once it is found, the weight.
-        regularization: that of the call; 1 instead of ``"auto"`` for a sampler.
+        regularization: the weight or rule of the call; 1 instead of ``"auto"`` for a sampler.
         rule: rule that finds the weight.
         solver, reason: the solver, and why it was chosen.
         limits: limits of the loop.

@@ -18,7 +18,7 @@ from invtoolbox.operators import Operator
 
 @dataclass(frozen=True)
 class Case:
-    """What a user hands over.
+    """Input that a user gives.
 
     Attributes:
         y: measurements.

@@ -92,7 +92,7 @@ def load_for(name: str, high: float) -> Any:
 def range_record(operator: str, name: str, factor: float, right: str = "unit") -> Record:
     """Return the record of measurements in another unit than that of a trained prior.
 
-    The right twin has the unit of the prior; with ``right="range"`` the prior is told the range, and
+    The right twin has the unit of the prior; with ``right="range"`` the prior has the range, and
     with ``right="free"`` the prior is one that takes every range.
     """
 

@@ -95,15 +95,15 @@ def split_priors(prior: Any) -> list[Any]:
     if prior is None:
         return []
     entries = prior if isinstance(prior, (list, tuple)) else [prior]
-    parts = [part for entry in entries for part in _split(entry)]
+    parts = [item for entry in entries for item in _split(entry)]
     return [
-        (registered_name("priors", part) or part) if isinstance(part, str) else part
-        for part in parts
+        (registered_name("priors", item) or item) if isinstance(item, str) else item
+        for item in parts
     ]
 
 
 def _split(entry: Any) -> list[Any]:
-    return [part.strip() for part in entry.split(",")] if isinstance(entry, str) else [entry]
+    return [name.strip() for name in entry.split(",")] if isinstance(entry, str) else [entry]
 
 
 def prior_named(name: str, settings: Mapping[str, Any] | None = None) -> Prior:
@@ -111,7 +111,7 @@ def prior_named(name: str, settings: Mapping[str, Any] | None = None) -> Prior:
 
     Args:
         name: a name of ``invtoolbox list priors``.
-        settings: settings that replace those of the prior.
+        settings: settings that replace settings of the prior.
     """
     from invtoolbox.priors.base import Prior
 
@@ -130,7 +130,7 @@ def solver_named(name: str, settings: Mapping[str, Any] | None = None) -> Solver
 
     Args:
         name: a name of ``invtoolbox list solvers``.
-        settings: settings that replace those of the solver.
+        settings: settings that replace settings of the solver.
     """
     from invtoolbox.solvers.base import Solver
 

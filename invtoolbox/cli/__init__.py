@@ -130,8 +130,8 @@ class LazyParser(Parser):
         parsed, rest = super().parse_known_args(args, namespace)
         for option in (word.partition("=")[0] for word in rest if word.startswith("--")):
             meant = f"--{ARGUMENTS.get(spell(option), '').replace('_', '-')}"
-            known = self._option_string_actions
-            if near := [meant] if meant in known else nearest(option, known, 2, 0.6):
+            options = self._option_string_actions
+            if near := [meant] if meant in options else nearest(option, options, 2, 0.6):
                 self.error(f"there is no option {option}{suggest(near)}")
         return parsed, rest
 

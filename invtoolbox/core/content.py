@@ -397,8 +397,7 @@ class _Reader:
             self.read(code),
             held,
             self._mapping(global_variables(value), label),
-            self._child("", value.__defaults__),
-            self._child("", value.__kwdefaults__),
+            *(self._child("", some) for some in (value.__defaults__, value.__kwdefaults__)),
             self._attributes(attributes),
         )
 

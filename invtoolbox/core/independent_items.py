@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
+
+from invtoolbox.core.contexts import setting
 
 _INDEPENDENT: ContextVar[bool] = ContextVar("items_are_independent", default=False)
 
 
-@contextmanager
-def independent_items() -> Iterator[None]:
+def independent_items() -> AbstractContextManager[None]:
     """Let samplers draw numbers of their own for every item of a batch.
 
     By default the items share their numbers, so that an item has the same draws alone and in a
@@ -20,11 +20,7 @@ def independent_items() -> Iterator[None]:
     ...     items_are_independent()
     True
     """
-    token = _INDEPENDENT.set(True)
-    try:
-        yield
-    finally:
-        _INDEPENDENT.reset(token)
+    return setting(_INDEPENDENT, True)
 
 
 def items_are_independent() -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -32,10 +33,21 @@ def outside_inference_mode(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        if not torch.is_inference_mode_enabled():
-            return function(*args, **kwargs)
-        with torch.inference_mode(False), torch.no_grad():
-            copied: Any = tree_map(lambda t: t.clone() if t.is_inference() else t, (args, kwargs))
-            return function(*copied[0], **copied[1])
+        with leaving_inference_mode((args, kwargs)) as (positional, keywords):
+            return function(*positional, **keywords)
 
     return call
+
+
+@contextmanager
+def leaving_inference_mode(arguments: Any) -> Iterator[Any]:
+    """Leave `torch.inference_mode` if it is on, and return copies of the tensors of that mode.
+
+    Args:
+        arguments: nested containers of tensors and other values.
+    """
+    if not torch.is_inference_mode_enabled():
+        yield arguments
+        return
+    with torch.inference_mode(False), torch.no_grad():
+        yield tree_map(lambda t: t.clone() if t.is_inference() else t, arguments)

@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and budgets: how a command ends early, with what it has.
 
 A signal waits until the step of a solver is whole, so that the checkpoint is of that step. A step
-that takes longer than `GRACE` is cut and discarded; the checkpoint then is that of an earlier step.
+that takes longer than `GRACE` is cut and discarded; the checkpoint then belongs to an earlier step.
 Batch systems (Slurm, Kubernetes) send SIGTERM before they kill a process.
 
 All stages of a command draw from one `Budget`: the search for a weight, the solve, the comparison
@@ -23,6 +23,8 @@ from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, Self
 
+from invtoolbox.core.contexts import setting
+
 #: Seconds that a signal waits for the end of a step.
 GRACE = 0.5
 #: Seconds after which a command whose present call does not return ends without it.
@@ -39,7 +41,7 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True)
 class Budget:
-    """What the stages of a command may use.
+    """Time and iterations that the stages of a command may use.
 
     Attributes:
         deadline: time of ``time.monotonic`` at which every stage ends with its best answer.
@@ -65,14 +67,9 @@ def budget() -> Budget:
     return _BUDGET.get()
 
 
-@contextmanager
-def using(inner: Budget) -> Iterator[None]:
+def using(inner: Budget) -> AbstractContextManager[None]:
     """Let a block have this budget."""
-    token = _BUDGET.set(inner)
-    try:
-        yield
-    finally:
-        _BUDGET.reset(token)
+    return setting(_BUDGET, inner)
 
 
 def limit(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from invtoolbox.core.contexts import setting
 from invtoolbox.core.interrupts import check_time
 
 T = TypeVar("T")
@@ -210,19 +211,14 @@ def _join(items: Sequence[Tensor]) -> Tensor:
     return torch.cat(tuple(items))
 
 
-@contextmanager
-def items_together() -> Iterator[None]:
+def items_together() -> AbstractContextManager[None]:
     """Let `map_items` compute a batch at once, for a training, whose items need no equal bits.
 
     >>> with items_together():
     ...     map_items(lambda x: torch.tensor([float(len(x))]), torch.zeros(3))
     tensor([3.])
     """
-    token = _TOGETHER.set(True)
-    try:
-        yield
-    finally:
-        _TOGETHER.reset(token)
+    return setting(_TOGETHER, True)
 
 
 def blank_items(mask: Tensor, tree: T) -> T:

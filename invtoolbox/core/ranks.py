@@ -8,7 +8,7 @@ rows of the projections, and all ranks take the same steps. Within `summing_over
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Self
@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.contexts import setting
 from invtoolbox.errors import InputError, RankLost
 
 #: Words of errors of gloo and nccl if a process at the other end is gone or silent.
@@ -114,7 +115,7 @@ class Ranks:
         return {rank: tensor.to(like.device) for rank, tensor in arrived.items()}
 
     def shift(self, planes: Tensor, by: int, wraps: bool = False) -> Tensor | None:
-        """Send planes to the rank ``rank + by``, and return those of the rank ``rank - by``.
+        """Send planes to the rank ``rank + by``, and return the planes of the rank ``rank - by``.
 
         Args:
             planes: tensor of the same shape on every rank.
@@ -174,8 +175,7 @@ class Ranks:
 _RANKS: ContextVar[Ranks | None] = ContextVar("ranks", default=None)
 
 
-@contextmanager
-def summing_over(ranks: Ranks | None) -> Iterator[None]:
+def summing_over(ranks: Ranks | None) -> AbstractContextManager[None]:
     """Let sums per item be sums over all ranks within a block.
 
     Args:
@@ -185,11 +185,7 @@ def summing_over(ranks: Ranks | None) -> Iterator[None]:
     ...     current_ranks()
     Ranks(rank=0, size=1, group=None, stages=False)
     """
-    token = _RANKS.set(ranks)
-    try:
-        yield
-    finally:
-        _RANKS.reset(token)
+    return setting(_RANKS, ranks)
 
 
 def current_ranks() -> Ranks | None:

@@ -8,11 +8,12 @@ right; otherwise the steps must be repeated (`invtoolbox.loop.replay`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
 from torch import Tensor
+
+from invtoolbox.core.contexts import setting
 
 
 class RareBranches:
@@ -28,14 +29,9 @@ class RareBranches:
         self.is_used = False
         self._flag: Tensor | None = None  # whether a guess since the last reading was wrong
 
-    @contextmanager
-    def open(self) -> Iterator[None]:
+    def open(self) -> AbstractContextManager[None]:
         """Let `is_any` guess by this object."""
-        token = _OPEN.set(self)
-        try:
-            yield
-        finally:
-            _OPEN.reset(token)
+        return setting(_OPEN, self)
 
     def is_any(self, flags: Tensor) -> bool:
         """Return whether a flag is set, or guess that none is."""

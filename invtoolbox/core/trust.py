@@ -10,11 +10,11 @@ from __future__ import annotations
 import gzip
 import os
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from pathlib import Path
 
+from invtoolbox.core.contexts import setting
 from invtoolbox.errors import InputError
 
 #: DEFLATE packs at most 1,032 bytes into one; the other compressions pack little more unless the
@@ -28,8 +28,7 @@ MOST_MEMBERS = 100_000
 _TRUSTING: ContextVar[bool] = ContextVar("trusting", default=False)
 
 
-@contextmanager
-def trusting(trusted: bool = True) -> Iterator[None]:
+def trusting(trusted: bool = True) -> AbstractContextManager[None]:
     """Trust the files that are opened within a block.
 
     They may then name files outside of their folder, and unpack to any size. The environment
@@ -42,11 +41,7 @@ def trusting(trusted: bool = True) -> Iterator[None]:
     ...     is_trusting()
     True
     """
-    token = _TRUSTING.set(trusted or _TRUSTING.get())
-    try:
-        yield
-    finally:
-        _TRUSTING.reset(token)
+    return setting(_TRUSTING, trusted or _TRUSTING.get())
 
 
 def is_trusting() -> bool:

@@ -140,8 +140,7 @@ def similarity_map(a: Tensor, b: Tensor) -> Tensor:
 
     The pictures are ``(..., row, column)`` with values in [0, 1]. The map is differentiable once.
     """
-    similarity: Tensor = _Similarity.apply(a, b)
-    return similarity
+    return _Similarity.apply(a, b)
 
 
 class _Similarity(Function):

@@ -126,7 +126,7 @@ class Huber(_Robust):
 
     ``h(u) = u^2 / 2`` up to ``delta``, and ``delta u - delta^2 / 2`` beyond. This is least squares
     for measurements that are as noisy as expected, and the modulus for the others (Huber, Ann.
-    Math. Stat. 35, 1964): the pull of an outlier is limited to that of a residual of ``delta``
+    Math. Stat. 35, 1964): the pull of an outlier is limited to the pull of a residual of ``delta``
     standard deviations. The term is convex and differentiable.
 
     Args:

@@ -140,17 +140,6 @@ class RankWriter(Writer):
         return []
 
 
-def remove_checkpoint(path: str | Path) -> None:
-    """Delete the files of all ranks of a checkpoint.
-
-    Args:
-        path: path of the checkpoint.
-    """
-    path = Path(path)
-    for file in path.parent.glob(f"{path.name}.*of*"):
-        file.unlink(missing_ok=True)
-
-
 def whole_content(A: Slabs, parts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a checkpoint must agree with, in a form that does not depend on the division.
 

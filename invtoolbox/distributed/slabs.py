@@ -30,7 +30,7 @@ _FILTERED = 1 << 22
 
 
 class Part(NamedTuple):
-    """What one rank holds: the scan of its slices, its slices, the rows that see them, its rows."""
+    """Share of one rank: the scan of its slices, its slices, the rows that see them, its rows."""
 
     slab: Scan3D
     planes: slice
@@ -53,7 +53,6 @@ class Slabs(Scan):
         planes: slices of the volume that this rank holds.
         rows: rows of the panel that this rank holds.
         band: rows of the panel that see the slab.
-        sent_rows: number of rows that this rank exchanges per projection, in both directions.
 
     Raises:
         InputError: no process group; a scan that cannot be divided (a helix, a curved panel, poses
@@ -97,7 +96,7 @@ class Slabs(Scan):
             raise InputError(
                 "ranks divide one scan, and theirs differ; make the same one on all ranks"
             )
-        bands, owned = [part.band for part in parts], [part.rows for part in parts]
+        bands, owned = [slab.band for slab in parts], [slab.rows for slab in parts]
         self.slab, self.planes, self.band, self.rows = parts[rank]
         # Rows of this slab's band by owner, and this rank's rows by the slab that sees them.
         self._out = {q: rows for q in range(count) if (rows := _overlap(self.band, owned[q]))}
@@ -111,15 +110,10 @@ class Slabs(Scan):
             scan.detector_shape[1],
         )
         # All ranks take the same chunks.
-        thickest = max(_length(part.planes) for part in parts)
+        thickest = max(_length(slab.planes) for slab in parts)
         values = max(_SHARE * thickest * shape[1] * shape[2], _LEAST)
         widest = max(map(_length, bands)) * scan.detector_shape[1]
         self.views_per_chunk = max(8, int(values // widest))
-
-    @property
-    def sent_rows(self) -> int:
-        """Number of rows that this rank sends to others in a projection."""
-        return sum(_length(rows) for q, rows in self._out.items() if q != self.ranks.rank)
 
     def share(self, projections: Any) -> Any:
         """Return this rank's rows of the projections of the whole panel.

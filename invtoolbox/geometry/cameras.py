@@ -26,9 +26,9 @@ class Cameras:
 
     A camera looks along its z, with x to the right and y down (OpenCV, COLMAP, gsplat). Pixel
     coordinates are ``(column, row)``, and the centre of the first pixel is ``(0.5, 0.5)``. Readers
-    straighten the pictures of lenses that distort, unless they are told not to; then the cameras
-    have `lenses`, which `project`, `rays` and `operators.GaussianRenderer` use. Other functions
-    take pinholes.
+    straighten the pictures of lenses that distort, unless an argument turns it off; then the
+    cameras have `lenses`, which `project`, `rays` and `operators.GaussianRenderer` use. Other
+    functions take pinholes.
 
     Attributes:
         world_to_camera: rigid motions, ``(C, 4, 4)``: ``p_camera = R p_world + t``; gsplat calls

@@ -202,7 +202,8 @@ class Straightening:
         self, picture: Tensor, mode: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
     ) -> Tensor:
         """Resample a picture ``(channel, height, width)``; bicubic values stay within its range."""
-        # grid_sample takes -1 at the outer edge of the first pixel and 1 at that of the last one.
+        # grid_sample takes -1 at the outer edge of the first pixel and 1 at the outer edge of the
+        # last one.
         height, width = picture.shape[1:]
         span = self.source.new_tensor([width, height])
         grid = (2 * self.source / span - 1).to(picture.dtype)

@@ -172,48 +172,6 @@ def blend_weights(
     return index, weights / weights.sum(1, keepdim=True)
 
 
-def rigidity_coefficients(skinning: Tensor, edges: Tensor, floor: float = 0.05) -> Tensor:
-    r"""Compute the rigidity of edges from skinning weights, ``(E,)``.
-
-    It is 1 within a part and decreases to ``floor`` at joints:
-
-    .. math:: H_i = -\sum_b W_{ib} \log W_{ib} / \log B, \qquad
-              R_{ij} = f + (1 - f) (1 - H_i)(1 - H_j) \sum_b W_{ib} W_{jb} / \max
-
-    The floor keeps points of joints that were not observed from being undetermined.
-
-    Args:
-        skinning: weights W of B bones, ``(N, B)``, not negative; rows are normalized to add up to
-            1.
-        edges: edges, ``(2, E)``.
-        floor: the floor f.
-
-    >>> follows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5]])
-    >>> rigidity_coefficients(follows, torch.tensor([[0, 1], [1, 2]]))
-    tensor([1.0000, 0.0500])
-    """
-    if (
-        skinning.ndim != 2
-        or not bool(((skinning >= 0) & skinning.isfinite()).all())
-        or not bool((skinning.sum(1) > 0).all())
-    ):
-        raise InputError(
-            "skinning weights must not be negative, with a positive weight in every row of (N, B), "
-            f"got {tuple(skinning.shape)}"
-        )
-    check_range("rigidity_coefficients", "[0, 1]", floor=floor)
-    # Detached, because a network could otherwise switch the prior off by uniform weights.
-    W = skinning.detach() / skinning.detach().sum(1, keepdim=True)
-    # H_i, from 0 for one bone to 1 for equal shares of all bones.
-    entropy = -(W * W.clamp_min(torch.finfo(W.dtype).tiny).log()).sum(1) / torch.log(
-        torch.tensor(max(W.shape[1], 2))
-    )
-    # (1 - H_i)(1 - H_j) sum_b W_ib W_jb, divided by its largest value over the edges.
-    i, j = edges
-    common = (1 - entropy[i]).clamp_min(0) * (1 - entropy[j]).clamp_min(0) * (W[i] * W[j]).sum(1)
-    return floor + (1 - floor) * common / common.amax().clamp_min(1e-30)
-
-
 def places_of(shape: Any) -> Tensor:
     """Return the movable points: means or points ``(batch, N, 3)``, or kept nodes ``(1, N, 3)``."""
     if isinstance(shape, Tensor):

@@ -206,7 +206,7 @@ class Skeleton(Settings):
             local[bone] = rigid(R, joints[bone] - R @ joints[bone])
         base = torch.eye(4).to(joints)
         base[:3, 3] = torch.as_tensor(shift).to(joints)
-        # Forward kinematics: the turns of all ancestors follow that of the bone.
+        # Forward kinematics: the turns of all ancestors follow the turn of the bone.
         poses: dict[int, Tensor] = {}
 
         def of(bone: int) -> Tensor:

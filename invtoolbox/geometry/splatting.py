@@ -106,7 +106,7 @@ def rasterization(
             "weights".
         lens: lens of all views, or one lens per view, through which Gaussians are projected by the
             unscented transform (`geometry.lens_splatting`); ``Ks`` are its intrinsics. Normals and
-            surfaces are those of a pinhole.
+            surfaces need a pinhole.
         viewmats_rs: world to camera when the last row of a view is read, ``(..., C, 4, 4)``, for a
             rolling shutter; ``viewmats`` are then those of the first row. In between, the centre of
             the camera goes straight and its rotation is even. The projection is by the unscented
@@ -170,17 +170,8 @@ def rasterization(
     inputs = m, q, s, o, f, V, K
     if lens is None and viewmats_rs is None:
         splats, boxes, reaches = project(*inputs, how)
-    elif normals or surface:
-        raise InputError(
-            "normals and surfaces are rendered by a pinhole; straighten the pictures, or leave out "
-            "the lens and the rolling shutter"
-        )
     else:
-        if viewmats_rs is not None and viewmats_rs.shape != viewmats.shape:
-            raise InputError(
-                f"viewmats_rs have the shape {tuple(viewmats_rs.shape)}, expected "
-                f"{tuple(viewmats.shape)}, that of viewmats"
-            )
+        _check_lens(how, viewmats, viewmats_rs)
         ends = None if viewmats_rs is None else viewmats_rs.reshape(V.shape)
         splats, boxes, reaches = project_through_lens(*inputs, how, lens or Lens(), ends)
     # Each tile of the picture gets the list of its splats, nearest first.
@@ -207,11 +198,7 @@ def rasterization(
     alphas = 1 - planes[..., features : features + 1]
     color = planes[..., :channels]
     if backgrounds is not None and shows:
-        if backgrounds.shape != (*leading, views, channels):
-            raise InputError(
-                f"backgrounds have the shape {tuple(backgrounds.shape)}, expected "
-                f"{(*leading, views, channels)}"
-            )
+        _check_backgrounds(backgrounds, (*leading, views, channels))
         # C = sum(w c) + T c_background.
         color = color + (1 - alphas) * backgrounds[..., None, None, :]
     images = [color] if shows else []
@@ -244,6 +231,25 @@ def rasterization(
     if median_depth or surface:
         info["median_depth"] = planes[..., features + 1 :]
     return torch.cat(images, -1) if len(images) > 1 else images[0], alphas, info
+
+
+def _check_lens(how: Projection, viewmats: Tensor, viewmats_rs: Tensor | None) -> None:
+    """Refuse what only a pinhole renders, and cameras of the last rows of another number."""
+    if how.normals:
+        raise InputError(
+            "normals and surfaces are rendered by a pinhole; straighten the pictures, or leave out "
+            "the lens and the rolling shutter"
+        )
+    if viewmats_rs is not None and viewmats_rs.shape != viewmats.shape:
+        raise InputError(
+            f"viewmats_rs have the shape {tuple(viewmats_rs.shape)}, expected "
+            f"{tuple(viewmats.shape)}, that of viewmats"
+        )
+
+
+def _check_backgrounds(backgrounds: Tensor, shape: tuple[int, ...]) -> None:
+    if backgrounds.shape != shape:
+        raise InputError(f"backgrounds have the shape {tuple(backgrounds.shape)}, expected {shape}")
 
 
 #: Least cosine of the angle between a ray and the normal of the plane that it meets.

@@ -59,10 +59,10 @@ def cut(
     axes = [list(_cut_axis(*axis, factor)) for axis in zip(shape, kernel, tiles, margins)]
     for parts in itertools.product(*axes):
         yield Tile(
-            tuple(part.kept for part in parts),
-            tuple(part.seen for part in parts),
-            tuple(part.inner for part in parts),
-            tuple(part.size for part in parts),
+            tuple(interval.kept for interval in parts),
+            tuple(interval.seen for interval in parts),
+            tuple(interval.inner for interval in parts),
+            tuple(interval.size for interval in parts),
         )
 
 
@@ -82,7 +82,7 @@ def _cut_axis(length: int, kernel: int, tile: int, margin: int, factor: int) -> 
         low, high = max(0, first - margin), min(small, last + margin)
         # With "valid", n pixels are measured by n - kernel + 1 values.
         measured = slice(low, high - kernel + 1)
-        kept, inner = slice(first * factor, last * factor), (first - low, last - low)
+        inside, inner = slice(first * factor, last * factor), (first - low, last - low)
         yield _Interval(
-            kept, measured, slice(inner[0] * factor, inner[1] * factor), (high - low) * factor
+            inside, measured, slice(inner[0] * factor, inner[1] * factor), (high - low) * factor
         )

@@ -163,7 +163,7 @@ class VoxelSpace(Settings):
     def neighbour_rows(self) -> tuple[tuple[Tensor, Tensor], ...]:
         """Rows of the next and of the previous node of every kept node, for each axis.
 
-        If the next node is not kept, its row is that of the node itself; if the previous node is
+        If the next node is not kept, its row is the row of the node itself; if the previous node is
         not kept, its row is ``rows``.
         """
         table = (

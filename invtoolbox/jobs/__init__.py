@@ -1,4 +1,4 @@
-"""What a user does with the toolbox, one folder per job, and studies over many items.
+"""Jobs of a user, one folder per job, and studies over many items.
 
 A folder holds the method, the tables of its scene files with their `Kind`, its command and its
 checks.

@@ -33,7 +33,7 @@ Check: TypeAlias = Callable[[Path, Any], None]
 
 
 class DescribedKind(Protocol):
-    """What a command reads of its kind, such as a `Kind`: tables, formats, and the job."""
+    """The part of a kind that a command reads: tables, formats, and the job; see `Kind`."""
 
     @property
     def tables(self) -> type[BaseModel]: ...
@@ -56,13 +56,13 @@ class SceneCommand:
         outputs: default of ``--output``: names of files, in which ``{stem}`` and ``{suffix}`` are
             those of the first positional argument; or one folder.
         writers: functions that write an output of a suffix, in place of the format of the kind.
-        settings: options of settings that no table declares, such as those of a prior: the dotted
-            key, and the settings of the argument.
+        settings: options of settings that no table declares, such as the weight of a prior: the
+            dotted key, and the settings of the argument.
         pairs: options that take a file to read and a file to write: the dotted key of the first,
             and the function that writes the second.
         files: options of further files to write: the help, the function that checks the path before
             anything is computed, and the function that writes the file.
-        defaults: defaults of options, as a user writes them, in place of those of the tables.
+        defaults: defaults of options, as a user writes them, in place of the tables' own.
         notes: further lines at the end of the help.
         items: what a study takes one by one, for the help; empty if the command makes no studies.
     """

@@ -17,7 +17,7 @@ from invtoolbox.errors import InputError
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-#: Keys of paths among settings that no table declares, those of a prior or of a reader.
+#: Keys of paths among settings that no table declares, such as settings of a prior or of a reader.
 _PATHS = ("path", "points", "poses", "calibration", "times", "weights")
 
 

@@ -79,5 +79,4 @@ class FolderCommand(SceneCommand):
             changes: values of the options, and changed keys.
             arguments: parsed options.
         """
-        file: CheckedScene[Any] = kind.read(source, changes)
-        return file
+        return kind.read(source, changes)

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, Self, TypeVar
@@ -84,9 +84,7 @@ def alone(run: Callable[Concatenate[J, P], R]) -> Callable[Concatenate[J, P], R]
 
     @functools.wraps(run)
     def locked(job: J, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        with contextlib.ExitStack() as locks:
-            for place in job.places:
-                locks.enter_context(locking(place))
+        with job.locked():
             return run(job, *args, **kwargs)
 
     return locked
@@ -170,6 +168,14 @@ class SceneJob(ABC, Generic[S]):
             outcome: outcome of `run`.
             quiet: whether errors alone are printed.
         """
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let no other run write to the places of the job meanwhile."""
+        with contextlib.ExitStack() as locks:
+            for place in self.places:
+                locks.enter_context(locking(place))
+            yield
 
     @property
     def places(self) -> Sequence[Path]:

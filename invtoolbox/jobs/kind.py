@@ -219,7 +219,7 @@ class KindJob(SceneJob[S], Generic[S, R]):
 
     @alone
     def run(self, progress: bool = True) -> SceneOutcome[R]:
-        """Compute, measure and write the results, or read those of a finished run."""
+        """Compute, measure and write the results, or read the results of a finished run."""
         kind, measures = self.kind, self.folder / GENERAL["json"]
         inputs = kind.read(self.file)
         content = {} if self.outputs else self.check_content(**inputs)

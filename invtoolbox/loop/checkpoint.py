@@ -26,7 +26,7 @@ from invtoolbox.loop.run import Loop
 from invtoolbox.objective.objective import Layout
 
 _FORMAT = "invtoolbox checkpoint 2"
-#: Tensors that files of earlier versions may lack; they are then those of the start.
+#: Tensors that files of earlier versions may lack; their values are then the values at the start.
 _ADDED = ("travel.", "state.floor", "state.norms")
 
 
@@ -68,7 +68,7 @@ class Checkpoint:
             with safe_open(self.path, framework="pt") as file:
                 return int((file.metadata() or {})["threads"])
         except (SafetensorError, OSError, KeyError):
-            return None  # `Writer.resume` says what is wrong
+            return None  # `Writer.resume` raises the error
 
 
 class Writer:

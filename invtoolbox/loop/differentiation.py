@@ -31,7 +31,7 @@ from invtoolbox.solvers.linear_systems import conjugate_gradients, gmres
 
 
 def differentiates_fixed_point(objective: Objective, solver: Solver) -> bool:
-    """Whether the derivative is that of the solver's fixed point, since a term is not smooth.
+    """Whether the derivative belongs to the solver's fixed point, since a term is not smooth.
 
     Raises:
         InputError: if the solver has none.

@@ -189,8 +189,8 @@ def run(
 
     ``after_step(loop, last)`` writes checkpoints and advances the progress bar. For it, items that
     a budget ends are still running, so that a later run with a larger budget continues them.
-    ``read`` returns a number of the device, such as that of the running items. Every step runs within
-    ``guessing()``.
+    ``read`` returns a number of the device, such as the number of running items. Every step runs
+    within ``guessing()``.
     """
     objective = _continue(loop, objective)
     # On an accelerator the host does not wait for every step. It reads the flags every few steps;
@@ -241,7 +241,7 @@ def run(
         running_items = _RunningItems(read)
         if checks or (limits.tolerance > 0 and loop.travel is None):
             done = loop.running & _converged(
-                loop, solver, rule, limits, objective, every, running_items
+                loop, solver, rule, limits, objective, every=every, running_items=running_items
             )
             _finish(loop, solver, CONVERGED, done)
         given_up = solver.gives_up(loop.state)
@@ -320,7 +320,16 @@ def _converged(
         done = done & ~state.value.isinf()
         if loop.travel is not None and limits.tolerance < math.inf:
             running_items = running_items or _RunningItems(int)
-            done = _check_gap(loop, objective, solver, limits, every, done, state, running_items)
+            done = _check_gap(
+                loop,
+                objective,
+                solver,
+                limits,
+                every=every,
+                within=done,
+                state=state,
+                running_items=running_items,
+            )
     if loop.rule_state is not None and rule is not None:
         done = done & rule.satisfied(loop.rule_state, loop.state.discrepancy)
     if state is not loop.state:

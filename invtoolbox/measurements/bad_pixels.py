@@ -21,11 +21,11 @@ _SHARES = {2: 0.04, 1: 0.2}
 _CLEAR, _AGREEING = 0.15, 0.9
 #: Largest number of passes in which faults are collected.
 _PASSES = 5
-#: Ratios rho of the bound, and range of the image relative to that of the blurred picture; a picture
-#: whose middle is below the share of its range shows points.
+#: Ratios rho of the bound, and range of the image relative to the range of the blurred picture; a
+#: picture whose middle is below the share of its range shows points.
 _RATIOS, _REACH, _POINTS = (1.0, 1.5, 2.5, 4.0, 8.0), 1.5, 0.1
 #: Least number of pixels of one value, least distance of their neighbours, relative to the range, and
-#: largest distance of the mean of these from that of the picture, in standard deviations.
+#: largest distance of their mean from the mean of the picture, in standard deviations.
 _TIES, _FAR, _USUAL = 5, 0.15, 0.5
 
 
@@ -34,10 +34,10 @@ def find_bad_pixels(y: Tensor, kernel: Tensor, noise_std: Tensor) -> Tensor:
 
     A blurred picture is ``y_i = sum_j k_j x_{i-j}``, and the mean m of the neighbours of a pixel has
     the neighbours' means n of k in place of k. So if x lies between b and b + r nearby,
-    ``y - b <= rho (m - b) + r sum_j max(k_j - rho n_j, 0)`` for every rho, and from above likewise.
-    Whole columns and rows of pictures are judged by their means. Pixels that hold the same extreme
-    value apart from each other are saturated or dead. Pictures with structure that exceeds the bound
-    everywhere show no faults.
+    ``y - b <= rho (m - b) + r sum_j max(k_j - rho n_j, 0)`` for every rho; the bound from above has
+    the same form. Whole columns and rows of pictures are judged by their means. Pixels that hold
+    the same extreme value apart from each other are saturated or dead. Pictures with structure that
+    exceeds the bound everywhere show no faults.
 
     Args:
         y: pictures ``(batch, channel, *space)``.

@@ -124,11 +124,11 @@ def share_of_gains(planes: Tensor) -> Tensor:
     low, high = _sides(values, 1)
     excess = ((values - high).clamp_min(0) - (low - values).clamp_min(0)).mean(1, keepdim=True)
     level = 4 * noise / planes.shape[1] ** 0.5 + 0.003 * bright
-    # A factor of a cell does not show beside the object.
-    seen = planes.abs().mean(1, keepdim=True) > 0.05 * bright
-    seen[..., [0, -1]] = False
-    apart = (excess.abs() > level) & seen
-    return apart.sum((1, 2)).double() / seen.sum((1, 2)).clamp_min(12)
+    # A factor of a cell does not show in rays that miss the object.
+    lit = planes.abs().mean(1, keepdim=True) > 0.05 * bright
+    lit[..., [0, -1]] = False
+    apart = (excess.abs() > level) & lit
+    return apart.sum((1, 2)).double() / lit.sum((1, 2)).clamp_min(12)
 
 
 def fill(y: Tensor, bad: Tensor) -> Tensor:

@@ -298,7 +298,7 @@ def quick_noise_std(problem: Problem) -> Tensor | None:
     mask = getattr(operator, "mask", None)
     kind: Operator | None = operator
     if not (y.is_complex() or isinstance(problem.y, tuple)) and weights is None and mask is None:
-        # An estimate without an operator is that of a picture, which has the shape of the image.
+        # An estimate without an operator is for a picture, which has the shape of the image.
         if max(y.shape[2:], default=0) > _CROP and tuple(operator.domain_shape[1:]) == tuple(
             y.shape[2:]
         ):

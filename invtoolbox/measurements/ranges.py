@@ -70,12 +70,12 @@ def check_range(subject: Subject) -> Finding | None:
 def _is_free(prior: Denoiser, x: Tensor, intensity_range: tuple[float, float]) -> bool:
     """Return whether a denoiser gives the same result if the unit of the image is known to it."""
     rows, columns = (slice(max(0, n // 2 - _SIDE // 2), n // 2 + _SIDE // 2) for n in x.shape[-2:])
-    part, sigma = x[..., rows, columns], _NOISE * intensity_range[1]
+    crop, sigma = x[..., rows, columns], _NOISE * intensity_range[1]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            stated = prior.denoise(part, sigma)
-            scaled = replace(prior, intensity_range=intensity_range).denoise(part, sigma)
+            stated = prior.denoise(crop, sigma)
+            scaled = replace(prior, intensity_range=intensity_range).denoise(crop, sigma)
     except (InputError, RuntimeError):  # for another device, or another number of axes
         return True
-    return float((stated - scaled).abs().mean()) <= _SAME * float((part - scaled).abs().mean())
+    return float((stated - scaled).abs().mean()) <= _SAME * float((crop - scaled).abs().mean())

@@ -22,9 +22,9 @@ _AIR = 0.1
 #: Least share of the cells that differ from both neighbours if cells have gains of their own, and
 #: least part of these differences that no image predicts after a number of iterations.
 _GAINS, _UNPREDICTED, _ITERATIONS = 0.06, 0.08, 20
-#: Least offset relative to the bright readings, and largest change of the rays beside the object,
-#: between cells and between views, relative to the offset; and change between the outermost cells that
-#: shows an object.
+#: Least offset relative to the bright readings, and largest change of the rays that miss the
+#: object, between cells and between views, relative to the offset; and change between the outermost
+#: cells that shows an object.
 _OFFSET, _EVEN, _FALL = 0.03, 0.05, 0.01
 #: Growth of the logarithm of the variance with a line integral if its base is e, and if it is 10; the
 #: least range of line integrals that shows it, and largest error of the growth.
@@ -126,7 +126,7 @@ def check_gains(subject: Subject) -> Finding | None:
 def _unpredicted(subject: Subject) -> float:
     """Return the part of the differences of cells that an image does not predict.
 
-    The differences d are those of a cell's mean over the views from the mean of its neighbours. The
+    The differences d are between a cell's mean over the views and the mean of its neighbours. The
     part is ``<d(y - A x), d(y)> / |d(y)|^2``, x a fit to y.
     """
     y = subject.filled
@@ -143,7 +143,7 @@ def _unpredicted(subject: Subject) -> float:
 
 @register(Scan)
 def check_offset(subject: Subject) -> Finding | None:
-    """Find a constant that was added to all line integrals: rays beside the object are alike."""
+    """Find a constant that was added to all line integrals: rays that miss the object are alike."""
     S = subject.plane
     if S is None or S.values.shape[1] < 24:
         return None
@@ -195,7 +195,7 @@ def check_base(subject: Subject) -> Finding | None:
     edges = planes[..., [0, 1, -2, -1]].abs().mean()
     if float(edges) > 0.3 * float(
         planes.abs().quantile(0.9)
-    ):  # no line integrals beside the object
+    ):  # no line integrals around the object
         return None
     # Between few views, structure changes more than noise.
     growth = _growth_of_noise(planes.double()) if planes.shape[1] >= _MANY else None
@@ -255,7 +255,7 @@ def _flat_pairs(planes: Tensor) -> tuple[Tensor, Tensor]:
     change = torch.nn.functional.pad(
         (level[..., 2:] - level[..., :-2]).abs(), (1, 1), value=math.inf
     )
-    within = level > 0.1 * level.amax()  # beside the object all readings are alike
+    within = level > 0.1 * level.amax()  # around the object all readings are alike
     flat = within & (change <= change[within].quantile(0.5))
     return bend[flat], level[flat]
 

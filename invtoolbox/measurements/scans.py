@@ -232,7 +232,7 @@ def check_detector(subject: Subject) -> Finding | None:
 
 
 def _find_fan(turn: Sinogram, cell: float) -> Finding | None:
-    """Find views of a fan that were given as those of a parallel beam."""
+    """Find views of a fan that were given as views of a parallel beam."""
     last = turn.values.shape[1] - 1
     reach = min(cell, last - cell) * turn.spacing
     angles = torch.deg2rad(torch.arange(2, 31, dtype=torch.float64))
@@ -376,7 +376,7 @@ def check_arc(subject: Subject) -> Finding | None:
 
 
 def _judge_ends(steps: float | None, is_closed: bool) -> Finding | None:
-    """Compare the steps from the last view to the first with those of the angles, 0 or 1."""
+    """Compare the steps from the last view to the first with the steps of the angles, 0 or 1."""
     if steps is None or not (steps > 0.5 if is_closed else steps < 0.3):
         return None
     if is_closed:
@@ -419,7 +419,7 @@ def _steps_by_moments(S: Sinogram, is_closed: bool) -> float | None:
     if views < _VIEWS or not S.is_complete:
         return None
     factor = (views - 1) / views
-    other = S.moment_misfit(S.angles * (factor if is_closed else 1 / factor))
-    if S.moment_misfit(S.angles) < other * (1 + _DOUBT / views):
+    misfit = S.moment_misfit(S.angles * (factor if is_closed else 1 / factor))
+    if S.moment_misfit(S.angles) < misfit * (1 + _DOUBT / views):
         return None
     return 1.0 if is_closed else 0.0

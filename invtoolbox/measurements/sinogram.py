@@ -342,14 +342,14 @@ class Sinogram:
         )
 
     def moment_misfit(self, angles: Tensor) -> float:
-        """Compute how far the moments of parallel views are from those of an image.
+        """Compute the distance between the moments of parallel views and the moments of an image.
 
         The k-th moment of a view is a trigonometric polynomial of the angle, of degree k and parity
         k (Helgason 1965, Ludwig 1966). The result is the mean square deviation from the best polynomials,
         in units of the noise of a moment, for Legendre moments of the orders 0 to 6.
 
         Args:
-            angles: angles of the views, which may differ from those of the geometry.
+            angles: angles of the views, which may differ from the angles of the geometry.
         """
         u = self.places / self.places.abs().max()
         legendre, misfit = [torch.ones_like(u), u], 0.0

@@ -12,7 +12,8 @@ from torch import Tensor
 from invtoolbox.measurements.findings import Finding, Subject, register
 from invtoolbox.operators.algebra import Composition
 from invtoolbox.operators.base import Operator
-from invtoolbox.operators.mri.cartesian import CartesianMRI, combine_coils
+from invtoolbox.operators.mri.cartesian import CartesianMRI
+from invtoolbox.operators.mri.coils import combine_coils
 from invtoolbox.operators.mri.fourier import Fourier, centred_fft, centred_ifft
 
 #: Half width of the box around frequency zero, and width of the frame of an image, as shares of the
@@ -64,7 +65,7 @@ class Spectrum:
         return cls(y, fourier) if min(y.shape[-fourier.axes :]) >= _LEAST else None
 
     def power(self, values: Tensor) -> Tensor:
-        """Sum the squares of values over all axes but those of the transform."""
+        """Sum the squares of values over all axes but the axes of the transform."""
         return values.abs().square().flatten(0, -self.axes - 1).sum(0)
 
     def shifts(self) -> list[tuple[int, ...]]:
@@ -78,7 +79,7 @@ class Spectrum:
         return float(power[tuple(box)].sum() / power.sum())
 
     def shift_of_signs(self, y: Tensor) -> tuple[int, ...] | None:
-        """Return the shift of the image whose frame is dark, if that of the image is not."""
+        """Return the shift of the image whose frame is dark, if the frame of the image is not."""
         power = self.power(centred_ifft(y, self.axes))
         inner = [slice(_width(n, _FRAME), n - _width(n, _FRAME)) for n in power.shape]
         frame = torch.ones_like(power, dtype=torch.bool)

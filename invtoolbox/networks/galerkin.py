@@ -86,8 +86,7 @@ class GalerkinAttention(nn.Module):
 
     def join(self, mixed: Tensor) -> Tensor:
         """Join the heads, ``(batch, heads, n, features) -> (batch, n, width)``."""
-        joined: Tensor = self.last(mixed.movedim(1, 2).flatten(2))
-        return joined
+        return self.last(mixed.movedim(1, 2).flatten(2))
 
 
 class GalerkinTransformer(nn.Module):

@@ -27,11 +27,11 @@ def measured(problem: Problem) -> Tensor | None:
         problem: measurements that are one tensor, operator and data term.
     """
     masks = (problem.operator.sampled, getattr(problem.data_term, "weights", None))
-    known = torch.ones_like(problem.y0.real, dtype=torch.bool)
+    sampled = torch.ones_like(problem.y0.real, dtype=torch.bool)
     for mask in masks:
         if isinstance(mask, Tensor):
-            known = known & (mask.to(known.device) != 0)
-    return None if bool(known.all()) else known
+            sampled = sampled & (mask.to(sampled.device) != 0)
+    return None if bool(sampled.all()) else sampled
 
 
 def fill_gaps(problem: Problem) -> Problem:
@@ -46,12 +46,12 @@ def fill_gaps(problem: Problem) -> Problem:
     A, y = problem.operator, problem.y
     if not isinstance(A, _OF_PICTURES) or y.is_complex() or y.ndim not in (4, 5):
         return problem
-    known = measured(problem)
-    if known is None:
+    sampled = measured(problem)
+    if sampled is None:
         return problem
     if isinstance(A, Inpainting):
         y, A = A.pseudo_inverse(y), Identity(A.domain_shape)
-    filled = problem.with_measurements(interpolate(y, known)).with_operator(A)
+    filled = problem.with_measurements(interpolate(y, sampled)).with_operator(A)
     return filled.with_data_term(LeastSquares())
 
 

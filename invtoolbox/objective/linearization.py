@@ -181,8 +181,8 @@ def closed_derivative(operator: Operator, x: Tensor) -> LinearOperator | None:
     if isinstance(operator, LinearOperator):
         return operator
     if isinstance(operator, Stack):
-        parts = [closed_derivative(part, x) for part in operator.parts]
-        derivatives = [part for part in parts if part is not None]
+        parts = [closed_derivative(factor, x) for factor in operator.parts]
+        derivatives = [factor for factor in parts if factor is not None]
         whole = len(derivatives) == len(parts)
         return cast(LinearOperator, stack(derivatives)) if whole else None
     if isinstance(operator, Composition):

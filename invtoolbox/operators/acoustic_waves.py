@@ -16,8 +16,8 @@ from invtoolbox.core.environment import optional_package
 from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import Jacobian
-from invtoolbox.operators.base import LinearOperator, Operator
-from invtoolbox.operators.survey_places import places_in_cells, repeated_places
+from invtoolbox.operators.base import LinearOperator
+from invtoolbox.operators.survey_places import Survey, repeated_places
 from invtoolbox.operators.travel_times import TravelTimes
 
 #: Fewest cells per wavelength; with fewer the grid slows short waves down by more than 1 %.
@@ -34,7 +34,7 @@ def _deepwave() -> Any:
     return optional_package("deepwave", "AcousticWaves needs deepwave; install it with", "waves")
 
 
-class AcousticWaves(Operator):
+class AcousticWaves(Survey):
     r"""Records of a survey with sound waves, as a function of the velocity, ``(batch, 1, *grid)``.
 
     Every shot excites the medium at one place. The pressure u solves
@@ -100,31 +100,10 @@ class AcousticWaves(Operator):
         free_surface: bool = False,
     ) -> None:
         _deepwave()
-        axes = len(grid)
-        sides = tuple(torch.as_tensor(spacing, dtype=torch.float64).flatten().tolist())
-        sides = sides * axes if len(sides) == 1 else sides
-        if axes not in (2, 3) or len(sides) != axes or min(grid) < 1 or not min(sides) > 0:
-            raise InputError(
-                "AcousticWaves takes a grid of two or three axes and positive sides of a cell, got "
-                f"the grid {tuple(grid)} and the spacing {spacing}"
-            )
         check_range(self, "[0, inf)", absorbing=absorbing)
-        low, high = velocities
-        if not 0 < low <= high < math.inf:
-            raise InputError(
-                "velocities of AcousticWaves are the least and the largest one in m/s, both positive, "
-                f"got {tuple(velocities)}"
-            )
-        self.grid, self.spacing = tuple(int(n) for n in grid), tuple(float(s) for s in sides)
-        self.velocities, self.time_step = (float(low), float(high)), float(time_step)
+        super().__init__(grid, spacing, shots, receivers, velocities)
+        self.time_step = float(time_step)
         self.absorbing, self.free_surface = int(absorbing), free_surface
-        self.shots = places_in_cells(shots, "shots", self.grid, self.spacing, (2,))
-        self.receivers = places_in_cells(receivers, "receivers", self.grid, self.spacing, (2, 3))
-        if self.receivers.ndim == 3 and len(self.receivers) != len(self.shots):
-            raise InputError(
-                f"receivers are for {len(self.receivers)} shots, and there are {len(self.shots)}; "
-                "give the receivers of every shot, or (receivers, axes) for all of them"
-            )
         if wavelet.ndim not in (1, 2) or not wavelet.is_floating_point():
             raise InputError(
                 f"the wavelet has the shape (samples,) or (batch, samples), got {wavelet.dtype} of "
@@ -145,8 +124,7 @@ class AcousticWaves(Operator):
         self.frequency = main_frequency(wavelet, self.time_step)
         self._check_steps()
         self.items = self._count_items()
-        self.domain_shape = (1, *self.grid)
-        self._set_range()
+        self._set_places()
 
     def _check_surface(self) -> None:
         for name, places in (("shots", self.shots), ("receivers", self.receivers)):
@@ -180,7 +158,7 @@ class AcousticWaves(Operator):
                 f"{low / (self.frequency * CELLS_PER_WAVELENGTH):.3g} m, or lower frequencies"
             )
 
-    def _set_range(self) -> None:
+    def _set_places(self) -> None:
         self._first = repeated_places(self.receivers)
         self.range_shape = (1, len(self.shots), self.receivers.shape[-2], self.samples)
 
@@ -312,21 +290,6 @@ class AcousticWaves(Operator):
         nearest = torch.cat([torch.cdist(block, places).amin(1) for block in blocks])
         return nearest.clamp_min(min(self.spacing)).view(1, 1, *self.grid)
 
-    @property
-    def blocks(self) -> int:
-        """The number of shots."""
-        return len(self.shots)
-
-    def subset(self, index: Any) -> AcousticWaves:
-        """Return the survey of some shots: ``A.subset(i)(x) = A(x)[:, :, i]``."""
-        survey = copy.copy(self)
-        if not isinstance(index, slice):
-            index = torch.as_tensor(index, device=self.shots.device).reshape(-1)
-        survey.shots = self.shots[index]
-        survey.receivers = self.receivers[index] if self.receivers.ndim == 3 else self.receivers
-        survey._set_range()
-        return survey
-
     def parameters(self) -> dict[str, Tensor]:
         """``wavelet``."""
         return {"wavelet": self.wavelet}
@@ -337,12 +300,6 @@ class AcousticWaves(Operator):
 
     def _count_items(self) -> int | None:
         return len(self.wavelet) if self.wavelet.ndim == 2 and len(self.wavelet) > 1 else None
-
-    def __repr__(self) -> str:
-        cells = "x".join(str(n) for n in self.grid)
-        return (
-            f"AcousticWaves({cells}, {len(self.shots)} shots, {self.receivers.shape[-2]} receivers)"
-        )
 
 
 class _WaveJacobian(Jacobian):

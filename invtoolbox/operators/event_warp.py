@@ -130,7 +130,7 @@ class EventWarp(Operator):
 
         Args:
             x: flow, ``(batch, 2, T, h, w)``.
-            references: other reference times than those of the operator, ``(R,)``, from 0 to 1.
+            references: reference times in place of the operator's own, ``(R,)``, from 0 to 1.
         """
         references = self.references if references is None else references.to(self.references)
         places = self.places.expand(len(x), -1, -1)

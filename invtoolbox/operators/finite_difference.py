@@ -182,7 +182,7 @@ class SymmetrisedGradient(LinearOperator):
     def _places(
         self, entry: Tensor, component: Tensor, m: int, axis: int
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Return an entry where it is defined, and the component at both ends of the difference.
+        """Return an entry at its own places, and the component at both ends of the difference.
 
         Views.
         """

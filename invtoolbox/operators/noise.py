@@ -54,7 +54,7 @@ class Gaussian(Noise):
         _check_level(self.std, "the std of Gaussian noise")
 
     def apply(self, clean: Tensor, generator: Generator) -> Tensor:
-        return clean + _normal(clean, generator) * expand(self.std, clean)
+        return clean + normal_like(clean, generator) * expand(self.std, clean)
 
     def item(self, k: int, batch: int) -> Noise:
         return Gaussian(_take_item(self.std, k, batch, "std"))
@@ -78,7 +78,7 @@ class RelativeGaussian(Noise):
         _check_level(self.level, "the level of RelativeGaussian noise")
 
     def apply(self, clean: Tensor, generator: Generator) -> Tensor:
-        noise = _normal(clean, generator)
+        noise = normal_like(clean, generator)
         size = item_norm(clean) / item_norm(noise)
         return clean + noise * expand(self.level * size.to(torch.float64), clean)
 
@@ -164,7 +164,7 @@ def simulate(
     return noisy if isinstance(clean, (tuple, list)) else noisy[0]
 
 
-def _normal(like: Tensor, generator: Generator) -> Tensor:
+def normal_like(like: Tensor, generator: Generator) -> Tensor:
     """Draw standard normal numbers of the shape, dtype and device of ``like``."""
     shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
     normal = torch.randn(shape, generator=generator, dtype=torch.float64)

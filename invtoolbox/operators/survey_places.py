@@ -1,14 +1,94 @@
-"""Places of shots and receivers on a grid: in cells, and as weights of the nodes around them."""
+"""Surveys: places of shots and receivers on a grid, in cells and as weights of the nodes around."""
 
 from __future__ import annotations
 
+import copy
+import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import product
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.operators.base import Operator
+
+
+class Survey(Operator):
+    """Base class of operators from the velocity of a medium to what receivers record of shots.
+
+    Args:
+        grid: number of nodes along each axis, two or three axes.
+        spacing: distance of neighbouring nodes, metres; a number, or one per axis.
+        shots: places of the shots, ``(shots, axes)``, metres from the first node.
+        receivers: places of the receivers, ``(receivers, axes)`` or ``(shots, receivers, axes)``.
+        velocities: least and largest velocity, m/s.
+
+    Attributes:
+        shots, receivers: places in cells.
+
+    Raises:
+        InputError: a grid of another number of axes, velocities that are not positive, or a place
+            outside of the grid.
+    """
+
+    def __init__(
+        self,
+        grid: Sequence[int],
+        spacing: float | Sequence[float],
+        shots: Tensor,
+        receivers: Tensor,
+        velocities: tuple[float, float],
+    ) -> None:
+        axes, name = len(grid), type(self).__name__
+        sides = tuple(torch.as_tensor(spacing, dtype=torch.float64).flatten().tolist())
+        sides = sides * axes if len(sides) == 1 else sides
+        if axes not in (2, 3) or len(sides) != axes or min(grid) < 1 or not min(sides) > 0:
+            raise InputError(
+                f"{name} takes a grid of two or three axes and a positive spacing, got the grid "
+                f"{tuple(grid)} and the spacing {spacing}"
+            )
+        low, high = velocities
+        if not 0 < low <= high < math.inf:
+            raise InputError(
+                f"velocities of {name} are the least and the largest one in m/s, both positive, "
+                f"got {tuple(velocities)}"
+            )
+        self.grid, self.spacing = tuple(int(n) for n in grid), tuple(float(s) for s in sides)
+        self.velocities = (float(low), float(high))
+        self.shots = places_in_cells(shots, "shots", self.grid, self.spacing, (2,))
+        self.receivers = places_in_cells(receivers, "receivers", self.grid, self.spacing, (2, 3))
+        if self.receivers.ndim == 3 and len(self.receivers) != len(self.shots):
+            raise InputError(
+                f"receivers are for {len(self.receivers)} shots, and there are {len(self.shots)}; "
+                "give the receivers of every shot, or (receivers, axes) for all of them"
+            )
+        self.domain_shape = (1, *self.grid)
+
+    @abstractmethod
+    def _set_places(self) -> None:
+        """Set ``range_shape`` and what else depends on the places of shots and receivers."""
+
+    @property
+    def blocks(self) -> int:
+        """The number of shots."""
+        return len(self.shots)
+
+    def subset(self, index: Any) -> Self:
+        """Return the survey of some shots: ``A.subset(i)(x) = A(x)[:, :, i]``."""
+        survey = copy.copy(self)
+        if not isinstance(index, slice):
+            index = torch.as_tensor(index, device=self.shots.device).reshape(-1)
+        survey.shots = self.shots[index]
+        survey.receivers = self.receivers[index] if self.receivers.ndim == 3 else self.receivers
+        survey._set_places()
+        return survey
+
+    def __repr__(self) -> str:
+        cells, receivers = "x".join(str(n) for n in self.grid), self.receivers.shape[-2]
+        return f"{type(self).__name__}({cells}, {len(self.shots)} shots, {receivers} receivers)"
 
 
 def places_in_cells(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import InputError
 from invtoolbox.kernels.grids.eikonal import Eikonal, solve_eikonal
 from invtoolbox.kernels.points.sparse_product import SparseProduct
-from invtoolbox.operators.base import LinearOperator, Operator
-from invtoolbox.operators.survey_places import corner_weights, places_in_cells
+from invtoolbox.operators.base import LinearOperator
+from invtoolbox.operators.survey_places import Survey, corner_weights
 
 
-class TravelTimes(Operator):
+class TravelTimes(Survey):
     r"""First arrivals of a survey as a function of the velocity, ``(batch, 1, *grid)``.
 
     The time T at which a wave from the place of a shot arrives solves the eikonal equation
@@ -67,32 +65,8 @@ class TravelTimes(Operator):
         receivers: Tensor,
         velocities: tuple[float, float],
     ) -> None:
-        axes = len(grid)
-        sides = tuple(torch.as_tensor(spacing, dtype=torch.float64).flatten().tolist())
-        sides = sides * axes if len(sides) == 1 else sides
-        if axes not in (2, 3) or len(sides) != axes or min(grid) < 1 or not min(sides) > 0:
-            raise InputError(
-                "TravelTimes takes a grid of two or three axes and positive distances of its nodes, "
-                f"got the grid {tuple(grid)} and the spacing {spacing}"
-            )
-        low, high = velocities
-        if not 0 < low <= high < math.inf:
-            raise InputError(
-                "velocities of TravelTimes are the least and the largest one in m/s, both positive, "
-                f"got {tuple(velocities)}"
-            )
-        self.grid, self.spacing = tuple(int(n) for n in grid), tuple(float(s) for s in sides)
-        self.velocities = (float(low), float(high))
-        self.shots = places_in_cells(shots, "shots", self.grid, self.spacing, (2,)).double()
-        self.receivers = places_in_cells(
-            receivers, "receivers", self.grid, self.spacing, (2, 3)
-        ).double()
-        if self.receivers.ndim == 3 and len(self.receivers) != len(self.shots):
-            raise InputError(
-                f"receivers are for {len(self.receivers)} shots, and there are {len(self.shots)}; "
-                "give the receivers of every shot, or (receivers, axes) for all of them"
-            )
-        self.domain_shape = (1, *self.grid)
+        super().__init__(grid, spacing, shots, receivers, velocities)
+        self.shots, self.receivers = self.shots.double(), self.receivers.double()
         self._set_places()
 
     def _set_places(self) -> None:
@@ -160,27 +134,6 @@ class TravelTimes(Operator):
         """Compute the adjoint of `_sample`, ``(batch, shots, nodes)``."""
         tau = self._at_receivers.T(y.double().flatten(1)[..., None])
         return tau.view(len(y), len(self.shots), -1)
-
-    @property
-    def blocks(self) -> int:
-        """The number of shots."""
-        return len(self.shots)
-
-    def subset(self, index: Any) -> TravelTimes:
-        """Return the survey of some shots: ``A.subset(i)(x) = A(x)[:, :, i]``."""
-        survey = copy.copy(self)
-        if not isinstance(index, slice):
-            index = torch.as_tensor(index, device=self.shots.device).reshape(-1)
-        survey.shots = self.shots[index]
-        survey.receivers = self.receivers[index] if self.receivers.ndim == 3 else self.receivers
-        survey._set_places()
-        return survey
-
-    def __repr__(self) -> str:
-        cells = "x".join(str(n) for n in self.grid)
-        return (
-            f"TravelTimes({cells}, {len(self.shots)} shots, {self.receivers.shape[-2]} receivers)"
-        )
 
 
 def _interpolation(nodes: Tensor, weights: Tensor, count: int) -> SparseProduct:

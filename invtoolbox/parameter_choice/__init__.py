@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from invtoolbox.errors import InputError, match_name, unknown_name
+from invtoolbox.errors import InputError, require_name
 from invtoolbox.objective.gaps import measured
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.elementary import Identity
@@ -146,7 +146,4 @@ def rule_named(name: str) -> WeightRule | WeightSearch:
     >>> rule_named("gcv").probes
     1
     """
-    match = match_name(name, _RULES)
-    if match is None:
-        raise unknown_name("rule for the weight", name, _RULES)
-    return _RULES[match]()
+    return _RULES[require_name("rule for the weight", name, _RULES)]()

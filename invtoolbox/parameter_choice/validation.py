@@ -38,6 +38,8 @@ _PATIENCE, _LONGEST = 125, 1280
 #: where they start, because solves are quick there, and number of weights that they pass on either
 #: side of the best one.
 _DOUBTFUL, _ABOVE, _BEYOND = 1.5, 1.5, 3
+#: Factor of the tolerance at which a weight is judged, and distance of two weights, in decades.
+_LOOSEN, _DECADES = 10.0, 0.25
 #: Number of weights that are passed on either side of the one whose image is the best.
 _BOTH = 4
 #: Share of the whitest residual if it is white.
@@ -96,8 +98,6 @@ class Validation(WeightSearch):
 
     Args:
         coloured: the larger, the less the whitest residual counts; positive.
-        loosen: factor of the tolerance at which a weight is judged.
-        decades: distance of two weights, in decades.
         seed: seed of the random choice of measurements to hold out.
 
     Raises:
@@ -116,15 +116,11 @@ class Validation(WeightSearch):
     """
 
     coloured: float = 0.2
-    loosen: float = 10.0
-    decades: float = 0.25
     seed: int = 0
     name: ClassVar[str] = "validation"
 
     def __post_init__(self) -> None:
         check_range(self, "(0, inf)", "coloured")
-        check_range(self, "[1, inf]", "loosen")
-        check_range(self, "(0, inf]", "decades")
         self._refuse_separate()
 
     def choose(self, trials: Trials) -> WeightCurve:
@@ -266,9 +262,9 @@ class Validation(WeightSearch):
                 first[items],
                 items,
                 measure,
-                trials.coarse(self.loosen * trials.tolerance),
+                trials.coarse(_LOOSEN * trials.tolerance),
                 min(trials.max_iterations, _PATIENCE),
-                self.decades * math.log(10.0),
+                _DECADES * math.log(10.0),
                 beyond=beyond,
                 from_above=from_above,
                 judged=judged,

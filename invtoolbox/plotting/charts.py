@@ -64,14 +64,7 @@ def line_chart(
     # A level of 0 or less has no place on a logarithmic axis.
     if level is not None and log and not level > 0:
         level = None
-    heights = finite if level is None else np.append(finite, level)
-    low, high = float(np.min(heights)), float(np.max(heights))
-    if log:
-        low, high = math.log10(low), math.log10(high)
-    if high - low < 1e-12 * max(abs(high), 1.0):
-        low, high = low - 0.5, high + 0.5
-    margin = 0.04 * (high - low)
-    low, high = low - margin, high + margin
+    low, high = _ends(finite if level is None else np.append(finite, level), log)
     where = (
         np.arange(1, max(max(len(line) for line in series), 2) + 1)
         if places is None
@@ -121,6 +114,17 @@ def line_chart(
             f"{html.escape(name)}</text>"
         )
     return "".join(parts) + "</svg>"
+
+
+def _ends(heights: np.ndarray, log: bool) -> tuple[float, float]:
+    """Return the ends of the vertical axis, in decades if it is logarithmic."""
+    low, high = float(np.min(heights)), float(np.max(heights))
+    if log:
+        low, high = math.log10(low), math.log10(high)
+    if high - low < 1e-12 * max(abs(high), 1.0):
+        low, high = low - 0.5, high + 0.5
+    margin = 0.04 * (high - low)
+    return low - margin, high + margin
 
 
 def _polyline(

@@ -83,7 +83,6 @@ def write_flow_report(
     title: str,
     results: Sequence[SweepResult],
     pictures: Iterable[SweepPicture] = (),
-    lead: str = "",
     settings: Mapping[str, str] | None = None,
     overwrite: bool = True,
 ) -> Path:
@@ -98,7 +97,6 @@ def write_flow_report(
         results: results of all sweeps, in the order of time.
         pictures: sweeps with pictures. They are read one after another, so a generator keeps one
             sweep in memory.
-        lead: a sentence below the title.
         settings: facts at the end, such as the method and its settings.
         overwrite: replace an existing file.
 
@@ -123,8 +121,7 @@ def write_flow_report(
     curves = _curves(results)
     if curves:
         body += ["<h2>Over the sequence</h2>", page.row(curves)]
-    lead = " ".join(filter(None, [lead, _lead(results)]))
-    return page.write_page(path, title, lead, body, settings, overwrite)
+    return page.write_page(path, title, _lead(results), body, settings, overwrite)
 
 
 def _lead(results: Sequence[SweepResult]) -> str:

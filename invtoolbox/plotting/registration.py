@@ -71,7 +71,7 @@ def registration_figure(
 
 
 def _normalize(image: Tensor) -> np.ndarray:
-    """Return an image in [0, 1], between two percentiles, 0 where it is not finite."""
+    """Return an image in [0, 1], between two percentiles, 0 for values that are not finite."""
     values = image.detach().cpu().double().numpy()
     finite = values[np.isfinite(values)]
     low, high = np.percentile(finite, (1, 99)) if finite.size else (0.0, 1.0)

@@ -168,10 +168,10 @@ class GaussianPosterior(Posterior):
         def noise(shape: torch.Size, like: Tensor) -> Tensor:
             """Return one draw per sample, shared by the items except in `independent_items`."""
             if items_are_independent():
-                own = (batch, *shape[1:])
+                draw_shape = (batch, *shape[1:])
                 return torch.cat(
                     [
-                        torch.randn(own, generator=g, dtype=like.dtype, device=like.device)
+                        torch.randn(draw_shape, generator=g, dtype=like.dtype, device=like.device)
                         for g in draws
                     ]
                 )

@@ -88,7 +88,7 @@ from invtoolbox.priors.motion.local_rigidity import (
     LocalRotation,
 )
 from invtoolbox.priors.motion.node_arap import NodeARAP
-from invtoolbox.priors.motion.rigidity import ARAP, Isometry, RigidityCoefficients
+from invtoolbox.priors.motion.rigidity import ARAP, Isometry
 from invtoolbox.priors.motion.speed import AccelerationLimit, AlongField, SpeedLimit, StaticWorld
 from invtoolbox.priors.motion.sum_of_norms import SumOfNorms
 from invtoolbox.priors.scenes.views import (
@@ -189,7 +189,6 @@ __all__ = [
     "RigidClusters",
     "RigidMotion",
     "RigidTrack",
-    "RigidityCoefficients",
     "Score",
     "ScoreDistillation",
     "Simplex",

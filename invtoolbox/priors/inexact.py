@@ -99,8 +99,7 @@ class InexactPrior(ImplicitPrior):
         """Return the Hessian of the inner objective at an image times a vector, ``(1, n)``."""
 
     def decode(self, parameters: dict[str, Tensor], generator: Generator | None = None) -> Tensor:
-        decoded: Tensor = _Decoded.apply(self, tuple(parameters), *parameters.values())
-        return decoded
+        return _Decoded.apply(self, tuple(parameters), *parameters.values())
 
 
 class _Decoded(Function):

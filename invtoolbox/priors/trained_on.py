@@ -30,7 +30,7 @@ _TISSUE, _AIR, _BODY = (-250.0, 250.0), (-1300.0, -750.0), (-1300.0, 2500.0)
 _LEAST, _MOST = 0.04, 0.9
 #: Number of blocks along a side, over whose pixels noise is averaged.
 _BLOCKS = 64
-#: Largest ratio of the size of a pixel to those of the training.
+#: Largest ratio of the size of a pixel to the sizes of the training.
 _RATIO = 1.25
 
 
@@ -77,7 +77,7 @@ class TrainedOn(NamedTuple):
         return low, high
 
     def explain_pixels(self, pixel_size: float) -> str:
-        """Return a remark on pixels of another size than those of the training, or no words.
+        """Return a remark on pixels of another size than the training's, or no words.
 
         Args:
             pixel_size: in mm.

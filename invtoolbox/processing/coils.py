@@ -140,8 +140,11 @@ def compress_coils(item: Measurement, coils: int | None = None, share: float = 0
         raise InputError("coils are those of k-space; give an item of an ISMRMRD or fastMRI file")
     matrix = compression_matrix(item.y, coils, share)
     y = mix_coils(matrix, item.y)
-    part = float(y.abs().square().sum() / item.y.abs().square().sum())
-    note = f"{item.y.shape[1]} coils were compressed to {len(matrix)}, which hold {part:.2%} of the energy"
+    energy = float(y.abs().square().sum() / item.y.abs().square().sum())
+    note = (
+        f"{item.y.shape[1]} coils were compressed to {len(matrix)}, which hold {energy:.2%} of the "
+        "energy"
+    )
     meta = {**item.meta, "notes": (*item.meta.get("notes", ()), note)}
     geometry = item.geometry.mix_coils(matrix)
     return dataclasses.replace(item, y=y, geometry=geometry, meta=meta)

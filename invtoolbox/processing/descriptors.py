@@ -41,10 +41,10 @@ def describe(image: Tensor) -> Tensor:
     distances = []
     for axis in space:
         for step in (0, 2):
-            other = padded
+            neighbour = padded
             for k in space:
-                other = other.narrow(k, step if k == axis else 1, image.shape[k])
-            squares = (image - other).square()
+                neighbour = neighbour.narrow(k, step if k == axis else 1, image.shape[k])
+            squares = (image - neighbour).square()
             distances.append(mean(squares, _PATCH, 1, _PATCH // 2, count_include_pad=False))
     D = torch.stack(distances, 2)
     V = D.mean(2, keepdim=True)

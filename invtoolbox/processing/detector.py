@@ -141,8 +141,8 @@ def _remove_inclusions(plane: Sinogram, ellipse: np.ndarray) -> Sinogram:
     line = torch.arange(count) - (count - 1) / 2
     inside = torch.hypot(line[:, None], line[None, :]) < count / 2 - 1
     inclusions = torch.where(inside, x - x[..., inside].median(), 0.0)
-    seen = plane.operator(count, plane.field_of_view)(inclusions)
-    return plane.change(values=plane.values - seen[0, 0])
+    projected = plane.operator(count, plane.field_of_view)(inclusions)
+    return plane.change(values=plane.values - projected[0, 0])
 
 
 def _sides(y: Tensor, plane: Sinogram, ellipse: np.ndarray, cells: int) -> tuple[Tensor, Tensor]:

@@ -59,7 +59,7 @@ class MetalReduction:
 def reduce_metal(
     y: Tensor, operator: Scan, threshold: float | Tensor | None = None
 ) -> MetalReduction:
-    r"""Replace the line integrals of rays through metal by those of a prior image and a correction.
+    r"""Replace line integrals of rays through metal by those of a prior image and a correction.
 
     1. Metal is what exceeds `threshold` in the filtered back-projection of ``y``, and a ray is hidden
        if it meets metal.
@@ -141,13 +141,13 @@ def _smallest_pixel(operator: Scan) -> float:
 
 def _fill(y: Tensor, operator: Scan, hidden: Tensor, metal: Tensor) -> Tensor:
     """Return the line integrals of one item with new values for hidden rays."""
-    known = ~hidden
-    filled = interpolate(y, known)
+    visible = ~hidden
+    filled = interpolate(y, visible)
     for number in range(_SEGMENTED + _SMOOTHED):
         image = operator.pseudo_inverse(filled)
         prior = _segment(image, metal) if number < _SEGMENTED else _smoothen(image, metal)
         explained = operator(prior)
-        filled = torch.where(hidden, explained + interpolate(y - explained, known), y)
+        filled = torch.where(hidden, explained + interpolate(y - explained, visible), y)
     return filled
 
 

@@ -21,7 +21,7 @@ def pick_onsets(
     threshold: float = 4.0,
     floor: float = 0.01,
 ) -> Tensor:
-    r"""Pick the onset of the first wave of every record, in seconds, NaN where there is none.
+    r"""Pick the onset of the first wave of every record, in seconds, NaN without a wave.
 
     A wave is detected where the mean energy of the next half period (short-term average, STA)
     exceeds ``threshold`` times that of all samples before (long-term average, LTA), which includes
@@ -74,8 +74,8 @@ def pick_onsets(
     ahead = torch.arange(-(half // 2), 2 * half, device=records.device)
     index = first[:, None] + ahead
     inside = (index >= 0) & (index < samples)
-    part = torch.where(inside, traces.gather(1, index.clamp(0, samples - 1)), 0.0)
-    count, power = len(ahead), part.square().cumsum(1)
+    window = torch.where(inside, traces.gather(1, index.clamp(0, samples - 1)), 0.0)
+    count, power = len(ahead), window.square().cumsum(1)
     number = torch.arange(1, count, device=records.device)
     before = power[:, :-1] / number + quiet
     after = (power[:, -1:] - power[:, :-1]) / (count - number) + quiet

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -104,13 +105,7 @@ def filter_phase(
     ]
     padding = [p for pad in reversed(pads) for p in (pad, pad)]
     lengths = [n + 2 * pad for n, pad in zip(shape, pads)]
-    gain = torch.ones((), dtype=torch.float64)
-    for axis, (ratio, n) in enumerate(zip(ratios, lengths)):
-        frequencies = (torch.fft.fftfreq if axis < axes - 1 else torch.fft.rfftfreq)(
-            n, dtype=torch.float64
-        )
-        gain = gain + ratio * frequencies.square().view(-1, *[1] * (axes - 1 - axis))
-    gain = gain.to(transmission)
+    gain = _gain(ratios, lengths).to(transmission)
     places = tuple(range(-axes, 0))
     views = transmission.reshape(1, -1, *shape)
     filtered = torch.empty_like(views)
@@ -130,6 +125,17 @@ def filter_phase(
             "line_integrals, which fills in rays without light"
         )
     return -filtered.log().view(transmission.shape)
+
+
+def _gain(ratios: Sequence[float], lengths: Sequence[int]) -> Tensor:
+    """Return ``1 + sum_axis ratio f^2`` at the frequencies f of a real transform, in float64."""
+    gain, axes = torch.ones((), dtype=torch.float64), len(lengths)
+    for axis, (ratio, n) in enumerate(zip(ratios, lengths)):
+        frequencies = (torch.fft.fftfreq if axis < axes - 1 else torch.fft.rfftfreq)(
+            n, dtype=torch.float64
+        )
+        gain = gain + ratio * frequencies.square().view(-1, *[1] * (axes - 1 - axis))
+    return gain
 
 
 def retrieve_phase(

@@ -184,8 +184,8 @@ class Solver(ABC):
         """Whether the end of a run, short of the tolerance, is a part of the method.
 
         The status then is ``early_stopping`` in place of ``stopped``, and in place of ``limit`` if
-        the number of iterations is that of the solver. Unless overridden: whether the solver has no
-        tolerance.
+        the number of iterations is a setting of the solver. Unless overridden: whether the solver
+        has no tolerance.
         """
         return self.tolerance == 0
 

@@ -30,9 +30,9 @@ def draw_normal(
     `independent_items`.
     """
     if items_are_independent():
-        own = (shape[0] // len(generators), *shape[1:])
+        per_item = (shape[0] // len(generators), *shape[1:])
         return torch.cat(
-            [torch.randn(own, generator=g, dtype=dtype, device=device) for g in generators]
+            [torch.randn(per_item, generator=g, dtype=dtype, device=device) for g in generators]
         )
     numbers = torch.stack(
         [torch.randn(shape[1:], generator=g, dtype=dtype, device=device) for g in generators]
@@ -172,7 +172,7 @@ class SingularDecomposition:
         self.matrix: Tensor | None = None
         if exact and power is not None:
             self.kind, singular = "hartley", power.clamp_min(0).sqrt()
-        elif _is_mask(measured):
+        elif _has_mask(measured.objective.problem.operator):
             self.kind, singular = (
                 "pixels",
                 measured.A(
@@ -243,10 +243,6 @@ _LARGEST = 1024
 
 def _has_mask(operator: Any) -> bool:
     return set(operator.parameters()) == {"mask"} and operator.domain_shape == operator.range_shape
-
-
-def _is_mask(measured: UnitRangeProblem) -> bool:
-    return _has_mask(measured.objective.problem.operator)
 
 
 def _symbol(measured: UnitRangeProblem) -> tuple[Tensor | None, bool]:

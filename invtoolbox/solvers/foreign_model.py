@@ -96,15 +96,15 @@ def _has_background(term: DataTerm) -> bool:
 @contextlib.contextmanager
 def _evaluation_mode(model: Any) -> Iterator[None]:
     """Run a module in evaluation mode, and restore the mode of each of its parts."""
-    parts = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [part.training for part in parts]
-    for part in parts:
-        part.training = False
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    for module in modules:
+        module.training = False
     try:
         yield
     finally:
-        for part, mode in zip(parts, modes):
-            part.training = mode
+        for module, mode in zip(modules, modes):
+            module.training = mode
 
 
 def as_solver(model: Any) -> Solver:

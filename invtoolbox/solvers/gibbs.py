@@ -28,7 +28,7 @@ from invtoolbox.solvers.linear_systems import conjugate_gradients
 #: relative to the mean square of the measurements and to the prior's energy per degree of freedom
 #: at the start. Both densities are proper, and nearly flat over many decades.
 _SHAPE, _NOISE_RATE, _WEIGHT_RATE = 1e-3, 1e-6, 1e-3
-#: Variance of the noise at the start, relative to that of the measurements.
+#: Variance of the noise at the start, relative to the variance of the measurements.
 _FIRST = 0.1
 #: Number of blocks of the chain of noise level and weight, which forget their start more slowly than
 #: the image, and least number of states that show their error.
@@ -366,9 +366,9 @@ class Numbers:
 
     def _fill(self, like: Tensor, draw: Any) -> Tensor:
         """Return random numbers like a tensor, the same ones for every item."""
-        own = (self.batch if items_are_independent() else 1, self.chains, *like.shape[1:])
-        values: Tensor = draw(own, generator=self.generator, dtype=like.dtype, device=like.device)
-        return values.expand(self.batch, *own[1:]).reshape(like.shape)
+        drawn = (self.batch if items_are_independent() else 1, self.chains, *like.shape[1:])
+        values: Tensor = draw(drawn, generator=self.generator, dtype=like.dtype, device=like.device)
+        return values.expand(self.batch, *drawn[1:]).reshape(like.shape)
 
 
 def form_of(prior: ExplicitPrior) -> Form | None:

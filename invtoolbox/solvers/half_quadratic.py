@@ -244,7 +244,7 @@ class HalfQuadratic(Solver):
         return self._levels(objective) and (self.schedule > 1 or is_once)
 
     def stops_early(self, objective: Objective) -> bool:
-        """Whether the iterations are those of the schedule, as in DPIR."""
+        """Whether the iterations follow the schedule, as in DPIR."""
         return self._levels(objective) and self.max_iterations <= self.schedule
 
     def _answer(self, objective: Objective, splits: Sequence[Tensor], x: Tensor) -> Tensor:

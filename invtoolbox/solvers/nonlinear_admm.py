@@ -232,7 +232,7 @@ class NonlinearADMM(Solver):
         ]
         smooth = [(w, prior) for w, prior in objective.terms if _enters_by_gradient(prior)]
         return objective_gap(
-            objective, state.answer, distance, primal, 1 / state.rho, duals, smooth
+            objective, state.answer, distance, primal, 1 / state.rho, duals=duals, smooth=smooth
         )
 
     def _first_rho(self, objective: Objective, decoded: Decoded) -> Tensor:

@@ -314,7 +314,7 @@ class PDHG(Solver):
             for summand in splitting.smooth
             if isinstance(summand, GradientSummand) and summand.prior is not None
         ]
-        gap = objective_gap(objective, state.x, distance, primal, tau, duals, smooth)
+        gap = objective_gap(objective, state.x, distance, primal, tau, duals=duals, smooth=smooth)
         if not has_gradient_gap(objective):
             return gap
         # The gradient may vanish before the duals have settled.

@@ -121,7 +121,7 @@ class Reweighted(GradientSolver):
         parts = _parts(objective, state.x, state.prediction)
         x = state.x + self._change(parts, state.scale)
         prediction = cast(Tensor, objective.problem.operator(x))
-        # The gradient of F at the new x is that of the majorant there.
+        # The gradient of F at the new x is the gradient of the majorant there.
         norm = item_norm(_parts(objective, x, prediction).gradient())
         value, discrepancy = objective.value_at(x, prediction)
         return replace(

@@ -117,7 +117,7 @@ class SIRT(Solver):
         update = A.adjoint(state.rows * residual).mul_(state.columns)
         x = constrain(objective, torch.add(state.x, update, alpha=self.relaxation))
         prediction = A(x)
-        # |x_new - x| / relaxation in the metric C^-1, over the same of the first step.
+        # |x_new - x| / relaxation in the metric C^-1, over its value at the first step.
         length = _length(x - state.x, state.columns) / self.relaxation
         value, discrepancy = objective.value_at(x, prediction)
         return replace(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.settings import Settings, cast_dtype
+from invtoolbox.operators.noise import normal_like
 
 
 @dataclass(frozen=True)
@@ -237,13 +238,7 @@ def randn_like(value: Any, seed: int) -> Any:
     They are drawn on the CPU in float64.
     """
     generator = torch.Generator().manual_seed(seed)
-
-    def draw(like: Tensor) -> Tensor:
-        shape = (*like.shape, 2) if like.is_complex() else tuple(like.shape)
-        drawn = torch.randn(shape, generator=generator, dtype=torch.float64)
-        return (torch.view_as_complex(drawn) if like.is_complex() else drawn).to(like)
-
-    return map_parts(draw, value)
+    return map_parts(lambda part: normal_like(part, generator), value)
 
 
 def in_precision(value: Any, dtype: torch.dtype) -> Any:

@@ -195,17 +195,7 @@ def check_posterior(
     True
     """
     check_range("check_posterior", "[1, inf)", draws=draws, repetitions=repetitions)
-    D, y = problem.data_term, problem.y
-    if not isinstance(D, LeastSquares) or D.noise_std is None or not D.is_unweighted:
-        raise InputError(
-            "check_posterior simulates Gaussian noise, so it needs LeastSquares(noise_std=...) "
-            f"without weights; the data term is {D!r}"
-        )
-    if D.noise_std.numel() != 1 or problem.operator.items not in (None, 1):
-        raise InputError(
-            "check_posterior takes one operator and one noise level for all repetitions; select an "
-            "item first, problem.select(torch.tensor([k]))"
-        )
+    noise_std = _noise_std(problem)
     prior = prior_named(prior) if isinstance(prior, str) else prior
     solver = solver_named(solver) if isinstance(solver, str) else solver
     generator = Generator().manual_seed(seed)
@@ -217,8 +207,8 @@ def check_posterior(
         )
     truths, references = (x.to(problem.zeros()) for x in (truths, references))
     seeds = torch.randint(1 << 40, (len(truths) + 1,), generator=generator).tolist()
-    measured = problem.operator.simulate(truths, noise=float(D.noise_std), seed=seeds[1:])
-    simulated = Problem(measured.to(y), problem.operator, D)
+    measured = problem.operator.simulate(truths, noise=noise_std, seed=seeds[1:])
+    simulated = Problem(measured.to(problem.y), problem.operator, problem.data_term)
     # Repetitions need no bits that are those of one item alone.
     with independent_items(), items_together():
         solution = solve(
@@ -241,6 +231,22 @@ def check_posterior(
     return PosteriorCheck(
         {name: values.cpu() for name, values in ranks.items()}, nearer.sum(0).cpu(), draws
     )
+
+
+def _noise_std(problem: Problem) -> float:
+    """Return the noise level of a problem whose measurements can be simulated."""
+    D = problem.data_term
+    if not isinstance(D, LeastSquares) or D.noise_std is None or not D.is_unweighted:
+        raise InputError(
+            "check_posterior simulates Gaussian noise, so it needs LeastSquares(noise_std=...) "
+            f"without weights; the data term is {D!r}"
+        )
+    if D.noise_std.numel() != 1 or problem.operator.items not in (None, 1):
+        raise InputError(
+            "check_posterior takes one operator and one noise level for all repetitions; select an "
+            "item first, problem.select(torch.tensor([k]))"
+        )
+    return float(D.noise_std)
 
 
 def _draw_images(

@@ -43,7 +43,7 @@ def check_prior(
     item_tolerance: float | None = None,
     raise_error: bool = True,
 ) -> Report:
-    """Test a prior against its contract, on images ``x`` like those that it is meant for.
+    """Test a prior against its contract, on images ``x`` of the kind that it is meant for.
 
     Every method that the prior offers is tested: shape, precision and device are kept, a call
     changes nothing, a second call is bitwise equal, an item gives the same result alone and in a

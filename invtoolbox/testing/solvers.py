@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,35 +104,7 @@ def check_solver(
         repr(settings) == repr(solver) and settings == solver,
         "the solver writes into its own settings; changing values belong into the state",
     )
-    exact, finer = (
-        problem.to(dtype=torch.float64),
-        None if prior is None else prior.to(torch.float64),
-    )
-    batch_answer = run(exact, finer, iterations, 0.0).x
-
-    def part(index: Tensor) -> Any:
-        return run(
-            exact.select(index), None if finer is None else finer.select(index), iterations, 0.0
-        ).x
-
-    order = torch.arange(problem.batch - 1, -1, -1, device=problem.y0.device)
-    check.at_most(
-        "permuted batch",
-        gap(part(order), _select(batch_answer, order)),
-        1e-6,
-        "a permuted batch gives another answer than the permuted one, by {figure:.1e} relative",
-    )
-    alone = max(
-        gap(part(order[k : k + 1]), _select(batch_answer, order[k : k + 1]))
-        for k in range(problem.batch)
-    )
-    check.at_most(
-        "item by item",
-        alone,
-        1e-5,
-        "an item alone gives another answer than in a batch, by {figure:.1e} relative, after the "
-        "same number of iterations; steps and tests belong to each item, (batch,)",
-    )
+    _check_items(check, problem, prior, lambda p, r: run(p, r, iterations, 0.0).x)
     _check_converged(
         check,
         solver,
@@ -158,6 +131,37 @@ def check_solver(
             "with the batch as their first axis",
         )
     return check.finish(raise_error)
+
+
+def _check_items(
+    check: Checklist,
+    problem: Problem,
+    prior: Prior | None,
+    answer: Callable[[Problem, Prior | None], Any],
+) -> None:
+    """Compare answers of a batch with answers of the permuted batch, and of every item alone."""
+    exact = problem.to(dtype=torch.float64)
+    finer = None if prior is None else prior.to(torch.float64)
+    batch_answer = answer(exact, finer)
+
+    def difference(index: Tensor) -> float:
+        selected = answer(exact.select(index), None if finer is None else finer.select(index))
+        return gap(selected, _select(batch_answer, index))
+
+    order = torch.arange(problem.batch - 1, -1, -1, device=problem.y0.device)
+    check.at_most(
+        "permuted batch",
+        difference(order),
+        1e-6,
+        "a permuted batch gives another answer than the permuted one, by {figure:.1e} relative",
+    )
+    check.at_most(
+        "item by item",
+        max(difference(order[k : k + 1]) for k in range(problem.batch)),
+        1e-5,
+        "an item alone gives another answer than in a batch, by {figure:.1e} relative, after the "
+        "same number of iterations; steps and tests belong to each item, (batch,)",
+    )
 
 
 def _resumed_gap(

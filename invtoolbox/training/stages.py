@@ -118,11 +118,9 @@ def train(
             mixed_precision,
             decay_over=stage.steps if stage.decay == "linear" else None,
         )
-        checkpoint = (
-            None
-            if folder is None
-            else Checkpoint(Path(folder) / f"stage-{number}.safetensors", write_every)
-        )
+        checkpoint = None
+        if folder is not None:
+            checkpoint = Checkpoint(Path(folder) / f"stage-{number}.safetensors", write_every)
         solver = Adam(
             max_iterations=stage.steps,
             learning_rate=stage.learning_rate,
@@ -142,21 +140,7 @@ def train(
                 progress=progress,
             )
         losses = solution.history["objective"][:, 0]
-        if solution.status[0] == "diverged" and not bool(losses[0].isfinite()):
-            raise InputError(
-                f"the first loss of stage {number} ({stage.loss!r}) is not finite; look for NaN in "
-                "the pairs and in the weights of the network"
-            )
-        if solution.status[0] == "diverged":
-            raise InputError(
-                f"training diverged in stage {number} ({stage.loss!r}); "
-                f"take a learning rate below {stage.learning_rate:g}"
-            )
-        if solution.status[0] == "converged":
-            raise InputError(
-                f"the gradient of {stage.loss!r} vanished in stage {number}; bring the network "
-                "nearer first, by L1 or a larger gamma"
-            )
+        _refuse_failure(number, stage, solution.status[0], losses)
         result.load_state_dict(
             {name: value[0] for name, value in solution.parameters.items()}, strict=False
         )
@@ -170,6 +154,25 @@ def train(
         validated.rows(before),
         seconds,
     )
+
+
+def _refuse_failure(number: int, stage: Stage, status: str, losses: Tensor) -> None:
+    """Raise an error for a stage that diverged, or that had no gradient to follow."""
+    if status == "diverged" and not bool(losses[0].isfinite()):
+        raise InputError(
+            f"the first loss of stage {number} ({stage.loss!r}) is not finite; look for NaN in "
+            "the pairs and in the weights of the network"
+        )
+    if status == "diverged":
+        raise InputError(
+            f"training diverged in stage {number} ({stage.loss!r}); "
+            f"take a learning rate below {stage.learning_rate:g}"
+        )
+    if status == "converged":
+        raise InputError(
+            f"the gradient of {stage.loss!r} vanished in stage {number}; bring the network "
+            "nearer first, by L1 or a larger gamma"
+        )
 
 
 def proximal_matching_stages(

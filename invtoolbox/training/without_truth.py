@@ -50,8 +50,7 @@ class ArtifactRemoval(nn.Module):
 
     def forward(self, y: Tensor) -> Tensor:
         """Reconstruct images from all measurements."""
-        result: Tensor = self.network(self.operator.pseudo_inverse(y))
-        return result
+        return self.network(self.operator.pseudo_inverse(y))
 
 
 class MeasurementLoss(Loss, ABC):
@@ -66,8 +65,7 @@ class MeasurementLoss(Loss, ABC):
     def __call__(self, result: Tensor, wanted: Tensor) -> Tensor:
         from deepinv.loss import MCLoss
 
-        residual: Tensor = MCLoss(_distance)(wanted, result, SimpleNamespace(A=self.operator))
-        return residual
+        return MCLoss(_distance)(wanted, result, SimpleNamespace(A=self.operator))
 
     def of_network(
         self, network: nn.Module, shown: Tensor, wanted: Tensor, generator: Generator

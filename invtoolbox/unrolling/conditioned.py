@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -102,8 +101,7 @@ class Conditioned(nn.Module):
             name: p + torch.tensordot(factors.to(p.dtype), change, 1)
             for (name, p), change in zip(self.network.named_parameters(), self.changes)
         }
-        image: Any = functional_call(self.network, parameters, (y,))
-        return image
+        return functional_call(self.network, parameters, (y,))
 
     def extra_repr(self) -> str:
         return f"weights={self.weights}, degree={self.degree}"

@@ -13,6 +13,7 @@ time, the arithmetic of a device's own functions, or streams.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import os
@@ -21,6 +22,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -56,6 +58,8 @@ _SANITIZERS = {
     "UBSAN_OPTIONS": "print_stacktrace=1",
     "TSAN_OPTIONS": "halt_on_error=0",
 }
+#: Seconds after which a compiled kernel that no run has used is removed.
+_KEPT = 7 * 86_400
 #: What is wrong with a launch that returns no number of additions.
 NO_END = "threads of a block wait at different barriers, or at one that not all of them reach"
 _HERE = Path(__file__).parent
@@ -115,8 +119,12 @@ def widen(source: str) -> str:
     return source
 
 
+@cache
 def _cache() -> Path:
-    """Return the folder of compiled kernels, which no other user can write to."""
+    """Return the folder of compiled kernels, which no other user can write to.
+
+    What no run has used for a week, such as kernels of an earlier source, is removed.
+    """
     folder = Path(tempfile.gettempdir()) / f"invtoolbox-generated-cuda-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.stat()
@@ -124,6 +132,10 @@ def _cache() -> Path:
         raise PermissionError(
             f"{folder} belongs to another user or others can write to it; remove it"
         )
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process removes it too
+            if path.stat().st_mtime < time.time() - _KEPT:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     return folder
 
 
@@ -161,6 +173,7 @@ def build(source: str, name: str) -> Path:
         if name == "counts":
             command += _WITHOUT_SANITIZER
         _compile(target, "module.cpp", whole, command)
+    target.touch()
     return target
 
 
@@ -194,6 +207,7 @@ def _precompile(flags: tuple[str, ...]) -> Path:
     if not (folder / "prefix.h.gch").exists():
         command = ["g++", *(flag for flag in flags if flag != "-shared"), "-x", "c++-header"]
         _compile(folder / "prefix.h.gch", "prefix.h", _prefix(), [*command, "prefix.h"])
+    os.utime(folder)
     return folder
 
 

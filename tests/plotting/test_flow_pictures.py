@@ -133,7 +133,6 @@ def test_a_page_of_a_sequence(tmp_path: Path) -> None:
             "A <street>",
             results(),
             pictures(),
-            "Simulated.",
             {"method": "toy"},
         )
     )

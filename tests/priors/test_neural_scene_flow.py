@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -311,8 +310,9 @@ def test_the_network_finds_what_moves_and_free_vectors_do_not() -> None:
     source, target, truth = boxes(4)
     moving = truth.norm(dim=1) > 0
     flow = published.nsfp(source, target, Fit(patience=100, max_iterations=200))
-    fit = replace(published.FREE_VECTORS, max_iterations=150, learning_rate=0.02)
-    free = published.free_vectors(source, target, fit)
+    fit = Fit(learning_rate=0.02, patience=None, min_delta=0.0, max_iterations=150)
+    problem = it.Problem(target[None], it.operators.PointWarp(source[None]), Chamfer(2.0))
+    free = fit.solve(problem, it.priors.FreeFlow()).x[0]
     error, free_error = (float(it.metrics.end_point_error(f, truth, moving)) for f in (flow, free))
     misfit, free_misfit = (
         float(Chamfer().value((source + f)[None], target[None])) for f in (flow, free)
@@ -322,9 +322,8 @@ def test_the_network_finds_what_moves_and_free_vectors_do_not() -> None:
 
 def test_what_was_not_fitted_gets_a_flow_too() -> None:
     source, target, _ = boxes(1, 400)
-    for method in (published.nsfp, published.free_vectors):
-        flow = method(source, target, Fit(points=100, max_iterations=3))
-        assert flow.shape == source.shape and bool(flow.isfinite().all())
+    flow = published.nsfp(source, target, Fit(points=100, max_iterations=3))
+    assert flow.shape == source.shape and bool(flow.isfinite().all())
     with pytest.raises(InputError, match="not finite"):
         published.nsfp(source.clone().fill_(float("nan")), target)
     with pytest.raises(InputError, match="at least one"):

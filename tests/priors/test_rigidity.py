@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.moving_shapes import rigidity_coefficients
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.geometry.rigid import rotation
 from invtoolbox.geometry.rotations import (
@@ -29,7 +27,6 @@ from invtoolbox.priors import (
     LocalRigidity,
     LocalRotation,
     NodeARAP,
-    RigidityCoefficients,
 )
 from invtoolbox.priors.motion.rigidity import GraphPrior
 from invtoolbox.testing import check_prior
@@ -58,7 +55,6 @@ PRIORS: dict[str, Callable[[], GraphPrior]] = {
     "as isometric": lambda: AsIsometricAsPossible(6, smoothing=0.1),
     "local rigidity": lambda: LocalRigidity(8, smoothing=0.1),
     "local rotation": lambda: LocalRotation(8, smoothing=0.1),
-    "coefficients": lambda: RigidityCoefficients(bones=4, neighbours=8),
 }
 EVERY = {"arap": lambda: ARAP(8), "arap, Gaussian": lambda: ARAP(8, weights="gaussian"), **PRIORS}
 
@@ -166,17 +162,6 @@ def test_nodes_that_move_rigidly_at_every_time_cost_nothing() -> None:
     assert float(prior.energy(there)) < 1e-6 * float(
         prior.energy(torch.stack([flow(seed=k, size=0.3) for k in range(4)], 1))
     )
-
-
-def test_coefficients_weigh_the_edges_that_grow() -> None:
-    p = points()
-    follows = torch.rand(N, 3, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    graph = NeighbourGraph.of_points(p[0], 8)
-    c = rigidity_coefficients(follows, graph.edges)
-    expected = 0.04 * float((c * graph.vectors.square().sum(1)).sum() / c.sum())
-    assert float(
-        RigidityCoefficients(follows, neighbours=8).bind(p).energy(0.2 * p)
-    ) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("factor", [1.1, 0.7])
@@ -343,7 +328,6 @@ def test_the_curvature_of_nodes_lies_above_and_reweighting_goes_down() -> None:
         ARAP(8),
         Isometry(12),
         Isometry(12, norm="l1", smoothing=0.01),
-        RigidityCoefficients(neighbours=12),
     ],
     ids=lambda prior: repr(prior),
 )
@@ -409,8 +393,3 @@ def test_what_is_wrong_is_said() -> None:
         LocalRigidity(orientations=torch.zeros(3, 3))
     with pytest.raises(InputError, match="displacements of shape"):
         NodeARAP(4).bind(points()).energy(flow())
-    with pytest.raises(InputError, match="skinning weights of 3 points"):
-        RigidityCoefficients(torch.ones(3, 2)).bind(points())
-    assert math.isfinite(
-        float(RigidityCoefficients(skinning=torch.ones(N, 2)).bind(points()).energy(flow()))
-    )

@@ -44,9 +44,9 @@ class FastMRI(KSpaceData):
     """Data set of the slices of a fastMRI file, in k-space.
 
     The array ``kspace`` is ``(slice, coil, readout, phase encoding)``, or without the axis of the
-    coils. The mask of the file says which phase encodings count; without one, samples that are 0 in
-    all coils were not measured. The oversampling of the readout is removed, and the `reference` is
-    the image in the file.
+    coils. The mask of the file marks the phase encodings that count; without one, samples that are
+    0 in all coils were not measured. The oversampling of the readout is removed, and the
+    `reference` is the image in the file.
 
     Args:
         path: path of the file.

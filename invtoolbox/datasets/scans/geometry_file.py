@@ -142,6 +142,6 @@ def check_is_2d(geometry: Any, what: str) -> Geometry:
         raise InputError(f"{what} needs the geometry of the scan, and this measurement has none")
     if not isinstance(geometry, Geometry):
         kind = getattr(geometry, "kind", None)
-        other = "k-space" if kind is None else f"a 3D scan ({kind!r})"
-        raise InputError(f"{what} is for sinograms of 2D scans, but this is {other}")
+        subject = "k-space" if kind is None else f"a 3D scan ({kind!r})"
+        raise InputError(f"{what} is for sinograms of 2D scans, but this is {subject}")
     return geometry

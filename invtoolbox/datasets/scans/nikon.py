@@ -37,7 +37,7 @@ class XTek(ScannerScan):
 
     Args:
         path: path of the `.xtekct` file.
-        geometry: geometry of the pictures as they are stored; it replaces that of the file.
+        geometry: geometry of the pictures as they are stored; it replaces the geometry in the file.
     """
 
     format_name = "Nikon"

@@ -25,8 +25,8 @@ from invtoolbox.datasets.volumes.volume import Volume
 from invtoolbox.errors import InputError
 
 _ROOT = "RTKThreeDCircularGeometry"
-#: Settings of a view; those that the file leaves out are 0. A parallel beam has no distance of the
-#: panel.
+#: Settings of a view; settings that the file leaves out are 0. A parallel beam has no distance of
+#: the panel.
 _OF_A_VIEW = (
     *("SourceToIsocenterDistance", "SourceToDetectorDistance"),
     *("GantryAngle", "InPlaneAngle", "OutOfPlaneAngle"),
@@ -46,7 +46,7 @@ class Rtk(ScannerScan):
 
     Args:
         path: path of the `.xml` file.
-        geometry: geometry of the pictures as they are stored; it replaces that of the file.
+        geometry: geometry of the pictures as they are stored; it replaces the geometry in the file.
         stack: path of the projections.
     """
 
@@ -79,7 +79,7 @@ class ViewTable(ScannerScan):
 
     Args:
         path: path of the `.csv` file, or of its folder.
-        geometry: geometry of the pictures as they are stored; it replaces that of the file.
+        geometry: geometry of the pictures as they are stored; it replaces the geometry in the file.
         white: white level of counts; the largest number of their type by default.
     """
 
@@ -124,7 +124,7 @@ def white_level(pictures: Volume) -> tuple[float | None, tuple[str, ...]]:
 
 
 def _read_views(path: Path) -> np.ndarray:
-    """Read the settings of every view, ``(V, 9)``; those of the whole file come first in it."""
+    """Read the settings of every view, ``(V, 9)``; settings of the whole file come first in it."""
     if path.stat().st_size > 2**28:
         raise InputError(f"{path}: too long for a geometry; give the file of RTK")
     text = path.read_bytes()

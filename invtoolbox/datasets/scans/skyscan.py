@@ -31,7 +31,7 @@ class SkyScan(ScannerScan):
 
     Args:
         path: path of the `.log` file.
-        geometry: geometry of the pictures as they are stored; it replaces that of the file.
+        geometry: geometry of the pictures as they are stored; it replaces the geometry in the file.
     """
 
     format_name = "SkyScan"

@@ -25,7 +25,7 @@ class SurveyPlaces:
 
     Attributes:
         sources: depth, x and y in metres, ``(traces, 3)``.
-        receivers: likewise.
+        receivers: places of the receivers, in the same form.
         names: number of the shot of every trace, ``(traces,)``; all equal if there are none.
     """
 

@@ -138,7 +138,7 @@ class Txrm(ScannerScan):
 
     Args:
         path: path of the `.txrm` file.
-        geometry: geometry of the pictures as they are stored; it replaces that of the file.
+        geometry: geometry of the pictures as they are stored; it replaces the geometry in the file.
         white: white level, for a file without references.
     """
 

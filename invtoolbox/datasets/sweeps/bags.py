@@ -126,7 +126,7 @@ class Bag(Recording):
 
     def _read(self, index: int) -> Sweep:
         time = self.times[index]
-        # Messages of equal times are told apart by their order.
+        # Messages of equal times are distinguished by their order.
         rank = index - self.times.index(time)
         with decoding(self.file, "bag"):
             messages = _messages(self.file, {self.topic}, time)

@@ -128,7 +128,7 @@ class KittiRaw(SweepFiles):
     above it. The world is the unit's frame at the first packet. In a ``_sync`` drive, sweeps and
     packets of the same number belong together.
 
-    Sweeps of the raw data contain the sensor's motion, unlike those of the odometry benchmark (its
+    Sweeps of the raw data contain the sensor's motion, unlike sweeps of the odometry benchmark (its
     readme: points have to be untwisted). They have no times of points.
 
     Args:

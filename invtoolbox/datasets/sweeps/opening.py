@@ -1,7 +1,7 @@
 """Open lidar sequences of every format; the content of a folder decides which reader reads it.
 
-Recordings of network packets of every sensor are told apart here, and formats that are known but not
-read. A TOML file can describe a simulated street, which is opened in the same way.
+Recordings of network packets of every sensor are distinguished here, and formats that are known but
+not read. A TOML file can describe a simulated street, which is opened in the same way.
 """
 
 from __future__ import annotations

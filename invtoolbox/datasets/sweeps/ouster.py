@@ -143,7 +143,7 @@ class OusterPackets(Recording):
 
     Points are in the sensor's frame, x to its front (away from the connector), row by row of the
     image of the beams, so that the beam of the highest elevation comes first; a beam without return
-    gives a zero. Times are those of the columns, and intensities are reflectivities.
+    gives a zero. Every column has a time, and intensities are reflectivities.
 
     Args:
         path: the recording, pcap or pcapng.

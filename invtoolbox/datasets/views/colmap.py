@@ -106,7 +106,7 @@ def read_colmap(path: str | os.PathLike[str]) -> SparseModel:
 
     Source: https://colmap.github.io/format.html
     """
-    folder = model_folder(Path(path).expanduser())
+    folder = model_folders(Path(path).expanduser())[0]
     tables = read_binary(folder) if (folder / "cameras.bin").is_file() else read_text(folder)
     return _model(folder, tables)
 
@@ -141,11 +141,6 @@ def write_colmap(
     make_folder(folder)
     (write_binary if binary else write_text)(folder, _tables(model), overwrite)
     return folder
-
-
-def model_folder(path: Path) -> Path:
-    """Return the folder of the first model of a project."""
-    return model_folders(path)[0]
 
 
 def model_folders(path: Path) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +59,12 @@ def write_dicom_series(
     tensor([1.])
     """
     from pydicom.dataset import FileDataset, FileMetaDataset
-    from pydicom.uid import (
-        CTImageStorage,
-        ExplicitVRLittleEndian,
-        MRImageStorage,
-        generate_uid,
-    )
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
     check_choice("write_dicom_series", ("CT", "MR"), modality=modality)
     storage = CTImageStorage if modality == "CT" else MRImageStorage
     folder = Path(folder).expanduser()
-    if not folder.parent.is_dir():
-        raise InputError(f"{folder}: the folder {folder.parent} does not exist; make it first")
-    if folder.exists() and not (folder.is_dir() and overwrite):
-        raise InputError(f"{folder}: it exists already; choose another, or pass overwrite=True")
-    if folder.exists() and any(not _NAME.fullmatch(file.name) for file in folder.iterdir()):
-        raise InputError(f"{folder}: the folder holds other files; choose another")
+    _check_folder(folder, overwrite)
     shape, _, pages = slices_of(folder, volume)
     grid = grid_to_write(folder, volume, None)
     if grid.unit != "mm":
@@ -83,10 +73,7 @@ def write_dicom_series(
         )
     scale = getattr(volume, "scale", None)
     if scale is None:
-        limits = [(float(page.min()), float(page.max())) for page in slices_of(folder, volume)[2]]
-        low, high = min(a for a, _ in limits), max(b for _, b in limits)
-        scale = ((high - low) / 65535 or 1e-9, low)
-        slope, intercept = scale
+        scale = slope, intercept = _scale_of(slices_of(folder, volume)[2])
         pages = (np.clip(np.rint((page - intercept) / slope), 0, 65535) for page in pages)
     # A decimal string of DICOM has at most 16 characters.
     factor, zero = (1000 / water, 1000.0) if modality == "CT" else (1.0, 0.0)
@@ -138,6 +125,23 @@ def write_dicom_series(
                 setattr(image, name, value)
             image.save_as(hidden / f"slice_{number:0{digits}}.dcm", enforce_file_format=True)
     return Written(folder)
+
+
+def _check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse a folder that cannot be made, or that holds other files than a series."""
+    if not folder.parent.is_dir():
+        raise InputError(f"{folder}: the folder {folder.parent} does not exist; make it first")
+    if folder.exists() and not (folder.is_dir() and overwrite):
+        raise InputError(f"{folder}: it exists already; choose another, or pass overwrite=True")
+    if folder.exists() and any(not _NAME.fullmatch(file.name) for file in folder.iterdir()):
+        raise InputError(f"{folder}: the folder holds other files; choose another")
+
+
+def _scale_of(pages: Iterable[np.ndarray]) -> tuple[float, float]:
+    """Return the slope and the intercept by which 16 bits cover the range of some slices."""
+    limits = [(float(page.min()), float(page.max())) for page in pages]
+    low, high = min(a for a, _ in limits), max(b for _, b in limits)
+    return (high - low) / 65535 or 1e-9, low
 
 
 def _decimal(number: Any) -> str:

@@ -70,7 +70,7 @@ def _variables(path: Path) -> Iterator[tuple[str, np.ndarray | None]]:
         array = None
         if (dtype := _CLASSES.get(bits & 0xFF)) is not None:
             # Numbers are stored in the smallest type that holds them.
-            parts = [np.frombuffer(part, order + _NUMBERS[kind]) for kind, part in rest]
+            parts = [np.frombuffer(blob, order + _NUMBERS[kind]) for kind, blob in rest]
             array = parts[0].astype(dtype)
             if bits & _COMPLEX:
                 array = array + 1j * parts[1].astype(dtype)

@@ -218,7 +218,7 @@ def _encode_png(pixels: np.ndarray, chunks: list[tuple[bytes, bytes]]) -> bytes:
     """
     rows, columns, channels = pixels.shape
     color = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
-    header = struct.pack(">IIBBBBB", columns, rows, 8 * pixels.itemsize, color, 0, 0, 0)
+    header = struct.pack(">IIBB3x", columns, rows, 8 * pixels.itemsize, color)
     stored = pixels.astype(pixels.dtype.newbyteorder(">")).reshape(rows, -1).view(np.uint8)
     packer, step = zlib.compressobj(), channels * pixels.itemsize
     before = np.zeros_like(stored[:1])
@@ -236,8 +236,8 @@ def _encode_png(pixels: np.ndarray, chunks: list[tuple[bytes, bytes]]) -> bytes:
     data += packer.flush()
     parts = [(b"IHDR", header), *chunks, (b"IDAT", data), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part))
-        for name, part in parts
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in parts
     )
 
 
@@ -259,11 +259,11 @@ def _encode_tiff(pixels: np.ndarray, like: Original, factor: int, has_alpha: boo
             if has_alpha and page.extrasamples:
                 options["extrasamples"] = list(page.extrasamples)
             is_resized = pixels.shape[:2] != (page.imagelength, page.imagewidth)
-            kept = (*_TAGS, *(() if is_resized else _PLACES))
+            codes = (*_TAGS, *(() if is_resized else _PLACES))
             options["extratags"] = [
                 (tag.code, int(tag.dtype), tag.count, tag.value, True)
                 for tag in tags
-                if tag.code in kept
+                if tag.code in codes
             ]
             # These descriptions contain the size of the picture.
             has_size = file.is_shaped or file.is_ome or file.is_imagej

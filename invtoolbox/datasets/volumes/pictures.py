@@ -65,10 +65,10 @@ class Original:
             alpha: whether transparent pixels are unknown.
         """
         colors, transparency = self.read()
-        known = ~np.isnan(colors).any(-1, keepdims=True)
+        is_known = ~np.isnan(colors).any(-1, keepdims=True)
         if alpha and transparency is not None:
-            known &= transparency > 0
-        return np.ascontiguousarray(orient(known, self.orientation)[..., 0])
+            is_known &= transparency > 0
+        return np.ascontiguousarray(orient(is_known, self.orientation)[..., 0])
 
 
 class Pictures:
@@ -139,10 +139,10 @@ def picture_files(folder: Path) -> list[Path]:
     """Return the pictures of a folder that are not hidden, in the order of their names."""
     files = (f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES)
     # Other systems leave hidden files such as "._photo.jpg", which are no pictures.
-    found = sorted(f for f in files if not f.name.startswith("."))
-    if not found:
+    pictures = sorted(f for f in files if not f.name.startswith("."))
+    if not pictures:
         raise InputError(f"{folder}: no pictures ({', '.join(SUFFIXES)}) in this folder")
-    return found
+    return pictures
 
 
 def read_pixels(path: Path, page: int) -> np.ndarray:

@@ -33,7 +33,7 @@ _CHUNK = (32, 128, 128)
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a stack says about itself; None for what its file does not say.
+    """Facts in the file of a stack; None for a fact that the file does not state.
 
     Attributes:
         voxel_size: distances of slices, rows and columns in micrometres.
@@ -98,11 +98,11 @@ class _Stored(Stack):
 
     def read(self, time: int, channel: int, part: tuple[slice, slice, slice]) -> np.ndarray:
         at: dict[str, Any] = dict(zip(AXES, (time, channel, *part)))
-        kept = [a for a in self._axes if a in "ZYX"]
+        space = [a for a in self._axes if a in "ZYX"]
         with decoding(self.path, "microscopy"):
             box = np.asarray(self._array(tuple(at[a] for a in self._axes)))
-        box = box.transpose([kept.index(a) for a in "ZYX" if a in kept])
-        return box if "Z" in kept else box[None]
+        box = box.transpose([space.index(a) for a in "ZYX" if a in space])
+        return box if "Z" in space else box[None]
 
 
 def open_stack(
@@ -210,8 +210,8 @@ def _read_ome(document: dict[str, Any]) -> Metadata:
 
 
 def _first(entry: Any) -> dict[str, Any]:
-    found = entry[0] if isinstance(entry, list) and entry else entry
-    return found if isinstance(found, dict) else {}
+    first = entry[0] if isinstance(entry, list) and entry else entry
+    return first if isinstance(first, dict) else {}
 
 
 def _open_zarr(path: Path) -> tuple[Any, Sequence[int], str, Any, Metadata]:
@@ -287,31 +287,31 @@ def _slabs(stack: Stack, depth: int) -> Iterator[tuple[int, int, slice, np.ndarr
     for time in range(stack.shape[0]):
         for channel in range(stack.shape[1]):
             for start in range(0, stack.shape[2], depth):
-                part = slice(start, min(start + depth, stack.shape[2]))
-                yield time, channel, part, stack.read(time, channel, (part, every, every))
+                slices = slice(start, min(start + depth, stack.shape[2]))
+                yield time, channel, slices, stack.read(time, channel, (slices, every, every))
 
 
 def _write_tiff(path: Path, stack: Stack) -> None:
     import tifffile
 
-    known = stack.metadata
+    stated = stack.metadata
     metadata: dict[str, Any] = {"axes": AXES}
-    for name, size in zip("ZYX", known.voxel_size or ()):
+    for name, size in zip("ZYX", stated.voxel_size or ()):
         metadata |= {f"PhysicalSize{name}": size, f"PhysicalSize{name}Unit": "µm"}
-    if known.channels or known.wavelengths:
+    if stated.channels or stated.wavelengths:
         metadata["Channel"] = {
-            **({"Name": list(known.channels)} if known.channels else {}),
+            **({"Name": list(stated.channels)} if stated.channels else {}),
             **(
                 {
-                    "EmissionWavelength": [w and 1e3 * w for w in known.wavelengths],
-                    "EmissionWavelengthUnit": ["nm"] * len(known.wavelengths),
+                    "EmissionWavelength": [w and 1e3 * w for w in stated.wavelengths],
+                    "EmissionWavelengthUnit": ["nm"] * len(stated.wavelengths),
                 }
-                if known.wavelengths and None not in known.wavelengths
+                if stated.wavelengths and None not in stated.wavelengths
                 else {}
             ),
         }
-    if known.time_step is not None:
-        metadata |= {"TimeIncrement": known.time_step, "TimeIncrementUnit": "s"}
+    if stated.time_step is not None:
+        metadata |= {"TimeIncrement": stated.time_step, "TimeIncrementUnit": "s"}
     pages = (page for *_, slab in _slabs(stack, 1) for page in slab)
     big = math.prod(stack.shape) * stack.dtype.itemsize > 2**31
     with (
@@ -324,14 +324,14 @@ def _write_tiff(path: Path, stack: Stack) -> None:
 
 
 def _write_zarr(path: Path, stack: Stack) -> None:
-    zarr, known = _zarr(), stack.metadata
-    space = {"type": "space", **({"unit": "micrometer"} if known.voxel_size else {})}
+    zarr, stated = _zarr(), stack.metadata
+    space = {"type": "space", **({"unit": "micrometer"} if stated.voxel_size else {})}
     axes = [
-        {"name": "t", "type": "time", **({"unit": "second"} if known.time_step else {})},
+        {"name": "t", "type": "time", **({"unit": "second"} if stated.time_step else {})},
         {"name": "c", "type": "channel"},
         *({"name": name, **space} for name in "zyx"),
     ]
-    scale = [known.time_step or 1.0, 1.0, *(known.voxel_size or (1.0, 1.0, 1.0))]
+    scale = [stated.time_step or 1.0, 1.0, *(stated.voxel_size or (1.0, 1.0, 1.0))]
     places = [{"type": "scale", "scale": scale}]
     multiscale = {
         "name": path.stem,
@@ -342,12 +342,12 @@ def _write_zarr(path: Path, stack: Stack) -> None:
     with writing_folder(path) as hidden:
         group = zarr.create_group(str(hidden), zarr_format=3)
         ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale]}
-        if known.channels:
+        if stated.channels:
             window = {"min": 0.0, "max": 1.0, "start": 0.0, "end": 1.0}
             ome["omero"] = {
                 "channels": [
                     {"label": name, "color": "FFFFFF", "active": True, "window": window}
-                    for name in known.channels
+                    for name in stated.channels
                 ]
             }
         group.attrs["ome"] = ome
@@ -358,5 +358,5 @@ def _write_zarr(path: Path, stack: Stack) -> None:
             dtype=stack.dtype,
             dimension_names=list("tczyx"),
         )
-        for time, channel, part, slab in _slabs(stack, chunk[0]):
-            array[time, channel, part] = slab
+        for time, channel, slices, slab in _slabs(stack, chunk[0]):
+            array[time, channel, slices] = slab

@@ -1,4 +1,4 @@
-"""What a system of tables supplies: rows, their items as cases, and the measures of an answer."""
+"""A system of tables: rows, their items as cases, and the measures of an answer."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Method:
     def bind(self, case: Case, simple: str) -> Callable[[], Solved]:
         """Return the computation of the answer to a case, and of its notes.
 
-        What a user's function gets is prepared here, so that its seconds are those of the function.
+        What a user's function gets is prepared here, so that its seconds count the function alone.
 
         Args:
             case: the case.

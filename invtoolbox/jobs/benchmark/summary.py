@@ -89,14 +89,14 @@ class MethodResult:
 
     @property
     def split(self) -> str:
-        """What the settings were chosen on, in words."""
+        """Data on which the settings were chosen, in words."""
         if self.chosen_on is None:
             return "not stated"
         return ", ".join(self.chosen_on) or "nothing"
 
     @property
     def marks(self) -> str:
-        """What a reader must know about the figures; empty if nothing."""
+        """Remarks on the figures for a reader; empty without a remark."""
         failed = f"failed on {len(self.failures)} of {len(self.items) + len(self.failures)}"
         return "; ".join([TUNED] * self.is_tuned_here + [failed] * bool(self.failures))
 

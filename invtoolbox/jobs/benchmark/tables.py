@@ -24,7 +24,7 @@ OTHERS = "others"
 
 
 class Published(Table):
-    """Figure that others published, shown beside the rows of this run and marked as published."""
+    """Figure that others published, shown next to the rows of this run and marked as published."""
 
     method: str = Field(description="name of the method")
     row: str = Field(description="name of the row")
@@ -105,9 +105,10 @@ def read_table(
             f"{path}: [chosen_on] needs the key {OTHERS}: what settings were chosen on; [] if they "
             "follow from a publication or from the measurements"
         )
-    given = frozenset(texts(changes))
+    written = frozenset(texts(changes))
     rows = [
-        row.located(lambda name: str(locate(path, name, given).absolute())) for row in content.rows
+        row.located(lambda name: str(locate(path, name, written).absolute()))
+        for row in content.rows
     ]
     row_names = [row.name for row in rows]
     if len(set(row_names)) < len(row_names):
@@ -155,9 +156,9 @@ def overlap(chosen_on: Iterable[str], reported_on: Iterable[str]) -> bool:
     """
     chosen, reported = ([_span(name) for name in names] for names in (chosen_on, reported_on))
     return any(name == "unknown" for name, _, _ in chosen) or any(
-        name == other and first <= end and start <= last
+        name == reporter and first <= end and start <= last
         for name, first, last in chosen
-        for other, start, end in reported
+        for reporter, start, end in reported
     )
 
 

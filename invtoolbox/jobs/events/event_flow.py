@@ -184,7 +184,9 @@ def event_flow(
         )
         start = {"controls": solution.parameters["controls"]}
     assert solution is not None
-    return _result(recordings, items, problem, solution, prior, K, estimate.is_clear)
+    return _result(
+        recordings, items, problem, solution, prior=prior, K=K, is_clear=estimate.is_clear
+    )
 
 
 def _check(items: list[Events], camera: Any) -> Tensor:

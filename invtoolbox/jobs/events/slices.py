@@ -70,12 +70,12 @@ def slice_by_motion(events: Events, most: int = MOST) -> Events:
     """
     count = max(FEWEST, events.size[0] * events.size[1] // _PIXELS_PER_EVENT)
     while 2 * count < len(events) and count < most:
-        part = events[:count]
-        if part.duration > 0:
-            estimate = affine_estimate([part], iterations=10)
+        first = events[:count]
+        if first.duration > 0:
+            estimate = affine_estimate([first], iterations=10)
             is_clear = bool(estimate.is_clear) and float(estimate.gain) >= _CLEAR_GAIN
             if is_clear and float(estimate.length) >= _CLEAR_LENGTH:
-                return part
+                return first
         count *= 2
     return events[:most]
 

@@ -164,7 +164,8 @@ class Piece:
             speed for moving ones.
         moving: whether the points belong to moving objects.
         sweep: number of the sweep in which the points were measured.
-        frame: the frame of a static piece's sweep in that of the reference, float64 ``(4, 4)``.
+        frame: motion from the frame of a static piece's sweep to the frame of the reference,
+            float64 ``(4, 4)``.
     """
 
     points: Tensor

@@ -150,8 +150,8 @@ def moving_bodies(pair: Pair, settings: BodySettings | None = None) -> Bodies:
         times,
         surface,
     )
-    # People in a crowd, or beside a car, are one cluster without a motion of its own. It is divided,
-    # and its parts are bodies if they gain more than the whole.
+    # People in a crowd, or next to a car, are one cluster without a motion of its own. It is
+    # divided, and its parts are bodies if they gain more than the whole.
     sure = _without(bodies, weak)
     tried = {(len(rows), int(rows.min())) for rows in members}
     # A wall has many parts, of which some fit another place by chance.

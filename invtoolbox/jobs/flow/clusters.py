@@ -63,8 +63,8 @@ def height_above(points: Tensor, ground: Tensor) -> Tensor:
 def are_alone(points: Tensor, origin: Tensor, rays: Rays) -> Tensor:
     """Return which points lie on no surface, like drops of rain, bool ``(n,)``.
 
-    The rays beside the one of such a point meet something else. No point counts as alone if only few
-    points are so far apart, as on a dry street, or if very many are, as in a thinned cloud.
+    The rays next to the one of such a point meet something else. No point counts as alone if only
+    few points are so far apart, as on a dry street, or if very many are, as in a thinned cloud.
 
     Args:
         points: points, ``(n, 3)``.

@@ -98,9 +98,9 @@ def estimate(
     pair = prepare_pair(source, target, preparation, guess)
     neighbours, notes = prepare_neighbours(pair, source, target, further, preparation)
     pair = replace(pair, notes=pair.notes + notes)
-    found = estimate_prepared(pair, neighbours, estimator, seed, device)
-    name = method if isinstance(method, str) else found.method
-    return replace(found, method=name, seconds=time.monotonic() - start)
+    estimated = estimate_prepared(pair, neighbours, estimator, seed, device)
+    name = method if isinstance(method, str) else estimated.method
+    return replace(estimated, method=name, seconds=time.monotonic() - start)
 
 
 def estimate_prepared(
@@ -267,8 +267,7 @@ def _pair(
         return whole
     # Trees stay on their device, so those of clouds are built anew.
     bare = replace(whole, scans=None, window=tuple(replace(n, cloud=None) for n in neighbours))
-    moved: Pair = tree_map(lambda tensor: tensor.to(device), bare)
-    return moved
+    return tree_map(lambda tensor: tensor.to(device), bare)
 
 
 def _holds_arrays(source: Any) -> bool:

@@ -253,7 +253,7 @@ class Evidence:
             world: mask of the points on which no body arrives, ``(n,)``, its own points aside; by
                 default those that no cluster holds.
         """
-        # What is no cluster under suspicion is the still world.
+        # Points outside of suspected clusters are the still world.
         still = torch.ones(len(points), dtype=torch.bool, device=points.device)
         still[torch.cat(list(members))] = False
         sizes = torch.stack([points[rows].amax(0) - points[rows].amin(0) for rows in members])

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from invtoolbox.errors import match_name, unknown_name
+from invtoolbox.errors import require_name
 from invtoolbox.jobs.flow.bodies import moving_bodies
 from invtoolbox.jobs.flow.clusters import height_above
 from invtoolbox.jobs.flow.evidence import BodySettings
@@ -62,7 +62,7 @@ class Default:
         The ground would connect all clusters.
         """
         # Each sweep is segmented around its own sensor: the source was moved by E, so its sensor is
-        # at `origin`; the frame is that of the target.
+        # at `origin`; the frame belongs to the target.
         high, target_high = ~low, ~ground(pair.target)
         times = pair.times and (pair.times[0][high], pair.times[1][target_high])
         above_ground = replace(
@@ -117,7 +117,7 @@ class Nsfp:
     time_limit: float | None = None
 
     def __call__(self, pair: Pair, seed: int) -> Motion:
-        # The seed draws the points of the source, seed + 1 those of the target (`Fit.draw`).
+        # The seed draws the points of the source, seed + 1 the points of the target (`Fit.draw`).
         fit = Fit(
             points=self.points,
             patience=self.patience,
@@ -213,7 +213,4 @@ def method_named(name: str) -> Method:
     Args:
         name: name in `METHODS`.
     """
-    key = match_name(name, METHODS)
-    if key is None:
-        raise unknown_name("method of scene flow", name, METHODS)
-    return METHODS[key]()
+    return METHODS[require_name("method of scene flow", name, METHODS)]()

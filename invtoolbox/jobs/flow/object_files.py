@@ -78,8 +78,8 @@ def write_boxes(folder: Path, opened: Sweeps, objects: Sequence[TrackedObject]) 
             x, y, z = one.centre.tolist()
             box = {"sweep": opened.names[one.sweep], "centre": [x, y, z], "heading": one.heading}
             boxes.append({**box, "velocity": one.velocity.tolist(), "points": len(one.rows)})
-            # KITTI: x right, y down, z front; the place is that of the floor, and the angle about y
-            # is 0 along x.
+            # KITTI: x right, y down, z front; the place is the middle of the floor, and the angle
+            # about y is 0 along x.
             turn = math.remainder(-one.heading - math.pi / 2, math.tau)
             view = math.remainder(turn - math.atan2(-y, x), math.tau)
             numbers = (height, width, length, -y, -(z - height / 2), x, turn)
@@ -127,7 +127,7 @@ def write_map(path: Path, opened: Sweeps, folder: Path, objects: Sequence[Tracke
 
     The first point in every cube of 5 cm is kept; ``sweep`` is the number of its sweep. ``score`` is
     the share of the sweeps that see the place of a point in which something is measured there: it is
-    low for what was there for a while, and 1 if one sweep alone sees the place.
+    low for things that stood there for a while, and 1 if one sweep alone sees the place.
 
     Args:
         path: path that ends in ``.ply``, ``.pcd`` or ``.laz``.
@@ -163,7 +163,8 @@ def write_velocities(
     make_folder(folder)
     for index, name, sweep, flow in results:
         number = number_points(index, sweep, flow, objects)
-        # The residual flow has the directions of the next frame; R^T turns it into those of this one.
+        # The residual flow has the directions of the next frame; R^T turns it into the directions
+        # of this frame.
         turned = flow.residual.double() @ flow.ego_motion[:3, :3]
         speed = turned / (opened[index + 1].timestamp - sweep.timestamp or 1.0)
         scalars = {axis: speed[:, k].float().numpy() for k, axis in enumerate(("vx", "vy", "vz"))}

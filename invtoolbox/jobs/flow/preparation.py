@@ -354,7 +354,7 @@ def from_sensor(sweep: Sweep, origin: Tensor) -> Sweep:
 
 
 def is_identity(frame: Tensor) -> bool:
-    """Return whether a frame ``(4, 4)`` is that of the points."""
+    """Return whether a frame ``(4, 4)`` is the frame of the points."""
     return torch.equal(frame, torch.eye(4).to(frame))
 
 
@@ -460,7 +460,7 @@ def _motion(
             "icp": "ego motion by registration",
         }[motion.how]
     )
-    # A recording says which of its topics gave the pose, or why none did.
+    # A recording names the topic that gave the pose, or the reason why none did.
     notes += [source.meta["poses"]] if "poses" in source.meta else []
     notes += motion.notes
     for sweep, (deskew, why) in zip(pair, deskews):

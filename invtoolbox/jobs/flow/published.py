@@ -1,4 +1,4 @@
-"""Published methods of scene flow: NSFP, free vectors, a voxel grid (Floxels), and EulerFlow.
+"""Published methods of scene flow: NSFP, a voxel grid (Floxels), and EulerFlow.
 
 Neural scene flow prior (NSFP): Li, Pontes and Lucey, NeurIPS 2021. It fits a network of position to
 one pair of point sets, with the settings of the paper:
@@ -32,12 +32,11 @@ from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.data_terms.chamfer import Chamfer, RolloutChamfer
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.flow.clusters import clusters
-from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.loop.run import Callback
 from invtoolbox.operators.points import EulerRollout, PointWarp, PointWarpBothWays
 from invtoolbox.priors.base import ImplicitPrior, Prior
-from invtoolbox.priors.implicit.point_flow import FreeFlow, NeuralSceneFlow
+from invtoolbox.priors.implicit.point_flow import NeuralSceneFlow
 from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow, SpaceTimeVoxels
 from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
 from invtoolbox.priors.motion.consistency import ClusterConsistency
@@ -121,9 +120,8 @@ class Fit:
         )
 
 
-#: Settings of the paper, for 2,048 points, and of the control, which has no paper and no early stop.
+#: Settings of the paper, for 2,048 points.
 NSFP = Fit()
-FREE_VECTORS = Fit(learning_rate=0.01, patience=None, min_delta=0.0, max_iterations=500)
 
 
 def nsfp(
@@ -169,32 +167,6 @@ def nsfp(
         problem = Problem(target_points, PointWarp(source_points), Chamfer(truncation))
     # The network is a function of position, so points that were not drawn have a flow too.
     return prior.flow_at(fit.solve(problem, prior).parameters, source[None])[0]
-
-
-def free_vectors(
-    source: Tensor,
-    target: Tensor,
-    fit: Fit = FREE_VECTORS,
-    *,
-    truncation: float | None = 2.0,
-) -> Tensor:
-    """Compute the control: a free vector at every point under the misfit ``C(S1 + f, S2)``.
-
-    A point that was not drawn takes the flow of the nearest drawn point.
-
-    Args:
-        source: as in `nsfp`.
-        target: as in `nsfp`.
-        fit: settings of the fit.
-        truncation: as in `nsfp`.
-    """
-    source, target = _check_points(source, "source"), _check_points(target, "target")
-    source_points, target_points = fit.draw(source), fit.draw(target, offset=1)
-    problem = Problem(target_points, PointWarp(source_points), Chamfer(truncation))
-    # No prior ties the vectors together: each follows its own nearest partners, which shows what
-    # the networks add. Free vectors have no value elsewhere, so other points take that of the nearest drawn point.
-    nearest = Tree(source_points[0]).query(source)[1]
-    return fit.solve(problem, FreeFlow()).x[0, nearest]
 
 
 def _check_points(points: Tensor, name: str) -> Tensor:

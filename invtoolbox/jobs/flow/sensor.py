@@ -16,7 +16,7 @@ from invtoolbox.kernels.points.nearest import Tree
 _BIN, _SMOOTH = math.radians(0.1), 9
 #: Mean number of points per bin that counts, and least number of such bins.
 _FILLED, _FEWEST_BINS = 8, 50
-#: Contrast of the rings of a sensor that is where it is assumed, and of one that was found; and that
+#: Contrast of the rings of a sensor at the assumed place, and of one that was found; and that
 #: of far points from the right height, which a place some metres aside leaves.
 _SHARP, _FOUND, _HINT = 0.3, 0.3, 0.2
 #: Ranges in the plane, metres, and largest number of points: far points tell the height of the
@@ -134,7 +134,7 @@ class Rays:
         spacing = math.sqrt(area / len(points))
         some = sight[:: max(1, len(sight) // _LOOKED_AT)]
         near = Tree(sight).neighbours(some, _AROUND)
-        # The nearest one is the point itself; of two rays beside it one may have no return.
+        # The nearest one is the point itself; of two rays next to it one may have no return.
         beside = float((sight[near[:, 2]] - some).norm(dim=1).median())
         # Points r u of a plane n x = d satisfy 1 / r = u (n / d), with the direction u. The residuals
         # of this least-squares fit, times r^2, are the noise of r, whatever the slope of the plane.

@@ -134,26 +134,10 @@ def flow_sequence(
             f"{'is one' if len(opened) else 'is none'}"
         )
 
-    # A folder is resumed only with an equal description. `method` in words serves the reports, its
-    # digest detects changes that the words do not show.
-    def content(name: str, value: Any) -> str:
-        remedy = 'give `flow_sequence(..., key="...")` with a key that changes whenever it changes'
-        return digest(value, name, remedy=remedy) if key is None else f"key {key}"
-
     chosen = parse_items(items, len(opened) - 1, f"{where}, whose last sweep has no successor,")
-    description = {
-        "work": "scene flow",
-        "sequence": describe(opening),
-        "method": plain(method),
-        "preparation": plain(preparation),
-        "seed": seed,
-        "window": window,
-        # Folders of results without a latency keep their description.
-        **({} if latency is None else {"latency": latency}),
-        "estimate": getattr(estimate, "__qualname__", ""),
-        "method_content": content("method", method),
-        "estimate_content": content("estimate", estimate),
-    }
+    # Folders of results without a latency keep their description.
+    numbers = {"seed": seed, "window": window, **({} if latency is None else {"latency": latency})}
+    description = _describe_work(opening, method, preparation, estimate, numbers, key)
     # A sensor keeps its place in its frame, so it is sought once, in the first sweep that is whole.
     pace, shared = None, preparation
     if estimate is None:
@@ -198,6 +182,35 @@ def flow_sequence(
     )
     _HELD.__dict__.clear()
     return FlowStudy(study.folder, study.reports, study.results)
+
+
+def _describe_work(
+    opening: SequencePath | Sweeps,
+    method: Any,
+    preparation: Any,
+    estimate: FlowEstimator | None,
+    numbers: Mapping[str, int],
+    key: str | None,
+) -> dict[str, Any]:
+    """Return what two runs must have in common for a folder to be resumed.
+
+    `method` in words serves the reports; its digest detects changes that the words do not show.
+    """
+
+    def content(name: str, value: Any) -> str:
+        remedy = 'give `flow_sequence(..., key="...")` with a key that changes whenever it changes'
+        return digest(value, name, remedy=remedy) if key is None else f"key {key}"
+
+    return {
+        "work": "scene flow",
+        "sequence": describe(opening),
+        "method": plain(method),
+        "preparation": plain(preparation),
+        **numbers,
+        "estimate": getattr(estimate, "__qualname__", ""),
+        "method_content": content("method", method),
+        "estimate_content": content("estimate", estimate),
+    }
 
 
 @dataclass(frozen=True)
@@ -291,7 +304,7 @@ def estimate_pair(
         "speed": float(moving.quantile(0.95)) if len(moving) else 0.0,
         "sensor_frame": None if place is None else place.tolist(),
     }
-    # Errors are those of the residual flow: the poses give the true E, which is removed from the truth
+    # Errors belong to the residual flow: the poses give the true E, which is removed from the truth
     # and from the estimate.
     if source.labels is not None and source.pose is not None and target.pose is not None:
         facts["errors"] = facts_of_errors(evaluate(flow, source, next_pose=target.pose))
@@ -308,8 +321,7 @@ def _window(pace: Pace, method: Method, preparation: Preparation, seed: int) -> 
         _HELD.token = pace.token
         frame = torch.eye(4, dtype=torch.float64) if pace.frame is None else pace.frame
         _HELD.window = SweepWindow(method, preparation, frame, seed, pace.notes)
-    window: SweepWindow = _HELD.window
-    return window
+    return _HELD.window
 
 
 def _digest(sweeps: Sweeps, index: int) -> str:

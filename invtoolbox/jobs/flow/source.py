@@ -54,7 +54,7 @@ class SequencePath:
         Args:
             name: path or name.
             reader: name of the reader, in place of the default reader.
-            options: options of the reader; those of the catalogue apply unless they are given here.
+            options: options of the reader, in addition to or in place of the catalogue's.
 
         Raises:
             InputError: there is neither a path nor a data set of that name.
@@ -71,7 +71,7 @@ class SequencePath:
             if reader == STREET:
                 return cls(entry.path, reader, settings)
             path = datasets.find_file(str(name))
-            # Options of the caller take precedence over those of the catalogue.
+            # Options of the caller take precedence over options of the catalogue.
             settings = {**sweep_options(str(name)), **settings}
         elif reader is None:
             # Before the path is resolved: errors use the user's word.

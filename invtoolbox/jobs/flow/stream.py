@@ -233,7 +233,7 @@ class _TrackList:
         if index != self._index + 1:
             self._tracks = []
         self._index = index
-        # The residual flow lies along the axes of the next sweep, R those of this one.
+        # The residual flow lies along the axes of the next sweep, R along the axes of this sweep.
         R = found.ego_motion[:3, :3].float()
         residual, instance = found.residual(points), torch.full_like(found.instance, -1)
         rows = [

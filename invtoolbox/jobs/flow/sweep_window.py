@@ -144,7 +144,7 @@ class SweepWindow:
         self._entries.pop(first - 1, None)
 
     def used(self, numbers: Sequence[int]) -> list[int]:
-        """Return the numbers of a window, after that of the sweep before it if it was used."""
+        """Return the numbers of a window, and first the sweep before it if it was used."""
         first = self._entries.get(numbers[0])
         depends = first is not None and first.relation is not None and first.deskew is not None
         return [*([numbers[0] - 1] if depends else []), *numbers]
@@ -230,7 +230,7 @@ class SweepWindow:
                 f"{later.sweep.source} has no sweep before it, from which it could be known what moves"
             )
         relation, E = later.relation, later.relation.ego_motion
-        # The frame is that of the next sweep, and E_k moves the frame k - 1 to the frame k.
+        # The frame belongs to the next sweep, and E_k moves the frame k - 1 to the frame k.
         placed = {source: E, source + 1: _STILL}
         for k in range(source, numbers[0], -1):
             motion = self._motion(k)

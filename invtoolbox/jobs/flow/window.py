@@ -32,7 +32,7 @@ class Neighbour:
     """Further sweep of a window, in the frame of its pair, without ground.
 
     Attributes:
-        points: points, ``(n, 3)``; static points coincide with those of the pair.
+        points: points, ``(n, 3)``; static points coincide with static points of the pair.
         step: time after the source, in units of the time from the source to the target; negative
             for past sweeps.
         times: times of the points within their sweep, seconds, ``(n,)``; None if unknown.
@@ -226,7 +226,7 @@ def _prepare(
     ahead = torch.tensor([1 - step], dtype=torch.float64)
     deskew, _ = deskewing(sweep, pair.ego_motion, period, preparation.deskew)
     points = sweep.points if deskew is None else deskew(sweep.points)
-    # The motion from the sweep's frame to that of the target, over 1 - step periods.
+    # The motion from the sweep's frame to the frame of the target, over 1 - step periods.
     placed = ego_motion(
         replace(sweep, points=points),
         target,
@@ -250,7 +250,7 @@ def place(cloud: Cloud, step: float, placed: Tensor) -> Neighbour:
     Args:
         cloud: the cloud, in the frame of its sensor.
         step: time of the sweep after the source, in periods.
-        placed: motion from the sweep's own frame into that of the pair, float64 ``(4, 4)``.
+        placed: motion from the sweep's own frame into the frame of the pair, float64 ``(4, 4)``.
     """
     points = transform(placed, cloud.points.double()).float()
     # The sensor was at the origin of its own frame, which the motion takes to its translation.

@@ -209,7 +209,7 @@ def _solve_by_unit(
     """Solve the items of every unit together, because the range of a prior is one for all items."""
     every, parts = torch.arange(problem.batch, device=problem.y0.device), []
     for unit in dict.fromkeys(units):
-        items = every[[other == unit for other in units]]
+        items = every[[name == unit for name in units]]
         some = _settings_of(settings, items, problem.batch)
         group, chosen = problem.select(items), prior.select(items)
         parts.append((items, solve_with_defaults(group, chosen, names, solver, some)))
@@ -340,7 +340,9 @@ def _compare_views(
     grid, arc = grids[level], arc_of(problem.operator)
     held = _held_views(problem, arc)
     fitted = grid.subset((~held).nonzero().squeeze(1))
-    unit = units_of(fitted)[0]
+    priors = {name: prior_named(name) for name in names if name != _ONE_MATERIAL}
+    # The unit costs a filtered back-projection, which only trained priors need.
+    unit = units_of(fitted)[0] if any(map(needs_unit, priors.values())) else None
     errors = {}
     share = None
     for name in names:
@@ -351,7 +353,7 @@ def _compare_views(
             prediction = _measurements_of_paths(lengths, grid.y0, held)
         else:
             # The bounds may not depend on the views that are held out.
-            prior, _ = bound_short_arc(fitted, prior_named(name), [name])
+            prior, _ = bound_short_arc(fitted, priors[name], [name])
             changed = fit_range(fitted, prior, unit)
             x = _solve_inner(changed.problem, changed.prior, settings) + changed.offset
             prediction = grid.operator(x)
@@ -401,8 +403,7 @@ def _compare_samples(
 
 
 def _solve_inner(problem: Problem, prior: Prior | None, settings: Mapping[str, Any]) -> Tensor:
-    x: Tensor = inner_solve(problem, prior, progress=False, **_budget(settings)).x
-    return x
+    return inner_solve(problem, prior, progress=False, **_budget(settings)).x
 
 
 def _budget(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def roughness(A: Blur, x: Tensor) -> Tensor:
 
 
 def _simulate(problem: Problem, clean: Tensor) -> Tensor:
-    """Return measurements with noise like that of the problem.
+    """Return measurements with noise like the noise of the problem.
 
     What the noise does not explain of the residual is added at other places: errors of the operator
     are no white noise. Every item has the same draws.
@@ -196,9 +196,9 @@ def _simulate(problem: Problem, clean: Tensor) -> Tensor:
         white = white * problem.operator.sampled
         size = size * y.numel() / problem.operator.sampled.expand(y.shape).sum()
     shift = [n // 2 for n in y.shape[2:]]
-    moved = residual.roll(shift, tuple(range(2, y.ndim)))
+    shifted = residual.roll(shift, tuple(range(2, y.ndim)))
     share = (1 - variance / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_min(0).sqrt()
-    return clean + expand(variance.sqrt(), y) * white + expand(share, y) * moved
+    return clean + expand(variance.sqrt(), y) * white + expand(share, y) * shifted
 
 
 def _root(square: Tensor) -> str:

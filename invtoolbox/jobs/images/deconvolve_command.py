@@ -212,7 +212,7 @@ class _Outcome:
 
 def _kernels(file: CheckedScene[StackScene], stack: Stack) -> tuple[list[Tensor], list[str]]:
     """Return one kernel per channel, and notes."""
-    table, known = file.scene.microscope, stack.metadata
+    table, stated = file.scene.microscope, stack.metadata
     count = stack.shape[1]
     if table.psf is not None:
         psf = open_stack(file.locate(table.psf), axes=None)
@@ -229,16 +229,16 @@ def _kernels(file: CheckedScene[StackScene], stack: Stack) -> tuple[list[Tensor]
             for c in range(psf.shape[1])
         ]
         notes = []
-        if known.voxel_size is None:
+        if stated.voxel_size is None:
             notes.append(f"{stack.path} states no voxel size, and neither does the result")
-        elif psf.metadata.voxel_size not in (None, known.voxel_size):
+        elif psf.metadata.voxel_size not in (None, stated.voxel_size):
             notes.append(
                 f"voxels of the point spread function are {psf.metadata.voxel_size} micrometres, and "
-                f"of the stack {known.voxel_size}: the kernel was not resampled"
+                f"of the stack {stated.voxel_size}: the kernel was not resampled"
             )
         return kernels * (count // len(kernels)), notes
-    na, immersion = table.na or known.na, table.immersion or known.immersion
-    waves = table.wavelength or known.wavelengths
+    na, immersion = table.na or stated.na, table.immersion or stated.immersion
+    waves = table.wavelength or stated.wavelengths
     missing = {"--na": na, "--wavelength": waves, "--immersion": immersion}
     if None in missing.values() or (waves and None in waves):
         name = next(name for name, value in missing.items() if value is None or value is waves)
@@ -246,7 +246,7 @@ def _kernels(file: CheckedScene[StackScene], stack: Stack) -> tuple[list[Tensor]
             f"{stack.path} does not state what {name} gives; a model needs na, wavelength and "
             "immersion: give them, or a file of the point spread function as --psf"
         )
-    if known.voxel_size is None:
+    if stated.voxel_size is None:
         raise InputError(
             f"{stack.path} states no voxel size, and a model is computed in micrometres; give "
             "--voxel-size Z Y X, or a file of the point spread function as --psf"
@@ -263,7 +263,7 @@ def _kernels(file: CheckedScene[StackScene], stack: Stack) -> tuple[list[Tensor]
             na,
             float(wave or 0),
             immersion if not isinstance(immersion, str) else _medium(immersion),
-            known.voxel_size,
+            stated.voxel_size,
             table.kind,
             model=table.model,
             excitation=table.excitation,

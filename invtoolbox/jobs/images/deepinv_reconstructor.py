@@ -119,8 +119,7 @@ class SolverReconstructor(Reconstructor):  # type: ignore[misc]
             physics: physics of the measurements.
             init: initial guess, or a function ``init(y, physics)`` that computes it.
         """
-        x: Tensor = self.solve(y, physics, init).x
-        return x
+        return self.solve(y, physics, init).x
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # The base class moves itself during its construction, before there is a prior.
@@ -138,7 +137,7 @@ class NetworkReconstructor(Reconstructor):  # type: ignore[misc]
     """A solver as a network (`unroll`, `equilibrium`) as a model of deepinv that trains.
 
     Args:
-        network: the network; its parameters are those of the model.
+        network: the network; its parameters are the parameters of the model.
         domain_shape: shape of the images, as in `as_reconstructor`.
     """
 
@@ -156,8 +155,7 @@ class NetworkReconstructor(Reconstructor):  # type: ignore[misc]
         """
         network = self.network.with_operator(operator_of(y, physics, self.domain_shape))
         measured = tuple(y.x) if isinstance(y, TensorList) else y
-        x: Tensor = network(measured, init)
-        return x
+        return network(measured, init)
 
 
 def operator_of(y: Any, physics: Physics, domain_shape: Sequence[int] | None) -> Operator:

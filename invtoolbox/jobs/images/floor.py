@@ -90,7 +90,7 @@ def keep_floor(
             raise OutOfTime
         return x
 
-    known = measured(problem)
+    sampled = measured(problem)
     try:
         if kind is Scan:
             verdict = compare_views(problem, again)
@@ -98,10 +98,10 @@ def keep_floor(
             verdict = compare_by_simulation(problem, solution, again)
         elif kind is Downsampling:
             every = torch.ones_like(problem.y0, dtype=torch.bool)
-            half = compare_at_half_size(problem, again) if known is None else None
-            verdict = half or compare_in_gaps(problem, every if known is None else known, again)
-        elif known is not None:
-            verdict = compare_in_gaps(problem, known, again)
+            half = compare_at_half_size(problem, again) if sampled is None else None
+            verdict = half or compare_in_gaps(problem, every if sampled is None else sampled, again)
+        elif sampled is not None:
+            verdict = compare_in_gaps(problem, sampled, again)
         else:
             verdict = compare_with_measurements(problem, solution, again)
     except OutOfTime:

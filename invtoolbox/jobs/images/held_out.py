@@ -185,7 +185,7 @@ def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
 
     Candidates are a random sixth of the known pixels, and the pattern of gaps moved by a random
     shift, in a third of the blocks. The one is chosen whose distances to the next fitted pixel are
-    closest to those of the unknown pixels.
+    closest to the surroundings of the unknown pixels.
 
     Args:
         known: booleans ``(channel, *space)``.
@@ -202,11 +202,11 @@ def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
     blocks = torch.rand([-(-n // s) for n, s in zip(space, side)], generator=generator) < 1 / 3
     for axis, (n, s) in enumerate(zip(space, side)):
         blocks = blocks.repeat_interleave(s, axis).narrow(axis, 0, n)
-    moved = ~first.roll(shift, tuple(range(len(space)))) & blocks.to(first.device)
+    shifted = ~first.roll(shift, tuple(range(len(space)))) & blocks.to(first.device)
     aim = _mean_distance(~first, first)
     patterns = [
         p & first
-        for p in (scattered, moved)
+        for p in (scattered, shifted)
         if bool((p & first).any()) and bool((first & ~p).any())
     ]
     best = min(

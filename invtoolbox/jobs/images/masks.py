@@ -37,10 +37,10 @@ def known_by_mask(mask: Tensor, size: tuple[int, ...], place: str) -> Tensor:
             f"the mask {place} has {'colors' if count < 3 else f'{count} values'}; save it in black "
             "and white alone, without smooth edges and not as JPEG: white pixels are missing"
         )
-    known = mask[:1] < (mask.max() if count > 1 else 0.5)
-    if bool(known.all()):
+    is_known = mask[:1] < (mask.max() if count > 1 else 0.5)
+    if bool(is_known.all()):
         raise InputError(f"the mask {place} is black, so no pixel is missing; make those white")
-    return _require_any(known, place)
+    return _require_any(is_known, place)
 
 
 def known_by_picture(original: Original | None, source: str) -> Tensor:
@@ -53,13 +53,13 @@ def known_by_picture(original: Original | None, source: str) -> Tensor:
     Raises:
         InputError: all pixels are known, or none.
     """
-    known = None if original is None else torch.as_tensor(original.known())[None]
-    if known is None or bool(known.all()):
+    is_known = None if original is None else torch.as_tensor(original.known())[None]
+    if is_known is None or bool(is_known.all()):
         raise InputError(
             f"{source} has no pixels that are transparent or NaN, so nothing is missing; give a mask "
             "whose white pixels are missing"
         )
-    return _require_any(known, source)
+    return _require_any(is_known, source)
 
 
 def _require_any(known: Tensor, place: str) -> Tensor:

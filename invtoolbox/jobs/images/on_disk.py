@@ -34,7 +34,14 @@ from invtoolbox.datasets.volumes.volume import Volume
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images import parts, sirt_on_disk
 from invtoolbox.jobs.images.sirt_on_disk import SlabSIRT
-from invtoolbox.jobs.images.slabs import Plan, SlabVolume, memory_of, plan_slabs, slab_file
+from invtoolbox.jobs.images.slabs import (
+    Plan,
+    SlabVolume,
+    memory_of,
+    plan_slabs,
+    slab_file,
+    write_volume,
+)
 from invtoolbox.jobs.job import read_json, write_json
 from invtoolbox.jobs.kind import SceneOutcome
 from invtoolbox.jobs.study.workers import Perform, pool
@@ -149,11 +156,7 @@ def reconstruct_on_disk(job: ImageJob, progress: bool) -> SceneOutcome[OnDisk]:
     except KeyboardInterrupt:
         raise job.interrupted(True, f"the finished slabs in {state} stay") from None
     volume = SlabVolume(folder, plan.slices, scan.volume_shape, geometry.grid(), table.range)
-    replace = job.overwrite or job.resume
-    if form == "":
-        datasets.write_tiff_stack(path, volume, overwrite=replace)
-    else:
-        datasets.write(path, volume, overwrite=replace)
+    write_volume(path, form, volume, job.overwrite or job.resume)
     # Renamed first: a run that is killed here leaves all slabs or none.
     shutil.rmtree(state.rename(state.with_name(f".{state.name}.{secrets.token_hex(4)}.tmp")))
     notes = (

@@ -25,7 +25,7 @@ from invtoolbox.distributed.slabs import Slabs
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.on_disk import only_output, open_scan, read_rows
-from invtoolbox.jobs.images.slabs import SlabVolume, slab_file
+from invtoolbox.jobs.images.slabs import SlabVolume, slab_file, write_volume
 from invtoolbox.jobs.kind import SceneOutcome
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.problem import Problem
@@ -96,11 +96,7 @@ def reconstruct_on_ranks(job: ImageJob, progress: bool) -> SceneOutcome[OnRanks]
                     geometry.grid(),
                     job.file.scene.output.range,
                 )
-                replace = job.overwrite or job.resume
-                if form == "":
-                    datasets.write_tiff_stack(path, volume, overwrite=replace)
-                else:
-                    datasets.write(path, volume, overwrite=replace)
+                write_volume(path, form, volume, job.overwrite or job.resume)
                 shutil.rmtree(state)
             A.ranks.gather(None)
     result = OnRanks((*notes, *getattr(opened, "notes", ())))

@@ -208,8 +208,7 @@ def relax(problem: Problem, material: Material, seed: int = 0) -> Tensor:
         between=0.0,
         seed=seed,
     )
-    x: Tensor = solution.x
-    return x
+    return solution.x
 
 
 def _resize(image: Tensor, grid: Problem) -> Tensor:

@@ -458,10 +458,7 @@ def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:
         and "noise_std" in inspect.signature(lookup("data_terms", table.name)).parameters
     ):
         settings.setdefault("noise_std", noise_std)
-    term: DataTerm = _in_table(
-        f"{file.path}: [data_term]", build, "data_terms", table.name, settings
-    )
-    return term
+    return _in_table(f"{file.path}: [data_term]", build, "data_terms", table.name, settings)
 
 
 def prior_of(tables: Sequence[PriorTable], file: CheckedScene[Any]) -> Prior | None:
@@ -483,8 +480,7 @@ def solver_of(table: SolverTable, file: CheckedScene[Any]) -> Solver | None:
     """Return the solver that a table of a scene file describes, without the budgets."""
     if table.name is None:
         return None
-    solver: Solver = _in_table(f"{file.path}: [solver]", solver_named, table.name, table.settings)
-    return solver
+    return _in_table(f"{file.path}: [solver]", solver_named, table.name, table.settings)
 
 
 def rule(file: SceneFile) -> float | str | WeightRule:
@@ -526,11 +522,10 @@ def change(geometry: ScanGeometry, settings: Mapping[str, Any], path: Path) -> S
         remedy = f", give operator.{counterpart}" if counterpart in names else ""
         place = f"{path}: operator.{key} changes the geometry of the data{remedy}: it has no field"
         _check_keys(place, [key], names)
-    changed: ScanGeometry = _in_table(
+    return _in_table(
         f"{path}: [operator]",
         lambda: dataclasses.replace(geometry, **settings),  # type: ignore[type-var]
     )
-    return changed
 
 
 def _crop(y: Tensor, crop: Crop, where: str) -> Tensor:

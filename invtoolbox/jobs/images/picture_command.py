@@ -95,7 +95,7 @@ class PictureCommand(ImageCommand):
 
 
 def _suffix(path: Path) -> str:
-    """Return the suffix of the result: that of the picture; JPEG for HEIC, PNG for other files."""
+    """Return the suffix of the result: the picture's own; JPEG for HEIC, PNG for other files."""
     if path.suffix.lower() in KINDS:
         return path.suffix
     return ".jpg" if path.suffix.lower() in (".heic", ".heif") else ".png"

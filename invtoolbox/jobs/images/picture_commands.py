@@ -12,7 +12,7 @@ from invtoolbox.jobs.images.picture_command import PictureCommand, PictureKind
 
 OPTIONS = {**MEASUREMENTS, **METHOD, "--tile": "solver.tile"}
 ITEMS = "pictures of a folder, in the order of their names"
-#: What all commands of pictures do, for their descriptions.
+#: Part of the descriptions of all commands of pictures.
 FORMS = (
     "A folder gives a folder of pictures.\nResults have the format, depth, alpha and metadata of their "
     "pictures. Values and --noise-std are from 0 to 1,\nwhere 1 is white."
@@ -32,14 +32,14 @@ def _mask(content: dict[str, Any], arguments: argparse.Namespace) -> None:
         return
     mask = Path(operator["mask"]).expanduser()
     if mask.is_dir():
-        found = [f for f in sorted(mask.iterdir()) if f.stem == picture.stem]
-        found.sort(key=lambda f: f.name != picture.name)
-        if not found:
+        masks = [f for f in sorted(mask.iterdir()) if f.stem == picture.stem]
+        masks.sort(key=lambda f: f.name != picture.name)
+        if not masks:
             raise InputError(
                 f"{mask} has no mask for {picture.name}; save one as {picture.stem}.png, or give one "
                 "mask for all pictures"
             )
-        mask = found[0]
+        mask = masks[0]
     operator["mask"] = {"path": str(mask), "missing": "white"}
 
 

@@ -15,7 +15,7 @@ from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.jobs.images.automatic import solve_automatically, solve_with_defaults
 from invtoolbox.jobs.images.metal import solve_without_metal
 from invtoolbox.jobs.images.repairs import solve_repaired
-from invtoolbox.jobs.images.wide_grid import solve_beyond
+from invtoolbox.jobs.images.wide_grid import find_wider, solve_beyond
 from invtoolbox.operators.base import Operator
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
@@ -94,11 +94,8 @@ def reconstruct(
         from invtoolbox.operators.adapters import as_operator
 
         A = as_operator(A)
-    problem = Problem(
-        with_axes(y, A),
-        A,
-        data_term if data_term is not None else LeastSquares(noise_std=noise_std),
-    )
+    term = LeastSquares(noise_std=noise_std) if data_term is None else data_term
+    problem = Problem(with_axes(y, A), A, term)
     # Objects stay as the user made them.
     entries = split_priors(prior)
     names = entries if all(isinstance(entry, str) for entry in entries) else []
@@ -115,7 +112,10 @@ def reconstruct(
         return solve_with_defaults(chosen, priors, names, solver, settings)
 
     def solve_some(chosen: Problem, places: Tensor) -> Solution:
-        return solve_beyond(chosen, lambda inner, items: run(inner, places[items]))
+        wider = find_wider(chosen)
+        if wider is None:
+            return run(chosen, places)
+        return solve_beyond(chosen, wider, lambda inner, items: run(inner, places[items]))
 
     def solve_reduced(chosen: Problem, places: Tensor) -> Solution:
         if metal is False:

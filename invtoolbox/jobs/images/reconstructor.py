@@ -36,8 +36,8 @@ def as_reconstructor(
         prior: a prior, a name, a list as in `solve`, None, or anything that `as_prior` takes (a
             prior or denoiser of deepinv, a function); ``"auto"`` compares candidates, as in
             `reconstruct`. A network of `unroll` or `equilibrium` becomes a model that trains: its
-            operator is replaced by that of the physics in every call, and the other arguments keep
-            their defaults.
+            operator is replaced by the operator of the physics in every call, and the other
+            arguments keep their defaults.
         solver: solver or its name, as in `solve`.
         regularization: weight of the prior, as in `solve`.
         data_term: misfit of the measurements, in place of that of ``physics.noise_model``.

@@ -31,8 +31,8 @@ from invtoolbox.jobs.images.parts import Measured
 from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.jobs.images.tables import Scene, SceneFile
 from invtoolbox.jobs.images.tiles import LARGE, TILED, deblur_in_tiles
-from invtoolbox.jobs.images.wide_grid import solve_beyond
-from invtoolbox.jobs.job import Request, SceneJob, alone, check_places, read_json, write_json
+from invtoolbox.jobs.images.wide_grid import find_wider, solve_beyond
+from invtoolbox.jobs.job import Request, SceneJob, check_places, read_json, write_json
 from invtoolbox.jobs.kind import SceneOutcome
 from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, report_divergence
 from invtoolbox.loop.checkpoint import Checkpoint
@@ -110,10 +110,9 @@ class ImageJob(SceneJob[Scene]):
         """Solve the problem of the scene and write the results, or read those of a finished run."""
         return reconstruct_on_ranks(self, progress) if is_launched() else self._run_alone(progress)
 
-    @alone
     def _run_alone(self, progress: bool) -> SceneOutcome[Any]:
         table = self.file.scene.solver
-        with limit(table.time_limit, table.max_iterations):
+        with self.locked(), limit(table.time_limit, table.max_iterations):
             return self._run(progress)
 
     def _run(self, progress: bool) -> SceneOutcome[Any]:
@@ -190,7 +189,8 @@ class ImageJob(SceneJob[Scene]):
             return solve_with_defaults(chosen, prior, names, solver, whole)
 
         def solve_alike(chosen: Problem, places: Tensor) -> Solution:
-            return run(chosen, places) if table.max_iterations == 0 else solve_beyond(chosen, run)
+            wider = None if table.max_iterations == 0 else find_wider(chosen)
+            return run(chosen, places) if wider is None else solve_beyond(chosen, wider, run)
 
         def solve_some(chosen: Problem, places: Tensor) -> Solution:
             metal = file.scene.measurements.metal
@@ -214,9 +214,9 @@ class ImageJob(SceneJob[Scene]):
             and measured.original is not None
             and measured.noise_std is None
         ):
-            known = problem.operator.sampled.to(solution.x) > 0
+            is_known = problem.operator.sampled.to(solution.x) > 0
             note = "the known pixels stay as they are; a stated noise level denoises them too"
-            x = torch.where(known, problem.y0.to(solution.x), solution.x)
+            x = torch.where(is_known, problem.y0.to(solution.x), solution.x)
             solution = replace(solution, x=x, notes=(*solution.notes, note))
         x = _shown(file, problem, solution.x)
         metrics = evaluate(file, x, reference, measured.segmentation)

@@ -73,8 +73,8 @@ class SlabSIRT:
 
         Args:
             perform: function that does tasks.
-            max_iterations: largest number of iterations; None for that of the solver.
-            tolerance: bound of the certificate; None for that of the solver.
+            max_iterations: largest number of iterations; None for the solver's own.
+            tolerance: bound of the certificate; None for the solver's own.
             progress: whether to show a bar on a terminal.
         """
         most = self.solver.max_iterations if max_iterations is None else max_iterations
@@ -106,7 +106,7 @@ class SlabSIRT:
                     break
                 make_folder(self._iterate(iteration + 1))
                 lengths = total(partial(self.correct, iteration, facts["column"]), slabs)
-                step, first = (math.sqrt(sum(part)) for part in zip(*lengths))
+                step, first = (math.sqrt(sum(squares)) for squares in zip(*lengths))
                 scale = facts.get("scale", first)
                 certificate = step / self.solver.relaxation / (scale or 1.0)
                 facts |= {"iteration": iteration + 1, "scale": scale, "certificate": certificate}

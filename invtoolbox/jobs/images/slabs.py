@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from invtoolbox import datasets
 from invtoolbox.datasets.volumes.volume import Volume
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
@@ -164,3 +165,16 @@ def _resident() -> int:
 def slab_file(folder: Path, number: int) -> Path:
     """Return the file of a slab in a folder."""
     return folder / f"slab_{number:05d}.npy"
+
+
+def write_volume(path: Path, form: str, volume: Volume, overwrite: bool) -> None:
+    """Write a volume slice by slice.
+
+    Args:
+        path: the file; a folder of one TIFF file per slice if the form is empty.
+        form: format of the file, its suffix.
+        volume: the volume.
+        overwrite: replace an existing file.
+    """
+    write = datasets.write_tiff_stack if form == "" else datasets.write
+    write(path, volume, overwrite=overwrite)

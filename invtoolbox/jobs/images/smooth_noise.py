@@ -2,11 +2,12 @@
 
 A camera interpolates the colors of its sensor, and a JPEG stores colors at half the size. The noise
 then has little energy at the finest scale, where `estimate_noise_std` measures it, and a denoiser
-for white noise takes it for texture. Here its level is measured in whole windows. Texture is told
-from noise by three properties: noise is about the same in all windows, it is not much weaker at the
-finer scale than in the window, and a denoiser that is called at a larger level removes nearly all of
-it. Numbers were chosen on one half of the pictures gb82 of `benchmarks/camera_noise.py`; the spread
-of the windows was tightened after a close view of sand in the other half had been taken for noise.
+for white noise takes it for texture. Here its level is measured in whole windows. Texture is
+separated from noise by three properties: noise is about the same in all windows, it is not much
+weaker at the finer scale than in the window, and a denoiser that is called at a larger level
+removes nearly all of it. Numbers were chosen on one half of the pictures gb82 of
+`benchmarks/camera_noise.py`; the spread of the windows was tightened after a close view of sand in
+the other half had been taken for noise.
 """
 
 from __future__ import annotations

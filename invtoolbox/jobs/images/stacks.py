@@ -103,8 +103,8 @@ class TiledStack(Stack):
         box = np.empty([len(span) for span in spans], np.float32)
         for number, tile in enumerate(self.tiles):
             common = [
-                (max(span.start, kept.start), min(span.stop, kept.stop))
-                for span, kept in zip(spans, tile.kept)
+                (max(span.start, bounds.start), min(span.stop, bounds.stop))
+                for span, bounds in zip(spans, tile.kept)
             ]
             if any(a >= b for a, b in common):
                 continue
@@ -368,15 +368,15 @@ def estimate_camera(
         if spread > 0:
             inliers = inside[np.abs(inside) < _OUTLIER * spread]
             points.append(((low + high) / 2, np.mean(inliers**2) / _TRIMMED))
-    known = 0.0 if offset is None else offset
+    dark = 0.0 if offset is None else offset
     if gain is None and len(points) > 2:
         x, variance = np.array(points).T
         slope, intercept = np.polyfit(x, variance, 1, w=1 / variance)
         if offset is not None:
             slope = float(np.median(variance / np.maximum(x - offset, 1e-12)))
         if slope > 0:
-            return float(slope), known if offset is not None else float(-intercept / slope)
+            return float(slope), dark if offset is not None else float(-intercept / slope)
     if gain is not None and offset is None and points:
         x, variance = np.array(points).T
-        known = float(np.median(x - variance / gain))
-    return 1.0 if gain is None else gain, known
+        dark = float(np.median(x - variance / gain))
+    return 1.0 if gain is None else gain, dark

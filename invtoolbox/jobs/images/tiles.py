@@ -102,14 +102,7 @@ def deblur_in_tiles(
     torch.Size([1, 1, 40, 50])
     """
     start = time.monotonic()
-    boundary = getattr(A, "boundary", "reflect")
-    kernel = A.kernel if isinstance(A, Blur) else torch.ones(1, 1, 1, 1)
-    is_single = kernel.shape[:2].numel() == 1 and len(y) == 1
-    if not isinstance(A, TILED) or boundary not in ("reflect", "valid") or not is_single:
-        raise InputError(
-            "tiles take one picture and one kernel, with the boundary reflect or valid; "
-            f"got {len(y)} pictures and {A!r}"
-        )
+    boundary, kernel = _check_operator(y, A)
     priors = prior_named(prior) if isinstance(prior, str) else prior
     keeps_known = isinstance(A, Inpainting) and noise_std is None
     smooth_noise = float("nan")
@@ -125,16 +118,16 @@ def deblur_in_tiles(
     extent = tuple(kernel.shape[2:]) if boundary == "valid" else (1, 1)
     tiles = list(cut(shape, tile, width, extent, factor))
     if keeps_known and A.sampled is not None:
-        known = A.sampled
+        sampled = A.sampled
 
         def has_gap(piece: Tile) -> bool:
             rows, columns = piece.kept
-            return not bool(known[..., rows, columns].all())
+            return not bool(sampled[..., rows, columns].all())
 
         tiles = [t for t in tiles if has_gap(t)] or tiles[:1]
 
     def attempt(piece: Tile, weight: Regularization) -> Solution:
-        part = y[:, :, *piece.seen].contiguous()
+        cutout = y[:, :, *piece.seen].contiguous()
         settings: dict[str, Any] = {
             "regularization": weight,
             "max_iterations": max_iterations,
@@ -145,7 +138,7 @@ def deblur_in_tiles(
             "progress": False,
             "check": False,  # the picture was checked as a whole
         }
-        small = Problem(part, _operator(A, piece), LeastSquares(noise_std))
+        small = Problem(cutout, _operator(A, piece), LeastSquares(noise_std))
         if isinstance(A, Inpainting):
             return solve_with_defaults(small, priors, (), solver, settings)
         return solve(small, priors, solver, **settings)
@@ -189,6 +182,19 @@ def deblur_in_tiles(
         seed=last.seed,
         problem=problem,
     )
+
+
+def _check_operator(y: Tensor, A: LinearOperator) -> tuple[str, Tensor]:
+    """Return the boundary and the kernel of an operator that works in tiles."""
+    boundary = getattr(A, "boundary", "reflect")
+    kernel = A.kernel if isinstance(A, Blur) else torch.ones(1, 1, 1, 1)
+    is_single = kernel.shape[:2].numel() == 1 and len(y) == 1
+    if not isinstance(A, TILED) or boundary not in ("reflect", "valid") or not is_single:
+        raise InputError(
+            "tiles take one picture and one kernel, with the boundary reflect or valid; "
+            f"got {len(y)} pictures and {A!r}"
+        )
+    return boundary, kernel
 
 
 def _operator(A: Any, piece: Tile) -> LinearOperator:

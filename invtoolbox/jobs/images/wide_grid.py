@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -35,21 +36,46 @@ _LARGEST = 16
 _REACH = 0.95
 
 
-def solve_beyond(problem: Problem, solve: Callable[[Problem, Tensor], Solution]) -> Solution:
-    """Solve a problem; a scan of an object that reaches beyond its image on a larger grid.
+@dataclass(frozen=True)
+class Wider:
+    """Scan of a larger grid, and the items whose objects reach beyond the image.
+
+    Attributes:
+        operator: the scan of an image that covers the field of view.
+        items: whether an object reaches beyond the image, booleans ``(batch,)``.
+    """
+
+    operator: Scan
+    items: Tensor
+
+
+def find_wider(problem: Problem) -> Wider | None:
+    """Return the larger grid that a scan needs, or None if the objects lie within the image.
 
     Args:
         problem: measurements, operator and data term.
+    """
+    larger = cover_field(problem.operator, problem.y0)
+    if larger is None:
+        return None
+    items = find_beyond(problem)
+    return Wider(larger, items) if bool(items.any()) else None
+
+
+def solve_beyond(
+    problem: Problem, wider: Wider, solve: Callable[[Problem, Tensor], Solution]
+) -> Solution:
+    """Solve a scan on a larger grid, for the items whose objects reach beyond the image.
+
+    Args:
+        problem: measurements, operator and data term.
+        wider: the larger grid, see `find_wider`.
         solve: solves the problem of some items of the batch, whose places are the second argument.
 
     Returns:
         The solution on the grid of the problem.
     """
-    every = torch.arange(problem.batch, device=problem.y0.device)
-    larger = cover_field(problem.operator, problem.y0)
-    beyond = torch.zeros_like(every, dtype=torch.bool) if larger is None else find_beyond(problem)
-    if larger is None or not bool(beyond.any()):
-        return solve(problem, every)
+    every, beyond = torch.arange(problem.batch, device=problem.y0.device), wider.items
     # Every item is solved as it is alone.
     parts = []
     for items in (every[beyond], every[~beyond]):
@@ -58,7 +84,7 @@ def solve_beyond(problem: Problem, solve: Callable[[Problem, Tensor], Solution])
         chosen = problem if len(items) == len(every) else problem.select(items)
         if bool(beyond[items[0]]):
             try:
-                solution = crop(chosen, solve(chosen.with_operator(larger), items))
+                solution = crop(chosen, solve(chosen.with_operator(wider.operator), items))
             except InputError as refusal:  # such as a prior that belongs to the grid of the user
                 solution = solve(chosen, items)
                 note = (

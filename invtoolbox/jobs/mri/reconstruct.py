@@ -121,16 +121,15 @@ def reconstruct_slice(
         sampled = float(sampling.mask.double().mean())
     else:
         sampled = item.y[0, 0].numel() / math.prod(sampling.image_shape)
-    maps = None if A.coil_maps is None else A.coil_maps[0]
     return Slice(
-        sampling.crop(solution.x)[0, 0].cpu(),
-        sampling.crop(A.pseudo_inverse(item.y))[0, 0],
-        maps,
-        solution,
-        sampled,
-        None if item.reference is None else item.reference[0, 0],
-        item.meta,
-        (*item.meta.get("notes", ()), *solution.notes),
+        x=sampling.crop(solution.x)[0, 0].cpu(),
+        zero_filled=sampling.crop(A.pseudo_inverse(item.y))[0, 0],
+        coil_maps=None if A.coil_maps is None else A.coil_maps[0],
+        solution=solution,
+        sampled=sampled,
+        reference=None if item.reference is None else item.reference[0, 0],
+        facts=item.meta,
+        notes=(*item.meta.get("notes", ()), *solution.notes),
     )
 
 
@@ -184,13 +183,13 @@ def reconstruct_volumes(
     if len(unique) > _MOST_NOTES:
         unique = [*unique[:_MOST_NOTES], f"{len(unique) - _MOST_NOTES} further notes of slices"]
     return Images(
-        torch.stack(stacks),
-        grid,
-        middle,
-        tuple(weights),
-        torch.stack(references) if len(references) == len(stacks) else None,
-        tuple(facts),
-        tuple(unique),
+        x=torch.stack(stacks),
+        grid=grid,
+        middle=middle,
+        weights=tuple(weights),
+        reference=torch.stack(references) if len(references) == len(stacks) else None,
+        facts=tuple(facts),
+        notes=tuple(unique),
     )
 
 

@@ -37,7 +37,7 @@ class NormalMap:
         normals: unit normals, ``(1, sides, 3, rows, columns)``.
         mask: inside of the object, ``(1, 1, rows, columns)``.
         camera: matrix of a perspective camera, or None.
-        coarse: prior of the unknown (depth in pixels, or its logarithm), NaN where it is not known,
+        coarse: prior of the unknown (depth in pixels, or its logarithm), NaN at unknown pixels,
             ``(1, sides, rows, columns)``, or None.
         prior_weight: weight of the prior per pixel.
         coupling: weight of the gap between two sides at the silhouette.

@@ -1,7 +1,7 @@
 """Photographs that do not fit the scene of the others: blurred, of something else, or with motion.
 
 A few such pictures spoil a scene, because the misfit averages over all of them. They are found by
-their residuals under the scene so far, compared with those of the photographs taken nearby, and
+their residuals under the scene so far, compared with the residuals of photographs taken nearby, and
 left out of what follows.
 """
 

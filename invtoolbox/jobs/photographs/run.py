@@ -143,7 +143,7 @@ class ViewJob(SceneJob[ViewScene]):
     def run(
         self, progress: bool = True, show: Callable[[Any, Cameras], None] = lambda x, cameras: None
     ) -> ViewOutcome:
-        """Find the scene in stages and write the results, or read those of a finished run.
+        """Find the scene in stages and write the results, or read the results of a finished run.
 
         Args:
             progress: whether to show a bar on a terminal.

@@ -72,7 +72,7 @@ def by_markers(side: float, dictionary: str, views: PosedPictures) -> tuple[floa
         for place, number in zip(corners, [] if numbers is None else numbers.ravel().tolist()):
             # OpenCV counts from the centre of the first pixel.
             sightings[number].append((k, torch.from_numpy(place[0]).double() + 0.5))
-    sides, seen = [], set()
+    sides, pictures = [], set()
     for places in sightings.values():
         if len(places) < 2:
             continue
@@ -80,7 +80,7 @@ def by_markers(side: float, dictionary: str, views: PosedPictures) -> tuple[floa
         square = torch.stack([(a - b).norm() for a, b in zip(corners, corners[1:] + corners[:1])])
         if float(square.max() / square.min()) < _UNEVEN:  # no two markers of one number
             sides.append(square)
-            seen |= {k for k, _ in places}
+            pictures |= {k for k, _ in places}
     if not sides:
         raise InputError(
             f"no marker of the dictionary {dictionary} is seen in two of the {len(views)} pictures; "
@@ -88,7 +88,7 @@ def by_markers(side: float, dictionary: str, views: PosedPictures) -> tuple[floa
         )
     lengths = torch.cat(sides)
     spread = 100 * float(lengths.std() / lengths.mean())
-    note = f"{len(sides)} markers in {len(seen)} pictures, whose sides differ by {spread:.2g} %"
+    note = f"{len(sides)} markers in {len(pictures)} pictures, whose sides differ by {spread:.2g} %"
     return side / float(lengths.median()), note
 
 

@@ -92,7 +92,7 @@ def mesh_scene(
 
 
 def fit_silhouettes(mesh: Mesh, cameras: Cameras, depths: Tensor) -> Mesh:
-    """Return a mesh moved along its normals, so that its silhouettes are those of the scene.
+    """Return a mesh moved along its normals, so that it has the silhouettes of the scene.
 
     The pictures are fitted by Gaussians whose blurred sides reach the silhouettes, so that the
     surface in their middle lies inside of the object by a part of a pixel. Next to the silhouettes,
@@ -104,22 +104,22 @@ def fit_silhouettes(mesh: Mesh, cameras: Cameras, depths: Tensor) -> Mesh:
     Args:
         mesh: the mesh.
         cameras: cameras of some views.
-        depths: depths of the scene in these views, 0 beside it, ``(C, 1, height, width)``.
+        depths: depths of the scene in these views, 0 around it, ``(C, 1, height, width)``.
     """
     rows = spread(len(cameras), SILHOUETTES)
     inside, rays = depths[rows, 0] > 0, cameras[rows].rays()
     step = float(depths[depths > 0].median() / cameras.intrinsics[:, 0, 0].median()) / 2
-    faces, count, least, moved = mesh.faces, len(mesh.vertices), math.inf, mesh
+    faces, count, least, current = mesh.faces, len(mesh.vertices), math.inf, mesh
     edges = mesh_edges(faces, count)
     degree = edges[0].bincount(minlength=count).clamp(min=1)[:, None]
     for _ in range(ROUNDS):
-        normals = vertex_normals(moved)
-        seen = cast_rays(ray_scene(moved.vertices, faces), *rays)
-        grown = cast_rays(ray_scene(moved.vertices + step * normals, faces), *rays)
-        covered, wider = (hit["t_hit"].isfinite() for hit in (seen, grown))
+        normals = vertex_normals(current)
+        hits = cast_rays(ray_scene(current.vertices, faces), *rays)
+        grown = cast_rays(ray_scene(current.vertices + step * normals, faces), *rays)
+        covered, wider = (hit["t_hit"].isfinite() for hit in (hits, grown))
         if int((covered ^ inside).sum()) > 0.8 * least:
             break
-        mesh, least = moved, int((covered ^ inside).sum())
+        mesh, least = current, int((covered ^ inside).sum())
         change = torch.stack([inside.float(), wider.float()], -1) - covered[..., None].float()
         sums = torch.zeros(count, 2)
         for k in range(len(rows)):
@@ -128,14 +128,14 @@ def fit_silhouettes(mesh: Mesh, cameras: Cameras, depths: Tensor) -> Mesh:
             near = torch.from_numpy(
                 np.maximum(off, distance_transform_edt(~inside[k].numpy())) <= REACH
             )
-            for corner in faces[seen["primitive_ids"][k][y, x][near]].T:
+            for corner in faces[hits["primitive_ids"][k][y, x][near]].T:
                 sums.index_add_(0, corner, change[k][near])
         sums = sums + 1e-3 * sums.mean(0)
         for _ in range(DIFFUSION):
             around = torch.zeros_like(sums).index_add_(0, edges[0], sums[edges[1]])
             sums = (sums + around / degree) / 2
         offset = step * (sums[:, :1] / sums[:, 1:].clamp(min=1e-9)).clamp(-2, 2)
-        moved = mesh.with_vertices(mesh.vertices + offset * normals)
+        current = mesh.with_vertices(mesh.vertices + offset * normals)
     return mesh
 
 

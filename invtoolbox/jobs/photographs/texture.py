@@ -159,14 +159,14 @@ def bake(mesh: Mesh, pictures: Iterable[PosedPictures]) -> Mesh:
         better = weight > weights[worst, rows]
         rows, worst = rows[better], worst[better]
         weights[worst, rows], colors[worst, rows] = weight[better], color[better]
-    seen = (weights > 0).any(0)
-    if not bool(seen.any()):
+    visible = (weights > 0).any(0)
+    if not bool(visible.any()):
         raise InputError(
             "no photograph sees the mesh, so it has no texture; check that the box and the cameras "
             "belong together"
         )
     blended = torch.full((count, 3), torch.nan) if texels.colors is None else texels.colors
-    blended[seen] = _blend(weights[:, seen], colors[:, seen])
+    blended[visible] = _blend(weights[:, visible], colors[:, visible])
     return Mesh(mesh.vertices, mesh.faces, mesh.colors, mesh.uv, texels.spread(blended))
 
 
@@ -241,13 +241,13 @@ def _look(texels: _Texels, picture: PosedPictures, scene: Any) -> tuple[Tensor, 
     place = 2 * pixels / torch.tensor([width, height]) - 1
     inside = ((depth > 0) & (place.abs().amax(1) < 1)).nonzero()[:, 0]
     rows, place, depth = rows[inside], place[inside], depth[inside]
-    # The map of depth is that of a pinhole, whose rays need no undistortion.
+    # The map of depth belongs to a pinhole, whose rays need no undistortion.
     small = camera.pinholes().scale(min(1.0, MAP_SIDE / max(camera.size)))
     straight = 2 * small.project(texels.points[rows])[0][0] / torch.tensor(small.size[::-1]) - 1
     origins, directions = small.rays()
     # A direction has the length of one unit of depth, so the length along it is the depth.
-    seen = cast_rays(scene, origins, directions)["t_hit"]
-    ends = torch.cat([sign * functional.max_pool2d(sign * seen, 3, 1, 1) for sign in (-1, 1)])
+    nearest = cast_rays(scene, origins, directions)["t_hit"]
+    ends = torch.cat([sign * functional.max_pool2d(sign * nearest, 3, 1, 1) for sign in (-1, 1)])
     near, far = _sample(ends, straight, "nearest").unbind(1)
     reach = TOLERANCE * depth / small.intrinsics[0, 0, 0]
     distance = (camera.centres[0] - texels.points[rows]).norm(dim=1)

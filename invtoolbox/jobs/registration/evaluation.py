@@ -126,8 +126,7 @@ def warp_labels(motion: Registration, labels: Any) -> Tensor:
         motion: the registration.
         labels: a volume, or a tensor of a picture or an array.
     """
-    warped: Tensor = motion.apply(to_labels(labels))
-    return warped
+    return motion.apply(to_labels(labels))
 
 
 def check_transform(path: Path, scene: Any) -> None:

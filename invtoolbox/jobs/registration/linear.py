@@ -84,12 +84,14 @@ class LinearFit:
         ordered = self.best(len(self.scores))
         corners = level.fixed.corners()
         places = torch.stack([Affine(matrix)(corners) for matrix in ordered.matrices])
-        kept = list[int]()
+        numbers = list[int]()
         for k, corner in enumerate(places):
-            distances = (places[kept] - corner).norm(dim=-1).flatten(1).amax(1)
+            distances = (places[numbers] - corner).norm(dim=-1).flatten(1).amax(1)
             if bool((distances > _SAME * level.radius).all()):
-                kept.append(k)
-        return LinearFit(ordered.matrices[kept], ordered.scores[kept], self.solution).best(count)
+                numbers.append(k)
+        return LinearFit(ordered.matrices[numbers], ordered.scores[numbers], self.solution).best(
+            count
+        )
 
 
 def misfit_of(loss: str | DataTerm, weights: Tensor) -> DataTerm:
@@ -295,8 +297,8 @@ class LinearStages:
         marks = marks and Landmarks(marks.moving, marks.fixed, marks.weight)
         back = replace(self, landmarks=marks)
         there, solution = self.fit(fixed, moving, bend)
-        other = torch.linalg.inv(back.fit(moving, fixed, bend)[0])
-        both = torch.stack([there, other])
+        inverse = torch.linalg.inv(back.fit(moving, fixed, bend)[0])
+        both = torch.stack([there, inverse])
         sides = (
             (self.levels(fixed, moving)[-1], both),
             (
@@ -310,8 +312,8 @@ class LinearStages:
         ]
         if max(map(len, starts)) > 1:
             there, solution = self._finish(sides[0][0], fixed, moving, starts[0][:1])
-            other = torch.linalg.inv(back._finish(sides[1][0], moving, fixed, starts[1][:1])[0])
-        step = halve(torch.linalg.solve(there, other))
+            inverse = torch.linalg.inv(back._finish(sides[1][0], moving, fixed, starts[1][:1])[0])
+        step = halve(torch.linalg.solve(there, inverse))
         return there if step is None else there @ step, solution
 
     def levels(self, fixed: PlacedPixels, moving: PlacedPixels) -> list[_Level]:

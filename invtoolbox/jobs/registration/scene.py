@@ -71,7 +71,9 @@ class RegistrationTable(Table):
     mask: FilePath | None = Field(
         None, description="picture or array, not 0 at pixels of the fixed image that count"
     )
-    moving_mask: FilePath | None = Field(None, description="the same for the moving image")
+    moving_mask: FilePath | None = Field(
+        None, description="mask of the moving image, as for the fixed one"
+    )
     labels: FilePath | None = Field(
         None, description="labels on the moving image, which are warped too, and their file"
     )

@@ -358,12 +358,12 @@ class Task:
             assert solution is not None
             field = fixed.new_zeros(1, fixed.ndim - 2, *fixed.shape[2:])
             return Motion(field, matrix, solution, notes)
-        field, solution, found = bent or self._bend(item, moving, fixed, weights, matrix)
+        field, solution, remarks = bent or self._bend(item, moving, fixed, weights, matrix)
         back = None
         if is_flow:
             flows = [Exponential(field.shape[1:], pair.spacing, time) for time in (1.0, -1.0)]
             field, back = (flow(field) for flow in flows)
-        return Motion(field, matrix, solution, notes + found, back)
+        return Motion(field, matrix, solution, notes + remarks, back)
 
     def _meet(self, item: int, matrix: Tensor) -> tuple[Tensor, Solution, list[str]] | None:
         """Return the velocity v of ``T = H exp(v) H`` on the fixed grid, its solution, and notes."""
@@ -378,10 +378,10 @@ class Task:
                     image[item : item + 1],
                     None if mask is None else mask[item : item + 1],
                     motion,
-                    (own, grid),
+                    (space, grid),
                     shape,
                 )
-                for image, mask, motion, own in zip(
+                for image, mask, motion, space in zip(
                     (pair.moving, pair.fixed), self.masks, motions, pair.grids
                 )
             )

@@ -35,7 +35,7 @@ _STEEPEST = 3.0
 def pick_first_arrivals(
     y: Tensor, survey: AcousticWaves, threshold: float = 4.0, floor: float = 0.01
 ) -> Tensor:
-    """Pick the travel times of the first arrivals, in seconds, NaN where there is none.
+    """Pick the travel times of the first arrivals, in seconds, NaN without an arrival.
 
     `processing.pick_onsets` picks the onset of every record and of the wavelet as a far receiver
     records it; the travel time is the difference. Times below one period of the wavelet are left out,
@@ -43,7 +43,7 @@ def pick_first_arrivals(
 
     Args:
         y: records ``(batch, 1, shots, receivers, samples)``; records of zeros have no arrival.
-        survey: the survey, whose wavelet is that of the shots.
+        survey: the survey, with the wavelet of the shots.
         threshold: as in `processing.pick_onsets`.
         floor: as in `processing.pick_onsets`.
 
@@ -85,7 +85,7 @@ def invert_first_arrivals(
     ``a + b depth`` whose travel times, in closed form, are nearest to the picks in the mean.
 
     Args:
-        picks: times ``(batch, 1, shots, receivers)`` in seconds, NaN where there is none.
+        picks: times ``(batch, 1, shots, receivers)`` in seconds, NaN without an arrival.
         survey: the survey.
         initial: velocity x_0, m/s, ``(batch, 1, *grid)``.
         noise_std: standard deviation sigma of the picks in seconds; a tenth of the period of the
@@ -159,11 +159,11 @@ def fit_gradient(picks: Tensor, times: TravelTimes) -> Tensor:
     .. math:: T = \tfrac1b \operatorname{arcosh}\left(1 + \frac{b^2 d^2}{2 v_1 v_2}\right).
 
     Args:
-        picks: times ``(batch, 1, shots, receivers)`` in seconds, NaN where there is none.
+        picks: times ``(batch, 1, shots, receivers)`` in seconds, NaN without an arrival.
         times: the survey.
 
     Returns:
-        Velocities ``(batch, 1, *grid)``, within those of the survey.
+        Velocities ``(batch, 1, *grid)``, within the velocities of the survey.
 
     Source: Slotnick, Lessons in Seismic Computing, 1959.
     """

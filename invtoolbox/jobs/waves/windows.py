@@ -33,7 +33,7 @@ def data_window(
         survey: the survey.
         begin: times from which on samples count: ``(t_0, velocity)``, or ``(shots, receivers)`` with
             any axes of length 1 in front.
-        end: times up to which samples count, likewise.
+        end: times up to which samples count, of the same shape.
         offsets: least and largest distance of shot and receiver, metres.
         taper: seconds of the transition.
 

@@ -216,7 +216,15 @@ def solve_eikonal(
         **sides,
     )
     launch(eikonal_kernel("march", axes), items * shots, march, work)
-    return Eikonal(tau, order, march.slope, march.near, march.far, march.sides, grid)
+    return Eikonal(
+        tau=tau,
+        order=order,
+        slope=march.slope,
+        near=march.near,
+        far=march.far,
+        sides=march.sides,
+        grid=grid,
+    )
 
 
 def _sizes(grid: Sequence[int]) -> dict[str, Any]:

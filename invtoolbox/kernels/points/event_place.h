@@ -40,3 +40,13 @@ const auto at_row = [&](const REAL* flow, const Corner& c, int k, int side) {
     return mix(mix(u[0], u[next_column], c.across),
                mix(u[next_time], u[next_time + next_column], c.across), c.time);
 };
+// The corner of the flow at which an event is halfway, at t + s / 2 and p + s x(p, t) / 2.
+const auto halfway = [&](const REAL* flow, const REAL* p, REAL t, REAL s, const Corner& start) {
+    REAL place[2];
+    for (int k = 0; k < 2; ++k) {
+        const REAL first =
+            mix(at_column(flow, start, k, 0), at_column(flow, start, k, 1), start.across);
+        place[k] = p[k] + (REAL)0.5 * s * first;
+    }
+    return locate(t + (REAL)0.5 * s, place[1], place[0]);
+};

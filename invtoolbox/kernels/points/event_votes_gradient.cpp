@@ -31,12 +31,8 @@
         if (weight[i] == 0) continue;
         const REAL s = r - t[i];
         const Corner start = locate(t[i], p[2 * i + 1], p[2 * i]);
-        REAL halfway[2], place[2];
-        for (int k = 0; k < 2; ++k) {
-            const REAL first = mix(at_column(u, start, k, 0), at_column(u, start, k, 1), start.across);
-            halfway[k] = p[2 * i + k] + (REAL)0.5 * s * first;
-        }
-        const Corner middle = locate(t[i] + (REAL)0.5 * s, halfway[1], halfway[0]);
+        const Corner middle = halfway(u, p + 2 * i, t[i], s, start);
+        REAL place[2];
         REAL change_across[2], change_down[2];  // derivatives of the flow halfway, per pixel
         for (int k = 0; k < 2; ++k) {
             const REAL left = at_column(u, middle, k, 0), right = at_column(u, middle, k, 1);

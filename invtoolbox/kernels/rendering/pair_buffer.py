@@ -7,12 +7,14 @@ otherwise the steps must be repeated (`invtoolbox.loop.replay`).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+
+from invtoolbox.core.contexts import setting
 
 #: Size of a guess, relative to the largest number of pairs so far.
 MARGIN = 1.5
@@ -35,14 +37,9 @@ class PairBuffers:
         """Whether a step has sorted pairs."""
         return bool(self._sizes)
 
-    @contextmanager
-    def open(self) -> Iterator[None]:
+    def open(self) -> AbstractContextManager[None]:
         """Let `buffer_size` guess by these buffers."""
-        token = _OPEN.set(self)
-        try:
-            yield
-        finally:
-            _OPEN.reset(token)
+        return setting(_OPEN, self)
 
     def size(self, key: Hashable, total: Tensor) -> int:
         """Return the size of a buffer, for a number of pairs that the host does not know."""
@@ -76,7 +73,7 @@ _OPEN: ContextVar[PairBuffers | None] = ContextVar("open pair buffers", default=
 
 
 def buffer_size(key: Hashable, total: Tensor) -> int:
-    """Return the size of a buffer of pairs: that of the open buffers, or the total itself."""
+    """Return the size of a buffer of pairs: the size in the open buffers, or the total itself."""
     buffers = _OPEN.get()
     return int(total) if buffers is None else buffers.size(key, total)
 

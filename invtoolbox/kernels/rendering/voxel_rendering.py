@@ -116,13 +116,10 @@ def render_voxels(
     # The density s with softplus(s) scale step = -log(1 - least_alpha)
     thinnest = -math.log1p(-least_alpha) / (space.scale * step)
     least = math.log(math.expm1(thinnest)) if thinnest > 0 else -1e30
-    nx, ny, nz = space.shape
     settings = {
         "numbers": space.numbers,
         "clearance": space.clearance,
-        "nx": nx,
-        "ny": ny,
-        "nz": nz,
+        **dict(zip(("nx", "ny", "nz"), space.shape)),
         "spacing": step,
         "near": near,
         "far": min(far, 1e30),
@@ -146,23 +143,16 @@ def render_voxels(
     length = length[..., 0]
     # The derivatives divide by the share of the light, and its inverse must not overflow.
     met = alpha > 1e-30
+    total = torch.where(met, alpha, torch.ones_like(alpha))
     # Expected depth sum_k w_k t_k / sum_k w_k, from distances to lengths of the direction.
-    depth = (
-        torch.where(
-            met, depth / torch.where(met, alpha, torch.ones_like(alpha)), torch.zeros_like(depth)
-        )
-        / length
-    )
+    depth = torch.where(met, depth / total, torch.zeros_like(depth)) / length
     # The kernel writes 1e30 if less than half of the light is stopped.
-    median = (
-        torch.where(median < 1e29, median, torch.full_like(median, torch.inf)).detach()
-        / length.detach()
-    )
+    median = torch.where(median < 1e29, median, torch.full_like(median, torch.inf))
+    median = median.detach() / length.detach()
     rendering = Rendering(colors, alpha, depth, median, thickness)
     if not spread:
         return rendering
     distortion, unscaled = scalars[..., 4] / length, scalars[..., 5]
-    total = torch.where(met, alpha, torch.ones_like(alpha))
     # -sum p log p = log(sum w) - (sum w log w) / sum w
     entropy = torch.where(met, total.log() + unscaled / total, torch.zeros_like(alpha))
     return rendering._replace(distortion=distortion, entropy=entropy)

@@ -41,34 +41,34 @@ def psf_from_beads(
     >>> psf_from_beads(beads, (5, 7, 7)).argmax() == (5 * 7 * 7) // 2
     tensor(True)
     """
-    given = torch.as_tensor(stack)
+    field = torch.as_tensor(stack)
     sizes = tuple(int(n) for n in size)
     check_range("psf_from_beads", "(0, 1)", threshold=threshold)
-    if given.ndim != 3 or len(sizes) != 3 or any(n % 2 == 0 or n < 1 for n in sizes):
+    if field.ndim != 3 or len(sizes) != 3 or any(n % 2 == 0 or n < 1 for n in sizes):
         raise InputError(
             "psf_from_beads takes a stack (slice, row, column) and three odd sizes, got shape "
-            f"{tuple(given.shape)} and size {sizes}"
+            f"{tuple(field.shape)} and size {sizes}"
         )
-    if any(n > m for n, m in zip(sizes, given.shape)):
+    if any(n > m for n, m in zip(sizes, field.shape)):
         raise InputError(
-            f"a kernel of {sizes} does not fit a stack of {tuple(given.shape)}; give a smaller size"
+            f"a kernel of {sizes} does not fit a stack of {tuple(field.shape)}; give a smaller size"
         )
-    if saturation is None and not given.is_floating_point():
-        saturation = float(torch.iinfo(given.dtype).max)
-    values = given.double()
+    if saturation is None and not field.is_floating_point():
+        saturation = float(torch.iinfo(field.dtype).max)
+    values = field.double()
     values = values - values.median()
     highest = F.max_pool3d(values[None], sizes, 1, tuple(n // 2 for n in sizes))[0]
     peaks = ((values == highest) & (values >= threshold * values.max())).nonzero()
     cuts, lost = [], {"near the border": 0, "saturated": 0, "with a neighbour": 0}
     for peak in peaks:
         low = [int(p) - n // 2 for p, n in zip(peak, sizes)]
-        if any(a < 0 or a + n > m for a, n, m in zip(low, sizes, given.shape)):
+        if any(a < 0 or a + n > m for a, n, m in zip(low, sizes, field.shape)):
             lost["near the border"] += 1
             continue
         window = tuple(slice(a, a + n) for a, n in zip(low, sizes))
         is_near = ((peaks - peak).abs() < torch.tensor(sizes)).all(1)
         # A clipped bead has several maxima.
-        if saturation is not None and float(given[window].max()) >= saturation:
+        if saturation is not None and float(field[window].max()) >= saturation:
             lost["saturated"] += 1
         elif int(is_near.sum()) > 1:
             lost["with a neighbour"] += 1

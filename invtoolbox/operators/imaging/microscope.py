@@ -113,10 +113,10 @@ class Microscope(Blur3D):
         self.immersion, self.excitation = index, excitation
         self.pinhole, self.sheet_na = pinhole, sheet_na
         self.voxel_size = tuple(float(h) for h in voxel_size)
-        given = {"na": na, "wavelength": wavelength, "sample": sample, "depth": depth}
+        settings = {"na": na, "wavelength": wavelength, "sample": sample, "depth": depth}
         self._values = {
             name: torch.as_tensor(value, dtype=torch.float64).reshape(-1)
-            for name, value in given.items()
+            for name, value in settings.items()
         }
         shape = tuple(int(n) for n in image_shape)
         if len(shape) != 3:
@@ -204,8 +204,8 @@ class Microscope(Blur3D):
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         if not parameters:
             return super()._replace({})
-        given = {name: value.reshape(-1) for name, value in parameters.items()}
-        values = {**self._values, **given}
+        changed = {name: value.reshape(-1) for name, value in parameters.items()}
+        values = {**self._values, **changed}
         microscope = super()._replace({"kernel": self._point_spread(values)})
         microscope._values = values
         return microscope

@@ -36,7 +36,7 @@ class Pupil:
         immersion: refractive index of the immersion medium.
         sample: refractive index of the medium around the point.
         depth: distance of the point from the coverslip.
-        coverslip: refractive index of the coverslip, whose thickness is that of the design.
+        coverslip: refractive index of the coverslip; its thickness is that of the design.
         vectorial: whether polarization counts (Richards and Wolf 1959; Toeroek and Varga 1997).
     """
 

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.operators.base import LinearOperator, check_shape, count_items, expand
+from invtoolbox.operators.base import check_shape, count_items, expand
+from invtoolbox.operators.mri.coils import CoilOperator, combine_coils
 from invtoolbox.operators.mri.fourier import centred_fft, centred_ifft, check_axes, complex_dtype
 from invtoolbox.operators.mri.noise_level import outer_noise_std
 
 
-class CartesianMRI(LinearOperator):
+class CartesianMRI(CoilOperator):
     r"""Multi-coil MRI ``y_j = M F (s_j x)`` (SENSE) for every coil j.
 
     s_j are the coil sensitivities, F is the unitary Fourier transform, and M the sampling mask.
@@ -52,26 +53,12 @@ class CartesianMRI(LinearOperator):
     # would see, and its k-space has one axis more than here, where a coil is a channel.
 
     has_batch_axis = True
-    needs_complex_start = True
 
     def __init__(
         self, mask: Any, image_shape: Sequence[int], coil_maps: Any = None, axes: int | None = None
     ) -> None:
-        shape = tuple(int(n) for n in image_shape)
-        shape = (1, *shape) if len(shape) == 2 else shape
-        if len(shape) < 2 or shape[0] != 1:
-            raise InputError(
-                "the image_shape of CartesianMRI is (row, column), or (1, *space) with one complex "
-                f"channel, got {shape}"
-            )
-        self.domain_shape = shape
+        shape = self._set_coils(image_shape, coil_maps)
         self.axes = check_axes(axes, len(shape) - 1, "CartesianMRI")
-        self.coil_maps = (
-            None
-            if coil_maps is None
-            else check_coil_maps(torch.as_tensor(coil_maps), shape[1:], "CartesianMRI")
-        )
-        self.coils = 1 if self.coil_maps is None else self.coil_maps.shape[1]
         self.mask = _mask(torch.as_tensor(mask), self.coils, shape[1:])
         self.range_shape = (self.coils, *shape[1:])
         self.items = self._count_items()
@@ -89,13 +76,7 @@ class CartesianMRI(LinearOperator):
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         checked = dict(parameters)
         if "coil_maps" in parameters:
-            checked["coil_maps"] = check_coil_maps(
-                parameters["coil_maps"], self.domain_shape[1:], "CartesianMRI"
-            )
-            if checked["coil_maps"].shape[1] != self.coils:
-                raise InputError(
-                    f"{self} has {self.coils} coils, got maps of {checked['coil_maps'].shape[1]}"
-                )
+            checked["coil_maps"] = self._check_new_maps(parameters["coil_maps"])
         if "mask" in parameters:
             checked["mask"] = _mask(parameters["mask"], self.coils, self.domain_shape[1:])
         operator = super()._replace(checked)
@@ -168,11 +149,7 @@ class CartesianMRI(LinearOperator):
         Pixels without sensitivity are 0. The result is exact least squares of smallest norm with
         one coil, or if k-space is sampled completely.
         """
-        combined = combine_coils(self.coil_images(y), self.coil_maps)
-        if self.coil_maps is None:
-            return combined
-        power = self.coil_maps.abs().square().sum(1, keepdim=True).to(combined.real.dtype)
-        return torch.where(power > 0, combined / torch.where(power > 0, power, 1), 0)
+        return self._divide_by_power(combine_coils(self.coil_images(y), self.coil_maps))
 
     def __repr__(self) -> str:
         coils = f", {self.coils} coils" if self.coil_maps is not None else ""
@@ -277,27 +254,6 @@ def _to_images(basis: Tensor, size: tuple[int, int]) -> Tensor:
     top, left = size[0] // 2 - kernel // 2, size[1] // 2 - kernel // 2
     padded[:, top : top + kernel, left : left + kernel] = basis
     return centred_ifft(padded, 2) * (size[0] * size[1]) ** 0.5 / kernel
-
-
-def combine_coils(images: Tensor, maps: Tensor | None) -> Tensor:
-    """Compute ``sum_j conj(s_j) image_j``, ``(batch, 1, *space)``, of ``(batch, coil, *space)``."""
-    return images if maps is None else (maps.to(images.dtype).conj() * images).sum(1, keepdim=True)
-
-
-def check_coil_maps(maps: Tensor, space: tuple[int, ...], name: str) -> Tensor:
-    """Return complex maps ``(1 or batch, coil, *space)`` after checking them.
-
-    Axes of space may have length 1.
-    """
-    full = maps.unsqueeze(0) if maps.ndim == len(space) + 1 else maps
-    if full.ndim != len(space) + 2 or any(m not in (1, n) for m, n in zip(full.shape[2:], space)):
-        raise InputError(
-            f"the coil_maps of {name} have shape {tuple(maps.shape)}, expected "
-            f"(coil, {', '.join(map(str, space))}), with a batch axis in front if items differ"
-        )
-    if not bool(full.isfinite().all()):
-        raise InputError(f"the coil_maps of {name} have entries that are NaN or infinite")
-    return full if full.is_complex() else full.to(complex_dtype(full))
 
 
 def _mask(mask: Tensor, coils: int, space: tuple[int, ...]) -> Tensor:

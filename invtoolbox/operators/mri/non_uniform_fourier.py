@@ -14,14 +14,14 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.grids.gridding import Gridding
 from invtoolbox.kernels.linear_map import is_differentiated, linear_map
-from invtoolbox.operators.base import LinearOperator, count_items
-from invtoolbox.operators.mri.cartesian import check_coil_maps, combine_coils
+from invtoolbox.operators.base import count_items
+from invtoolbox.operators.mri.coils import CoilOperator, combine_coils
 from invtoolbox.operators.mri.fourier import complex_dtype
 from invtoolbox.operators.mri.noise_level import outer_level
 from invtoolbox.operators.mri.off_resonance import as_segments
 
 
-class NonUniformFourier(LinearOperator):
+class NonUniformFourier(CoilOperator):
     r"""Non-Cartesian MRI ``y_j[m] = N^{-1/2} sum_n s_j[n] x[n] exp(-2 pi i <k_m, (n - c) / N>)``.
 
     Here ``c = N // 2``. Frequencies are in cycles per field of view, so that whole numbers from
@@ -68,8 +68,6 @@ class NonUniformFourier(LinearOperator):
     # everything to float32, and is not differentiable in the trajectory; torchkbnufft is not
     # maintained. This implementation covers what is needed of both.
 
-    needs_complex_start = True
-
     def __init__(
         self,
         trajectory: Any,
@@ -80,25 +78,13 @@ class NonUniformFourier(LinearOperator):
         field_map: Any = None,
         times: Any = None,
     ) -> None:
-        shape = tuple(int(n) for n in image_shape)
-        shape = (1, *shape) if len(shape) == 2 else shape
-        if len(shape) < 2 or shape[0] != 1:
-            raise InputError(
-                "the image_shape of NonUniformFourier is (row, column), or (1, *space) with one "
-                f"complex channel, got {shape}"
-            )
         check_range(self, "[2, 16]", width=width)
         check_range(self, "[1.25, 4]", oversampling=oversampling)
-        self.domain_shape, self.width, self.oversampling = shape, int(width), float(oversampling)
+        shape = self._set_coils(image_shape, coil_maps)
+        self.width, self.oversampling = int(width), float(oversampling)
         # Shape parameter of the kernel: Beatty et al. (2005), equation 5.
         ratio = self.width / self.oversampling * (self.oversampling - 0.5)
         self._beta = math.pi * math.sqrt(ratio**2 - 0.8)
-        self.coil_maps = (
-            None
-            if coil_maps is None
-            else check_coil_maps(torch.as_tensor(coil_maps), shape[1:], "NonUniformFourier")
-        )
-        self.coils = 1 if self.coil_maps is None else self.coil_maps.shape[1]
         self.grid = tuple(2 * math.ceil(oversampling * n / 2) for n in shape[1:])
         values = torch.as_tensor(trajectory)
         self.sample_shape = tuple(values.shape[:-1])
@@ -232,13 +218,7 @@ class NonUniformFourier(LinearOperator):
     def _replace(self, parameters: dict[str, Tensor]) -> Self:
         operator = super()._replace({})
         if "coil_maps" in parameters:
-            operator.coil_maps = check_coil_maps(
-                parameters["coil_maps"], self.domain_shape[1:], "NonUniformFourier"
-            )
-            if operator.coil_maps.shape[1] != self.coils:
-                raise InputError(
-                    f"{self} has {self.coils} coils, got maps of {operator.coil_maps.shape[1]}"
-                )
+            operator.coil_maps = self._check_new_maps(parameters["coil_maps"])
         if "trajectory" in parameters:
             shape = tuple(parameters["trajectory"].shape)
             if (
@@ -426,10 +406,7 @@ class NonUniformFourier(LinearOperator):
         """
         self._check_measurements("pseudo-inverse", y)
         image = self._adjoint(y * self.density().to(y.real.dtype).unsqueeze(1))
-        if self.coil_maps is None:
-            return image
-        power = self.coil_maps.abs().square().sum(1, keepdim=True).to(image.real.dtype)
-        return torch.where(power > 0, image / torch.where(power > 0, power, 1), 0)
+        return self._divide_by_power(image)
 
     def __repr__(self) -> str:
         coils = f", {self.coils} coils" if self.coil_maps is not None else ""

@@ -155,4 +155,6 @@ def _exponential(a: Tensor, b: Tensor) -> Tensor:
 
 def _project(places: Tensor, nodes: Tensor, coefficients: Tensor) -> Tensor:
     """Return ``exp(2 pi i places nodes) @ coefficients``, in parts of bounded memory."""
-    return torch.cat([_exponential(part, nodes) @ coefficients for part in places.split(_AT_ONCE)])
+    return torch.cat(
+        [_exponential(block, nodes) @ coefficients for block in places.split(_AT_ONCE)]
+    )

@@ -35,7 +35,7 @@ def mri_trajectory(
             module state.
 
     Raises:
-        InputError: if the name is not known, or if its number of axes is not that of the image.
+        InputError: if the name is not known, or if its number of axes differs from the image's.
 
     >>> mri_trajectory("stack-of-stars", (4, 16, 16), readouts=5).shape
     torch.Size([4, 5, 32, 3])

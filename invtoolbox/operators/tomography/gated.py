@@ -103,8 +103,7 @@ class Gated(_Combination, LinearOperator):
         for gate, places in zip(selection.seen, selection.views):
             views, frame_scan = by_gate[gate]
             parts.append(frame_scan.subset(torch.searchsorted(views, picked[places])))
-        combined: Gated = selection._with_parts(parts)
-        return combined
+        return selection._with_parts(parts)
 
     def __repr__(self) -> str:
         return f"Gated({self.scan}, {self.frames} frames)"

@@ -101,8 +101,8 @@ class AffineMap(ImplicitPrior):
         basis = _basis(self.kind, dimensions).to(motion) / (self.radius or 1.0)
         turn, shift = motion[:, : len(basis)], motion[:, len(basis) :]
         E = torch.matrix_exp(torch.einsum("bk,kij->bij", turn, basis))
-        moved = centre + shift - torch.einsum("bij,j->bi", E, centre)
-        top = torch.cat([E, moved[..., None]], 2)
+        offset = centre + shift - torch.einsum("bij,j->bi", E, centre)
+        top = torch.cat([E, offset[..., None]], 2)
         bottom = torch.eye(dimensions + 1).to(motion)[-1:].expand(len(motion), 1, -1)
         return start @ torch.cat([top, bottom], 1)
 

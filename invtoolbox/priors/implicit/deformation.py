@@ -420,8 +420,7 @@ def bind_rigidity(rigidity: PriorSum | None, nodes: Tensor, what: str) -> PriorS
         return None
     if rigidity.implicit is not None:
         raise InputError(f"the rigidity of {what} is made of explicit priors, got {rigidity!r}")
-    bound: PriorSum = rigidity._each(lambda prior: prior.bind(nodes))
-    return bound
+    return rigidity._each(lambda prior: prior.bind(nodes))
 
 
 def repeat_shape(shape: Any, batch: int) -> Any:

@@ -233,7 +233,7 @@ class MCMCStrategy(Strategy):
         living = (source >= 0) & alive.gather(1, source.clamp_min(0))
         homeless = (place < grown[:, None]) & ~living
         # Every row draws, by the same numbers in all items, so that an item's draws do not depend
-        # on how many others need one.
+        # on the number of others that need one.
         weight = torch.where(alive, opacity, 0.0).double().cumsum(1)
         draw = _uniform(rows, generator, logits)
         home = torch.searchsorted(weight, draw * weight[:, -1:], right=True).clamp_max(

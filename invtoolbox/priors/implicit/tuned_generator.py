@@ -150,8 +150,7 @@ class TunedGenerator(ImplicitPrior):
 
     def _image(self, weights: dict[str, Tensor], w: Tensor) -> Tensor:
         z = self.prior.mean + w @ self.prior.root.T
-        image: Tensor = functional_call(self.prior.decoder, weights, (z,))
-        return image
+        return functional_call(self.prior.decoder, weights, (z,))
 
     def __repr__(self) -> str:
         return f"TunedGenerator({self.prior!r}, locality={self.locality:g})"

@@ -96,7 +96,7 @@ class FieldsOfExperts(ExplicitPrior):
 
         Args:
             count: number of new experts.
-            size: rows and columns of all filters, at least those of the present ones.
+            size: rows and columns of all filters, at least as many as the present filters have.
             length: norm of the new filters.
 
         >>> FieldsOfExperts.total_variation().extend(3, 5)

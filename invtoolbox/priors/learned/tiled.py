@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Tiled(ExplicitPrior):
-    """A denoiser that is applied to overlapping tiles, so that its memory is that of a tile.
+    """A denoiser that is applied to overlapping tiles, so that its memory is the memory of a tile.
 
     Every tile is denoised together with a margin of its neighbours, and its inner part is kept. The
     result is that of the whole image, to rounding, if the margin is at least the radius of the

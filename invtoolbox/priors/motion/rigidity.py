@@ -1,13 +1,12 @@
 """Priors of rigidity on a graph of neighbours.
 
-`ARAP` (as rigid as possible) favors neighbourhoods that rotate and move as one, `Isometry` keeps
-the distances between neighbours, and `RigidityCoefficients` keeps them less strictly at joints.
-`GraphPrior` is their base class: its graph is given, or made of the points of the problem.
+`ARAP` (as rigid as possible) favors neighbourhoods that rotate and move as one, and `Isometry` keeps
+the distances between neighbours. `GraphPrior` is their base class: its graph is given, or made of
+the points of the problem.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -18,7 +17,6 @@ from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.displacements import like_points
-from invtoolbox.geometry.moving_shapes import blend_weights, farthest_points, rigidity_coefficients
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph, Weights
 from invtoolbox.kernels.points.rotations import Neighbourhoods
 from invtoolbox.priors.majorizer import Springs
@@ -254,71 +252,6 @@ class Isometry(GraphPrior):
 
     def __repr__(self) -> str:
         return super().__repr__()[:-1] + f", norm={self.norm!r})"
-
-
-class RigidityCoefficients(Isometry):
-    """An `Isometry` with a rigidity coefficient per edge.
-
-    ``R(x) = 1/W sum_ij w_ij c_ij rho(|p'_i - p'_j| - |p_i - p_j|)``, W the sum of the
-    ``w_ij c_ij``. The coefficients c follow from the shares with which points follow B bones
-    (`geometry.moving_shapes.rigidity_coefficients`): 1 within a part, ``floor`` where a point
-    follows many bones equally. Without a floor nothing holds joints that were not observed.
-
-    After the dynamic rigid loss of LIMR (Zhang et al., "Learning implicit representation for
-    reconstructing articulated objects", ICLR 2024), in a form of our own. It has not been observed
-    to beat even weights in general.
-
-    Args:
-        skinning: shares with which each point follows each bone, ``(N, B)``, not negative; by
-            default Gaussian weights of ``bones`` points that are far from each other.
-        bones: number of bones if no ``skinning`` is given.
-        floor: least coefficient.
-        neighbours, radius, labels, weights, scale, symmetric, graph, norm, smoothing: see
-            `Isometry`.
-
-    >>> import torch
-    >>> p = torch.rand(1, 50, 3, generator=torch.Generator().manual_seed(0))
-    >>> prior = RigidityCoefficients(bones=4).bind(p)
-    >>> bool(prior.energy(torch.ones_like(p)) < 1e-10), bool(prior.energy(0.1 * p) > 1e-4)
-    (True, True)
-    """
-
-    def __init__(
-        self,
-        skinning: Tensor | None = None,
-        bones: int = 16,
-        floor: float = 0.05,
-        neighbours: int | None = 20,
-        radius: float | None = None,
-        labels: Tensor | None = None,
-        weights: Weights = "uniform",
-        scale: float | None = None,
-        symmetric: bool = False,
-        graph: Graphs | None = None,
-        norm: Literal["l1", "l2"] = "l2",
-        smoothing: float = 1e-3,
-    ) -> None:
-        super().__init__(
-            neighbours, radius, labels, weights, scale, symmetric, graph, norm, smoothing
-        )
-        check_range(self, "[1, inf)", bones=bones)
-        self.skinning, self.bones, self.floor = skinning, int(bones), float(floor)
-
-    def _rest(self, graph: NeighbourGraph) -> Edges:
-        points = graph.positions
-        if self.skinning is not None:
-            if len(self.skinning) != len(points):
-                raise InputError(
-                    f"there are skinning weights of {len(self.skinning)} points, "
-                    f"and the problem moves {len(points)}"
-                )
-            follows = self.skinning.to(points)
-        else:
-            count = min(self.bones, len(points))
-            index, share = blend_weights(points, points[farthest_points(points, count)], count)
-            follows = points.new_zeros(len(points), count).scatter(1, index, share)
-        coefficients = rigidity_coefficients(follows, graph.edges, self.floor)
-        return Edges(dataclasses.replace(graph, weights=graph.weights * coefficients))
 
 
 class Edges(Settings):

@@ -25,5 +25,4 @@ def system_named(name: str) -> System:
         name: name of a module of this package.
     """
     module = import_module(f"{__name__}.{require_name('system of a table', name, names())}")
-    system: System = module.SYSTEM
-    return system
+    return module.SYSTEM

@@ -78,7 +78,7 @@ def open_case(row: ArcRow, number: int) -> Case:
         peak=torch.ones(1),
         score=score,
     )
-    # What is measured is shown: the segmentation.
+    # The picture shows the measured segmentation.
     return dataclasses.replace(
         case, picture=lambda x: plane(metrics.otsu_segmentation(x)[0].float())
     )

@@ -65,7 +65,8 @@ def open_case(row: ObjectRow, number: int) -> Case:
 
     def scores(answer: Any) -> dict[str, float]:
         error = np.abs(aligned(as_depth(answer)) - truth)[inside]
-        return {"error [mm]": float(np.nanmean(error)), "RMSE [mm]": float(_root_mean(error))}
+        rmse = np.sqrt(np.nanmean(np.square(error)))
+        return {"error [mm]": float(np.nanmean(error)), "RMSE [mm]": float(rmse)}
 
     return Case(
         label=row.objects[number],
@@ -76,10 +77,6 @@ def open_case(row: ObjectRow, number: int) -> Case:
         picture=lambda answer: aligned(as_depth(answer)),
         truth=np.where(inside, truth, np.nan),
     )
-
-
-def _root_mean(error: np.ndarray) -> float:
-    return float(np.sqrt(np.nanmean(np.square(error))))
 
 
 SYSTEM = System(
