@@ -17,6 +17,7 @@ from deepinv.physics import Blur as DeepinvBlur
 from deepinv.physics import Downsampling as DeepinvDownsampling
 
 import invtoolbox as it
+from invtoolbox.errors import InputError
 from invtoolbox.operators import Blur, Identity, LinearOperator, Operator
 
 
@@ -364,8 +365,33 @@ def test_functions_and_networks() -> None:
 
 
 def test_a_given_adjoint_is_used() -> None:
-    A = it.as_operator(lambda x: 2 * x, (1, 4), adjoint=lambda y: 5 * y)
-    assert isinstance(A, LinearOperator) and A.adjoint(torch.ones(1, 1, 4))[0, 0, 0] == 5
+    calls = []
+    A = it.as_operator(lambda x: 2 * x, (1, 4), adjoint=lambda y: calls.append(y) or 2 * y)
+    calls.clear()
+    assert isinstance(A, LinearOperator) and A.adjoint(torch.ones(1, 1, 4))[0, 0, 0] == 2
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "adjoint", [lambda y: 5 * y, lambda y: -2 * y, lambda y: 2 * y.flip(-1), lambda y: y[..., 1:]]
+)
+def test_a_wrong_adjoint_is_refused(adjoint: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    with pytest.raises(InputError, match="adjoint="):
+        it.as_operator(lambda x: 2 * x, (1, 400), adjoint=adjoint)
+
+
+def test_an_adjoint_that_is_nearly_matched_or_complex_is_accepted() -> None:
+    phases = torch.exp(1j * torch.arange(400.0))
+    A = it.as_operator(lambda x: 2 * x, (1, 400), adjoint=lambda y: 2.04 * y)
+    B = it.as_operator(lambda x: phases * x, (1, 400), adjoint=lambda y: (phases.conj() * y).real)
+    assert isinstance(A, LinearOperator) and isinstance(B, LinearOperator)
+
+
+def test_a_scipy_operator_without_adjoint_names_what_is_missing() -> None:
+    half = scipy.sparse.linalg.LinearOperator((2, 3), matvec=lambda v: v[:2])
+    A = it.as_operator(half, (1, 3))
+    with pytest.raises(InputError, match="has no rmatvec"):
+        A.adjoint(torch.ones(1, 1, 2))
 
 
 def test_a_function_of_two_outputs() -> None:
