@@ -10,6 +10,7 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.pytrees import map_items, tree_map
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.linear_map import vectorize
@@ -45,7 +46,7 @@ class Matrix(LinearOperator):
         domain_shape: Sequence[int] | None = None,
         range_shape: Sequence[int] | None = None,
     ) -> None:
-        values = torch.as_tensor(matrix)
+        values = as_tensor(matrix)
         if values.ndim not in (2, 3):
             raise InputError(
                 f"a Matrix must be (m, n) or (batch, m, n), got shape {tuple(values.shape)}"

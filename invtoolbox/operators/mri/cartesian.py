@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, check_shape, count_items, expand
 from invtoolbox.operators.mri.fourier import centred_fft, centred_ifft, check_axes, complex_dtype
@@ -69,10 +70,10 @@ class CartesianMRI(LinearOperator):
         self.coil_maps = (
             None
             if coil_maps is None
-            else check_coil_maps(torch.as_tensor(coil_maps), shape[1:], "CartesianMRI")
+            else check_coil_maps(as_tensor(coil_maps), shape[1:], "CartesianMRI")
         )
         self.coils = 1 if self.coil_maps is None else self.coil_maps.shape[1]
-        self.mask = _mask(torch.as_tensor(mask), self.coils, shape[1:])
+        self.mask = _mask(as_tensor(mask), self.coils, shape[1:])
         self.range_shape = (self.coils, *shape[1:])
         self.items = self._count_items()
 

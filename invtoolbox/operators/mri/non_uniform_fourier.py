@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.grids.gridding import Gridding
@@ -96,11 +97,11 @@ class NonUniformFourier(LinearOperator):
         self.coil_maps = (
             None
             if coil_maps is None
-            else check_coil_maps(torch.as_tensor(coil_maps), shape[1:], "NonUniformFourier")
+            else check_coil_maps(as_tensor(coil_maps), shape[1:], "NonUniformFourier")
         )
         self.coils = 1 if self.coil_maps is None else self.coil_maps.shape[1]
         self.grid = tuple(2 * math.ceil(oversampling * n / 2) for n in shape[1:])
-        values = torch.as_tensor(trajectory)
+        values = as_tensor(trajectory)
         self.sample_shape = tuple(values.shape[:-1])
         self._set_trajectory(values)
         self.segments = as_segments(field_map, times, shape[1:], self.sample_shape)

@@ -148,4 +148,4 @@ def test_a_lattice_of_points_has_rays_of_some_spacing() -> None:
     """Coordinates that are rounded to a metre coincide near the sensor."""
     points = torch.cartesian_prod(torch.arange(-9.0, 10), torch.arange(-9.0, 10), torch.ones(1))
     rays = Rays.of(points.repeat(6, 1))
-    assert 0 < rays.beside and rays.lines < 1
+    assert rays.beside > 0 and rays.lines < 1
