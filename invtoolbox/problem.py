@@ -338,7 +338,7 @@ def as_measurements(y: Any) -> Tensor:
     Args:
         y: a tensor, an array of any memory layout, or numbers.
 
-    >>> as_measurements(np.ones(2, np.float16)).dtype
+    >>> as_measurements(torch.ones(2, dtype=torch.float16)).dtype
     torch.float32
     """
     tensor = as_tensor(y)
