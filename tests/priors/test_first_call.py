@@ -101,3 +101,13 @@ def test_without_checks_the_prior_is_not_called_before() -> None:
 def test_what_is_no_prior_is_named_with_the_call_that_makes_one(prior: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         it.solve(PROBLEM, prior, progress=False)
+
+
+def test_a_gradient_without_energy_has_a_step_that_follows_the_noise() -> None:
+    """A fixed step of 1e-3 diverged for every noise level below 0.03."""
+    prior = written(gradient=lambda self, x, generator=None: x)
+    for level in (0.1, 0.001):
+        problem = it.Problem(TRUTH, PROBLEM.operator, it.data_terms.LeastSquares(level))
+        solution = it.solve(problem, prior, regularization=level**-2, progress=False)
+        assert solution.status == ("converged",) * 2
+        torch.testing.assert_close(solution.x, TRUTH / 2, rtol=1e-2, atol=1e-3)
