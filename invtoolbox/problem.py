@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.masks import explain_mismatch
 from invtoolbox.core.pytrees import blank_items
 from invtoolbox.core.settings import Settings
@@ -333,17 +333,18 @@ def _each(y: Any, change: Any) -> Any:
 def as_measurements(y: Any) -> Tensor:
     """Convert measurements to a tensor of floating-point or complex numbers.
 
+    Whole numbers and half precision become single precision, in which operators compute.
+
     Args:
         y: a tensor, an array of any memory layout, or numbers.
+
+    >>> as_measurements(torch.ones(2, dtype=torch.float16)).dtype
+    torch.float32
     """
-    if isinstance(y, np.ndarray):
-        # A tensor cannot share memory with a read-only array, a negative stride or a foreign byte
-        # order.
-        native = y.dtype.newbyteorder("=")
-        if not y.flags.writeable or y.dtype != native or any(stride < 0 for stride in y.strides):
-            y = y.astype(native, order="C")
-    tensor = y if isinstance(y, Tensor) else torch.as_tensor(y)
-    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.to(torch.float32)
+    tensor = as_tensor(y)
+    if tensor.is_complex():
+        return tensor.to(torch.complex64) if tensor.dtype == torch.complex32 else tensor
+    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
 
 
 def _skip_items(y: Any) -> tuple[Any, Tensor | None]:

@@ -59,6 +59,7 @@ from invtoolbox.posteriors.base import MappedPosterior
 from invtoolbox.posteriors.exact import gaussian_posterior
 from invtoolbox.posteriors.running_moments import ChainPosterior
 from invtoolbox.priors.base import Prior, PriorSum
+from invtoolbox.priors.first_call import check_first_call, is_foreign
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.base import Solver, nonconvex_reason
@@ -373,6 +374,8 @@ class Run:
             objective, regularization, rule, why, solver, reason = _choose(
                 problem, priors, call, notes
             )
+            if call.check:
+                _call_priors_of_user(objective)
         if isinstance(problem.operator, Slabs):
             check_method(objective, solver)
         is_early = solver.stops_early(objective)
@@ -701,6 +704,14 @@ def _choose(
     for note in (reason, *notes):
         log.info(note)
     return objective, regularization, rule, why, solver, reason
+
+
+def _call_priors_of_user(objective: Objective) -> None:
+    """Refuse priors of the user that no solver can use, unless x has a form of its own."""
+    if objective.layout is None:
+        for term in objective.prior.terms:
+            if is_foreign(term.prior):
+                check_first_call(term.prior, objective.problem.zeros())
 
 
 def _blank(solution: Solution, skipped: Tensor) -> Solution:

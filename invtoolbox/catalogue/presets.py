@@ -84,10 +84,28 @@ def priors_named(prior: str | Prior | Sequence[str | Prior] | None) -> Prior | N
         if not isinstance(term, Prior):
             raise InputError(
                 "prior must be a name, a list of names, one of it.priors or a subclass of "
-                f"ExplicitPrior or ImplicitPrior, got {type(term).__name__}; it.as_prior converts "
-                "priors of deepinv and functions"
+                f"ExplicitPrior or ImplicitPrior, got {_describe(term)}"
             )
     return sum(priors[1:], priors[0]) if priors else None
+
+
+def _describe(term: Any) -> str:
+    """Return what was given in place of a prior, and the call that makes one of it."""
+    from torch import nn
+
+    name = getattr(term, "__name__", type(term).__name__)
+    if isinstance(term, type):
+        return f"the class {name}; pass an object of it, {name}()"
+    if isinstance(term, nn.Module):
+        return (
+            f"the network {name}; it.priors.Denoiser(network, sigma=0.05) makes a denoiser a prior"
+        )
+    if callable(term):
+        return (
+            f"the function {name}; it.as_prior(function, role=...) makes a prior of a function that "
+            "computes an energy, a gradient, a prox or a denoiser"
+        )
+    return f"{name}; it.as_prior converts priors of deepinv and functions"
 
 
 def split_priors(prior: Any) -> list[Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
@@ -231,6 +232,7 @@ class ResidualTerm(DataTerm):
             noise_std if noise_std is None else torch.as_tensor(noise_std, dtype=torch.float64)
         )
         check_range(self, "(0, inf)", "noise_std")
+        weights = None if weights is None else as_tensor(weights)
         check_range(self, "[0, inf)", weights=weights)
         self.weights = weights
         self.weights_are_mask = False

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.environment import trimesh
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
@@ -22,7 +23,7 @@ from invtoolbox.errors import InputError
 
 @dataclass(frozen=True, eq=False)
 class Mesh(Settings):
-    """Triangle mesh.
+    """Triangle mesh, of tensors or of arrays, which become tensors.
 
     Attributes:
         vertices: positions of the vertices, ``(N, 3)``, finite.
@@ -46,6 +47,15 @@ class Mesh(Settings):
     texture: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name in ("vertices", "faces", "colors", "uv", "texture"):
+            value: Any = getattr(self, name)
+            if isinstance(value, np.ndarray):
+                tensor = as_tensor(value)
+                object.__setattr__(
+                    self,
+                    name,
+                    tensor.long() if name == "faces" and value.dtype.kind in "iu" else tensor,
+                )
         check_mesh(self.vertices, self.faces)
         if self.texture is not None and (
             self.texture.ndim != 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invtoolbox.core.quantiles import quantile
 from invtoolbox.operators.base import Operator
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.noise import estimate_noise_std
@@ -65,7 +66,7 @@ def find_bad_readings(planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     values = planes.double()
     noise = estimate_noise_std(values[:, None]).view(-1, 1, 1).clamp_min(0)
-    bright = values.abs().flatten(1).quantile(0.95, dim=1).view(-1, 1, 1)
+    bright = quantile(values.abs().flatten(1), 0.95).view(-1, 1, 1)
     hot = torch.zeros_like(planes, dtype=torch.bool)
     dead = hot.clone()
     for _ in range(3):
@@ -120,7 +121,7 @@ def share_of_gains(planes: Tensor) -> Tensor:
     """
     values = planes.double().sort(1).values
     noise = estimate_noise_std(planes[:, None].double()).view(-1, 1, 1)
-    bright = values.abs().flatten(1).quantile(0.95, dim=1).view(-1, 1, 1)
+    bright = quantile(values.abs().flatten(1), 0.95).view(-1, 1, 1)
     low, high = _sides(values, 1)
     excess = ((values - high).clamp_min(0) - (low - values).clamp_min(0)).mean(1, keepdim=True)
     level = 4 * noise / planes.shape[1] ** 0.5 + 0.003 * bright

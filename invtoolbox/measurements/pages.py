@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from invtoolbox.datasets.scans.synchrotron import DetectorRows
 from invtoolbox.datasets.volumes.arrays import Arrays
 from invtoolbox.datasets.volumes.pictures import Pictures
 from invtoolbox.datasets.volumes.tiff import TiffStack
@@ -11,7 +12,7 @@ from invtoolbox.errors import MeasurementWarning, warn_user
 
 
 def report_unused_pages(opened: Any, path: Any, remedy: str) -> None:
-    """Warn if a stack of pictures or an array has several items, and only the first is used.
+    """Warn if a stack, an array or a scan has several items, and only the first is used.
 
     Args:
         opened: data set that `datasets.open` returned.
@@ -27,8 +28,11 @@ def report_unused_pages(opened: Any, path: Any, remedy: str) -> None:
     >>> str(seen[0].message)
     'stack.npy has 7 pages, and only page 0 is used; choose one with --item'
     """
-    if isinstance(opened, (Arrays, Pictures, TiffStack)) and len(opened) > 1:
+    is_scan = isinstance(opened, DetectorRows)
+    if isinstance(opened, (Arrays, Pictures, TiffStack, DetectorRows)) and len(opened) > 1:
+        kind = "detector row" if is_scan else "page"
+        every = "; --items all takes every row" if is_scan else ""
         warn_user(
-            f"{path} has {len(opened)} pages, and only page 0 is used; {remedy}",
+            f"{path} has {len(opened)} {kind}s, and only {kind} 0 is used; {remedy}{every}",
             MeasurementWarning,
         )

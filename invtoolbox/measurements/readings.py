@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.quantiles import quantile
 from invtoolbox.data_terms.base import ResidualTerm
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
 from invtoolbox.measurements.detector import share_of_gains, sinograms
@@ -151,14 +152,14 @@ def check_offset(subject: Subject) -> Finding | None:
     D = subject.problem.data_term
     stated = float(D.background.double().mean()) if isinstance(D, Poisson) else 0.0
     ends = torch.stack([S.values[:, :width], S.values[:, -width:]]) - stated
-    bright = float(S.values.abs().quantile(0.95))
+    bright = float(quantile(S.values.abs().flatten(), 0.95))
     noise = float(estimate_noise_std(S.values[None, None]))
     cells, views = ends.mean(1), ends.mean(2)
     offset = float(ends.mean())
     error = noise / math.sqrt(ends[0].numel())
     apart = float((cells - offset).abs().max()) - 4 * noise / math.sqrt(len(S.angles))
     unsteady = float((views - offset).abs().max()) - 5 * noise / math.sqrt(width)
-    lowest = float(S.values.flatten().quantile(0.01)) - stated
+    lowest = float(quantile(S.values.flatten(), 0.01)) - stated
     # Beside the object views are level; across an object that is wider than the detector they fall.
     fall = torch.stack([S.values[:, 1] - S.values[:, 0], S.values[:, -2] - S.values[:, -1]])
     steps = float(fall.mean(1).min()) - 5 * noise * math.sqrt(2 / len(S.angles))
@@ -193,9 +194,8 @@ def check_base(subject: Subject) -> Finding | None:
     if planes is None or not isinstance(subject.problem.data_term, ResidualTerm):
         return None
     edges = planes[..., [0, 1, -2, -1]].abs().mean()
-    if float(edges) > 0.3 * float(
-        planes.abs().quantile(0.9)
-    ):  # no line integrals around the object
+    bright = float(quantile(planes.abs().flatten(), 0.9))
+    if float(edges) > 0.3 * bright:  # no line integrals around the object
         return None
     # Between few views, structure changes more than noise.
     growth = _growth_of_noise(planes.double()) if planes.shape[1] >= _MANY else None
@@ -256,7 +256,9 @@ def _flat_pairs(planes: Tensor) -> tuple[Tensor, Tensor]:
         (level[..., 2:] - level[..., :-2]).abs(), (1, 1), value=math.inf
     )
     within = level > 0.1 * level.amax()  # around the object all readings are alike
-    flat = within & (change <= change[within].quantile(0.5))
+    if not bool(within.any()):  # an empty scan
+        return bend[within], level[within]
+    flat = within & (change <= quantile(change[within], 0.5))
     return bend[flat], level[flat]
 
 
@@ -265,7 +267,7 @@ def _growth_of_noise(planes: Tensor) -> tuple[float, float] | None:
     square, level = _flat_pairs(planes)
     if len(level) < 400:
         return None
-    edges = level.quantile(torch.linspace(0, 1, 9, dtype=level.dtype))
+    edges = quantile(level, torch.linspace(0, 1, 9, dtype=level.dtype))
     if float(edges[-2] - edges[1]) < _RANGE:
         return None
     rows = []

@@ -97,7 +97,7 @@ class Spectrum:
 
 @register(Operator)
 def check_phases(subject: Subject) -> Finding | None:
-    """Find images in place of k-space, and moduli of k-space without phases."""
+    """Find images in place of k-space, moduli of k-space without phases, and real parts of it."""
     S = Spectrum.of(subject)
     if S is None:
         return None
@@ -112,6 +112,14 @@ def check_phases(subject: Subject) -> Finding | None:
             is_conclusive=True,
         )
     moduli = S.y.real[S.y != 0]
+    if not subject.problem.y0.is_complex() and bool((moduli < 0).any()):
+        return Finding(
+            "real",
+            "samples of k-space are complex, and these are real numbers of both signs, so their "
+            "imaginary parts were lost and the image lies over its own mirror image; pass the "
+            "complex samples",
+            is_conclusive=True,
+        )
     if bool((S.y.imag != 0).any()) or bool((moduli < 0).any()) or len(moduli) < _LEAST**2:
         return None
     if float(moduli.max()) < 1.001 * float(moduli.min()):

@@ -62,8 +62,8 @@ def as_operator(
             channels are accepted.
 
     Raises:
-        InputError: if the object is none of these, if shapes do not fit, or if a function that is
-            declared linear is not linear.
+        InputError: if the object is none of these, if shapes do not fit, if a function that is
+            declared linear is not linear, or if ``adjoint`` fails the dot test by a tenth.
 
     >>> import scipy.sparse.linalg, torch
     >>> A = as_operator(scipy.sparse.linalg.aslinearoperator(2 * np.eye(4)), (1, 2, 2))
@@ -241,7 +241,13 @@ class ScipyOperator(LinearOperator):
         else:
             apply = self._product("rmatvec" if transpose else "matvec")
             # Each item is copied, because some operators write into their argument.
-            result = np.stack([np.asarray(apply(row.copy())).reshape(-1) for row in array])
+            try:
+                result = np.stack([np.asarray(apply(row.copy())).reshape(-1) for row in array])
+            except NotImplementedError as error:
+                name = "rmatvec" if transpose else "matvec"
+                raise InputError(
+                    f"{self} has no {name}; give the LinearOperator one, {name}=lambda v: ..."
+                ) from error
         tensor = torch.from_numpy(np.ascontiguousarray(result)).to(x.device)
         dtype = torch.promote_types(x.dtype, torch.complex64) if tensor.is_complex() else x.dtype
         return tensor.to(dtype).reshape(x.shape[0], *shape)

@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar, cast
 
 import torch
 from deepinv.physics import DecomposablePhysics, LinearPhysics, Physics, ZeroNoise
+from deepinv.physics import Inpainting as PhysicsOfMissingPixels
 from deepinv.physics.forward import ComposedPhysics, StackedPhysics
 from deepinv.utils import TensorList
 from torch import Tensor
@@ -133,6 +134,13 @@ class DeepinvOperator(Operator):
 
 class DeepinvLinearOperator(DeepinvOperator, LinearOperator):
     """Linear forward model of a copy of a deepinv physics: ``A`` and ``A_adjoint``."""
+
+    @property
+    def sampled(self) -> Tensor | None:
+        """Mask that is 1 for known pixels of an inpainting physics; None for other physics."""
+        if not isinstance(self.physics, PhysicsOfMissingPixels) or self.physics.mask is None:
+            return None
+        return (self.physics.mask != 0).to(torch.float32)
 
     def _adjoint(self, y: Any) -> Tensor:
         return cast(Tensor, self.physics.A_adjoint(_to_list(y)))

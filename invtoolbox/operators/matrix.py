@@ -10,11 +10,16 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from invtoolbox.core.pytrees import map_items
+from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.pytrees import map_items, tree_map
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.linear_map import vectorize
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.operators.base import LinearOperator, Operator, Shape, Shapes
+
+#: Largest error of an adjoint in the dot test. Pairs of projectors that are not matched on purpose
+#: differ by a few per cent; a wrong sign, axis or factor by more.
+_UNMATCHED = 0.1
 
 
 class Matrix(LinearOperator):
@@ -41,7 +46,7 @@ class Matrix(LinearOperator):
         domain_shape: Sequence[int] | None = None,
         range_shape: Sequence[int] | None = None,
     ) -> None:
-        values = torch.as_tensor(matrix)
+        values = as_tensor(matrix)
         if values.ndim not in (2, 3):
             raise InputError(
                 f"a Matrix must be (m, n) or (batch, m, n), got shape {tuple(values.shape)}"
@@ -337,7 +342,8 @@ class LinearFunction(Function, LinearOperator):
         adjoint: function that computes the adjoint; automatic differentiation if ``None``.
 
     Raises:
-        InputError: if the function is not linear on random images.
+        InputError: if the function is not linear on random images, or ``adjoint`` is not its
+            adjoint.
 
     >>> A = LinearFunction(lambda x: x.cumsum(-1), (1, 3))
     >>> A.adjoint(torch.tensor([[[0., 0., 1.]]]))
@@ -355,6 +361,8 @@ class LinearFunction(Function, LinearOperator):
         super().__init__(function, domain_shape, range_shape, channelwise)
         self.adjoint_function = adjoint
         check_linear(self._forward, self.domain_shape, self._like(), repr(self))
+        if adjoint is not None:
+            check_adjoint(self._forward, adjoint, self.domain_shape, self._like(), repr(self))
 
     def _adjoint(self, y: Any) -> Tensor:
         return super()._adjoint(y) if self.adjoint_function is None else self.adjoint_function(y)
@@ -393,6 +401,39 @@ def check_linear(function: Callable[[Tensor], Any], domain: Shape, like: Tensor,
         raise InputError(
             f"{name} is not linear: A(a + 2b) differs from A(a) + 2A(b) by {float(error):.3g} on "
             "random images (a bias?); pass linear=False"
+        )
+
+
+def check_adjoint(
+    function: Callable[[Tensor], Any],
+    adjoint: Callable[[Any], Tensor],
+    domain: Shape,
+    like: Tensor,
+    name: str,
+) -> None:
+    """Raise an `InputError` unless ``<function(a), y>`` is close to ``<a, adjoint(y)>``."""
+    generator = torch.Generator().manual_seed(1)
+    a = torch.randn(1, *domain, generator=generator).to(like)
+    with torch.no_grad():
+        prediction = function(a)
+        # Two random vectors are nearly orthogonal in many dimensions, so y contains A a.
+        y = tree_map(
+            lambda t: (
+                t + t.abs().square().mean().sqrt() * torch.randn(t.shape, generator=generator).to(t)
+            ),
+            prediction,
+        )
+        back = adjoint(y)
+    if not isinstance(back, Tensor) or back.shape != a.shape:
+        got = tuple(back.shape) if isinstance(back, Tensor) else type(back).__name__
+        raise InputError(f"adjoint= of {name} must return images {tuple(a.shape)}, got {got}")
+    forward, measured = _flatten(prediction), _flatten(y)
+    left = float((forward.conj() * measured).sum().real)
+    right = float((a.conj() * back).sum().real)
+    if not abs(left - right) <= _UNMATCHED * float(forward.norm() * measured.norm()):
+        raise InputError(
+            f"adjoint= is not the adjoint of {name}: <A a, y> is {left:.4g} and <a, A^T y> is "
+            f"{right:.4g} for random a and y; leave it out for that of automatic differentiation"
         )
 
 

@@ -82,7 +82,7 @@ def candidates() -> tuple[tuple[Solver, str], ...]:
         ),
         (
             solvers.CondatVu(),
-            "a prior has a gradient but no energy, and another one a proximal operator",
+            "a prior has a gradient but no energy, and the step follows from the misfit",
         ),
         (solvers.GradientDescent(), "everything is differentiable"),
         (solvers.GradientDescent(step_size=1e-3), "priors have gradients but no energy"),

@@ -82,9 +82,9 @@ class CondatVu(PDHG):
         return None
 
     def suits(self, objective: Objective) -> bool:
-        """Whether a prior is not differentiable, and none is a denoiser."""
+        """Whether a prior is not differentiable or has no energy, and none is a denoiser."""
         priors = [prior for _, prior in objective.terms]
-        return not all(prior.smooth for prior in priors) and not any(
+        return not all(prior.smooth and "energy" in prior.offers for prior in priors) and not any(
             "denoise" in prior.offers for prior in priors
         )
 

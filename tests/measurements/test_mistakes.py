@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -249,6 +250,22 @@ def test_an_unused_page(tmp_path: object) -> None:
     opened = it.datasets.open(f"{tmp_path}/stack.npy")
     with pytest.warns(MeasurementWarning, match="5 pages, and only page 0 is used"):
         report_unused_pages(opened, "stack.npy", "choose one")
+
+
+def test_unused_detector_rows(tmp_path: object) -> None:
+    """A scan of a parallel beam has one sinogram per row, and one is reconstructed by default."""
+    from invtoolbox.measurements import report_unused_pages
+
+    with h5py.File(f"{tmp_path}/scan.h5", "w") as file:
+        data = np.full((12, 3, 16), 900, np.uint16)
+        data[..., 5:11] = 500
+        file["exchange/data"] = data
+        file["exchange/data_white"] = np.full((2, 3, 16), 1000, np.uint16)
+        file["exchange/data_dark"] = np.zeros((2, 3, 16), np.uint16)
+        file["exchange/theta"] = np.arange(12) * 15.0
+    opened = it.datasets.open(f"{tmp_path}/scan.h5")
+    with pytest.warns(MeasurementWarning, match="3 detector rows, and only .* --items all"):
+        report_unused_pages(opened, "scan.h5", "choose one")
 
 
 def test_findings_are_warnings_and_notes_once() -> None:

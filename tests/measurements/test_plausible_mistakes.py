@@ -195,3 +195,12 @@ def test_a_range_is_checked_by_the_prior_of_the_solve() -> None:
         it.solve(it.Problem(255 * y, A), prior, max_iterations=1, progress=False)
     with pytest.raises(InputError, match="DnCNN was trained"):
         it.solve(it.Problem(255 * y, A), "dncnn-natural", max_iterations=1, progress=False)
+
+
+def test_real_parts_of_k_space_are_named() -> None:
+    rows, columns = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    image = ((rows - 12) ** 2 / 60 + (columns - 19) ** 2 / 30 < 1).to(torch.complex64)[None, None]
+    A = it.operators.CartesianMRI(torch.ones(32, 32), (32, 32))
+    y = A(image)
+    assert [f.name for f in check_measurements(it.Problem(y.real, A))] == ["real"]
+    assert "real" not in [f.name for f in check_measurements(it.Problem(y, A))]

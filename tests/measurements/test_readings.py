@@ -265,3 +265,30 @@ def test_a_dead_cell_costs_nothing_if_nothing_is_chosen() -> None:
 
     clean = quality(y, None)
     assert quality(broken, None) > clean - 1.0 and quality(broken, False) < clean - 3.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int16])
+def test_an_empty_scan_and_half_precision_are_measurements(dtype: torch.dtype) -> None:
+    A = it.operators.ParallelBeam((16, 16), torch.arange(40) * math.pi / 40, 24)
+    for y in (torch.zeros(1, 1, 40, 24), measured_squares(A)):
+        problem = it.Problem(y.to(dtype), A)
+        assert problem.y0.dtype == torch.float32
+        assert check_measurements(problem) is not None
+
+
+def measured_squares(A: it.operators.Operator) -> Tensor:
+    x = torch.zeros(1, 1, 16, 16)
+    x[..., 4:12, 5:9] = 1.0
+    return A(x)
+
+
+def test_a_scan_of_more_readings_than_torch_sorts_is_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The limit of torch is 2^24 values; here the sample is smaller than the scan."""
+    A = fan()
+    y = measured(A)
+    before = names(y, A)
+    monkeypatch.setattr("invtoolbox.core.quantiles._MOST", 1000)
+    assert names(y, A) == before == []
+    assert names(with_fault(y, "dead"), A) == ["dead"]

@@ -17,6 +17,7 @@ from deepinv.physics import Blur as DeepinvBlur
 from deepinv.physics import Downsampling as DeepinvDownsampling
 
 import invtoolbox as it
+from invtoolbox.errors import InputError
 from invtoolbox.operators import Blur, Identity, LinearOperator, Operator
 
 
@@ -364,8 +365,33 @@ def test_functions_and_networks() -> None:
 
 
 def test_a_given_adjoint_is_used() -> None:
-    A = it.as_operator(lambda x: 2 * x, (1, 4), adjoint=lambda y: 5 * y)
-    assert isinstance(A, LinearOperator) and A.adjoint(torch.ones(1, 1, 4))[0, 0, 0] == 5
+    calls = []
+    A = it.as_operator(lambda x: 2 * x, (1, 4), adjoint=lambda y: calls.append(y) or 2 * y)
+    calls.clear()
+    assert isinstance(A, LinearOperator) and A.adjoint(torch.ones(1, 1, 4))[0, 0, 0] == 2
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    "adjoint", [lambda y: 5 * y, lambda y: -2 * y, lambda y: 2 * y.flip(-1), lambda y: y[..., 1:]]
+)
+def test_a_wrong_adjoint_is_refused(adjoint: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    with pytest.raises(InputError, match="adjoint="):
+        it.as_operator(lambda x: 2 * x, (1, 400), adjoint=adjoint)
+
+
+def test_an_adjoint_that_is_nearly_matched_or_complex_is_accepted() -> None:
+    phases = torch.exp(1j * torch.arange(400.0))
+    A = it.as_operator(lambda x: 2 * x, (1, 400), adjoint=lambda y: 2.04 * y)
+    B = it.as_operator(lambda x: phases * x, (1, 400), adjoint=lambda y: (phases.conj() * y).real)
+    assert isinstance(A, LinearOperator) and isinstance(B, LinearOperator)
+
+
+def test_a_scipy_operator_without_adjoint_names_what_is_missing() -> None:
+    half = scipy.sparse.linalg.LinearOperator((2, 3), matvec=lambda v: v[:2])
+    A = it.as_operator(half, (1, 3))
+    with pytest.raises(InputError, match="has no rmatvec"):
+        A.adjoint(torch.ones(1, 1, 2))
 
 
 def test_a_function_of_two_outputs() -> None:
@@ -584,3 +610,16 @@ def test_a_dagger_has_derivatives_and_takes_parameters() -> None:
     torch.testing.assert_close(
         physics.A_dagger(y, kernel=2 * A.kernel, tol=1e-12), physics.A_dagger(y, tol=1e-12) / 2
     )
+
+
+def test_pixels_that_an_inpainting_physics_does_not_measure_do_not_count() -> None:
+    """Noise at missing pixels is no measurement; it decided the weight and the noise level."""
+    truth = it.datasets.photograph("camera")[..., 128:192:2, 200:264:2]
+    mask = torch.rand(1, 32, 32, generator=torch.Generator().manual_seed(0)) < 0.5
+    physics = Inpainting(img_size=(1, 32, 32), mask=mask.float())
+    noise = 0.02 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1))
+    masked = it.Problem(mask * (truth + noise), physics)
+    everywhere = it.Problem(mask * truth + noise, physics)
+    assert torch.equal(masked.y, everywhere.y)
+    solution = it.reconstruct(mask * truth + noise, physics, prior="tv", progress=False)
+    assert float(it.metrics.psnr(solution.x, truth)) > 18  # 8.7 with zeros at missing pixels

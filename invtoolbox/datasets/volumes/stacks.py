@@ -106,7 +106,10 @@ class _Stored(Stack):
 
 
 def open_stack(
-    path: str | os.PathLike[str], axes: str | None = None, voxel_size: Any = None
+    path: str | os.PathLike[str],
+    axes: str | None = None,
+    voxel_size: Any = None,
+    unnamed: str | None = None,
 ) -> Stack:
     """Open an OME-TIFF, an ImageJ stack or an OME-Zarr folder; no values are read yet.
 
@@ -114,6 +117,7 @@ def open_stack(
         path: path of the file or folder.
         axes: names of the stored axes, letters of TCZYX; from the file by default.
         voxel_size: distances of slices, rows and columns in micrometres; from the file by default.
+        unnamed: name of an axis that a TIFF file does not name; None if it must name all.
 
     Raises:
         InputError: an unknown format, or axes without names.
@@ -128,6 +132,8 @@ def open_stack(
             f"{path}: no OME-TIFF and no OME-Zarr folder; convert it with bfconvert or bioformats2raw"
         )
     named = named if axes is None else axes.upper()
+    if unnamed is not None:
+        named = named.replace("Q", unnamed).replace("I", unnamed)  # tifffile's letters for them
     if (
         len(named) != len(shape)
         or len(set(named)) < len(named)

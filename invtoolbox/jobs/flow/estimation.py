@@ -297,9 +297,14 @@ def as_sweep(points: Any, what: str) -> Sweep:
         points = torch.from_numpy(np.array(points, dtype=dtype))
     cloud: Tensor = points
     if cloud.ndim != 2 or cloud.shape[1] != 3:
+        hint = ""
+        if cloud.ndim == 2 and 3 < cloud.shape[1] < 12:
+            hint = "; if its first columns are x, y and z, pass points[:, :3]"
+        elif cloud.ndim == 2 and len(cloud) == 3:
+            hint = "; pass points.T"
         raise InputError(
             f"{what} has the shape {tuple(cloud.shape)}; expected points (N, 3), x, y and z in "
-            "metres, or a Sweep"
+            f"metres, or a Sweep{hint}"
         )
     cloud = cloud.detach()
     # Coordinates in a map need double precision until the sensor's place is subtracted.

@@ -31,6 +31,9 @@ _SIDE, _SIDE_STEP, _LAST_STEP = 3.0, 0.15, 0.01
 #: Number of points below which the rays are not estimated, number of points that are looked at,
 #: number of neighbours of each of them, and side of the squares of directions, radians.
 _FEWEST_RAYS, _LOOKED_AT, _AROUND, _SQUARE = 1000, 4000, 9, 0.06
+#: Angle between two points of one ray, relative to the spacing of rays. No lidar has lines that are
+#: a hundred times as dense as its rays.
+_COINCIDENT = 0.01
 #: Smallest and largest noise of ranges that is believed, metres.
 _NOISE = (0.005, 0.1)
 #: Tilt up to which the frame of the points counts as level, and largest tilt that is sought, radians.
@@ -112,6 +115,8 @@ class Rays:
     def of(cls, points: Tensor) -> Rays:
         """Estimate them from the points of a sweep, of which no order and no rings are required.
 
+        Points on one ray, such as several returns or copies, count once.
+
         Args:
             points: points ``(N, 3)``, metres, with the sensor at the origin; the usual values are
                 returned for fewer than 1,000.
@@ -136,6 +141,14 @@ class Rays:
         near = Tree(sight).neighbours(some, _AROUND)
         # The nearest one is the point itself; of two rays next to it one may have no return.
         beside = float((sight[near[:, 2]] - some).norm(dim=1).median())
+        if beside < _COINCIDENT * spacing:
+            # Rays are given several times; the first point of each remains.
+            cells = (sight / (_COINCIDENT * spacing)).round()
+            place = cells.unique(dim=0, return_inverse=True)[1]
+            order = torch.arange(len(place), device=place.device)
+            first = torch.full_like(order, len(place)).scatter_reduce(0, place, order, "amin")
+            first = first[first < len(place)]
+            return cls.of(points[first]) if len(first) < len(points) else cls()
         # Points r u of a plane n x = d satisfy 1 / r = u (n / d), with the direction u. The residuals
         # of this least-squares fit, times r^2, are the noise of r, whatever the slope of the plane.
         u, inverse_range = sight[near], 1 / reach[near]

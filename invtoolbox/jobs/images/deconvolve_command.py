@@ -215,7 +215,7 @@ def _kernels(file: CheckedScene[StackScene], stack: Stack) -> tuple[list[Tensor]
     table, stated = file.scene.microscope, stack.metadata
     count = stack.shape[1]
     if table.psf is not None:
-        psf = open_stack(file.locate(table.psf), axes=None)
+        psf = open_stack(file.locate(table.psf), unnamed="Z")
         if psf.shape[0] != 1 or psf.shape[1] not in (1, count):
             raise InputError(
                 f"{psf.path}: a point spread function has no times, and 1 or {count} channels, got "

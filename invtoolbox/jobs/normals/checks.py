@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 
@@ -14,6 +15,10 @@ from invtoolbox.errors import InputError
 _ROUNDED = 0.02
 #: Share of the slopes' changes that is no surface's, above which an axis may be mirrored.
 _NOT_INTEGRABLE = 0.3
+#: Least mean change of the slopes per pixel that shows the handedness: rounding to 8 bits changes
+#: slopes by about 1/100. Small changes need this number of squares, over which noise, which fits a
+#: mirrored axis as badly as the stated one, averages out.
+_SLOPE_8_BITS, _SLOPE, _MANY = 0.02, 1e-4, 400
 
 
 def to_maps(normals: Any, what: str = "the normal map") -> Tensor:
@@ -23,7 +28,7 @@ def to_maps(normals: Any, what: str = "the normal map") -> Tensor:
         normals: normals, ``(rows, columns, 3)`` or ``(batch, rows, columns, 3)``.
         what: the map, for messages.
     """
-    values = torch.as_tensor(normals).detach()
+    values = as_tensor(normals).detach()
     if values.ndim not in (3, 4) or values.shape[-1] != 3:
         raise InputError(
             f"{what} has the shape {tuple(values.shape)}, expected (rows, columns, 3) or "
@@ -47,11 +52,11 @@ def to_mask(mask: Any, normals: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(normals, dim=1, keepdim=True)
         inside = length.nan_to_num(0.0, 0.0, 0.0) > 0.5
     else:
-        inside = torch.as_tensor(mask, device=normals.device) != 0
+        inside = as_tensor(mask, device=normals.device) != 0
         inside = (inside if inside.ndim == 3 else inside[None])[:, None]
         if inside.ndim != 4 or inside.shape[2:] != normals.shape[2:]:
             raise InputError(
-                f"the mask has the shape {tuple(torch.as_tensor(mask).shape)}, and the normal map "
+                f"the mask has the shape {tuple(as_tensor(mask).shape)}, and the normal map "
                 f"has {normals.shape[2]} rows and {normals.shape[3]} columns; give a mask of the "
                 "same pixels"
             )
@@ -113,13 +118,23 @@ def check_normals(
             f"{reason}; they were renormalized"
         )
     unit = torch.where(mask, inside / torch.where(mask, length, 1.0), 0.0)
+    least = _SLOPE_8_BITS if float(deviation.max()) > 1e-4 else _SLOPE
     for k, (n, inside_of_item) in enumerate(zip(unit, mask)):
-        _check_axes(n, inside_of_item[0], sign, f"{what}{f' (item {k})' if len(unit) > 1 else ''}")
+        name = f"{what}{f' (item {k})' if len(unit) > 1 else ''}"
+        _check_axes(n, inside_of_item[0], sign, name, least)
     return unit, notes
 
 
-def _check_axes(n: Tensor, mask: Tensor, sign: float, what: str) -> None:
-    """Refuse a map whose z or whose handedness is wrong."""
+def _check_axes(n: Tensor, mask: Tensor, sign: float, what: str, least: float) -> None:
+    """Refuse a map whose z or whose handedness is wrong.
+
+    Args:
+        n: unit normals ``(3, rows, columns)``.
+        mask: inside of the object ``(rows, columns)``.
+        sign: 1 if normals point towards the camera, -1 on the back.
+        what: the map, for messages.
+        least: mean change of the slopes per pixel that shows the handedness.
+    """
     x, y, z = n
     facing = float((sign * z[mask] > 0).float().mean())
     if facing < 0.5:
@@ -143,8 +158,8 @@ def _check_axes(n: Tensor, mask: Tensor, sign: float, what: str) -> None:
     p_row = 0.5 * (p[1:, :-1] + p[1:, 1:] - p[:-1, :-1] - p[:-1, 1:])[square]
     q_column = 0.5 * (q[:-1, 1:] + q[1:, 1:] - q[:-1, :-1] - q[1:, :-1])[square]
     total = float((p_row.abs() + q_column.abs()).sum())
-    # Rounding to 8 bits changes slopes by about 1/100, which says nothing about axes.
-    if square.sum() < 16 or total < 0.02 * float(square.sum()):
+    enough = 16 if total >= _SLOPE_8_BITS * float(square.sum()) else _MANY
+    if square.sum() < enough or total < least * float(square.sum()):
         return
     # A mirrored axis changes the sign of one of the two derivatives.
     residual = float((p_row - q_column).abs().sum()) / total
@@ -170,7 +185,7 @@ def check_intrinsics(intrinsics: Any, rows: int, columns: int) -> tuple[Tensor |
     """
     if intrinsics is None:
         return None, 1.0
-    values = torch.as_tensor(intrinsics, dtype=torch.float64).detach()
+    values = as_tensor(intrinsics, dtype=torch.float64).detach()
     if values.ndim == 0:
         check_range("the camera", "(0, inf)", pixel_size=float(values))
         return None, float(values)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.threads import limit_torch_threads
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.depth_meshes import mesh_of_depth, mesh_of_sides
@@ -225,7 +226,7 @@ def _coarse(prior: Any, maps: Tensor, inside: Tensor, perspective: bool, size: f
         raise InputError(f"{maps.shape[1]} normal map(s) take as many priors, got {len(sides)}")
     depths = []
     for side in sides:
-        depth = torch.as_tensor(side).to(maps)
+        depth = as_tensor(side).to(maps)
         depth = depth if depth.ndim == 3 else depth[None]
         if depth.shape[1:] != maps.shape[3:] or len(depth) not in (1, len(maps)):
             raise InputError(

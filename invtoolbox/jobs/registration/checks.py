@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.datasets.measurement import Measurement
 from invtoolbox.datasets.volumes.volume import Volume
 from invtoolbox.errors import InputError
@@ -52,7 +53,7 @@ class Pair:
 def read_pair(
     moving: Any,
     fixed: Any,
-    spacing: Sequence[float] | float | None = None,
+    spacing: Any = None,
     affine: Any = None,
 ) -> Pair:
     """Return both images as ``(batch, channel, *space)``, and the positions of their pixels.
@@ -60,7 +61,7 @@ def read_pair(
     Args:
         moving: the moving image, see `register`.
         fixed: the fixed image.
-        spacing: distance of the pixels of arrays.
+        spacing: distance of the pixels of arrays, see `register`.
         affine: matrix of an array, or of both, see `register`.
 
     Raises:
@@ -107,7 +108,7 @@ def _place(
     moving: Any,
     fixed: Any,
     dimensions: int,
-    spacing: Sequence[float] | float | None,
+    spacing: Any,
     affine: Any,
 ) -> tuple[tuple[Grid, Grid], tuple[str, ...]]:
     """Return the grids of both images, and findings on them."""
@@ -119,14 +120,20 @@ def _place(
     present = [grid for grid in headers if grid is not None]
     if isinstance(spacing, (int, float)):
         spacing = (float(spacing),) * dimensions
-    sizes = check_lengths("the images", spacing, dimensions)
-    usual = Grid(voxel_size=_three(sizes)) if not present or spacing is not None else present[-1]
-    if spacing is not None and affine is None:  # the user's word on the distances
-        headers = [
-            None if grid is None else replace(grid, voxel_size=_three(sizes, grid.voxel_size))
-            for grid in headers
-        ]
-    grids = [usual if grid is None else grid for grid in headers]
+    is_pair = spacing is not None and len(spacing) == 2 and np.ndim(spacing[0]) == 1
+    sizes = [
+        check_lengths(name, side, dimensions)
+        for name, side in zip(_NAMES, spacing if is_pair else (spacing, spacing))
+    ]
+    grids = []
+    for header, lengths in zip(headers, sizes):
+        if header is None:
+            by_header = present and spacing is None
+            grids.append(present[-1] if by_header else Grid(voxel_size=_three(lengths)))
+        elif spacing is not None and affine is None:  # the user's word on the distances
+            grids.append(replace(header, voxel_size=_three(lengths, header.voxel_size)))
+        else:
+            grids.append(header)
     signs = [np.sign(np.linalg.det(grid.affine(dimensions)[:-1, :-1])) for grid in grids]
     notes = []
     if signs[0] != signs[1]:
@@ -196,7 +203,7 @@ def to_image(image: Any, name: str) -> Tensor:
         image = image.volume()
     if isinstance(image, Measurement):
         image = image.y
-    values = image.detach() if isinstance(image, Tensor) else torch.as_tensor(np.asarray(image))
+    values = image.detach() if isinstance(image, Tensor) else as_tensor(np.asarray(image))
     if values.is_complex():
         raise InputError(f"{name} is complex; give its magnitude")
     if not values.is_floating_point():
@@ -209,6 +216,11 @@ def to_image(image: Any, name: str) -> Tensor:
         raise InputError(
             f"{name} has the shape {tuple(values.shape)}; expected (rows, columns), (slices, rows, "
             "columns) or (batch, channel, *space)"
+        )
+    if values.ndim == 5 and values.shape[-1] in (3, 4) and min(values.shape[2:4]) > 16:
+        raise InputError(
+            f"{name} has the shape {tuple(values.shape[2:])}, like a picture whose last axis is its "
+            "colors; give one channel, such as image.mean(-1)"
         )
     if min(values.shape[2:]) < 2:
         raise InputError(f"{name} has {_sizes(values)} pixels; every axis needs at least two")
@@ -234,7 +246,7 @@ def to_mask(mask: Any, like: Tensor, grid: Grid, is_moving: bool = False) -> Ten
             f"{mask.grid.voxel_size}, compared with {grid.origin} and {grid.voxel_size}; resample it"
         )
     mask = to_image(mask, "the mask") if isinstance(mask, Volume) else mask
-    values = torch.as_tensor(mask if isinstance(mask, Tensor) else np.asarray(mask)).bool()
+    values = as_tensor(mask if isinstance(mask, Tensor) else np.asarray(mask)).bool()
     values = values[None, None] if values.ndim == like.ndim - 2 else values
     if (
         values.shape[2:] != like.shape[2:]
@@ -258,7 +270,7 @@ def to_landmarks(landmarks: Any, pair: Pair) -> tuple[Tensor, Tensor]:
         raise InputError(
             "landmarks are a pair: points in the moving image, and the same points in the fixed one"
         )
-    moving, fixed = (torch.as_tensor(np.asarray(side), dtype=torch.float64) for side in landmarks)
+    moving, fixed = (as_tensor(np.asarray(side), dtype=torch.float64) for side in landmarks)
     if moving.ndim != 2 or moving.shape != fixed.shape or moving.shape[1] != dimensions:
         raise InputError(
             f"landmarks are two arrays (N, {dimensions}), got {tuple(moving.shape)} and "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox import metrics
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.data_terms import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
@@ -136,7 +137,7 @@ class Registration:
         Returns:
             The warped image, of the type and number of axes of the argument.
         """
-        original = image if isinstance(image, Tensor) else torch.as_tensor(np.asarray(image))
+        original = image if isinstance(image, Tensor) else as_tensor(np.asarray(image))
         field = self.displacement
         batch = to_image(original, "the image").to(field)
         if tuple(batch.shape[2:]) != self.moving_shape:
@@ -169,7 +170,7 @@ def register(
     fixed: Any,
     prior: Prior | None = None,
     *,
-    spacing: Sequence[float] | float | None = None,
+    spacing: Sequence[Any] | float | None = None,
     affine: Any = None,
     stages: Sequence[str] | None = None,
     loss: Loss | DataTerm | None = None,
@@ -216,8 +217,8 @@ def register(
         fixed: image or volume that the moving one is taken to.
         prior: prior of the displacement: `priors.Bending` (the default), `priors.Diffusion`,
             `priors.LinearElastic`, `priors.GridARAP`, or any other or a sum.
-        spacing: distance of neighbours along every axis, a number or one per axis; by default that
-            of the volumes, or 1.
+        spacing: distance of neighbours along every axis, a number or one per axis, or a pair of
+            such tuples, of moving and fixed image; by default that of the volumes, or 1.
         affine: matrix that maps the indices ``(slice, row, column, 1)`` of an array to ``(x, y, z,
             1)``, or ``(row, column, 1)`` to ``(x, y, 1)``; or a pair, of moving and fixed image.
         stages: some of ``"translation"``, ``"rigid"``, ``"similarity"``, ``"affine"`` and

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.data_terms import Exact, LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Body
@@ -169,11 +170,11 @@ def _handles(handles: Handles, body: Body) -> tuple[Tensor, Tensor]:
     if isinstance(handles, Mapping):
         index = torch.tensor(list(handles), device=device)
         positions = torch.stack(
-            [torch.as_tensor(p, dtype=torch.float64, device=device) for p in handles.values()]
+            [as_tensor(p, dtype=torch.float64, device=device) for p in handles.values()]
             or [torch.zeros(3)]
         )
     else:
-        index, positions = (torch.as_tensor(array, device=device) for array in handles)
+        index, positions = (as_tensor(array, device=device) for array in handles)
     positions = positions.double()
     positions = positions[None] if positions.ndim == 2 else positions
     if index.ndim != 1 or not index.numel() or index.is_floating_point():

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms import LeastSquares, Student
 from invtoolbox.errors import InputError
@@ -142,7 +143,7 @@ def align_depths(
     >>> found.scale.round(decimals=1)
     tensor([[2., 2., 2.]])
     """
-    batch = torch.as_tensor(maps)
+    batch = as_tensor(maps)
     if not batch.is_floating_point():
         batch = batch.float()
     if batch.ndim == 3:

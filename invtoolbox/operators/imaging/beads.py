@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.imaging.blur_3d import measured_psf
@@ -41,7 +42,7 @@ def psf_from_beads(
     >>> psf_from_beads(beads, (5, 7, 7)).argmax() == (5 * 7 * 7) // 2
     tensor(True)
     """
-    field = torch.as_tensor(stack)
+    field = as_tensor(stack)
     sizes = tuple(int(n) for n in size)
     check_range("psf_from_beads", "(0, 1)", threshold=threshold)
     if field.ndim != 3 or len(sizes) != 3 or any(n % 2 == 0 or n < 1 for n in sizes):

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
@@ -84,7 +85,7 @@ class Blur(LinearOperator):
         check_range(self, "[8, inf)", tile=tile)
         self.boundary, self.tile = boundary, tile
         self.domain_shape = shape if len(shape) == 3 else (1, *shape)
-        self.kernel = check_kernel(_four_axes(torch.as_tensor(kernel)), self.domain_shape, "Blur")
+        self.kernel = check_kernel(_four_axes(as_tensor(kernel)), self.domain_shape, "Blur")
         self._kernel_size = kh, kw = (self.kernel.shape[-2], self.kernel.shape[-1])
         # Rows above, rows below, columns left and columns right that an output pixel needs.
         self.margins = (

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.guards import check_choice
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
@@ -52,7 +53,7 @@ class Blur3D(LinearOperator):
             raise InputError(f"the volume_shape of a Blur3D is (slice, row, column), got {shape}")
         self.boundary = boundary
         self.domain_shape = (1, *shape)
-        kernel = _five_axes(torch.as_tensor(kernel))
+        kernel = _five_axes(as_tensor(kernel))
         self.kernel = check_kernel(kernel, self.domain_shape, "Blur3D")
         sizes = self.kernel.shape[-3:]
         lost = [k - 1 if boundary == "valid" else 0 for k in sizes]
@@ -214,7 +215,7 @@ def measured_psf(
     >>> float(measured_psf(bead, size=(3, 3, 3))[1, 1, 1])
     1.0
     """
-    values = torch.as_tensor(stack)
+    values = as_tensor(stack)
     values = values if values.is_floating_point() else values.to(torch.float32)
     if values.ndim != 3 or not bool(values.isfinite().all()):
         raise InputError(

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.grids.grid_system import GridSystem
 from invtoolbox.operators.base import LinearOperator, count_items, expand
@@ -43,7 +44,7 @@ class Inpainting(LinearOperator):
 
     def __init__(self, mask: Any, image_shape: Sequence[int]) -> None:
         shape = tuple(int(n) for n in image_shape)
-        values = torch.as_tensor(mask)
+        values = as_tensor(mask)
         if len(shape) == 2:
             shape = (1, *shape)
         self.domain_shape = self.range_shape = shape
@@ -139,7 +140,7 @@ class Sampling(LinearOperator):
 
     def __init__(self, where: Any, shape: Sequence[int]) -> None:
         self.domain_shape = tuple(int(n) for n in shape)
-        self.index = _indices(torch.as_tensor(where), self.domain_shape[1:])
+        self.index = _indices(as_tensor(where), self.domain_shape[1:])
         self.items = len(self.index) if len(self.index) > 1 else None
         self.range_shape = (self.domain_shape[0], self.index.shape[1])
 

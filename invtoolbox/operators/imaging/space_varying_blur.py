@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.guards import check_choice
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, count_items
@@ -58,7 +59,7 @@ class SpaceVaryingBlur(LinearOperator):
         self.domain_shape = shape if len(shape) == 3 else (1, *shape)
         check_choice(self, ("weights first", "kernels first"), order=order)
         self.order = order
-        values = torch.as_tensor(kernels)
+        values = as_tensor(kernels)
         if values.ndim not in (3, 4):
             raise InputError(
                 "the kernels of SpaceVaryingBlur are (k, kh, kw) or (batch, k, kh, kw), "
@@ -67,7 +68,7 @@ class SpaceVaryingBlur(LinearOperator):
         values = values if values.ndim == 4 else values.unsqueeze(0)
         self.blur = Blur(values, (values.shape[1], *self.domain_shape[1:]), boundary)
         self.range_shape = (self.domain_shape[0], *self.blur.range_shape[1:])
-        self.weights = self._check_weights(torch.as_tensor(weights))
+        self.weights = self._check_weights(as_tensor(weights))
         self.items = self._count_items()
 
     def _check_weights(self, weights: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
@@ -39,7 +40,7 @@ class Unmixing(LinearOperator):
     has_batch_axis = True
 
     def __init__(self, spectra: Any, space: Sequence[int]) -> None:
-        self.spectra = _check_spectra(torch.as_tensor(spectra))
+        self.spectra = _check_spectra(as_tensor(spectra))
         _, bands, materials = self.spectra.shape
         size = tuple(int(n) for n in space)
         self.domain_shape, self.range_shape = (materials, *size), (bands, *size)

@@ -12,6 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import check_shape, count_items, expand
 from invtoolbox.operators.mri.coils import CoilOperator, combine_coils
@@ -59,7 +60,7 @@ class CartesianMRI(CoilOperator):
     ) -> None:
         shape = self._set_coils(image_shape, coil_maps)
         self.axes = check_axes(axes, len(shape) - 1, "CartesianMRI")
-        self.mask = _mask(torch.as_tensor(mask), self.coils, shape[1:])
+        self.mask = _mask(as_tensor(mask), self.coils, shape[1:])
         self.range_shape = (self.coils, *shape[1:])
         self.items = self._count_items()
 

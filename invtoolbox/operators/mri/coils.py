@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.mri.fourier import complex_dtype
@@ -36,7 +37,7 @@ class CoilOperator(LinearOperator):
         self.domain_shape = shape
         self.coil_maps: Tensor | None = None
         if coil_maps is not None:
-            self.coil_maps = _check_maps(torch.as_tensor(coil_maps), shape[1:], name)
+            self.coil_maps = _check_maps(as_tensor(coil_maps), shape[1:], name)
         self.coils = 1 if self.coil_maps is None else self.coil_maps.shape[1]
         return shape
 

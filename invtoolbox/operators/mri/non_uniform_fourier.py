@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.grids.gridding import Gridding
@@ -86,7 +87,7 @@ class NonUniformFourier(CoilOperator):
         ratio = self.width / self.oversampling * (self.oversampling - 0.5)
         self._beta = math.pi * math.sqrt(ratio**2 - 0.8)
         self.grid = tuple(2 * math.ceil(oversampling * n / 2) for n in shape[1:])
-        values = torch.as_tensor(trajectory)
+        values = as_tensor(trajectory)
         self.sample_shape = tuple(values.shape[:-1])
         self._set_trajectory(values)
         self.segments = as_segments(field_map, times, shape[1:], self.sample_shape)

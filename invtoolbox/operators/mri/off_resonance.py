@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 
@@ -109,13 +110,13 @@ def as_segments(
             f"off-resonance needs the field map in Hz and the times of the samples in seconds; "
             f"{missing} is missing"
         )
-    f, t = torch.as_tensor(field_map), torch.as_tensor(times)
+    f, t = as_tensor(field_map), as_tensor(times)
     if f.ndim == len(space) + 2 and f.shape[1] == 1:
         f = f.squeeze(1)
     f = f.unsqueeze(0) if f.ndim == len(space) else f
     if f.is_complex() or tuple(f.shape[1:]) != space or not len(f):
         raise InputError(
-            f"the field map has shape {tuple(torch.as_tensor(field_map).shape)} and dtype "
+            f"the field map has shape {tuple(as_tensor(field_map).shape)} and dtype "
             f"{f.dtype}, expected real frequencies in Hz of shape {space}, with a batch axis in "
             "front if items differ"
         )

@@ -23,6 +23,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.networks.denoisers import load_dncnn
 from invtoolbox.operators.base import expand
 from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.first_call import naming_faults
 from invtoolbox.priors.settings import check_intensity_range, format_setting
 
 LevelArgument = Literal["batch", "number", "none"]
@@ -227,16 +228,19 @@ class Denoiser(ExplicitPrior):
                     f"{x.device}; move the prior with prior.to({str(x.device)!r})"
                 )
             x = x.to(reference.dtype)
-        if self.level == "none":
-            clean = map_items(self.network, x)
-        elif self.level == "batch":
-            clean = map_items(self.network, x, levels.reshape(-1).expand(x.shape[0]).to(x.dtype))
-        elif levels.numel() == 1:
-            clean = map_items(lambda item: self.network(item, float(levels)), x)
-        else:
-            clean = torch.cat(
-                [self.network(x[k : k + 1], float(levels[k])) for k in range(x.shape[0])]
-            )
+        with naming_faults(f"the network of {self!r}", f"images of shape {tuple(x.shape)}"):
+            if self.level == "none":
+                clean = map_items(self.network, x)
+            elif self.level == "batch":
+                clean = map_items(
+                    self.network, x, levels.reshape(-1).expand(x.shape[0]).to(x.dtype)
+                )
+            elif levels.numel() == 1:
+                clean = map_items(lambda item: self.network(item, float(levels)), x)
+            else:
+                clean = torch.cat(
+                    [self.network(x[k : k + 1], float(levels[k])) for k in range(x.shape[0])]
+                )
         if not isinstance(clean, Tensor) or clean.shape != x.shape:
             got = tuple(clean.shape) if isinstance(clean, Tensor) else type(clean).__name__
             raise InputError(

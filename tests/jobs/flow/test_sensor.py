@@ -129,3 +129,23 @@ def test_real_sensors_are_found(
     torch.testing.assert_close(
         estimate.float(), shift + torch.tensor(place), atol=tolerance, rtol=0
     )
+
+
+def test_points_of_one_ray_count_once() -> None:
+    """Merged sweeps hold points several times; three returns per ray lie at three ranges."""
+    turn, up = torch.meshgrid(
+        0.01 * torch.arange(600), 0.02 * torch.arange(20) + 0.005, indexing="ij"
+    )
+    sight = torch.stack([up.cos() * turn.cos(), up.cos() * turn.sin(), up.sin()], -1).flatten(0, 1)
+    alone = Rays.of(10 * sight)
+    for scale in (torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1.0, 1.1, 1.3])):
+        several = Rays.of((10 * scale[:, None, None] * sight).flatten(0, 1))
+        assert several.beside == pytest.approx(alone.beside, rel=1e-3)
+        assert several.lines == pytest.approx(alone.lines, rel=1e-3)
+
+
+def test_a_lattice_of_points_has_rays_of_some_spacing() -> None:
+    """Coordinates that are rounded to a metre coincide near the sensor."""
+    points = torch.cartesian_prod(torch.arange(-9.0, 10), torch.arange(-9.0, 10), torch.ones(1))
+    rays = Rays.of(points.repeat(6, 1))
+    assert rays.beside > 0 and rays.lines < 1

@@ -13,6 +13,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.datasets.volumes.stacks import open_stack
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.tiles import cut
 from invtoolbox.jobs.images.stacks import Method, deconvolve_stack, estimate_camera
 from tests.command_line import Run, one_sentence
@@ -208,3 +209,12 @@ def test_a_file_of_a_psf_needs_no_voxel_size(
     ran = run(*line, "--weight", "0.01")
     assert ran.code == 0 and "states no voxel size, and neither does the result" in ran.out
     assert open_stack("bare.ome_deconvolved.tif").metadata.voxel_size is None
+
+
+def test_a_point_spread_function_needs_no_names_of_axes(tmp_path: Path) -> None:
+    """Three axes of a plain TIFF may be times of a stack, but only slices of a kernel."""
+    path, values = tmp_path / "psf.tif", np.random.default_rng(0).random((5, 7, 9), np.float32)
+    tifffile.imwrite(path, values)
+    with pytest.raises(InputError, match="QYX"):
+        open_stack(path)
+    assert np.array_equal(open_stack(path, unnamed="Z").read(0, 0, WHOLE), values)

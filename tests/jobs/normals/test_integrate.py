@@ -256,3 +256,21 @@ def test_a_real_object_is_as_close_as_published(data_dir: Path) -> None:
     depth = depth * (truth / depth).nanmedian()
     assert float((depth - truth).abs().nanmean()) < 0.09
     assert surface.solutions[0].status == ("converged",)
+
+
+@pytest.mark.parametrize(("axis", "name"), [(0, "x"), (1, "y")])
+def test_a_mirrored_axis_of_a_smooth_surface_is_named(axis: int, name: str) -> None:
+    """The slopes of a gentle hill change by less than rounding to 8 bits, and are exact here."""
+    v, u = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    hill = -8 * torch.exp(-3 * (u**2 + v**2))
+    down, across = torch.gradient(hill)
+    normals = torch.nn.functional.normalize(torch.stack([across, -down, 0 * u + 1], -1), dim=-1)
+    it.integrate_normals(normals)
+    mirrored = normals.clone()
+    mirrored[..., axis] *= -1
+    with pytest.raises(InputError, match="handedness"):
+        it.integrate_normals(mirrored)
+    # Noise says nothing of an axis.
+    noise = 0.02 * torch.randn(64, 64, 3, generator=torch.Generator().manual_seed(0))
+    flat = torch.tensor([0.0, 0.0, 1.0]).expand(64, 64, 3) + noise
+    it.integrate_normals(torch.nn.functional.normalize(flat, dim=-1))

@@ -12,6 +12,7 @@ from scipy import ndimage
 
 import invtoolbox as it
 from invtoolbox.datasets.volumes.volume import VolumeInMemory
+from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
 from invtoolbox.geometry.placed_pixels import PlacedPixels
 from invtoolbox.geometry.rigid import rotation
@@ -281,3 +282,23 @@ def test_inverted_contrast_is_no_reason_to_turn_an_image() -> None:
     fixed = torch.exp(-((row - 19) ** 2 / 60 + (column - 21) ** 2 / 25)) + 0.3 * (row > 25).float()
     motion = it.register(1.2 - fixed.roll(1, 0), fixed)
     assert motion.linear == (None,)
+
+
+def test_arrays_take_a_spacing_of_their_own() -> None:
+    """The same scene on pixels of 1 and of 2 by 1 needs no motion."""
+    rows, columns = torch.meshgrid(torch.arange(48.0), torch.arange(40.0), indexing="ij")
+    scene = torch.exp(-((rows - 20) ** 2) / 60 - (columns - 22) ** 2 / 90)
+    coarse = scene[::2].numpy()
+    motion = it.register(coarse, scene, spacing=((2.0, 1.0), (1.0, 1.0)), stages=("rigid",))
+    there = motion.transform()(torch.tensor([[22.0, 20.0], [10.0, 30.0]]))
+    assert torch.allclose(
+        there.double(), torch.tensor([[22.0, 20.0], [10.0, 30.0]]).double(), atol=0.1
+    )
+    with pytest.raises(InputError, match="spacing of the moving image"):
+        it.register(coarse, scene, spacing=((2.0,), (1.0, 1.0)))
+
+
+def test_a_color_picture_is_no_volume() -> None:
+    picture = torch.rand(20, 24, 3, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(InputError, match="colors"):
+        it.register(picture, picture)

@@ -1,0 +1,133 @@
+"""One call of a prior of the user before the first iteration, whose faults are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invtoolbox.errors import InputError, MissingDependency
+from invtoolbox.priors.base import ExplicitPrior
+
+_PACKAGE = __name__.partition(".")[0]
+#: Attributes in which priors of this package hold a function or a prior of the user.
+_HOLDERS = ("function", "prior")
+
+
+def is_foreign(prior: ExplicitPrior) -> bool:
+    """Return whether a prior runs code of the user or of another package.
+
+    >>> import invtoolbox as it
+    >>> is_foreign(it.priors.TotalVariation()), is_foreign(it.as_prior(torch.nn.Identity()))
+    (False, False)
+    >>> is_foreign(type("Mine", (ExplicitPrior,), {"__module__": "my_priors"})())
+    True
+    """
+    inner = [prior, *(vars(prior).get(name) for name in _HOLDERS)]
+    return any(
+        _module(part).partition(".")[0] not in (_PACKAGE, "torch", "builtins") for part in inner
+    )
+
+
+def _module(part: Any) -> str:
+    return getattr(part, "__module__", None) or type(part).__module__
+
+
+@contextmanager
+def naming_faults(what: str, arguments: str) -> Iterator[None]:
+    """Turn an exception that code of the user raises into a sentence that names the code.
+
+    Args:
+        what: the method or network that is called.
+        arguments: what it is called with.
+
+    >>> with naming_faults("MyPrior().energy", "images of shape (1, 1, 4, 4)"):
+    ...     raise KeyError("w")
+    Traceback (most recent call last):
+        ...
+    invtoolbox.errors.InputError: MyPrior().energy raised KeyError for images of shape \
+(1, 1, 4, 4): 'w'; it.testing.check_prior(prior, x) tests a prior alone
+    """
+    try:
+        yield
+    except (InputError, MissingDependency, torch.OutOfMemoryError):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        raise InputError(
+            f"{what} raised {type(e).__name__} for {arguments}: {e}; "
+            "it.testing.check_prior(prior, x) tests a prior alone"
+        ) from e
+
+
+def check_first_call(prior: ExplicitPrior, x: Tensor) -> None:
+    """Call every method that a prior of the user offers, and refuse what no solver can use.
+
+    Args:
+        prior: explicit prior.
+        x: images ``(batch, channel, *space)``, any values.
+
+    Raises:
+        InputError: a method raises, changes its argument, or returns another shape than its
+            contract; or the energy has no derivative, and nothing else is offered.
+
+    >>> class Ridge(ExplicitPrior):
+    ...     def energy(self, x):
+    ...         return x.square().sum()  # mixes the items
+    >>> check_first_call(Ridge(), torch.zeros(2, 1, 4, 4))
+    Traceback (most recent call last):
+        ...
+    invtoolbox.errors.InputError: Ridge().energy returns shape () for 2 images, expected (2,): sum \
+over all axes but the first, .flatten(1).sum(1)
+    """
+    batch, real = len(x), x.real.dtype
+    step = torch.ones(batch, dtype=real, device=x.device)
+    offers = prior.offers
+    if "energy" in offers:
+        value = _call(prior, "energy", prior.energy, x)
+        if value.shape != (batch,) and not (batch == 1 and value.numel() == 1 and value.ndim < 2):
+            raise InputError(
+                f"{prior!r}.energy returns shape {tuple(value.shape)} for {batch} images, expected "
+                f"({batch},): sum over all axes but the first, .flatten(1).sum(1)"
+            )
+        if type(prior).gradient is ExplicitPrior.gradient and not {"prox", "split"} & offers:
+            with torch.enable_grad():
+                free = x.clone().requires_grad_(True)
+                value = _call(prior, "energy", prior.energy, free)
+            if not value.requires_grad:
+                raise InputError(
+                    f"{prior!r}.energy has no derivative, because it leaves torch or detaches; "
+                    "compute it with operations of torch, or write gradient(x, generator) too"
+                )
+    if "prox" in offers:
+        _same_shape(prior, "prox", _call(prior, "prox", prior.prox, x, step), x)
+    if type(prior).gradient is not ExplicitPrior.gradient and "gradient" in offers:
+        _same_shape(prior, "gradient", _call(prior, "gradient", prior.gradient, x), x)
+
+
+def _call(
+    prior: ExplicitPrior, name: str, method: Callable[..., Any], x: Tensor, *more: Tensor
+) -> Tensor:
+    before = x.detach().clone()
+    steps = f" and steps of shape {tuple(more[0].shape)}, one per image" if more else ""
+    with naming_faults(f"{prior!r}.{name}", f"images of shape {tuple(x.shape)}{steps}"):
+        value = method(x, *more)
+    if not isinstance(value, Tensor):
+        raise InputError(
+            f"{prior!r}.{name} returns {type(value).__name__}, expected a torch tensor"
+        )
+    if not torch.equal(x.detach(), before):
+        raise InputError(
+            f"{prior!r}.{name} changes its argument; write x = x - 0.5 in place of x -= 0.5"
+        )
+    return value
+
+
+def _same_shape(prior: ExplicitPrior, name: str, value: Tensor, x: Tensor) -> None:
+    if value.shape != x.shape:
+        raise InputError(
+            f"{prior!r}.{name} returns shape {tuple(value.shape)} for images of shape "
+            f"{tuple(x.shape)}; they must be equal"
+        )

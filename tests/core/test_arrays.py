@@ -1,0 +1,48 @@
+"""Arrays of any memory layout, where a user passes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import invtoolbox as it
+from invtoolbox.core.arrays import as_tensor
+
+ARRAY = np.random.default_rng(0).random((6, 8))
+LAYOUTS = {
+    "flipped": lambda a: np.ascontiguousarray(a[::-1])[::-1],
+    "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+    "fortran": np.asfortranarray,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize(
+    "use",
+    [
+        as_tensor,
+        lambda a: it.operators.Blur(a[:5, :5] / a[:5, :5].sum(), (6, 8)).kernel,
+        lambda a: it.operators.Inpainting(a > 0.5, (6, 8)).mask,
+        lambda a: it.operators.CartesianMRI(a > 0.5, (6, 8)).mask,
+        lambda a: it.as_operator(a, (1, 8))(torch.ones(1, 1, 8)),
+        lambda a: it.Problem(a[None, None], it.operators.Identity((1, 6, 8))).y,
+        lambda a: it.data_terms.LeastSquares(weights=a).weights,
+        lambda a: it.geometry.Mesh(a[:, :3], np.array([[0, 1, 2]])).vertices,
+    ],
+)
+def test_layouts_of_memory_do_not_matter(
+    use: Callable[[Any], torch.Tensor], layout: Callable[[Any], Any]
+) -> None:
+    assert torch.equal(use(layout(ARRAY)), use(ARRAY))
+
+
+def test_read_only_arrays_are_copied() -> None:
+    array = np.zeros(3)
+    array.flags.writeable = False
+    tensor = as_tensor(array)
+    tensor += 1
+    assert array.sum() == 0 and as_tensor([1.0, 2.0], dtype=torch.float64).dtype == torch.float64
