@@ -122,7 +122,7 @@ def write_flow_report(
         body += _errors(scored)
     curves = _curves(results)
     if curves:
-        body += ["<h2>Over the sequence</h2>", page.row(curves)]
+        body += ["<h2>Over the sequence</h2>", page.charts(curves)]
     lead = " ".join(filter(None, [lead, _lead(results)]))
     return page.write_page(path, title, lead, body, settings, overwrite)
 
@@ -143,21 +143,23 @@ def _pictures(sweep: SweepPicture) -> list[str]:
     flows = [sweep.residual] if sweep.truth is None else [sweep.residual, sweep.truth]
     full = _full_speed(*flows)
 
-    def view(flow: Tensor, name: str, caption: str, dynamic: Tensor | None = None) -> str:
+    def view(
+        flow: Tensor, name: str, caption: str, dynamic: Tensor | None = None, swipe: str = ""
+    ) -> str:
         pixels = birds_eye_pixels(sweep.points, flow, dynamic, radius=sweep.radius, full_speed=full)
-        return page.picture(pixels, name, caption)
+        return page.picture(pixels, name, caption, swipe=swipe)
 
     caption = "without the motion of the sensor; static points are grey"
     drawn = [view(sweep.residual, "Flow", caption, sweep.dynamic)]
     if sweep.truth is not None:
         caption = "flow minus truth if it is at least 0.05 m, in the same colors"
         drawn += [
-            view(sweep.truth, "Truth", "in the same colors"),
+            view(sweep.truth, "Truth", "in the same colors", swipe="Flow"),
             view(sweep.residual - sweep.truth, "Difference", caption),
         ]
     return [
         page.section(f"Sweep {sweep.name}", "From above, ahead is up."),
-        page.row(drawn, "large"),
+        page.row(drawn, 3 if len(drawn) > 1 else 2),
     ]
 
 
@@ -339,18 +341,20 @@ def flow_section(case: FlowCase) -> list[str]:
     """
     full = _full_speed(case.truth)
 
-    def view(residual: Tensor, name: str, note: str, figures: str = "") -> str:
+    def view(residual: Tensor, name: str, note: str, figures: str = "", swipe: str = "") -> str:
         pixels = birds_eye_pixels(case.points, residual, radius=case.radius, full_speed=full)
-        return page.picture(pixels, name, note, figures)
+        return page.picture(pixels, name, note, figures, swipe=swipe)
 
     note = "from above, ahead is up; colors show direction and speed, static points are grey"
-    pictures = [view(case.truth, "Truth", note)]
+    pictures, before = [], ""
     for method in case.methods:
         figures = f"dynamic EPE {method.errors.dynamic:.3f} m, static {method.errors.static:.3f} m"
-        pictures.append(view(method.residual, method.name, method.note, figures))
+        pictures.append(view(method.residual, method.name, method.note, figures, before))
+        before = method.name
+    pictures.append(view(case.truth, "Truth", note, swipe=before))
     return [
         page.section(case.title, case.text),
-        page.row(pictures, "large"),
+        page.row(pictures, 2),
         "<h3>Table</h3>",
         page.numbers(["Method", *case.columns()], case.rows()),
     ]

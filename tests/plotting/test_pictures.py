@@ -14,7 +14,7 @@ from PIL import Image
 
 from invtoolbox.plotting.charts import line_chart
 from invtoolbox.plotting.figures import solution_figure
-from invtoolbox.plotting.page import (
+from invtoolbox.plotting.pixels import (
     Window,
     data_uri,
     diverging,

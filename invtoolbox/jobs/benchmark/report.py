@@ -49,7 +49,7 @@ def _section(result: Benchmark, row: RowResult) -> list[str]:
     for item, heading in _shown(result, row, best).items():
         figures = _pictures(result, row, item)
         if figures:
-            body += [f"<h3>{page.escape(heading)}</h3>", page.row(figures)]
+            body += [f"<h3>{page.escape(heading)}</h3>", page.row(figures, min(len(figures), 4))]
     return body
 
 
@@ -66,20 +66,23 @@ def _shown(result: Benchmark, row: RowResult, best: MethodResult | None) -> dict
 
 
 def _pictures(result: Benchmark, row: RowResult, item: str) -> list[str]:
-    """Return the figures of an item: the truth, and every method that has a picture of it."""
+    """Return the figures of an item: every method that has a picture of it, then the truth."""
     system = result.table.system
-    figures = []
+    figures, truth, before = [], None, ""
     for method in row.methods:
         if item not in method.items:
             continue
         place = method.items.index(item)
         arrays = _arrays(result, method.files[place])
-        if "truth" in arrays:
-            figures.append(page.picture(arrays["truth"], "Truth", system.pictured))
+        truth = arrays.get("truth", truth)
         if arrays.get("x", np.zeros(0)).size:
             score = method.scores[system.metric][place]
             words = f"{number(score)} {system.metric}"
-            figures.append(page.picture(arrays["x"], method.name, system.pictured, words))
+            shown = page.picture(arrays["x"], method.name, system.pictured, words, swipe=before)
+            figures.append(shown)
+            before = method.name
+    if truth is not None:
+        figures.append(page.picture(truth, "Truth", system.pictured, swipe=before))
     return figures
 
 
