@@ -71,7 +71,7 @@ def write_scene_report(
         rows = {name: f"{v:.4g} {units.get(name, '')}" for name, v in outcome.metrics.items()}
         body += ["<h2>Measures</h2>", page.facts(rows)]
     if outcome.notes:
-        body += [page.section("Notes", " ".join(outcome.notes))]
+        body += ["<h2>Notes</h2>", *(f"<p>{page.escape(note)}</p>" for note in outcome.notes)]
     settings = _flatten(scene.model_dump(mode="json", exclude={"title", "output"}))
     settings = {"scene": str(file.path), **settings}
     return page.write_page(path, title, f"{page.date()}.", body, settings)
