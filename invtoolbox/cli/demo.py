@@ -31,7 +31,7 @@ from invtoolbox.solvers import EDM
 _POINTS = 20_000
 _SEED = 0
 #: Number of draws from the posterior, and of steps of each.
-_DRAWS, _STEPS = 8, 10
+_DRAWS, _STEPS = 6, 8
 #: Number of sweeps in the window of the street.
 _WINDOW = 5
 
@@ -95,8 +95,8 @@ def street_case(say: Callable[[str], None]) -> FlowCase:
     return FlowCase(
         "Scene flow: a simulated street",
         f"Two sweeps of {len(source):,} and {len(target):,} points of a lidar on a moving car in a "
-        "town with traffic, with noise, drop-out and rolling shutter, 0.1 s apart; the flow of "
-        "every point is known exactly. Errors are of points within 35 m that are not ground, "
+        "town with traffic, with noise, drop-out and rolling shutter, 0.1 s apart, and three "
+        "sweeps around them; the flow of every point is known exactly. Errors are of points within 35 m that are not ground, "
         "without the sensor's own motion. AccS and AccR are the shares of points within 5 and 10 "
         "cm or per cent of the truth. The bucketed error is relative to the speed and averaged over "
         "the classes: 1 if no motion is found.",

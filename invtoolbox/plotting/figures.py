@@ -209,7 +209,8 @@ def uncertainty(
     if posterior is None or plane(posterior.mean[0]) is None:
         return []
     mean, std = posterior.mean.detach().cpu(), posterior.std.detach().cpu()
-    samples = posterior.sample(BEHIND).detach().cpu()
+    # A sampler makes new draws, each as slow as those of its run; so it makes no more of them.
+    samples = posterior.sample(min(BEHIND, posterior.number)).detach().cpu()
     if truth is not None and truth.shape[1:] != mean.shape[1:]:
         truth = None  # the reference is a part of the image alone
     body = ["<h2>Uncertainty</h2>"]
