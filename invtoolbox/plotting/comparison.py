@@ -198,7 +198,7 @@ def verdict(
             head = f"{psnr:.1f} dB, {abs(gain):.1f} dB {relation} than the simple answer."
             if abs(gain) < _EQUAL:
                 head = f"{psnr:.1f} dB, like the simple answer."
-            words.append(f"{simple[0]} has {simple[1]:.1f} dB (PSNR against the reference).")
+            words.append(f"{simple[0]}: {simple[1]:.1f} dB (PSNR against the reference).")
         words.append(f"The run {state} after {steps} in {solution.seconds:.3g} s.")
     else:
         head = HEADS.get(solution.status[k], f"{state}.")

@@ -104,6 +104,7 @@ def diverging(picture: np.ndarray, window: Window) -> np.ndarray:
     """Convert signed values to uint8 colors: blue below 0, white at 0, red above."""
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     t = np.clip(np.nan_to_num(grey / window.high, nan=0.0), -1.0, 1.0)[..., None]
+    t = (t * 127).round() / 127  # 255 colors, which fit into a palette
     blue, white, red = STOPS["diverging"]
     colors = np.where(t > 0, white + t * (red - white), white - t * (blue - white))
     return colors.round().astype(np.uint8)
@@ -116,6 +117,7 @@ def heat(picture: np.ndarray, window: Window) -> np.ndarray:
     """
     grey = picture.mean(-1) if picture.ndim == 3 else picture
     t = np.clip(np.nan_to_num((grey - window.low) / (window.high - window.low), nan=0.0), 0.0, 1.0)
+    t = (t * 255).round() / 255
     stops = STOPS["heat"]
     places = np.linspace(0, 1, len(stops))
     return (
@@ -124,11 +126,21 @@ def heat(picture: np.ndarray, window: Window) -> np.ndarray:
 
 
 def data_uri(pixels: np.ndarray, largest_side: int = LARGEST_SIDE) -> str:
-    """Encode uint8 pixels as a PNG in a data URI."""
+    """Encode uint8 pixels as a PNG in a data URI, with a palette if there are at most 256 colors."""
     from PIL import Image
 
+    pixels = shrink(pixels, largest_side)
+    image = Image.fromarray(pixels)
+    if pixels.ndim == 3:
+        red, green, blue = np.moveaxis(pixels[..., :3].astype(np.int32), -1, 0)
+        colors, places = np.unique((red << 16) | (green << 8) | blue, return_inverse=True)
+        if len(colors) <= 256:
+            image = Image.fromarray(places.reshape(red.shape).astype(np.uint8))
+            image.putpalette(
+                np.stack([colors >> 16, colors >> 8, colors], 1).astype(np.uint8).tobytes()
+            )
     buffer = io.BytesIO()
-    Image.fromarray(shrink(pixels, largest_side)).save(buffer, format="PNG", optimize=True)
+    image.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

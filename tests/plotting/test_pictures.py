@@ -69,6 +69,20 @@ def test_a_png_in_a_page_is_the_picture() -> None:
     assert max(shrunk.size) <= 1024
 
 
+def test_few_colors_make_a_palette_of_the_same_picture() -> None:
+    noise = np.random.default_rng(0).standard_normal((60, 70))
+    pixels = diverging(noise, Window(-3, 3))
+    data = base64.b64decode(data_uri(pixels).split(",")[1])
+    image = Image.open(io.BytesIO(data))
+    assert image.mode == "P" and np.array_equal(np.asarray(image.convert("RGB")), pixels)
+    plain = io.BytesIO()
+    Image.fromarray(pixels).save(plain, format="PNG", optimize=True)
+    assert len(data) < 0.6 * len(plain.getvalue())
+    photograph = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
+    image = Image.open(io.BytesIO(base64.b64decode(data_uri(photograph).split(",")[1])))
+    assert image.mode == "RGB" and np.array_equal(np.asarray(image), photograph)
+
+
 def points(svg: str) -> list[tuple[float, float]]:
     return [
         (float(x), float(y))
