@@ -97,9 +97,9 @@ def street_case(say: Callable[[str], None]) -> FlowCase:
         f"Two sweeps of {len(source):,} and {len(target):,} points of a lidar on a moving car in a "
         "town with traffic, with noise, drop-out and rolling shutter, 0.1 s apart, and three "
         "sweeps around them; the flow of every point is known exactly. Errors are of points within "
-        "35 m that are not ground, without the sensor's own motion. AccS and AccR are the shares of points within 5 and 10 "
-        "cm or per cent of the truth. The bucketed error is relative to the speed and averaged over "
-        "the classes: 1 if no motion is found.",
+        "35 m that are not ground, without the sensor's own motion. AccS and AccR are the shares of "
+        "points within 5 and 10 cm or per cent of the truth. The bucketed error is relative to the "
+        "speed and averaged over the classes: 1 if no motion is found.",
         source.points,
         truth,
         methods,
