@@ -37,7 +37,6 @@ STATES = {
     "early_stopping": "ended early by design",
     "limit": "reached the limit of iterations or time",
     "stopped": "stopped before the tolerance was met",
-    "invalid": "had measurements that are not finite",
 }
 #: First words of a verdict without a reference, by the status.
 HEADS = {
@@ -46,7 +45,7 @@ HEADS = {
     "limit": "Reached its limit of iterations or time; more may improve it.",
     "stopped": "Stopped before the tolerance was met.",
     "diverged": "Diverged: this is the last finite image.",
-    "invalid": "No answer: the measurements are not finite.",
+    "invalid": "Invalid: the measurements are not finite, so there is no answer.",
 }
 #: Computes metrics by name, one value per item, of a batch of images.
 Score = Callable[[Tensor], dict[str, list[float]]]
