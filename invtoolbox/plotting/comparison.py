@@ -163,6 +163,24 @@ def side_by_side(
     ]
 
 
+def describe_gain(psnr: float, simple: float, name: str) -> tuple[str, bool]:
+    """Return how far a result lies above a simple answer, and whether it is not below.
+
+    Args:
+        psnr: PSNR of the result, dB.
+        simple: PSNR of the simple answer, dB.
+        name: name of the simple answer in a sentence.
+
+    >>> describe_gain(30.0, 28.5, "zero filling")
+    ('30.0 dB, 1.5 dB better than zero filling.', True)
+    """
+    gain = psnr - simple
+    if abs(gain) < _EQUAL:
+        return f"{psnr:.1f} dB, like {name}.", True
+    relation = "better" if gain > 0 else "worse"
+    return f"{psnr:.1f} dB, {abs(gain):.1f} dB {relation} than {name}.", gain > 0
+
+
 def verdict(
     solution: Solution,
     k: int,
@@ -191,12 +209,8 @@ def verdict(
     if psnr is not None and math.isfinite(psnr):
         head = f"{psnr:.1f} dB."
         if simple is not None and math.isfinite(simple[1]):
-            gain = psnr - simple[1]
-            is_good = gain > -_EQUAL if is_good is None else is_good
-            relation = "better" if gain > 0 else "worse"
-            head = f"{psnr:.1f} dB, {abs(gain):.1f} dB {relation} than the simple answer."
-            if abs(gain) < _EQUAL:
-                head = f"{psnr:.1f} dB, like the simple answer."
+            head, is_gain = describe_gain(psnr, simple[1], "the simple answer")
+            is_good = is_gain if is_good is None else is_good
             words.append(f"{simple[0]}: {simple[1]:.1f} dB (PSNR against the reference).")
         words.append(f"The run {state} after {steps} in {solution.seconds:.3g} s.")
     else:

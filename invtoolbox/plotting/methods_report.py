@@ -12,6 +12,7 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.plotting import page
+from invtoolbox.plotting.comparison import describe_gain
 from invtoolbox.plotting.flow_report import FlowCase, flow_section
 from invtoolbox.plotting.pixels import Window, heat, plane, symmetric_window, to_bytes, window_of
 from invtoolbox.plotting.report import measure
@@ -136,9 +137,8 @@ def _gain(case: Case, figures: dict[str, list[float]]) -> list[str]:
     if len(case.methods) < 2:
         return []
     first, *_, last = figures["PSNR [dB]"]
-    relation = "better" if last > first else "worse"
-    text = f"{case.methods[-1].name} has {last:.1f} dB, and {case.methods[0].name} {first:.1f} dB."
-    return [page.verdict(f"{abs(last - first):.1f} dB {relation}.", text, last > first)]
+    words, is_good = describe_gain(last, first, case.methods[0].name)
+    return [page.verdict(f"{case.methods[-1].name}: {words}", "", is_good)]
 
 
 def _details(

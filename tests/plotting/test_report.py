@@ -262,7 +262,9 @@ def test_a_comparison_sets_methods_side_by_side(tmp_path: Path) -> None:
     # Two methods, the truth and two errors; three details; and the measurements, which are no method.
     assert len(page.sources) == (5 + 3 + 1) + (5 + 1)
     assert page.text.index('alt="good') < page.text.index('alt="Truth')  # the truth is last
-    assert re.search(r'class="verdict good"><b>\d+\.\d dB better\.</b>', page.text)
+    assert re.search(
+        r'class="verdict good"><b>good: \d+\.\d dB, \d+\.\d dB better than noisy\.</b>', page.text
+    )
     best = re.findall(r'class="number best">([^<]+)<', page.text)
     figures = one.figures()
     assert (

@@ -47,7 +47,7 @@ from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.jobs.study.driver import parse_items
 from invtoolbox.metrics import psnr
 from invtoolbox.plotting.canvas import new_figure
-from invtoolbox.plotting.comparison import HEADS
+from invtoolbox.plotting.comparison import HEADS, describe_gain
 from invtoolbox.solution import Solution
 
 #: Fields of DICOM by the facts about a volume.
@@ -280,9 +280,8 @@ def _compare(file: CheckedScene[MRIScene], images: Images, inputs: Inputs) -> Co
     before, after = (
         float(psnr(image, truth, data_range=float(truth.max()))) for image in (zero, x)
     )
-    relation = "better" if after > before else "worse"
-    words = f"{after:.1f} dB, {abs(after - before):.1f} dB {relation} than zero filling."
-    return Compared(moduli, "Reconstruction", "Reference", "", words, after > before)
+    words, is_good = describe_gain(after, before, "zero filling")
+    return Compared(moduli, "Reconstruction", "Reference", "", words, is_good)
 
 
 class MRICommand(SceneCommand):
