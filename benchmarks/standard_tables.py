@@ -54,8 +54,8 @@ PARTS = (
     Part("chest-ct"),
     Part("mri"),
     Part("denoising", rows=("set12",)),
-    Part("denoising", rows=("bsd68",), methods=("denoiser-natural",)),
     Part("denoising", limit=5, rows=("set12 at 25",), methods=("tv",), own=True),
+    Part("denoising", rows=("bsd68",), methods=("denoiser-natural",)),
     Part("deblurring"),
     Part("limited-angle", limit=5),
 )

@@ -105,7 +105,9 @@ def write_flow_report(
     Raises:
         InputError: the file exists and ``overwrite`` is False, or it cannot be written.
     """
-    body: list[str] = []
+    scored = [r for r in results if r.errors is not None]
+    errors = [r.errors for r in scored if r.errors is not None]
+    body = _verdict(pool(errors)) if errors else []
     for picture in pictures:
         body += _pictures(picture)
     failed = [r for r in results if r.failed]
@@ -117,7 +119,6 @@ def write_flow_report(
             ),
             page.facts({r.name: r.failed for r in failed}),
         ]
-    scored = [r for r in results if r.errors is not None]
     if scored:
         body += _errors(scored)
     curves = _curves(results)
@@ -125,6 +126,19 @@ def write_flow_report(
         body += ["<h2>Over the sequence</h2>", page.charts(curves)]
     lead = " ".join(filter(None, [lead, _lead(results)]))
     return page.write_page(path, title, lead, body, settings, overwrite)
+
+
+def _verdict(errors: FlowErrors, name: str = "") -> list[str]:
+    """Return the error relative to the speed beside that of the answer that nothing moves, 1."""
+    relative = errors.bucketed.mean().dynamic
+    if math.isnan(relative):
+        return []
+    head = f"{name}{': e' if name else 'E'}rror of {relative:.2f} relative to the speed."
+    text = (
+        f"It is 1 if nothing moves. Moving points are off by {errors.dynamic:.3f} m per sweep, and "
+        f"static points by {errors.static:.3f} m."
+    )
+    return [page.verdict(head, text, relative < 1)]
 
 
 def _lead(results: Sequence[SweepResult]) -> str:
@@ -354,6 +368,7 @@ def flow_section(case: FlowCase) -> list[str]:
     pictures.append(view(case.truth, "Truth", note, swipe=before))
     return [
         page.section(case.title, case.text),
+        *_verdict(case.methods[-1].errors, case.methods[-1].name),
         page.row(pictures, 2),
         "<h3>Table</h3>",
         page.numbers(["Method", *case.columns()], case.rows()),
