@@ -196,7 +196,7 @@ class Solution:
             path: name of the page.
             reference: true images; adds them, the errors, the gain over the simple answer, and the
                 coverage of the intervals of the posterior. Of a "valid" blur, images of the size of
-                the measurements also fit.
+                the measurements also fit, and the metrics are of this part.
             title: title of the page.
             overwrite: replace a page that exists.
             calibration: result of `calibrate_posteriors`; adds the coverage of the calibrated

@@ -51,7 +51,9 @@ def test_a_blur_without_boundary_is_compared_where_it_was_measured(tmp_path: Pat
     A = it.operators.Blur(kernel, (18, 20), boundary="valid")
     truth = torch.rand(1, 3, 18, 20, generator=torch.Generator().manual_seed(0))
     solution = solve(A(truth), A, weight=1e-4)
+    whole = Controls(solution.report(tmp_path / "w.html", reference=truth).read_text())
     text = solution.report(tmp_path / "r.html", reference=A.crop(truth)).read_text()
+    assert whole.figures == Controls(text).figures != []  # both are of the measured part
     shapes = {image.size for image in pictures(text)}
     assert shapes == {(18, 16)}  # columns and rows under the measurements
     gain = psnr(A.crop(solution.x), A.crop(truth)) - psnr(A(truth), A.crop(truth))
@@ -94,12 +96,26 @@ def test_the_verdict_states_gain_fit_and_status() -> None:
     assert "limit of iterations or time" in verdict(limited, 0, math.nan, 0.0)
 
 
+def test_complex_images_are_compared_by_their_moduli(tmp_path: Path) -> None:
+    mask = torch.zeros(16, 16)
+    mask[:, ::2] = 1
+    A = it.operators.CartesianMRI(mask, (16, 16))
+    x = torch.randn(2, 1, 16, 16, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    solution = solve(A(x), A)
+    text = solution.report(tmp_path / "r.html", reference=x).read_text()
+    zero = A.pseudo_inverse(A(x)).abs()
+    scores = [psnr(image[:1], x[:1].abs()) for image in (zero, solution.x.abs())]
+    assert Controls(text).figures[:2] == [f"{score:.2f} dB" for score in scores]
+    assert text.count("<b>Zero filling</b>") == 2
+
+
 class Controls(HTMLParser):
     """Pictures without words, and controls without a name."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.silent: list[str] = []
+        self.figures = re.findall(r'class="figures">([^<]+)<', text)
         self._labels = 0
         self.feed(text)
 

@@ -372,6 +372,11 @@ class ImageJob(SceneJob[Scene]):
         is_whole = x.shape[1:] == solution.x.shape[1:]
         if is_whole and solution.problem is not None:
             x = _shown(self.file, solution.problem, x)
+        if reference is not None and reference.shape[1:] != x.shape[1:]:
+            raise InputError(
+                f"images of {tuple(x.shape[1:])} have no reference, which has "
+                f"{tuple(reference.shape[1:])} values"
+            )
         return evaluate(self.file, x, reference, measured.segmentation)
 
 
