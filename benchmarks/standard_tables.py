@@ -2,8 +2,8 @@
 
     python benchmarks/standard_tables.py [--folder FOLDER] [--only normals,resume]
 
-Runs `it.benchmark` on the rows and the first items below, one call per table, with an own prior and an
-own function joined to the denoising table. The figures are those of the tables' pages; seconds are of
+Runs `it.benchmark` on the rows and the first items of `PARTS`, one call per part, with an own prior and
+an own function joined to a part of the denoising table. The figures are those of the tables' pages; seconds are of
 the methods on this machine. The last section kills a table by SIGKILL in the middle, resumes it, and
 compares its result files with those of one whole run and of two workers, byte by byte.
 
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -25,17 +26,38 @@ from common import machine, run_script, verdict
 
 import invtoolbox as it
 
-#: Rows and number of items of each table.
-PARTS = {
-    "normals": (None, 6),
-    "registration": (None, 5),
-    "flow": (None, 5),
-    "denoising": (["set12 at 25"], 5),
-    "deblurring": (["set12 at 7.65"], 5),
-    "chest-ct": (["128"], 5),
-    "mri": (["4x"], 5),
-    "limited-angle": (["90 degrees"], 1),
-}
+
+@dataclass(frozen=True)
+class Part:
+    """Rows and methods of a table.
+
+    Attributes:
+        table: name of the table.
+        limit: number of items per row, the first ones; None for all.
+        rows: parts of the names of the rows; None for all.
+        methods: names of the methods; None for those of the table.
+        own: whether the own prior and the own function join.
+    """
+
+    table: str
+    limit: int | None = None
+    rows: tuple[str, ...] | None = None
+    methods: tuple[str, ...] | None = None
+    own: bool = False
+
+
+#: Whole rows if one core computes them in about ten minutes, and the first items of slower ones.
+PARTS = (
+    Part("normals"),
+    Part("registration", limit=5),
+    Part("flow", limit=5),
+    Part("chest-ct"),
+    Part("mri"),
+    Part("denoising", rows=("set12",)),
+    Part("denoising", limit=5, rows=("set12 at 25",), methods=("tv",), own=True),
+    Part("deblurring", limit=5, rows=("set12 at 7.65",)),
+    Part("limited-angle", limit=1, rows=("90 degrees", "60 degrees")),
+)
 TABLE, ROWS, METHODS, LIMIT = "registration", "heart", "diffusion,bending", 4
 OWN = """
 import torch
@@ -61,34 +83,34 @@ def main(folder: str = "", only: str = "", threads: int = 1) -> None:
     """
     torch.set_num_threads(threads)
     print(f"{machine()}; load average {os.getloadavg()[0]:.1f}")
-    chosen = only.split(",") if only else [*PARTS, "resume"]
+    chosen = only.split(",") if only else [*(part.table for part in PARTS), "resume"]
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(folder or temporary).absolute()
         place.mkdir(parents=True, exist_ok=True)
         (place / "own_methods.py").write_text(OWN)
-        for name in chosen:
-            if name != "resume":
-                show(name, place, threads)
+        for part in PARTS:
+            if part.table in chosen:
+                show(part, place, threads)
         if "resume" in chosen:
             resume(place / "resume")
 
 
-def show(name: str, place: Path, threads: int) -> None:
-    """Run the part of one table, and print it."""
-    rows, limit = PARTS[name]
+def show(part: Part, place: Path, threads: int) -> None:
+    """Run a part of a table, and print it."""
     own = [f"{place / 'own_methods.py'}:{method}" for method in ("prior", "mean_filter")]
     began = time.perf_counter()
     result = it.benchmark(
-        name,
-        extra={"huber": own[0], "mean": own[1]} if name == "denoising" else (),
-        rows=rows,
-        limit=limit,
-        output=place / name,
-        resume=(place / name).exists(),
+        part.table,
+        part.methods,
+        {"huber": own[0], "mean": own[1]} if part.own else (),
+        rows=part.rows,
+        limit=part.limit,
+        output=place / part.table,
+        resume=(place / part.table).exists(),
         threads=threads,
         progress=False,
     )
-    print(f"\n{name}, {time.perf_counter() - began:.0f} s in all\n{result}")
+    print(f"\n{part.table}, {time.perf_counter() - began:.0f} s in all\n{result}")
     for row in result.rows:
         simple, *methods = row.methods
         metric, system = result.table.system.metric, result.table.system

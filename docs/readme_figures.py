@@ -34,13 +34,13 @@ def write(figure: Any, name: str) -> None:
         raise SystemExit(f"{path} has {path.stat().st_size} bytes; at most {LIMIT} are allowed")
 
 
-def side_by_side(pictures: dict[str, Any], name: str, **options: Any) -> None:
-    """Draw titled pictures in one row."""
+def side_by_side(pictures: dict[str, Any], name: str, deviation: str = "", **options: Any) -> None:
+    """Draw titled pictures in one row; the picture of the title ``deviation`` in colors of its own."""
     rows, columns = next(iter(pictures.values())).shape[:2]
     height = 9 / len(pictures) * rows / columns + 0.25  # inches, with the titles
     figure, axes = plt.subplots(1, len(pictures), figsize=(9, height), layout="constrained")
     for ax, (title, picture) in zip(axes, pictures.items()):
-        ax.imshow(picture.numpy(), **options)
+        ax.imshow(picture.numpy(), **({"cmap": "inferno"} if title == deviation else options))
         ax.set_title(title, fontsize=10)
         ax.axis("off")
     write(figure, name)
@@ -73,7 +73,10 @@ def main() -> None:
         if method.name in shown
     }
     pictures["true slice"] = ct.reference[0, 0]
-    side_by_side(pictures, "ct_slice.jpg", cmap="gray", vmin=0, vmax=0.03)
+    assert ct.deviation is not None
+    title = "how sure: deviation"
+    pictures[title] = ct.deviation[2][0, 0]
+    side_by_side(pictures, "ct_slice.jpg", title, cmap="gray", vmin=0, vmax=0.03)
 
     photograph = deblurring_case(print)
     part = (0, slice(None), slice(30, 160), slice(30, 190))
@@ -89,7 +92,9 @@ def main() -> None:
     street = street_case(print)
     found = street.methods[-1]
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    from_above(axes[0], street.points, found.residual, "scene flow found by the default method")
+    from_above(
+        axes[0], street.points, found.residual, "scene flow found in a window of five sweeps"
+    )
     from_above(axes[1], street.points, street.truth, "true scene flow")
     write(figure, "scene_flow.jpg")
 

@@ -184,20 +184,24 @@ class Solution:
         title: str = "Reconstruction",
         overwrite: bool = True,
         calibration: Calibration | None = None,
+        unit: str = "",
     ) -> Path:
         """Write one self-contained HTML page about the solution.
 
-        It shows measurements, reconstruction, residual, convergence, settings and versions.
+        It begins with a verdict and with the reconstruction beside the simple answer, such as the
+        filtered back-projection of a scan; residual, convergence, settings and versions follow.
         If there is a posterior, the page also shows its mean, standard deviation and samples.
 
         Args:
             path: name of the page.
-            reference: true images; adds the errors, and the coverage of the intervals of the
-                posterior.
+            reference: true images; adds them, the errors, the gain over the simple answer, and the
+                coverage of the intervals of the posterior. Of a "valid" blur, images of the size of
+                the measurements also fit, and the metrics are of this part.
             title: title of the page.
             overwrite: replace a page that exists.
             calibration: result of `calibrate_posteriors`; adds the coverage of the calibrated
                 intervals.
+            unit: unit of the images, such as ``"1/mm"``, shown at their bars of colors.
 
         Returns:
             The path of the page.
@@ -211,6 +215,7 @@ class Solution:
             title=title,
             overwrite=overwrite,
             calibration=calibration,
+            unit=unit,
         )
 
     def plot(self, reference: Tensor | None = None) -> Any:

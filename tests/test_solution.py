@@ -147,7 +147,7 @@ def test_the_report_shows_the_explanation(tmp_path: Path) -> None:
     solution = solve(blurred(), "tv", regularization=0.01, max_iterations=50)
     page = solution.report(tmp_path / "report.html").read_text()
     assert "What was done" in page and "iterations in all meet it" in page
-    assert "reached the limit of iterations or time after 50" in page
+    assert "Reached its limit of iterations or time; more may improve it." in page
 
 
 def test_an_answer_that_runs_away_while_it_is_finite_has_diverged() -> None:

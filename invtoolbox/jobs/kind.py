@@ -26,7 +26,7 @@ from invtoolbox.jobs.command import SceneCommand, Writer
 from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.job import Request, SceneJob, alone, read_json, write_json
 from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, report_divergence
-from invtoolbox.jobs.scene_report import write_scene_report
+from invtoolbox.jobs.scene_report import Compared, write_scene_report
 from invtoolbox.solution import Solution
 
 #: Named inputs of a job, as its kind reads them.
@@ -134,6 +134,8 @@ class Kind(Generic[S, R]):
         units: units of the metrics, by their names.
         solution: function that returns the `Solution` behind a result, or None; `solution_of` by
             default.
+        compare: function of the checked scene, the result and the inputs that returns the result
+            beside the simple answer and the truth, for the report; or None.
         describe: function of the result that returns lines about it, printed with the metrics.
         command: command of the kind.
     """
@@ -147,6 +149,9 @@ class Kind(Generic[S, R]):
     usual: tuple[str, ...]
     units: Mapping[str, str] = field(default_factory=dict)
     solution: Callable[[R], Solution | None] = solution_of
+    compare: Callable[[CheckedScene[S], R, Inputs], Compared | None] = lambda file, result, inputs: (
+        None
+    )
     describe: Callable[[R], Iterable[str]] = lambda result: ()
     command: SceneCommand | None = None
 
@@ -251,7 +256,8 @@ class KindJob(SceneJob[S], Generic[S, R]):
                         draw(Path(folder, name), result, inputs)
                         shown = (*shown, Path(folder, name))
                     pictured = replace(outcome, files=shown)
-                    write_scene_report(path, self.file, pictured, kind.units)
+                    compared = kind.compare(self.file, result, inputs)
+                    write_scene_report(path, self.file, pictured, kind.units, compared)
             else:
                 write = kind.writers[form][1] if isinstance(form, str) else form
                 write(path, result, inputs)

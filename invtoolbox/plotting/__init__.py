@@ -10,7 +10,8 @@ from invtoolbox.plotting.flow_report import (
     write_flow_report,
 )
 from invtoolbox.plotting.flow_viewer import SweepView, view_flow
-from invtoolbox.plotting.report import Case, Method, write_comparison, write_report
+from invtoolbox.plotting.methods_report import Case, Method, write_comparison
+from invtoolbox.plotting.report import write_report
 from invtoolbox.plotting.scan_geometry import geometry_figure
 from invtoolbox.plotting.scene_server import SceneServer, view_scene
 from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report

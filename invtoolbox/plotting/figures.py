@@ -16,7 +16,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.plotting import page
 from invtoolbox.plotting.canvas import new_figure
 from invtoolbox.plotting.charts import line_chart
-from invtoolbox.plotting.page import Window, heat, plane, symmetric_window, to_bytes, window_of
+from invtoolbox.plotting.comparison import under_measurements
+from invtoolbox.plotting.pixels import Window, heat, plane, symmetric_window, to_bytes, window_of
 from invtoolbox.posteriors.base import Posterior
 from invtoolbox.posteriors.conformal import Calibration, Scores, coverage_curve, residual_scores
 
@@ -190,7 +191,11 @@ _GROUPS = 12
 
 
 def uncertainty(
-    posterior: Posterior | None, truth: Tensor | None, calibration: Calibration | None, shown: int
+    posterior: Posterior | None,
+    truth: Tensor | None,
+    calibration: Calibration | None,
+    shown: int,
+    unit: str = "",
 ) -> list[str]:
     """Return the part of a report about a posterior; it is empty without a posterior of pictures.
 
@@ -199,11 +204,15 @@ def uncertainty(
         truth: the reference, ``(batch or 1, channel, *space)``.
         calibration: calibration of its intervals.
         shown: number of items with pictures; the curves are over all items.
+        unit: unit of the images.
     """
     if posterior is None or plane(posterior.mean[0]) is None:
         return []
     mean, std = posterior.mean.detach().cpu(), posterior.std.detach().cpu()
-    samples = posterior.sample(BEHIND).detach().cpu()
+    # A sampler makes new draws, each as slow as those of its run; so it makes no more of them.
+    samples = posterior.sample(min(BEHIND, posterior.number)).detach().cpu()
+    if truth is not None and truth.shape[1:] != mean.shape[1:]:
+        truth = None  # the reference is a part of the image alone
     body = ["<h2>Uncertainty</h2>"]
     several = len(mean) > 1
     curves = (
@@ -213,19 +222,21 @@ def uncertainty(
         if several:
             body.append(f"<h3>Item {k}</h3>")
         reference = None if truth is None else truth[min(k, len(truth) - 1)]
-        pictures, slider = _pictures(mean[k], std[k], samples[:, k], reference)
-        body += [page.row(pictures, size="tight"), page.row([slider, *([] if several else curves)])]
+        body += _pictures(mean[k], std[k], samples[:, k], reference, unit)
+        if curves and not several:
+            body.append(page.charts(curves))
     if several and curves:
-        body += [f"<h3>All {len(mean)} items</h3>", page.row(curves)]
+        body += [f"<h3>All {len(mean)} items</h3>", page.charts(curves)]
     return body
 
 
 def _pictures(
-    mean: Tensor, std: Tensor, samples: Tensor, reference: Tensor | None
-) -> tuple[list[str], str]:
-    """Return pictures of a posterior, and a slider over samples.
+    mean: Tensor, std: Tensor, samples: Tensor, reference: Tensor | None, unit: str
+) -> list[str]:
+    """Return rows of pictures of a posterior.
 
-    The pictures are mean, standard deviation, error and some samples.
+    The first one has mean, standard deviation, error and a slider over samples, the second one some
+    samples side by side.
     """
     middle, spread, true = plane(mean), plane(std), None if reference is None else plane(reference)
     assert middle is not None and spread is not None
@@ -239,22 +250,23 @@ def _pictures(
         else max(window_of(spread).high, window_of(error).high / 2)
     )
     heated = Window(0.0, largest)
-    warm = page.color_bar(heated, "heat")
+    warm = page.color_bar(heated, "heat", unit)
     figures = [
-        page.shades(middle, window, "Mean"),
+        page.shades(middle, window, "Mean", unit=unit),
         page.picture(heat(spread, heated), "Standard deviation", "", bar=warm),
     ]
     if error is not None:
         figures.append(
             page.picture(heat(error, heated), "Error of the mean", "its magnitude", bar=warm)
         )
-    figures += [
+    figures.append(
+        page.slider(drawn, "Samples", "Stable parts are certain; parts that change are not.")
+    )
+    some = [
         page.picture(p, f"Sample {k + 1}", "in the window of the mean")
         for k, p in enumerate(drawn[:BESIDE])
     ]
-    return figures, page.slider(
-        drawn, "Samples", "Stable parts are certain; parts that change are not."
-    )
+    return [page.row(figures, len(figures)), page.row(some, BESIDE)]
 
 
 def _curves(posterior: Posterior, truth: Tensor, calibration: Calibration | None) -> list[str]:
@@ -339,6 +351,9 @@ def _reference(solution: Solution, reference: Any) -> Tensor | None:
         )
     truth = torch.as_tensor(reference).detach().cpu()
     expected = tuple(solution.x.shape)
+    measured = tuple(under_measurements(solution, solution.x).shape)
+    if truth.ndim == len(measured) and tuple(truth.shape[1:]) == measured[1:]:
+        expected = measured
     if (
         truth.ndim != len(expected)
         or tuple(truth.shape[1:]) != expected[1:]

@@ -103,7 +103,9 @@ def write_flow_report(
     Raises:
         InputError: the file exists and ``overwrite`` is False, or it cannot be written.
     """
-    body: list[str] = []
+    scored = [r for r in results if r.errors is not None]
+    errors = [r.errors for r in scored if r.errors is not None]
+    body = _verdict(pool(errors)) if errors else []
     for picture in pictures:
         body += _pictures(picture)
     failed = [r for r in results if r.failed]
@@ -115,13 +117,25 @@ def write_flow_report(
             ),
             page.facts({r.name: r.failed for r in failed}),
         ]
-    scored = [r for r in results if r.errors is not None]
     if scored:
         body += _errors(scored)
     curves = _curves(results)
     if curves:
-        body += ["<h2>Over the sequence</h2>", page.row(curves)]
+        body += ["<h2>Over the sequence</h2>", page.charts(curves)]
     return page.write_page(path, title, _lead(results), body, settings, overwrite)
+
+
+def _verdict(errors: FlowErrors, name: str = "") -> list[str]:
+    """Return the error relative to the speed beside that of the answer that nothing moves, 1."""
+    relative = errors.bucketed.mean().dynamic
+    if math.isnan(relative):
+        return []
+    head = f"{name}{': e' if name else 'E'}rror of {relative:.2f} relative to the speed."
+    text = (
+        f"It is 1 if nothing moves. Moving points are off by {errors.dynamic:.3f} m per sweep, and "
+        f"static points by {errors.static:.3f} m."
+    )
+    return [page.verdict(head, text, relative < 1)]
 
 
 def _lead(results: Sequence[SweepResult]) -> str:
@@ -140,21 +154,23 @@ def _pictures(sweep: SweepPicture) -> list[str]:
     flows = [sweep.residual] if sweep.truth is None else [sweep.residual, sweep.truth]
     full = _full_speed(*flows)
 
-    def view(flow: Tensor, name: str, caption: str, dynamic: Tensor | None = None) -> str:
+    def view(
+        flow: Tensor, name: str, caption: str, dynamic: Tensor | None = None, swipe: str = ""
+    ) -> str:
         pixels = birds_eye_pixels(sweep.points, flow, dynamic, radius=sweep.radius, full_speed=full)
-        return page.picture(pixels, name, caption)
+        return page.picture(pixels, name, caption, swipe=swipe)
 
     caption = "without the motion of the sensor; static points are grey"
     drawn = [view(sweep.residual, "Flow", caption, sweep.dynamic)]
     if sweep.truth is not None:
         caption = "flow minus truth if it is at least 0.05 m, in the same colors"
         drawn += [
-            view(sweep.truth, "Truth", "in the same colors"),
+            view(sweep.truth, "Truth", "in the same colors", swipe="Flow"),
             view(sweep.residual - sweep.truth, "Difference", caption),
         ]
     return [
         page.section(f"Sweep {sweep.name}", "From above, ahead is up."),
-        page.row(drawn, "large"),
+        page.row(drawn, 3 if len(drawn) > 1 else 2),
     ]
 
 
@@ -336,18 +352,21 @@ def flow_section(case: FlowCase) -> list[str]:
     """
     full = _full_speed(case.truth)
 
-    def view(residual: Tensor, name: str, note: str, figures: str = "") -> str:
+    def view(residual: Tensor, name: str, note: str, figures: str = "", swipe: str = "") -> str:
         pixels = birds_eye_pixels(case.points, residual, radius=case.radius, full_speed=full)
-        return page.picture(pixels, name, note, figures)
+        return page.picture(pixels, name, note, figures, swipe=swipe)
 
     note = "from above, ahead is up; colors show direction and speed, static points are grey"
-    pictures = [view(case.truth, "Truth", note)]
+    pictures, before = [], ""
     for method in case.methods:
         figures = f"dynamic EPE {method.errors.dynamic:.3f} m, static {method.errors.static:.3f} m"
-        pictures.append(view(method.residual, method.name, method.note, figures))
+        pictures.append(view(method.residual, method.name, method.note, figures, before))
+        before = method.name
+    pictures.append(view(case.truth, "Truth", note, swipe=before))
     return [
         page.section(case.title, case.text),
-        page.row(pictures, "large"),
+        *_verdict(case.methods[-1].errors, case.methods[-1].name),
+        page.row(pictures, 2),
         "<h3>Table</h3>",
         page.numbers(["Method", *case.columns()], case.rows()),
     ]

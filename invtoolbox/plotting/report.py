@@ -1,10 +1,11 @@
-"""Self-contained HTML pages about a solution, and about several methods on the same data."""
+"""Self-contained HTML page about a solution: a verdict, pictures side by side, and what was done."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,17 @@ from invtoolbox.operators.tomography.arcs import arc_of, determined_edges
 from invtoolbox.operators.tomography.scan_2d import Scan2D
 from invtoolbox.plotting import page
 from invtoolbox.plotting.charts import line_chart
+from invtoolbox.plotting.comparison import (
+    STATES,
+    Score,
+    score_items,
+    side_by_side,
+    simple_answer,
+    under_measurements,
+    verdict,
+)
 from invtoolbox.plotting.figures import _reference, uncertainty
-from invtoolbox.plotting.flow_report import FlowCase, flow_section
-from invtoolbox.plotting.page import Window, plane, symmetric_window, to_bytes, window_of
+from invtoolbox.plotting.pixels import Window, plane, symmetric_window, window_of
 
 if TYPE_CHECKING:
     from invtoolbox.posteriors.conformal import Calibration
@@ -44,13 +53,15 @@ def write_report(
     reference: Tensor | None = None,
     title: str = "Reconstruction",
     overwrite: bool = True,
-    metrics: dict[str, list[float]] | None = None,
+    score: Score | None = None,
     calibration: Calibration | None = None,
+    unit: str = "",
 ) -> Path:
     """Write a page about a solution.
 
-    The page shows measurements, reconstruction, residual, uncertainty, convergence, settings and
-    versions. It contains its pictures and curves, so it can be mailed.
+    The page begins with a verdict, and with the reconstruction between the simple answer and the
+    reference, in one window of values. Residual, uncertainty, convergence, settings and versions
+    follow. It contains its pictures and curves, so it can be mailed.
 
     Args:
         solution: a solution of `solve` or of `Solution.load`.
@@ -59,20 +70,19 @@ def write_report(
             metrics.
         title: title of the page.
         overwrite: replace an existing file.
-        metrics: values by the name of the metric, one per item; by default PSNR, SSIM and RMSE
-            against the reference.
+        score: computes metrics by name, one value per item, of images like those of the solution;
+            by default PSNR, SSIM and RMSE against the reference.
         calibration: calibration of the posterior's intervals, shown next to them.
+        unit: unit of the images, shown at their bars of colors.
 
     Raises:
         InputError: the file exists and ``overwrite`` is False, or it cannot be written.
     """
     truth = _reference(solution, reference)
-    body = _show_items(solution, truth)
-    if metrics is None and truth is not None:
-        metrics = measure(solution.x, truth)
-    if metrics:
-        body += ["<h2>Metrics</h2>", _metric_table(solution, metrics)]
-    body += uncertainty(solution.posterior, truth, calibration, SHOWN)
+    if score is None and truth is not None:
+        score = partial(_measure_part, solution, truth)
+    body = _show_items(solution, truth, score, unit)
+    body += uncertainty(solution.posterior, truth, calibration, SHOWN, unit)
     body += _explanations(solution)
     body += ["<h2>Convergence</h2>", _convergence(solution)]
     if solution.weight_search is not None and solution.weight_search.weights.ndim == 2:
@@ -84,6 +94,8 @@ def measure(x: Tensor, truth: Tensor) -> dict[str, list[float]]:
     """Compute PSNR, SSIM and RMSE of every item, for the range of values of the reference."""
     from invtoolbox import metrics
 
+    if x.is_complex() or truth.is_complex():  # the pictures show the moduli
+        x, truth = x.abs(), truth.abs()
     truth = truth.to(x).expand_as(x)
     scale = (truth.flatten(1).amax(1) - truth.flatten(1).amin(1)).clamp_min(1e-30)
     scores = {"PSNR [dB]": metrics.psnr(x, truth, data_range=scale), "RMSE": metrics.rmse(x, truth)}
@@ -92,71 +104,123 @@ def measure(x: Tensor, truth: Tensor) -> dict[str, list[float]]:
     return {name: score.tolist() for name, score in scores.items()}
 
 
-_STATES = {
-    "limit": "reached the limit of iterations or time",
-    "early_stopping": "ended early by design",
-    "stopped": "stopped before the tolerance was met",
-}
+def _measure_part(solution: Solution, truth: Tensor, x: Tensor) -> dict[str, list[float]]:
+    """Compute the metrics of images where they were measured, which the simple answer also shows."""
+    return measure(under_measurements(solution, x), under_measurements(solution, truth))
 
 
 def _lead(solution: Solution) -> str:
     items = len(solution.status)
+    if items == 1:  # the verdict states the rest
+        return f"{_shape(solution)}. {page.date()}."
     states = ", ".join(
-        f"{count if items > 1 else ''} {_STATES.get(name, name)}".strip()
-        for name, count in Counter(solution.status).items()
+        f"{count} {STATES.get(name, name)}" for name, count in Counter(solution.status).items()
     )
     most = int(solution.iterations.max())
+    return (
+        f"{items} items of {_shape(solution)}: {states} after at most {most} iterations, "
+        f"{solution.seconds:.1f} s. {page.date()}."
+    )
+
+
+def _shape(solution: Solution) -> str:
+    """Return the shape of an item in words, or the name of its class."""
     parts = solution.x if isinstance(solution.x, tuple) else (solution.x,)
-    shape = " and ".join(
+    return " and ".join(
         " x ".join(str(n) for n in p.shape[1:]) if isinstance(p, Tensor) else type(p).__name__
         for p in parts
     )
-    return (
-        f"{items} item{'s' if items > 1 else ''} of {shape}: {states} after "
-        f"{'at most ' if items > 1 else ''}{most} iterations, {solution.seconds:.1f} s. {page.date()}."
-    )
 
 
-def _show_items(solution: Solution, truth: Tensor | None) -> list[str]:
+def _show_items(
+    solution: Solution, truth: Tensor | None, score: Score | None, unit: str
+) -> list[str]:
     if not isinstance(solution.x, Tensor):
-        return ["<p>The solution is not an image; it is in the saved file.</p>"]
+        words = "<p>The solution is not an image; it is in the saved file.</p>"
+        return [verdict(solution, k, math.nan, 0.0) for k in range(len(solution.status))] + [words]
     items = min(len(solution.status), SHOWN)
     measured, predicted = solution.measured_and_predicted()
     x = solution.x.detach().cpu()
+    simple = simple_answer(solution, items)
+    scores = {} if score is None else score(x)
+    simple_scores = _score_simple(solution, score, x, simple)
+    psnr = next((name for name in scores if name.lower().startswith("psnr")), "")
     body = []
     for k in range(items):
-        name = (
-            f"Item {k}: {_STATES.get(solution.status[k], solution.status[k])} after "
-            f"{int(solution.iterations[k])} iterations"
+        if len(solution.status) > 1:
+            state = STATES.get(solution.status[k], solution.status[k])
+            steps = f"{int(solution.iterations[k])} iterations"
+            body.append(f"<h2>Item {k}: {page.escape(state)} after {steps}</h2>")
+        residual, size = _sizes(measured, predicted, k)
+        named = (
+            None
+            if simple is None or psnr not in simple_scores
+            else (simple[0], simple_scores[psnr][k])
         )
-        body.append(f"<h2>{name if len(solution.status) > 1 else 'Pictures'}</h2>")
-        reference = None if truth is None else truth[min(k, len(truth) - 1)]
-        figures = [*_image(x[k], reference), *_edges(solution, x[k])]
-        body.append(page.row([*figures, *_data(measured, predicted, k)]))
+        decibels = {} if named is None else dict([named])
+        if psnr:
+            decibels["Reconstruction"] = scores[psnr][k]
+        body.append(verdict(solution, k, residual, size, decibels.get("Reconstruction"), named))
+        estimate, picture = under_measurements(solution, x)[k], plane(x[k])
+        images = _images(
+            estimate,
+            None if truth is None else under_measurements(solution, truth)[min(k, len(truth) - 1)],
+            None if simple is None else (simple[0], simple[1][k]),
+            unit,
+            decibels,
+        )
+        shape = None if picture is None else tuple(estimate.shape[-2:])
+        same, others = _data(measured, predicted, k, shape, simple)
+        figures = [*images, *_edges(solution, x[k]), *same]
+        columns = 3 if truth is not None or len(figures) > 2 else 2
+        body += [page.row(group, columns) for group in (figures, others) if group]
     if len(solution.status) > items:
         body.append(f"<p>The first {items} of {len(solution.status)} items are shown.</p>")
+    if scores:
+        body += ["<h2>Metrics</h2>", _metric_table(solution, scores, simple, simple_scores)]
     return body
 
 
-def _image(item: Tensor, reference: Tensor | None) -> list[str]:
-    estimate, true = plane(item), None if reference is None else plane(reference)
-    if estimate is None:
-        chart = line_chart(
-            [t.flatten().double().numpy() for t in (item, reference) if t is not None],
-            "value",
-            ("reconstruction", "reference"),
-            log=False,
-        )
-        return [page.chart(chart, "Reconstruction", "value over position")] if chart else []
-    window = window_of(estimate if true is None else true)
-    figures = [page.shades(estimate, window, "Reconstruction")]
-    if true is not None:
-        error = estimate - true
-        figures += [
-            page.shades(true, window, "Reference"),
-            page.signed(error, symmetric_window(error), "Error", "reconstruction minus reference"),
-        ]
-    return figures
+def _score_simple(
+    solution: Solution, score: Score | None, x: Tensor, simple: tuple[str, Tensor] | None
+) -> dict[str, list[float]]:
+    """Return the metrics of the simple answers; empty without a reference of their size."""
+    if score is None or simple is None:
+        return {}
+    fits = simple[1].shape[1:] == x.shape[1:]
+    together = x if fits else under_measurements(solution, x)
+    try:
+        return score_items(score, together, simple[1])
+    except InputError:  # the reference has the size of the whole image
+        return {}
+
+
+def _sizes(measured: Any, predicted: Any, k: int) -> tuple[float, float]:
+    """Return the root mean squares of the residual and of the measurements; NaN in parts."""
+    if not isinstance(measured, Tensor) or not isinstance(predicted, Tensor):
+        return math.nan, math.nan
+    y, fitted = (t[k].detach().cpu() for t in (measured, predicted))
+    return tuple(float(t.abs().double().square().mean().sqrt()) for t in (fitted - y, y))  # type: ignore[return-value]
+
+
+def _images(
+    estimate: Tensor,
+    truth: Tensor | None,
+    simple: tuple[str, Tensor] | None,
+    unit: str,
+    decibels: Mapping[str, float],
+) -> list[str]:
+    """Return the reconstruction between simple answer and reference; of signals a chart."""
+    named = {} if simple is None else {simple[0]: simple[1]}
+    named |= {"Reconstruction": estimate} | ({} if truth is None else {"Reference": truth})
+    pictures = {name: picture for name, x in named.items() if (picture := plane(x)) is not None}
+    if "Reconstruction" in pictures:
+        figures = {name: f"{value:.2f} dB" for name, value in decibels.items()}
+        reference = "Reference" if truth is not None else ""
+        return side_by_side(pictures, "Reconstruction", reference, unit, figures)
+    lines = [t.flatten().double().numpy() for t in (estimate, truth) if t is not None]
+    chart = line_chart(lines, "value", ("reconstruction", "reference"), log=False)
+    return [page.chart(chart, "Reconstruction", "value over position")] if chart else []
 
 
 def _edges(solution: Solution, item: Tensor) -> list[str]:
@@ -175,8 +239,16 @@ def _edges(solution: Solution, item: Tensor) -> list[str]:
     return [page.signed(signed, Window(-1.0, 1.0), "Edges that the views determine", caption)]
 
 
-def _data(measured: Any, predicted: Any, k: int) -> list[str]:
-    figures = []
+def _data(
+    measured: Any,
+    predicted: Any,
+    k: int,
+    shape: tuple[int, ...] | None,
+    simple: tuple[str, Tensor] | None,
+) -> tuple[list[str], list[str]]:
+    """Return the figures of the data in the shape of the image, and those of other shapes."""
+    same: list[str] = []
+    others: list[str] = []
     parts = (
         list(zip(measured, predicted)) if isinstance(measured, tuple) else [(measured, predicted)]
     )
@@ -187,24 +259,29 @@ def _data(measured: Any, predicted: Any, k: int) -> list[str]:
         measurement, fitted = plane(y[k]), plane(prediction[k])
         if measurement is None or fitted is None:
             continue
+        group = same if measurement.shape[:2] == shape else others
+        if simple is None or simple[0] != "Measurements":
+            group.append(page.shades(measurement, window_of(measurement), f"Measurements{label}"))
         residual = fitted - measurement
         about = symmetric_window(residual)
-        figures += [
-            page.shades(measurement, window_of(measurement), f"Measurements{label}"),
-            page.signed(residual, about, f"Residual{label}", "predicted minus measured"),
-        ]
-    return figures
+        group.append(page.signed(residual, about, f"Residual{label}", "predicted minus measured"))
+    return same, others
 
 
-def _metric_table(solution: Solution, metrics: dict[str, list[float]]) -> str:
-    rows = [
-        (
-            f"Item {k}" if len(solution.status) > 1 else "Reconstruction",
-            [f"{scores[k]:.4g}" for scores in metrics.values()],
-        )
-        for k in range(len(solution.status))
-    ]
-    return page.numbers(["", *metrics], rows)
+def _metric_table(
+    solution: Solution,
+    scores: dict[str, list[float]],
+    simple: tuple[str, Tensor] | None,
+    simple_scores: dict[str, list[float]],
+) -> str:
+    rows, several = [], len(solution.status) > 1
+    for k in range(len(solution.status)):
+        name = f"Item {k}" if several else "Reconstruction"
+        rows.append((name, [f"{values[k]:.4g}" for values in scores.values()]))
+        if simple is not None and simple_scores and k < len(simple[1]):
+            name = f"Item {k}, {simple[0]}" if several else simple[0]
+            rows.append((name, [f"{simple_scores[metric][k]:.4g}" for metric in scores]))
+    return page.numbers(["", *scores], rows)
 
 
 def _explanations(solution: Solution) -> list[str]:
@@ -222,14 +299,14 @@ def _convergence(solution: Solution) -> str:
     figures = []
     for name, meaning in _CURVES.items():
         history = solution.history.get(name)
-        if history is None or not len(history):
-            continue
+        if history is None or int(history.isfinite().sum(0).max() if len(history) else 0) < 2:
+            continue  # one value is no curve
         curves = [history[:, k].detach().cpu().double().numpy() for k in items]
         chart = line_chart(curves, name, [f"item {k}" for k in items])
         if chart is not None and not (name == "regularization" and _constant(history)):
             caption = meaning if name != "certificate" else solution.certificate
             figures.append(page.chart(chart, name.capitalize(), caption))
-    return page.row(figures) if figures else "<p>No step was taken.</p>"
+    return page.charts(figures) if figures else "<p>There were too few iterations for a curve.</p>"
 
 
 def _weights(solution: Solution) -> str:
@@ -270,136 +347,3 @@ def _settings(solution: Solution) -> dict[str, str]:
     if solution.problem is not None:
         settings = {"problem": repr(solution.problem), **settings}
     return settings
-
-
-@dataclass(frozen=True)
-class Method:
-    """Result of one method.
-
-    Attributes:
-        name: name of the method in the table.
-        x: image, ``(1, channel, rows, columns)``.
-        seconds: seconds of the computation; None leaves the cell empty.
-        note: a sentence about the settings.
-    """
-
-    name: str
-    x: Tensor
-    seconds: float | None = None
-    note: str = ""
-
-
-@dataclass(frozen=True)
-class Case:
-    """Measurements, the truth, and the results of several methods.
-
-    Attributes:
-        title, text: title and description, with the origin of the data.
-        reference: true image, ``(1, channel, rows, columns)``.
-        measurements: measurements, ``(1, channel, rows, columns)``.
-        methods: results in the order in which they are shown.
-        window: values shown as black and white; chosen from the reference by default.
-        detail: top, left, rows and columns of an enlarged part.
-    """
-
-    title: str
-    text: str
-    reference: Tensor
-    measurements: Tensor
-    methods: Sequence[Method]
-    window: tuple[float, float] | None = None
-    detail: tuple[int, int, int, int] | None = None
-
-    def figures(self) -> dict[str, list[float]]:
-        """Compute PSNR, RMSE and SSIM, one value per method."""
-        together = torch.cat([m.x.detach().cpu() for m in self.methods])
-        return measure(together, self.reference.detach().cpu())
-
-
-def write_comparison(
-    path: str | Path,
-    title: str,
-    lead: str,
-    cases: Sequence[Case | FlowCase],
-    overwrite: bool = True,
-) -> Path:
-    """Write a page with rows of pictures and a table per case.
-
-    Args:
-        path: the file.
-        title: title of the page.
-        lead: a sentence below the title.
-        cases: the cases in their order.
-        overwrite: replace an existing file.
-
-    Raises:
-        InputError: the file exists and ``overwrite`` is False, or it cannot be written.
-    """
-    body = []
-    for case in cases:
-        body += flow_section(case) if isinstance(case, FlowCase) else _case(case)
-    return page.write_page(path, title, f"{lead} {page.date()}.", body, overwrite=overwrite)
-
-
-def _case(case: Case) -> list[str]:
-    figures = case.figures()
-    truth, measured = plane(case.reference[0]), plane(case.measurements[0])
-    if truth is None or measured is None:
-        raise InputError(
-            "a comparison shows pictures: reference and measurements are (1, channel, rows, "
-            "columns)"
-        )
-    window = Window(*case.window) if case.window is not None else window_of(truth)
-    images = [plane(m.x[0]) for m in case.methods]
-    errors = [p - truth for p in images if p is not None]
-    about = max((symmetric_window(e) for e in errors), key=lambda w: w.high)
-    pictures = [page.shades(truth, window, "Truth")]
-    if all(method.x is not case.measurements for method in case.methods):
-        pictures.append(page.shades(measured, window_of(measured), "Measurements", "with noise"))
-    for k, (method, image) in enumerate(zip(case.methods, images)):
-        if image is not None:
-            ssim = [f"SSIM {figures['SSIM'][k]:.3f}"] if "SSIM" in figures else []
-            numbers = ", ".join([f"{figures['PSNR [dB]'][k]:.2f} dB", *ssim])
-            pictures.append(page.shades(image, window, method.name, method.note, numbers))
-    drawn = [
-        page.signed(error, about, f"{method.name}: error")
-        for method, error in zip(case.methods, errors)
-    ]
-    body = [page.section(case.title, case.text), page.row(pictures)]
-    if case.detail is not None:
-        body += ["<h3>Detail</h3>", page.row(_details(case, truth, images, window))]
-    return [*body, "<h3>Errors</h3>", page.row(drawn), "<h3>Table</h3>", _table(case, figures)]
-
-
-def _details(
-    case: Case, truth: np.ndarray, images: list[np.ndarray | None], window: Window
-) -> list[str]:
-    assert case.detail is not None
-    top, left, rows, columns = case.detail
-    named = [
-        ("Truth", truth),
-        *((m.name, image) for m, image in zip(case.methods, images) if image is not None),
-    ]
-    return [
-        page.picture(to_bytes(image[top : top + rows, left : left + columns], window), name, "")
-        for name, image in named
-    ]
-
-
-def _table(case: Case, figures: dict[str, list[float]]) -> str:
-    columns = ["Method", *figures, "Seconds"]
-    rows = [
-        (
-            m.name,
-            [
-                *(f"{scores[k]:#.4g}" for scores in figures.values()),
-                "" if m.seconds is None else f"{m.seconds:.2f}",
-            ],
-        )
-        for k, m in enumerate(case.methods)
-    ]
-    best = {
-        column: scores.index(min(scores) if name == "RMSE" else max(scores))
-        for column, (name, scores) in enumerate(figures.items())
-    }
-    return page.numbers(columns, rows, best)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invtoolbox.plotting import page
 from invtoolbox.plotting.charts import line_chart
-from invtoolbox.plotting.page import Window, heat, plane, to_bytes
+from invtoolbox.plotting.pixels import Window, heat, plane, to_bytes
 
 #: Number of views with pictures; the table contains all views.
 SHOWN = 6
@@ -101,20 +101,10 @@ def write_view_report(
                 "once around the scene",
             )
         )
-    if views:
-        middle = _choose_views(views)[len(_choose_views(views)) // 2]
-        figures.append(
-            page.wipe(
-                to_bytes(_pixels(middle.photograph), _ONE),
-                to_bytes(_pixels(middle.rendering), _ONE),
-                "Photograph and rendering",
-                f"of {Path(middle.name).stem}: left the one, right the other",
-            )
-        )
     if curve is not None and len(curve.psnr):
         figures += _curve(curve, held_out)
     if figures:
-        body += ["<h2>The scene</h2>", page.row(figures)]
+        body += ["<h2>The scene</h2>", page.charts(figures, 2)]
     if viewer is not None:
         body.append(
             page.link(viewer, "Turn the scene yourself", "it opens in a browser, without a server")
@@ -126,7 +116,7 @@ def write_view_report(
         for view in _choose_views(views):
             body += [
                 f"<h3>{page.escape(Path(view.name).stem)}</h3>",
-                page.row(_row(view, low, high)),
+                page.row(_row(view, low, high), 4),
             ]
         columns = list(views[0].scores)
         means = {name: float(np.mean([v.scores[name] for v in views])) for name in columns}
@@ -187,7 +177,9 @@ def _row(view: ViewPicture, low: float, high: float) -> list[str]:
     )
     return [
         page.picture(to_bytes(_pixels(view.photograph), _ONE), "Photograph", ""),
-        page.picture(to_bytes(_pixels(view.rendering), _ONE), "Rendering", "", scores),
+        page.picture(
+            to_bytes(_pixels(view.rendering), _ONE), "Rendering", "", scores, swipe="Photograph"
+        ),
         page.picture(
             heat(error, Window(0.0, 0.25)),
             "Error",

@@ -36,6 +36,12 @@ def test_a_scene_of_normals_keeps_the_cliffs(
         "depth.png",
         "mesh.obj",
     }
+    # The report shows least squares beside the surface, with both errors.
+    page, error = Path("out/report.html").read_text(), found.metrics["error"]
+    plain = smooth.metrics["error"]
+    assert f"Mean error {error:.3g}, and {plain:.3g} by least squares." in page
+    assert "verdict good" in page and page.count('class="swipe"') == 2
+    assert "least squares" not in Path("smooth/report.html").read_text()
     again: Any = it.run("normals-simulated", {}, "out", resume=True, progress=False)
     assert again.result is None and again.files == () and again.metrics == found.metrics
     # The same map from a file, with a pixel of 2 units.
@@ -81,6 +87,10 @@ def test_a_scene_of_two_images_finds_the_motion(
         "transform.h5",
         "registration.png",
     }
+    page = Path("out/report.html").read_text()
+    before, after = (found.metrics[f"correlation {name}"] for name in ("before", "after field"))
+    words = f"The correlation with the fixed image is {after:.3f} after {before:.3f} before."
+    assert words in page and page.index('alt="Moving, after') < page.index('alt="Fixed')
     short = {"registration.max_iterations": 3, "output.formats": []}
     usual: Any = it.run("registration-simulated", short, "usual", progress=False)
     free: Any = it.run("registration-simulated", {**short, "prior": []}, "free", progress=False)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.metrics import evaluate
+from invtoolbox.metrics.flow_evaluation import pool
 from invtoolbox.plotting import (
     SweepPicture,
     SweepResult,
@@ -154,6 +155,9 @@ def test_a_page_of_a_sequence(tmp_path: Path) -> None:
         "Wheeled vru",
     ):
         assert words in page.text, words
+    relative = pool([r.errors for r in results() if r.errors is not None]).bucketed.mean().dynamic
+    assert f"Error of {relative:.2f} relative to the speed." in page.text
+    assert ('class="verdict good"' in page.text) == (relative < 1)
     assert page.text.count("<polyline") >= 4 and "iteration" not in page.text
     with pytest.raises(InputError, match=r"flow\.html"):
         write_flow_report(tmp_path / "flow.html", "Again", results(), overwrite=False)

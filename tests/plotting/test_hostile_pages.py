@@ -85,10 +85,11 @@ def test_a_name_stays_a_name_in_a_page(name: str) -> None:
     body = [
         page.heading(name, name),
         page.section(name, name),
-        page.picture(pixels, name, name, name, bar=page.color_bar(window)),
+        page.picture(pixels, name, name, name, bar=page.color_bar(window, unit=name), swipe=name),
+        page.verdict(name, name),
+        page.folded(name, page.row([page.picture(pixels, name, name)])),
         page.slider([pixels, pixels], name, name),
         page.player([pixels, pixels], name, name),
-        page.wipe(pixels, pixels, name, name),
         page.facts({name: name}),
         page.numbers([name, name], [(name, [name])]),
         page.chart(

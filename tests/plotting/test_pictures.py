@@ -14,7 +14,7 @@ from PIL import Image
 
 from invtoolbox.plotting.charts import line_chart
 from invtoolbox.plotting.figures import solution_figure
-from invtoolbox.plotting.page import (
+from invtoolbox.plotting.pixels import (
     Window,
     data_uri,
     diverging,
@@ -67,6 +67,20 @@ def test_a_png_in_a_page_is_the_picture() -> None:
     large = data_uri(np.repeat(np.repeat(pixels, 300, 0), 300, 1))
     shrunk = Image.open(io.BytesIO(base64.b64decode(large.split(",")[1])))
     assert max(shrunk.size) <= 1024
+
+
+def test_few_colors_make_a_palette_of_the_same_picture() -> None:
+    noise = np.random.default_rng(0).standard_normal((60, 70))
+    pixels = diverging(noise, Window(-3, 3))
+    data = base64.b64decode(data_uri(pixels).split(",")[1])
+    image = Image.open(io.BytesIO(data))
+    assert image.mode == "P" and np.array_equal(np.asarray(image.convert("RGB")), pixels)
+    plain = io.BytesIO()
+    Image.fromarray(pixels).save(plain, format="PNG", optimize=True)
+    assert len(data) < 0.6 * len(plain.getvalue())
+    photograph = np.random.default_rng(0).integers(0, 256, (60, 70, 3), dtype=np.uint8)
+    image = Image.open(io.BytesIO(base64.b64decode(data_uri(photograph).split(",")[1])))
+    assert image.mode == "RGB" and np.array_equal(np.asarray(image), photograph)
 
 
 def points(svg: str) -> list[tuple[float, float]]:

@@ -12,7 +12,7 @@ from invtoolbox import metrics
 from invtoolbox.jobs.benchmark.case import Case, Solved, check_answer
 from invtoolbox.jobs.images.reconstruct import reconstruct
 from invtoolbox.operators.base import Operator
-from invtoolbox.plotting.page import plane
+from invtoolbox.plotting.pixels import plane
 from invtoolbox.priors.adapters import to_deepinv
 from invtoolbox.solvers.base import Solver
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.benchmark.summary import Benchmark, MethodResult, RowResult, number
+from invtoolbox.jobs.benchmark.summary import (
+    Benchmark,
+    MethodResult,
+    RowResult,
+    number,
+    sentence,
+)
 from invtoolbox.plotting import page
 
 
@@ -33,11 +40,16 @@ def write_page(path: Path, result: Benchmark) -> Path:
 
 def _section(result: Benchmark, row: RowResult) -> list[str]:
     """Return the figures and pictures of a row."""
-    lines, best = list(result.cells(row)), row.best(result.table.system)
-    bold = {1: [name for name, _ in lines].index(best.name)} if best is not None else None
+    best = row.best(result.table.system)
+    lines = [(name, [*texts[:-2], texts[-1]]) for name, texts in result.cells(row)]
+    # Column 0 holds the mean, by which methods are ranked.
+    bold = {0: [name for name, _ in lines].index(best.name)} if best is not None else None
+    splits = [f"Settings of {names} were chosen on: {split}." for split, names in row.splits()]
     body = [
-        page.section(row.row.name, f"{row.split.capitalize()}."),
-        page.numbers(["Method", *result.columns], lines, bold),
+        page.section(row.row.name, f"{sentence(row.split)}."),
+        *_verdict(result, row, best),
+        page.numbers(["Method", *result.columns[:-2], "mark"], lines, bold),
+        *(f"<p>{page.escape(split)}</p>" for split in splits),
     ]
     failures = {
         f"{method.name}, {item}": reason
@@ -49,8 +61,27 @@ def _section(result: Benchmark, row: RowResult) -> list[str]:
     for item, heading in _shown(result, row, best).items():
         figures = _pictures(result, row, item)
         if figures:
-            body += [f"<h3>{page.escape(heading)}</h3>", page.row(figures)]
+            columns = len(figures) if len(figures) <= 4 else -(-len(figures) // 2)
+            body += [f"<h3>{page.escape(heading)}</h3>", page.row(figures, columns)]
     return body
+
+
+def _verdict(result: Benchmark, row: RowResult, best: MethodResult | None) -> list[str]:
+    """Return how the best method compares with the simple answer, on the mean."""
+    system, simple = result.table.system, row.methods[0]
+    score = simple.mean(system.metric)
+    if best is None or math.isnan(score) or len(row.methods) < 2:
+        return []
+    if best is simple:
+        return [page.verdict(f"No unmarked method is better than {simple.name}.", "", False)]
+    head = f"{best.name}: {_with_unit(best.mean(system.metric), system.metric)}."
+    return [page.verdict(head, f"{simple.name}: {_with_unit(score, system.metric)}.", True)]
+
+
+def _with_unit(value: float, metric: str) -> str:
+    """Return a figure with its measure: "PSNR 30.2 dB" of the measure "PSNR [dB]"."""
+    name, _, unit = metric.partition(" [")
+    return f"{name} {number(value)} {unit.rstrip(']')}".rstrip()
 
 
 def _shown(result: Benchmark, row: RowResult, best: MethodResult | None) -> dict[str, str]:
@@ -66,20 +97,23 @@ def _shown(result: Benchmark, row: RowResult, best: MethodResult | None) -> dict
 
 
 def _pictures(result: Benchmark, row: RowResult, item: str) -> list[str]:
-    """Return the figures of an item: the truth, and every method that has a picture of it."""
+    """Return the figures of an item: every method that has a picture of it, then the truth."""
     system = result.table.system
-    figures = []
+    figures, truth, before = [], None, ""
     for method in row.methods:
         if item not in method.items:
             continue
         place = method.items.index(item)
         arrays = _arrays(result, method.files[place])
-        if "truth" in arrays:
-            figures.append(page.picture(arrays["truth"], "Truth", system.pictured))
+        truth = arrays.get("truth", truth)
         if arrays.get("x", np.zeros(0)).size:
             score = method.scores[system.metric][place]
-            words = f"{number(score)} {system.metric}"
-            figures.append(page.picture(arrays["x"], method.name, system.pictured, words))
+            words = _with_unit(score, system.metric)
+            shown = page.picture(arrays["x"], method.name, system.pictured, words, swipe=before)
+            figures.append(shown)
+            before = method.name
+    if truth is not None:
+        figures.append(page.picture(truth, "Truth", system.pictured, swipe=before))
     return figures
 
 

@@ -26,7 +26,7 @@ from invtoolbox.jobs.benchmark.tables import BenchmarkTable, choose_rows, read_t
 from invtoolbox.jobs.job import write_json
 from invtoolbox.jobs.study import Answer, Item, run_study
 from invtoolbox.jobs.study.slices import stamp
-from invtoolbox.plotting.page import shrink, to_bytes, window_of
+from invtoolbox.plotting.pixels import shrink, to_bytes, window_of
 
 #: Seconds of the method per item, one JSON object per line; result files hold no times, so that
 #: they can be compared.

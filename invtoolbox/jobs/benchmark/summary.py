@@ -209,7 +209,7 @@ class Benchmark:
         content = self.table.content
         lines = [f"# {content.title}", "", *([content.text, ""] if content.text else ())]
         for row in self.rows:
-            lines += [f"## {row.row.name}", "", f"{row.split.capitalize()}.", ""]
+            lines += [f"## {row.row.name}", "", f"{sentence(row.split)}.", ""]
             heads = ["method", *self.columns]
             lines += [_line(heads), _line(["---", *["---:"] * (len(heads) - 3), "---", "---"])]
             lines += [_line([name, *texts]) for name, texts in self.cells(row)]
@@ -338,6 +338,15 @@ def number(value: float) -> str:
     ('31.26', '0.3022', '')
     """
     return "" if math.isnan(value) else f"{value:.4g}"
+
+
+def sentence(words: str) -> str:
+    """Return words that begin with a capital letter; names within keep theirs.
+
+    >>> sentence("reported on A046441")
+    'Reported on A046441'
+    """
+    return words[:1].upper() + words[1:]
 
 
 def plain(value: float) -> float | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -39,6 +40,7 @@ from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.imaging.sampling import Inpainting
+from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -341,13 +343,15 @@ class ImageJob(SceneJob[Scene]):
             if form == "json":
                 write_json(path, metrics)
             elif form == "html":
-                fits = reference is not None and reference.shape[1:] == solution.x.shape[1:]
+                fits = reference is not None and reference.shape[1:] == x.shape[1:]
+                is_scan = isinstance(measured.operator, Scan) and measured.grid is not None
                 write_report(
                     solution,
                     path,
                     reference if fits else None,
                     scene.title or self.file.name,
-                    metrics=metrics or None,
+                    score=partial(self._score, solution, reference, measured) if metrics else None,
+                    unit=f"1/{measured.grid.unit}" if is_scan and measured.grid else "",
                 )
             elif form == "h5" and not self.outputs:
                 solution.save(path, overwrite=True)
@@ -360,6 +364,20 @@ class ImageJob(SceneJob[Scene]):
             else:
                 _write_image(path, form, x, measured.grid, is_alone=bool(self.outputs))
         return tuple(outputs)
+
+    def _score(
+        self, solution: Solution, reference: Tensor | None, measured: Measured, x: Tensor
+    ) -> dict[str, list[float]]:
+        """Return the metrics of images of the solution's size, or of the size of the results."""
+        is_whole = x.shape[1:] == solution.x.shape[1:]
+        if is_whole and solution.problem is not None:
+            x = _shown(self.file, solution.problem, x)
+        if reference is not None and reference.shape[1:] != x.shape[1:]:
+            raise InputError(
+                f"images of {tuple(x.shape[1:])} have no reference, which has "
+                f"{tuple(reference.shape[1:])} values"
+            )
+        return evaluate(self.file, x, reference, measured.segmentation)
 
 
 def _write_image(

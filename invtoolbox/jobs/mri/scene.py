@@ -43,9 +43,11 @@ from invtoolbox.jobs.mri.reconstruct import (
     compress_to,
     reconstruct_volumes,
 )
+from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.jobs.study.driver import parse_items
 from invtoolbox.metrics import psnr
 from invtoolbox.plotting.canvas import new_figure
+from invtoolbox.plotting.comparison import HEADS, describe_gain
 from invtoolbox.solution import Solution
 
 #: Fields of DICOM by the facts about a volume.
@@ -264,6 +266,24 @@ def _write_picture(path: Path, images: Images, inputs: Inputs) -> None:
     write_figure(path, figure)
 
 
+def _compare(file: CheckedScene[MRIScene], images: Images, inputs: Inputs) -> Compared:
+    """Return the middle slice beside the zero-filled one and the reference."""
+    middle = images.middle
+    pictures = {"Zero filling": middle.zero_filled, "Reconstruction": middle.x}
+    if middle.reference is not None:
+        pictures["Reference"] = middle.reference
+    moduli = {name: image.abs().reshape(1, *image.shape) for name, image in pictures.items()}
+    if middle.reference is None:
+        status = middle.solution.status[0]
+        return Compared(moduli, "Reconstruction", words=HEADS.get(status, f"{status}."))
+    zero, x, truth = (moduli[name][None] for name in pictures)
+    before, after = (
+        float(psnr(image, truth, data_range=float(truth.max()))) for image in (zero, x)
+    )
+    words, is_good = describe_gain(after, before, "zero filling")
+    return Compared(moduli, "Reconstruction", "Reference", "", words, is_good)
+
+
 class MRICommand(SceneCommand):
     """Command of MRI, which refuses NIfTI without its package before anything is computed."""
 
@@ -319,6 +339,7 @@ KIND = Kind(
     _WRITERS,
     usual=("npy", "png"),
     units={"psnr": "dB"},
+    compare=_compare,
     describe=_describe,
     command=COMMAND,
 )

@@ -15,6 +15,7 @@ The tables::
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
 from invtoolbox.jobs.normals.integrate import Surface, surface_from_normals
+from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.simulation.ramp import simulate_ramp
 
 
@@ -161,13 +163,43 @@ def _measure(surface: Surface, inputs: Inputs) -> dict[str, float]:
     inside = depth.isfinite() & truth.isfinite()
     if not bool(inside.any()):
         raise InputError("no pixel has a true depth and a normal; check the files truth and mask")
-    depth, truth = depth[inside], truth[inside]
-    # Normals leave the offset of an orthographic depth open, and the scale of a perspective one.
+    return metrics | {"error": float((_align(depth, truth, surface) - truth).abs()[inside].mean())}
+
+
+def _align(depth: Tensor, truth: Tensor, surface: Surface) -> Tensor:
+    """Return a depth whose median is that of the truth.
+
+    Normals leave the offset of an orthographic depth open, and the scale of a perspective one.
+    """
+    inside = depth.isfinite() & truth.isfinite()
     if surface.intrinsics is None:
-        depth = depth + (truth - depth).median()
-    else:
-        depth = depth * (truth / depth).median()
-    return metrics | {"error": float((depth - truth).abs().mean())}
+        return depth + (truth - depth)[inside].median()
+    return depth * (truth / depth)[inside].median()
+
+
+def _compare(file: CheckedScene[NormalScene], surface: Surface, inputs: Inputs) -> Compared | None:
+    """Return heights above the farthest point: of least squares, of the surface, and of the truth."""
+    if isinstance(inputs["normals"], tuple):
+        return None
+    depths = {"Surface": surface.depth[0, 0]}
+    if file.scene.integration.k != 0:
+        changed = file.scene.integration.model_copy(update={"k": 0.0})
+        plain = file.scene.model_copy(update={"integration": changed})
+        smooth = _integrate(replace(file, scene=plain), inputs, progress=False)
+        depths = {"Least squares": smooth.depth[0, 0], **depths}
+    words, is_good = "", None
+    if inputs["truth"] is not None:
+        truth = torch.as_tensor(inputs["truth"]).to(surface.depth)
+        depths = {name: _align(depth, truth, surface) for name, depth in depths.items()}
+        errors = {name: float((x - truth).abs().nanmean()) for name, x in depths.items()}
+        words = f"Mean error {errors['Surface']:.3g}."
+        if "Least squares" in errors:
+            words = f"{words[:-1]}, and {errors['Least squares']:.3g} by least squares."
+            is_good = errors["Surface"] <= errors["Least squares"]
+        depths["Truth"] = torch.where(depths["Surface"].isfinite(), truth, torch.nan)
+    farthest = _largest(depths["Surface"])
+    images = {name: (farthest - depth)[None] for name, depth in depths.items()}
+    return Compared(images, "Surface", "Truth" if words else "", "", words, is_good)
 
 
 def _largest(depth: Tensor) -> Tensor:
@@ -232,5 +264,6 @@ KIND = Kind(
     },
     usual=("npz", "obj", "png"),
     solution=lambda surface: surface.solutions[0],
+    compare=_compare,
     command=COMMAND,
 )

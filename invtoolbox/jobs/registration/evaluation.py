@@ -26,6 +26,7 @@ from invtoolbox.jobs.kind import Inputs, write_figure
 from invtoolbox.jobs.registration.checks import to_image
 from invtoolbox.jobs.registration.register import Registration
 from invtoolbox.jobs.registration.stages import read_stages
+from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.plotting.registration import registration_figure
 
 #: Number of bins of the histograms of mutual information.
@@ -171,3 +172,29 @@ def write_picture(path: Path, motion: Registration, inputs: Inputs) -> None:
     images = [image[0, 0] for image in (fixed, before, motion.warped)]
     change = motion.displacement[0], motion.jacobian[0]
     write_figure(path, registration_figure(images, *change, motion.spacing))
+
+
+def compare(file: Any, motion: Registration, inputs: Inputs) -> Compared:
+    """Return the moving image before and after the registration, and the fixed one.
+
+    Args:
+        file: the scene.
+        motion: the registration.
+        inputs: images of the scene.
+    """
+    stages = images_of_stages(motion, inputs["moving"])
+    fixed = to_image(inputs["fixed"], "the fixed image")[:1].to(motion.warped)
+    before, after = (stages[name] for name in ("before", list(stages)[-1]))
+    images = {"Moving, before": before[0], "Moving, after": after[0], "Fixed": fixed[0]}
+    words, is_good = "", None
+    inside = before.isfinite() & after.isfinite()
+    if bool(inside.any()):
+        still = fixed[inside].view(1, 1, -1)
+        start, end = (
+            float(metrics.correlation(image[inside].view(1, 1, -1), still))
+            for image in (before, after)
+        )
+        words = f"The correlation with the fixed image is {end:.3f} after {start:.3f} before."
+        # Images of two modalities may be related without being correlated.
+        is_good = True if end > start else None
+    return Compared(images, "Fixed", words=words, is_good=is_good)

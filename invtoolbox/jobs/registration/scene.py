@@ -36,6 +36,7 @@ from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
 from invtoolbox.jobs.registration.checks import to_image
 from invtoolbox.jobs.registration.evaluation import (
     check_transform,
+    compare,
     measure,
     warp_labels,
     write_inverse,
@@ -307,6 +308,7 @@ KIND = Kind(
     usual=("npz", "npy", "h5", "png"),
     units={"error": "pixels", **dict.fromkeys(("landmark error", "worst landmark"), "mm")},
     solution=lambda motion: motion.solutions[0],
+    compare=compare,
     describe=_describe,
     command=COMMAND,
 )

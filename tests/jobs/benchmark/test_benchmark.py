@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,6 +142,11 @@ def test_the_best_method_has_no_mark(mine: Path) -> None:
     means = [method.mean("PSNR [dB]") for method in row.methods]
     best = row.best(result.table.system)
     assert means[0] < min(means[1:]) and best is not None and best.name == "measurements"
+    page = (mine / "out" / "report.html").read_text()
+    # The mean ranks, so the mean is bold.
+    assert re.findall(r'class="number best">([^<]+)<', page) == [f"{means[0]:.4g}"]
+    assert "No unmarked method is better than measurements." in page and "verdict bad" in page
+    assert page.index('alt="measurements') < page.index('alt="Truth')
 
 
 def test_priors_solvers_and_functions_join_by_their_place(mine: Path, run: Run) -> None:

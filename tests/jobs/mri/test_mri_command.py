@@ -146,7 +146,8 @@ def test_one_argument_gives_image_and_report(
     assert "sampled        0.8" in ran.out and "coils          3" in ran.out
     assert "no position and no directions" in ran.out
     page = Path("knee_report.html").read_text()
-    assert "data:image" in page and "weight" in page
+    assert "data:image" in page and "weight" in page and "dB, like zero filling." in page
+    assert page.index('alt="Zero filling') < page.index('alt="Reference')
     measured = run("mri", "knee.h5", "--coils", "2", "-o", "m.json", "--regularization", "0.01")
     metrics = json.loads(Path("m.json").read_text())
     assert metrics["coils"] == 2 and metrics["psnr"] > 20

@@ -115,7 +115,7 @@ def test_landmarks_labels_and_jacobian(run: Run, volumes: None) -> None:
     assert measures["least jacobian"] == pytest.approx(ours.min())
     assert measures["folding"] == (ours <= 0).mean()
     page = Path("r.html").read_text()
-    assert page.count("data:image/png") == 1 and "landmark error" in page
+    assert page.count("data:image/png") == 4 and "landmark error" in page
 
 
 def test_a_folder_holds_transform_and_picture(run: Run, volumes: None) -> None:

@@ -18,7 +18,7 @@ from invtoolbox.datasets.shelf import find_file
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.benchmark.case import Case, Row, System
 from invtoolbox.jobs.benchmark.images import image_case
-from invtoolbox.plotting.page import plane
+from invtoolbox.plotting.pixels import plane
 
 #: Views per degree of a full scan.
 _PER_DEGREE = 2
