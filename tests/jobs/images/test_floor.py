@@ -9,7 +9,11 @@ from skimage import data
 from skimage.restoration import inpaint_biharmonic
 
 import invtoolbox as it
-from invtoolbox.jobs.images.by_noise import compare_by_simulation, roughness
+from invtoolbox.jobs.images.by_noise import (
+    compare_by_simulation,
+    compare_with_measurements,
+    roughness,
+)
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import (
     _filter,
@@ -162,14 +166,20 @@ def test_filtered_views_have_the_norm_of_the_image() -> None:
     assert max(norms) < 1.02 * min(norms)
 
 
-def test_texture_that_an_estimate_takes_for_noise_is_asked_for() -> None:
-    v, u = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
-    y = (torch.cos(1.9 * u + 1.3 * v) * torch.exp(-((u - 24) ** 2 + (v - 24) ** 2) / 300))[
-        None, None
-    ]
+@pytest.mark.parametrize("is_texture", [True, False])
+def test_a_prior_that_removes_texture_asks_for_the_noise_level(is_texture: bool) -> None:
     A = it.operators.Identity((1, 48, 48))
-    solution = it.reconstruct(y, A, "denoiser-natural", progress=False)
-    assert torch.equal(solution.x, y) or any("give noise_std" in note for note in solution.notes)
+    problem = it.Problem(A.simulate(picture(), 0.1, seed=0), A)
+    across = torch.arange(48.0)
+    removed = torch.cos(2.4 * across + 1.1 * across[:, None])[None, None]
+    if not is_texture:
+        removed = torch.randn(1, 1, 48, 48, generator=torch.Generator().manual_seed(1))
+    answer = problem.y0 - 0.1 * removed / removed.square().mean().sqrt()
+    solution = dataclasses.replace(
+        it.solve(problem, it.priors.Tikhonov(), regularization=0.1, progress=False), x=answer
+    )
+    notes = compare_with_measurements(problem, solution, lambda _: answer).notes
+    assert any("not white" in note and "give noise_std" in note for note in notes) == is_texture
 
 
 def test_the_smooth_interpolation_is_biharmonic() -> None:
