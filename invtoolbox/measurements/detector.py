@@ -19,6 +19,9 @@ _VIEWS, _SIDE = 0.25, 0.95
 #: Largest shares of hot readings and of dead cells, and least dispersion over the views of readings
 #: that are hot by chance: a small dense object has as many peaks in every view.
 _MOST_HOT, _MOST_DEAD, _DISPERSION = 0.05, 0.05, 0.5
+#: A ring around the axis makes a cell on the other side stand out by at least this share; cells that
+#: are closer to each other than this number are no pair, and the place is uncertain by two cells.
+_PARTNER, _APART, _NEAR = 0.3, 3, 2
 #: Least number and share of readings of one largest value.
 _TIES, _CLIPPED = 8, 0.002
 
@@ -52,8 +55,8 @@ def find_bad_readings(planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     A reading stands out by the amount by which it exceeds the larger, or falls below the smaller,
     of its neighbours on both sides; edges of an object do not. A cell is dead if it stands out in
-    many views to the same side, and a reading is hot if it stands out from the second largest of its
-    eight neighbours.
+    many views to the same side, unless a ring around the axis explains it, which makes two cells
+    stand out. A reading is hot if it stands out from the second largest of its eight neighbours.
 
     Args:
         planes: line integrals ``(count, view, cell)``.
@@ -94,12 +97,14 @@ def find_bad_readings(planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         clear = excess.abs() > 3 * noise + 1e-9 * bright
         agreeing = (excess.sign() * clear).sum(1, keepdim=True).abs()
         number = clear.sum(1, keepdim=True)
-        mean = excess.mean(1, keepdim=True).abs()
+        signed = excess.mean(1, keepdim=True)
+        mean = signed.abs()
         # Gains of all cells make every cell stand out, and the centre of an object two cells from it.
         usual = mean.quantile(0.75, dim=2, keepdim=True)
         level = _NOISE * noise / planes.shape[1] ** 0.5 + reach**2 * _DEAD * bright + 8 * usual
         many = (number > _VIEWS * planes.shape[1]) & (agreeing > _SIDE * number)
-        dead = dead | (many & (mean > level)).expand_as(dead)
+        faulty = many & (mean > level) & ~_is_ring(signed, smooth)
+        dead = dead | faulty.expand_as(dead)
     dead &= (dead[:, 0].double().mean(1) <= _MOST_DEAD).view(-1, 1, 1)
     top = values.amax((1, 2), keepdim=True)
     ties = (values == top).sum((1, 2), keepdim=True)
@@ -155,6 +160,28 @@ def _windows(values: Tensor) -> Tensor:
 
 def _middle(values: Tensor) -> Tensor:
     return _windows(values).median(0).values
+
+
+def _is_ring(excess: Tensor, values: Tensor) -> Tensor:
+    """Return cells whose mirror image about the middle of the object stands out as well.
+
+    Args:
+        excess: mean amount by which every cell stands out, ``(count, 1, cell)``.
+        values: line integrals ``(count, view, cell)``.
+    """
+    profile = values.mean(1).clamp_min(0)
+    cell = torch.arange(profile.shape[1], dtype=profile.dtype, device=profile.device)
+    total = profile.sum(1, keepdim=True)
+    middle = (profile * cell).sum(1, keepdim=True) / total.clamp_min(torch.finfo(total.dtype).tiny)
+    mirror = (2 * middle - cell).round().long()
+    is_apart = (mirror - cell).abs() >= _APART
+    partner = torch.zeros_like(profile)
+    for shift in range(-_NEAR, _NEAR + 1):
+        place = mirror + shift
+        inside = (place >= 0) & (place < profile.shape[1])
+        beyond = excess[:, 0].gather(1, place.clamp(0, profile.shape[1] - 1))
+        partner = torch.maximum(partner, excess[:, 0].sign() * beyond * inside)
+    return (is_apart & (partner > _PARTNER * excess[:, 0].abs()))[:, None]
 
 
 def _sides(values: Tensor, reach: int) -> tuple[Tensor, Tensor]:

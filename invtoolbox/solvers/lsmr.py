@@ -36,9 +36,10 @@ class CGLS(Solver):
 
     It keeps the residual in the space of the measurements, which squares no condition number in
     finite precision. Its iterates first approach the true image and then fit the noise (Hanke
-    1995), so if the data term knows the noise level, an item stops once its discrepancy is ``tau``
-    times the expected one. Converges to the solution of least norm; the residual decreases
-    monotonically. Certificate: ``|A^T W (y - Ax)| / |A^T W y|``.
+    1995), so if the data term knows the noise level, an item ends, with the status
+    ``early_stopping``, once its discrepancy is ``tau`` times the expected one. Converges to the
+    solution of least norm; the residual decreases monotonically. Certificate:
+    ``|A^T W (y - Ax)| / |A^T W y|``.
 
     Args:
         tau: stop at ``tau`` times the expected discrepancy; 0 never stops early.
@@ -115,7 +116,15 @@ class CGLS(Solver):
         )
 
     def converged(self, state: CGLSState, tolerance: float) -> Tensor:
-        return (state.certificate <= tolerance) | (state.discrepancy <= state.target)
+        return state.certificate <= tolerance
+
+    def gives_up(self, state: CGLSState) -> Tensor:
+        return state.discrepancy <= state.target
+
+    def stops_early(self, objective: Objective) -> bool:
+        problem = objective.problem
+        has_target = problem.data_term.expected_discrepancy(problem.y) is not None
+        return (self.tau > 0 and has_target) or super().stops_early(objective)
 
 
 #: The measurements and the rows of every prior.

@@ -68,6 +68,19 @@ def test_bad_readings_are_found_one_by_one_and_per_item() -> None:
     assert torch.equal(alone[1][0], hot[1])
 
 
+def test_rings_around_the_axis_are_no_dead_cells_and_hide_none() -> None:
+    A = parallel(TURN[:60] / 2)
+    side = A.domain_shape[-1]
+    v, u = torch.meshgrid(*[torch.arange(side) - (side - 1) / 2] * 2, indexing="ij")
+    radius = torch.hypot(u, v) / (side / 2)
+    x = ((radius > 0.5) & (radius < 0.56)).float() + (radius < 0.8).float()
+    y = A.simulate(x[None, None], 0.01, seed=1)
+    assert not bool(find_bad_readings(sinograms(y, A))[0].any())
+    y[..., 40] = 0
+    dead = find_bad_readings(sinograms(y, A))[0]
+    assert dead.any(1)[0].nonzero().flatten().tolist() == [40]
+
+
 def test_repairs_are_weights_and_leave_nothing_to_find() -> None:
     A = fan()
     y = with_fault(measured(A), "dead")

@@ -26,8 +26,12 @@ _BIHARMONIC = 1 << 18
 _SMALLEST = 12
 #: Standard errors of the paired difference by which the prior must win.
 _ERRORS = 1.0
-#: Standard errors by which the prior must lose to the filtered back-projection.
-_VIEW_ERRORS = 2.0
+#: Parts of the sides of a picture that blocks of held-out pixels have, the largest share of the known
+#: pixels that is held out, and the largest weight of a held-out pixel.
+_PARTS, _MOST_HELD, _HEAVIEST = (8, 4, 2), 0.4, 8.0
+#: Standard errors by which the prior must lose to the filtered back-projection, and least number of
+#: held-out views whose filtered residuals are compared.
+_VIEW_ERRORS, _LEAST_VIEWS = 2.0, 10
 
 #: Solve another problem with the weight and the solver of a solution: ``(problem) -> images``.
 Again = Callable[[Problem], Tensor]
@@ -76,8 +80,9 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
         fitted = known & ~held
         x = again(problem.with_data_term(_with_weights(problem, fitted)))
         simple = enlarge(_interpolate_items(y, fitted))
-        pair = [held * (predict(z) - y).square() for z in (x, simple)]
-        squares.append(torch.stack([*pair, held.to(y)], 1))
+        weights = held * _like_gaps(known, fitted).to(y)
+        pair = [weights * (predict(z) - y).square() for z in (x, simple)]
+        squares.append(_sum_holes(torch.stack([*pair, weights], 1), held))
     wins, errors = _judge(torch.cat(squares, 2), -_ERRORS)
     name = "a bicubic interpolation" if is_small else "an interpolation of the known pixels"
 
@@ -131,7 +136,10 @@ def compare_at_half_size(problem: Problem, again: Again) -> Verdict | None:
 def compare_views(problem: Problem, again: Again) -> Verdict:
     """Predict held-out views by the prior and by the filtered back-projection of the others.
 
-    Counts of photons are compared as weighted logarithms.
+    Counts of photons are compared as weighted logarithms. Views smooth what an image is wrong by, so
+    residuals are compared a second time after the square root of the ramp filter: the norm of the
+    filtered views is then that of the image (Natterer, The Mathematics of Computerized Tomography,
+    1986, theorem II.1.2). The prior loses if it loses either comparison.
 
     Args:
         problem: a scan.
@@ -148,35 +156,56 @@ def compare_views(problem: Problem, again: Again) -> Verdict:
 
     weights = getattr(unseen.data_term, "weights", None)
     weights = torch.ones_like(unseen.y0) if weights is None else weights.expand_as(unseen.y0)
-    pair = [
-        weights * (unseen.operator(x) - unseen.y0).square()
+    residuals = [
+        weights.sqrt() * (unseen.operator(x) - unseen.y0)
         for x in (again(problem.subset(fitted)), invert(some))
     ]
-    wins, errors = _judge(torch.stack([*pair, (weights > 0).to(pair[0])], 1), _VIEW_ERRORS)
+    squares = [residual.square() for residual in residuals]
+    wins, errors = _judge(torch.stack([*squares, (weights > 0).to(weights)], 1), _VIEW_ERRORS)
+    if len(held) >= _LEAST_VIEWS:
+        # Errors of the cells of a view depend on each other, hence sums over views.
+        views = torch.stack([_sum_views(_filter(residual)) for residual in residuals], 1)
+        as_images, _ = _judge(torch.cat([views, torch.ones_like(views[:, :1])], 1), _VIEW_ERRORS)
+        wins = wins | as_images
 
     def reason(k: int) -> str:
         prior, back_projection = (float(error[k]) for error in errors)
         return (
             "the filtered back-projection predicts held-out views to "
-            f"{back_projection:.3g}, and the prior to {prior:.3g}: x is the filtered back-projection"
+            f"{back_projection:.3g}, and the prior to {prior:.3g}"
+            + (", but worse in the norm of the image" if prior < back_projection else "")
+            + ": x is the filtered back-projection"
         )
 
     return Verdict(wins, lambda k: invert(model.select(held.new_tensor([k]))), reason)
+
+
+def _filter(residual: Tensor) -> Tensor:
+    """Return views after the square root of the ramp filter along their rows of cells."""
+    n = 2 * residual.shape[-1]  # with zeros beyond the cells
+    ramp = torch.fft.rfftfreq(n, dtype=residual.dtype, device=residual.device).sqrt()
+    return torch.fft.irfft(torch.fft.rfft(residual, n) * ramp, n)
+
+
+def _sum_views(residual: Tensor) -> Tensor:
+    """Return the sums of squares of every view, ``(batch, view)``."""
+    return residual.square().double().transpose(1, 2).flatten(2).sum(2)
 
 
 def _judge(squares: Tensor, errors: float) -> tuple[Tensor, list[Tensor]]:
     """Return in which items the simple answer wins, and both root mean squares.
 
     Args:
-        squares: squared residuals of the prior and of the simple answer, and what is held out,
-            ``(batch, 3, ...)``.
+        squares: weighted squared residuals of the prior and of the simple answer, and the weights,
+            ``(batch, 3, ...)``; sums over measurements whose errors depend on each other.
         errors: number of standard errors of the paired difference by which the prior must lose.
     """
     by_prior, by_simple, held = squares.flatten(2).double().unbind(1)
     count = held.sum(1).clamp_min(1)
     loss = (by_prior - by_simple).sum(1) / count
-    spread = (held * (by_prior - by_simple - loss[:, None]).square()).sum(1) / count
-    wins = ~(loss <= errors * (spread / count).sqrt())  # also if the prior predicts NaN
+    deviations = by_prior - by_simple - loss[:, None] * held
+    standard_error = deviations.square().sum(1).sqrt() / count
+    wins = ~(loss <= errors * standard_error)  # also if the prior predicts NaN
     return wins, [(s.sum(1) / count).sqrt() for s in (by_prior, by_simple)]
 
 
@@ -184,8 +213,8 @@ def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
     """Return pixels to hold out whose gaps resemble the real ones, ``(1, channel, *space)``.
 
     Candidates are a random sixth of the known pixels, and the pattern of gaps moved by a random
-    shift, in a third of the blocks. The one is chosen whose distances to the next fitted pixel are
-    closest to the surroundings of the unknown pixels.
+    shift, in a third of the blocks of three sizes. The one is chosen whose distances to the next
+    fitted pixel are closest to those of the unknown pixels.
 
     Args:
         known: booleans ``(channel, *space)``.
@@ -198,17 +227,17 @@ def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
     if bool(first.all()):
         return scattered.expand(1, *known.shape) & known
     shift = [int(torch.randint(1, n, (), generator=generator)) if n > 1 else 0 for n in space]
-    side = [max(1, n // 8) for n in space]
-    blocks = torch.rand([-(-n // s) for n, s in zip(space, side)], generator=generator) < 1 / 3
-    for axis, (n, s) in enumerate(zip(space, side)):
-        blocks = blocks.repeat_interleave(s, axis).narrow(axis, 0, n)
-    shifted = ~first.roll(shift, tuple(range(len(space)))) & blocks.to(first.device)
+    shifted = ~first.roll(shift, tuple(range(len(space))))
+    patterns = [scattered & first]
+    for count in _PARTS:
+        side = [max(1, n // count) for n in space]
+        chosen = torch.rand([-(-n // s) for n, s in zip(space, side)], generator=generator) < 1 / 3
+        for axis, (n, s) in enumerate(zip(space, side)):
+            chosen = chosen.repeat_interleave(s, axis).narrow(axis, 0, n)
+        patterns.append(shifted & chosen.to(first.device) & first)
     aim = _mean_distance(~first, first)
-    patterns = [
-        p & first
-        for p in (scattered, shifted)
-        if bool((p & first).any()) and bool((first & ~p).any())
-    ]
+    most = max(1.0, _MOST_HELD * float(first.sum()))
+    patterns = [p for p in patterns if bool(p.any()) and float(p.sum()) <= most]
     best = min(
         patterns,
         key=lambda p: abs(np.log(_mean_distance(p, first & ~p) / aim)),
@@ -219,10 +248,67 @@ def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
 
 def _mean_distance(of: Tensor, to: Tensor) -> float:
     """Return the mean distance of some pixels to the nearest of others."""
+    return float(_distances(to)[of.cpu().numpy()].mean())
+
+
+def _distances(to: Tensor) -> np.ndarray:
+    """Return the distance of every pixel to the nearest of some."""
     from scipy.ndimage import distance_transform_edt
 
-    distance = distance_transform_edt(~to.cpu().numpy())
-    return float(distance[of.cpu().numpy()].mean())
+    distances: np.ndarray = distance_transform_edt(~to.cpu().numpy())
+    return distances
+
+
+def _like_gaps(known: Tensor, fitted: Tensor) -> Tensor:
+    """Return weights by which held-out pixels lie as far from fitted pixels as gaps from known ones.
+
+    The weight is the quotient of the shares of both at a distance (importance sampling), since an
+    interpolation loses more with the distance than a prior, or less. Distances are counted in steps
+    of half an octave.
+
+    Args:
+        known: booleans ``(batch, channel, *space)``.
+        fitted: the known pixels that are not held out, booleans of the same shape.
+    """
+    weights = torch.ones(known.shape, dtype=torch.float64)
+    for item, (is_known, is_fitted) in enumerate(zip(known.any(1), fitted.any(1))):
+        is_gap, is_held = (~is_known).cpu().numpy(), (is_known & ~is_fitted).cpu().numpy()
+        if not is_gap.any() or not is_held.any():
+            continue
+        steps = [
+            (2 * np.log2(np.maximum(_distances(to), 1))).round().astype(int)
+            for to in (is_known, is_fitted)
+        ]
+        gaps, held = (
+            np.bincount(step[where], minlength=64) / where.sum()
+            for step, where in zip(steps, (is_gap, is_held))
+        )
+        ratio = np.minimum(gaps / np.maximum(held, 1e-12), _HEAVIEST)
+        if (ratio * held).any():
+            weights[item] = torch.from_numpy(ratio[steps[1]])
+    return weights.to(known.device)
+
+
+def _sum_holes(squares: Tensor, held: Tensor) -> Tensor:
+    """Return sums over holes, since errors of the pixels of a hole depend on each other.
+
+    Args:
+        squares: ``(batch, 3, channel, *space)``.
+        held: the held-out pixels, booleans ``(batch, channel, *space)``; pixels that touch by a
+            side or a corner belong to one hole.
+
+    Returns:
+        Sums ``(batch, 3, pixels)``, 0 where there is no further hole.
+    """
+    from scipy.ndimage import label
+
+    touching = np.ones([3] * (held.ndim - 2))
+    labels = [label(item.cpu().numpy(), structure=touching)[0] for item in held.any(1)]
+    holes = torch.from_numpy(np.stack(labels)).long().to(squares.device).flatten(1)[:, None]
+    values = squares.sum(2).flatten(2)
+    return torch.zeros_like(values).scatter_add(
+        2, (holes - 1).clamp_min(0).expand_as(values), values
+    )
 
 
 def interpolate_smoothly(image: Tensor, known: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """No prior by name is worse than the simple answer, as far as the measurements can tell."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,9 +9,20 @@ from skimage import data
 from skimage.restoration import inpaint_biharmonic
 
 import invtoolbox as it
-from invtoolbox.jobs.images.by_noise import roughness
+from invtoolbox.jobs.images.by_noise import (
+    compare_by_simulation,
+    compare_with_measurements,
+    roughness,
+)
 from invtoolbox.jobs.images.floor import keep_floor
-from invtoolbox.jobs.images.held_out import _judge, hold_out_gaps, interpolate_smoothly
+from invtoolbox.jobs.images.held_out import (
+    _filter,
+    _judge,
+    _like_gaps,
+    _sum_holes,
+    hold_out_gaps,
+    interpolate_smoothly,
+)
 from invtoolbox.parameter_choice.held_out import quadratic_model
 from tests.operators.scan_helpers import cells, chords, disc, parallel_distance, turn
 
@@ -116,6 +128,58 @@ def test_held_out_pixels_are_known_ones_and_leave_some() -> None:
     for known in (lines, torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(0)) > 0.5):
         held = hold_out_gaps(known, 0)
         assert held.any() and not (held & ~known).any() and (known & ~held[0]).any()
+
+
+def test_held_out_pixels_weigh_as_much_as_gaps_at_their_distance() -> None:
+    known = torch.ones(1, 1, 12, 40, dtype=torch.bool)
+    known[..., 3:8, 4:9] = False  # 16 pixels at the distance 1, 8 at 2 and one at 3
+    fitted = known.clone()
+    fitted[..., 3:6, 20:23] = False  # 8 pixels at the distance 1 and one at 2
+    weights = _like_gaps(known, fitted)
+    held = known & ~fitted
+    middle, edge = weights[0, 0, 4, 21], weights[0, 0, 3, 20]
+    assert float(edge) == pytest.approx((16 / 25) / (8 / 9))
+    assert float(middle) == pytest.approx((8 / 25) / (1 / 9))
+    # Pixels of one hole count once, however many there are.
+    sums = _sum_holes(torch.ones(1, 3, 1, 12, 40) * held[:, None], held)
+    assert sums.sum(2).tolist() == [[9, 9, 9]] and int((sums > 0).sum()) == 3
+
+
+def test_the_errors_of_one_hole_are_one_error() -> None:
+    """A prior that wins in one large hole alone has not won."""
+    squares = torch.ones(1, 3, 100)
+    squares[0, 0, :20], squares[0, 1, :20] = 0.0, 1.0  # 20 pixels of a hole, and 80 single ones
+    squares[0, 0, 20:], squares[0, 1, 20:] = 0.1, 0.0
+    sums = torch.cat([squares[..., :20].sum(2, keepdim=True), squares[..., 20:]], 2)
+    assert not bool(_judge(squares, -1.0)[0]) and bool(_judge(sums, -1.0)[0])
+
+
+def test_filtered_views_have_the_norm_of_the_image() -> None:
+    """The square root of the ramp gives views the norm of the image, Natterer's theorem II.1.2."""
+    n = 48
+    v, u = torch.meshgrid(*[torch.arange(n) - (n - 1) / 2] * 2, indexing="ij")
+    norms = []
+    for width in (2.0, 4.0, 8.0):
+        x = torch.exp(-(u**2 + v**2) / (2 * width**2))[None, None]
+        A = it.operators.ParallelBeam((n, n), torch.arange(30) * math.pi / 30, 72)
+        norms.append(float(_filter(A(x)).square().mean() / x.square().mean()))
+    assert max(norms) < 1.02 * min(norms)
+
+
+@pytest.mark.parametrize("is_texture", [True, False])
+def test_a_prior_that_removes_texture_asks_for_the_noise_level(is_texture: bool) -> None:
+    A = it.operators.Identity((1, 48, 48))
+    problem = it.Problem(A.simulate(picture(), 0.1, seed=0), A)
+    across = torch.arange(48.0)
+    removed = torch.cos(2.4 * across + 1.1 * across[:, None])[None, None]
+    if not is_texture:
+        removed = torch.randn(1, 1, 48, 48, generator=torch.Generator().manual_seed(1))
+    answer = problem.y0 - 0.1 * removed / removed.square().mean().sqrt()
+    solution = dataclasses.replace(
+        it.solve(problem, it.priors.Tikhonov(), regularization=0.1, progress=False), x=answer
+    )
+    notes = compare_with_measurements(problem, solution, lambda _: answer).notes
+    assert any("not white" in note and "give noise_std" in note for note in notes) == is_texture
 
 
 def test_the_smooth_interpolation_is_biharmonic() -> None:
@@ -283,6 +347,25 @@ def test_k_space_is_no_worse_than_zero_filling() -> None:
         solution = it.reconstruct(y, A, prior, progress=False)
         error = (solution.x - truth).abs().square().mean().sqrt()
         assert error <= 1.001 * (zero_filled - truth).abs().square().mean().sqrt()
+
+
+def test_a_prior_does_not_profit_from_its_own_grid_in_k_space() -> None:
+    """Means of blocks find an answer of blocks again, but no other image."""
+    truth = picture().to(torch.complex64)
+    A = it.operators.CartesianMRI(torch.ones(48, 48), (48, 48))
+    problem = it.Problem(A.simulate(truth, 0.01, seed=0), A)
+
+    def average(changed: it.Problem) -> torch.Tensor:
+        blocks = A.pseudo_inverse(changed.y).unflatten(2, (12, 4)).unflatten(4, (12, 4))
+        means = blocks.mean((3, 5))
+        return means.repeat_interleave(4, 2).repeat_interleave(4, 3)
+
+    solution = dataclasses.replace(
+        it.solve(problem, it.priors.Tikhonov(), regularization=0.1, progress=False),
+        x=average(problem),
+    )
+    verdict = compare_by_simulation(problem, solution, average)
+    assert bool(verdict.wins[0]) and torch.equal(verdict.simple(0), A.pseudo_inverse(problem.y))
 
 
 def test_simulated_items_are_compared_alone_as_in_a_batch() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.geometry import Cameras, look_at
+from invtoolbox.jobs.video_depths.align import _judge
 from invtoolbox.operators import DepthGaps
 
 SCALE = torch.tensor([2.0, 0.7, 1.3, 0.4])
@@ -116,3 +117,12 @@ def test_status_and_doubt_come_from_the_gaps() -> None:
     # Views nearer to each other know less.
     near = it.align_depths(depths[1:3], cameras[1:3], consistency=0.0)
     assert float(near.doubt.max()) > float(kept.doubt.max())
+
+
+def test_a_change_of_a_scale_that_is_not_clear_is_named() -> None:
+    doubt, change = torch.tensor([0.12, 0.16]), torch.tensor([-0.21, -0.29])
+    status, notes = _judge(0.3, doubt, change)
+    assert status == "supported"
+    assert "scale of map 1 was changed by 34%" in notes[0] and "open by 16%" in notes[0]
+    assert _judge(0.3, doubt / 4, change) == ("supported", ())
+    assert _judge(0.3, doubt, change / 20) == ("supported", ())
