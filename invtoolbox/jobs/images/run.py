@@ -25,6 +25,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.automatic import solve_automatically, solve_with_defaults
+from invtoolbox.jobs.images.kernel_width import scale_certain
 from invtoolbox.jobs.images.metal import solve_without_metal
 from invtoolbox.jobs.images.on_disk import reconstruct_on_disk
 from invtoolbox.jobs.images.on_ranks import is_first, is_launched, reconstruct_on_ranks
@@ -200,13 +201,17 @@ class ImageJob(SceneJob[Scene]):
                 return solve_alike(chosen, places)
             return solve_without_metal(chosen, solve_alike, metal)
 
+        scaled, width_notes = problem, tuple[str, ...]()
+        if "repair" not in file.scene.measurements.model_fields_set:
+            scaled, width_notes = scale_certain(problem)
         try:
             if tile:
-                solution = self._solve_in_tiles(problem, prior, solver, rule, tile, settings)
+                solution = self._solve_in_tiles(scaled, prior, solver, rule, tile, settings)
             elif file.scene.measurements.repair:
                 solution = solve_repaired(problem, solve_some)
             else:
-                solution = solve_some(problem, torch.arange(problem.batch))
+                solution = solve_some(scaled, torch.arange(problem.batch))
+            solution = replace(solution, notes=(*solution.notes, *width_notes))
         except KeyboardInterrupt:
             raise self.interrupted(
                 checkpoint.exists(), f"the checkpoint {checkpoint} stays"
