@@ -51,6 +51,14 @@ class Width(NamedTuple):
     misfit: float
 
 
+class _Fit(NamedTuple):
+    """Fit of a spectrum: logarithm of the likelihood times the density, misfit, and six numbers."""
+
+    score: float
+    misfit: float
+    numbers: Tensor
+
+
 def fit_width(y: Tensor, kernel: Tensor) -> Width:
     r"""Return the width of a kernel that fits a picture best, relative to the given one.
 
@@ -76,14 +84,23 @@ def fit_width(y: Tensor, kernel: Tensor) -> Width:
     True
     """
     spectrum = _periodogram(y.double())
-    fits = {factor: _fit_spectrum(spectrum, kernel, factor) for factor in _FACTORS}
+    fits: dict[float, _Fit] = {}
+
+    def fit(factor: float) -> None:
+        # The numbers change little from one factor to the next.
+        nearest = min(fits, key=lambda known: abs(math.log(known / factor)), default=None)
+        start = None if nearest is None else fits[nearest].numbers
+        fits[factor] = _fit_spectrum(spectrum, kernel, factor, start)
+
+    for factor in sorted(_FACTORS, key=lambda factor: abs(math.log(factor))):
+        fit(factor)
     ratio = _FACTORS[1] / _FACTORS[0]
     for _ in range(_HALVINGS):
-        ratio, best = math.sqrt(ratio), max(fits, key=lambda factor: fits[factor][0])
-        for factor in (best / ratio, best * ratio):
-            fits[factor] = _fit_spectrum(spectrum, kernel, factor)
-    best = max(fits, key=lambda factor: fits[factor][0])
-    return Width(best, fits[best][0] - fits[1.0][0], fits[best][1])
+        ratio, best = math.sqrt(ratio), max(fits, key=lambda factor: fits[factor].score)
+        fit(best / ratio)
+        fit(best * ratio)
+    best = max(fits, key=lambda factor: fits[factor].score)
+    return Width(best, fits[best].score - fits[1.0].score, fits[best].misfit)
 
 
 def scale_kernel(kernel: Tensor, factor: float) -> Tensor:
@@ -187,8 +204,8 @@ def _periodogram(y: Tensor) -> Tensor:
     return torch.stack(powers).mean(0) / window.square().sum()
 
 
-def _fit_spectrum(spectrum: Tensor, kernel: Tensor, factor: float) -> tuple[float, float]:
-    """Return the largest logarithm of the likelihood times the density, and the misfit."""
+def _fit_spectrum(spectrum: Tensor, kernel: Tensor, factor: float, start: Tensor | None) -> _Fit:
+    """Fit the spectrum by the kernel of one width, from an estimate or from given numbers."""
     side = len(spectrum)
     frequency = torch.fft.fftfreq(side, dtype=torch.float64, device=spectrum.device)
     down, right = frequency[:, None].expand(side, side), frequency.expand(side, side)
@@ -212,11 +229,14 @@ def _fit_spectrum(spectrum: Tensor, kernel: Tensor, factor: float) -> tuple[floa
         fit = -(model.log() + values / model).sum() / _SHARED
         return fit - (precision * (z - mean).square()).sum() / 2, model, picture
 
-    # The noise dominates where the blur passes least, and the picture at low frequencies.
-    dark = values[power <= power.quantile(0.25)].mean() if len(values) else values.sum()
-    slow = (values / power.clamp_min(1e-3))[length < 0].mean()
-    z = mean.clone()
-    z[0], z[5] = slow.clamp_min(1e-300).log(), dark.clamp_min(1e-300).log()
+    if start is None:
+        # The noise dominates where the blur passes least, and the picture at low frequencies.
+        dark = values[power <= power.quantile(0.25)].mean()
+        slow = (values / power.clamp_min(1e-3))[length < 0].mean()
+        z = mean.clone()
+        z[0], z[5] = slow.clamp_min(1e-300).log(), dark.clamp_min(1e-300).log()
+    else:
+        z = start
     score, model, picture = evaluate(z)
     for _ in range(_STEPS):
         # Fisher scoring with J = d log E I / d z: (J^T J + C) d = J^T (I / E I - 1) - C (z - m).
@@ -235,7 +255,7 @@ def _fit_spectrum(spectrum: Tensor, kernel: Tensor, factor: float) -> tuple[floa
         z, score, model, picture = z + change, next_score, next_model, next_picture
         if float(change.abs().max()) < _DONE:
             break
-    return float(score), _misfit(values / model, used)
+    return _Fit(float(score), _misfit(values / model, used), z)
 
 
 def _misfit(ratios: Tensor, used: Tensor) -> float:
