@@ -46,6 +46,21 @@ def test_the_simple_answer_is_that_of_the_operator() -> None:
     assert simple_answer(solve(both(x), both), 2) is None
 
 
+def test_gaps_are_interpolated_and_have_no_residual(tmp_path: Path) -> None:
+    x = torch.linspace(0, 1, 32).expand(2, 1, 32, 32).contiguous()
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(1, 1, 32, 32, generator=generator) < 0.25
+    A = it.operators.Inpainting(mask, (32, 32))
+    noise = 0.1 * torch.randn(x.shape, generator=generator)
+    solution = dataclasses.replace(solve(A(x + noise), A, noise_std=0.1), x=x)
+    name, images = simple_answer(solution, 1) or ("", x)
+    assert name == "Interpolation" and images.shape == (1, 1, 32, 32)
+    assert float((images - x[:1]).abs().mean()) < 0.15 < float((A(x) - x).abs().mean())
+    text = solution.report(tmp_path / "r.html").read_text()
+    ratios = [float(ratio) for ratio in re.findall(r"([0-9.]+) times the noise level", text)]
+    assert len(ratios) == 2 and all(0.85 < ratio < 1.15 for ratio in ratios)
+
+
 def test_a_blur_without_boundary_is_compared_where_it_was_measured(tmp_path: Path) -> None:
     kernel = torch.ones(3, 3) / 9
     A = it.operators.Blur(kernel, (18, 20), boundary="valid")
