@@ -242,9 +242,9 @@ def verdict(
             is_good = explains or None
     if solution.prior != "no prior" and math.isfinite(float(solution.regularization[k])):
         words.append(f"Prior: {float(solution.regularization[k]):.3g} times {solution.prior}.")
-    where = "" if len(solution.status) == 1 else f" of item {k}"
+    where = re.compile("" if len(solution.status) == 1 else rf" of item {k}\b")
     words += [
-        f"Note: {note}." for note in solution.notes if ": x is the " in note and where in note
+        f"Note: {note}." for note in solution.notes if ": x is the " in note and where.search(note)
     ]
     count = len(solution.notes)
     if count:

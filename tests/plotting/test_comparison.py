@@ -107,6 +107,9 @@ def test_the_verdict_states_gain_fit_and_status() -> None:
     assert '<p class="verdict"><b>Converged.</b>' in verdict(solution, 0, 0.3, 0.5)
     diverged = dataclasses.replace(solution, status=("diverged",))
     assert "verdict bad" in verdict(diverged, 0, 0.1, 0.5, 30.0, ("Measurements", 28.0))
+    several = ("x of item 1: x is the picture", "x of item 11: x is the picture too")
+    batch = dataclasses.replace(solve(x.expand(2, 1, 16, 16), A), notes=several)
+    assert "picture too" not in verdict(batch, 1, 0.1, 0.5)
     limited = dataclasses.replace(solution, status=("limit",))
     assert "limit of iterations or time" in verdict(limited, 0, math.nan, 0.0)
 
