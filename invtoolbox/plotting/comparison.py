@@ -18,6 +18,7 @@ from invtoolbox.operators.elementary import Identity
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting
+from invtoolbox.operators.matrix import Matrix
 from invtoolbox.operators.mri.cartesian import CartesianMRI
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.plotting import page
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
     from invtoolbox.problem import Problem
     from invtoolbox.solution import Solution
 
-#: Largest number of values of the images whose simple answer is computed for a page.
-_LARGEST = 1 << 26
+#: Largest number of values of the images whose simple answer is computed for a page, and largest
+#: product of the sides of a matrix and the shorter one, to which the time of its inversion is
+#: proportional.
+_LARGEST, _LARGEST_MATRIX = 1 << 26, 1 << 31
 #: Gains below this number of dB are called equal: a reader sees no difference.
 _EQUAL = 0.05
 #: Ratios of residual and noise level at which measurements are explained.
@@ -78,7 +81,7 @@ def simple_answer(solution: Solution, items: int) -> tuple[str, Tensor] | None:
 
     Returns:
         None if the operator is not part of a loaded solution and the measurements are no picture of
-        its size, if there is no closed form, or if the images are too large.
+        its size, if there is no closed form, or if the images or the matrix are too large.
     """
     x = solution.x[:items]
     y = solution.measurements if solution.problem is None else solution.problem.measured()
@@ -115,6 +118,10 @@ def _pseudo_inverse(solution: Solution, items: int) -> Tensor | None:
     problem = solution.problem
     if problem is None or not isinstance(problem.operator, LinearOperator):
         return None
+    if isinstance(problem.operator, Matrix):
+        *_, rows, columns = problem.operator.matrix.shape
+        if rows * columns * min(rows, columns) > _LARGEST_MATRIX:
+            return None
     first = _first_items(problem, items)
     try:
         with torch.no_grad():

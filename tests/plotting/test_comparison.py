@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.plotting import page
+from invtoolbox.plotting import comparison, page
 from invtoolbox.plotting.comparison import simple_answer, verdict
 from tests.plotting.browser import evaluate
 from tests.plotting.test_report import solved
@@ -44,6 +45,14 @@ def test_the_simple_answer_is_that_of_the_operator() -> None:
     assert name == "Bicubic interpolation" and images.shape == x.shape
     both = small @ it.operators.Blur(torch.ones(3, 3) / 9, (16, 16))  # without a closed form
     assert simple_answer(solve(both(x), both), 2) is None
+
+
+def test_a_large_matrix_is_not_inverted_for_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    A = it.operators.Matrix(torch.rand(40, 64), (1, 8, 8))
+    solution = solve(A(torch.rand(1, 1, 8, 8)), A)
+    assert simple_answer(solution, 1) is not None
+    monkeypatch.setattr(comparison, "_LARGEST_MATRIX", 40 * 40 * 64 - 1)
+    assert simple_answer(solution, 1) is None
 
 
 def test_gaps_are_interpolated_and_have_no_residual(tmp_path: Path) -> None:
