@@ -375,7 +375,7 @@ class Run:
                 problem, priors, call, notes
             )
             if call.check:
-                _call_priors_of_user(objective)
+                _call_priors_of_user(objective, call.initial)
         if isinstance(problem.operator, Slabs):
             check_method(objective, solver)
         is_early = solver.stops_early(objective)
@@ -706,12 +706,15 @@ def _choose(
     return objective, regularization, rule, why, solver, reason
 
 
-def _call_priors_of_user(objective: Objective) -> None:
-    """Refuse priors of the user that no solver can use, unless x has a form of its own."""
+def _call_priors_of_user(objective: Objective, initial: Tensor | dict[str, Tensor] | None) -> None:
+    """Refuse priors of the user that no solver can use, unless x has a form of its own.
+
+    They are called with the initial guess of the user, or with zeros.
+    """
     if objective.layout is None:
         for term in objective.prior.terms:
             if is_foreign(term.prior):
-                check_first_call(term.prior, objective.problem.zeros())
+                check_first_call(term.prior, initial_variable(objective, initial, at_zero=True))
 
 
 def _blank(solution: Solution, skipped: Tensor) -> Solution:

@@ -12,7 +12,7 @@ from torch import Tensor
 def as_tensor(
     values: Any, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
 ) -> Tensor:
-    """Return `torch.as_tensor` of numbers, also of flipped, read-only and big-endian arrays.
+    """Return `torch.as_tensor` of numbers, also of arrays whose memory a tensor cannot share.
 
     Args:
         values: a tensor, an array or numbers.
@@ -23,10 +23,10 @@ def as_tensor(
     [2, 1, 0]
     """
     if isinstance(values, np.ndarray):
-        # A tensor cannot share memory with a read-only array, a negative stride or a foreign byte
-        # order.
-        native = values.dtype.newbyteorder("=")
-        is_flipped = any(stride < 0 for stride in values.strides)
-        if not values.flags.writeable or values.dtype != native or is_flipped:
+        # A tensor cannot share memory with a read-only array, a foreign byte order, a flipped axis or
+        # a field of records.
+        native, size = values.dtype.newbyteorder("="), max(1, values.itemsize)
+        is_irregular = any(stride < 0 or stride % size for stride in values.strides)
+        if not values.flags.writeable or values.dtype != native or is_irregular:
             values = values.astype(native, order="C")
     return torch.as_tensor(values, dtype=dtype, device=device)

@@ -20,8 +20,9 @@ _VIEWS, _SIDE = 0.25, 0.95
 #: that are hot by chance: a small dense object has as many peaks in every view.
 _MOST_HOT, _MOST_DEAD, _DISPERSION = 0.05, 0.05, 0.5
 #: A ring around the axis makes a cell on the other side stand out by at least this share; cells that
-#: are closer to each other than this number are no pair, and the place is uncertain by two cells.
-_PARTNER, _APART, _NEAR = 0.3, 3, 2
+#: are closer to each other than this number are no pair, and the place is uncertain by two cells. A
+#: cell measures nothing if its readings are less than a share of its neighbours' readings.
+_PARTNER, _APART, _NEAR, _SILENT = 0.3, 3, 2, 0.05
 #: Least number and share of readings of one largest value.
 _TIES, _CLIPPED = 8, 0.002
 
@@ -181,7 +182,10 @@ def _is_ring(excess: Tensor, values: Tensor) -> Tensor:
         inside = (place >= 0) & (place < profile.shape[1])
         beyond = excess[:, 0].gather(1, place.clamp(0, profile.shape[1] - 1))
         partner = torch.maximum(partner, excess[:, 0].sign() * beyond * inside)
-    return (is_apart & (partner > _PARTNER * excess[:, 0].abs()))[:, None]
+    # A ray between the rings of an object passes through it, so it measures something.
+    beside = torch.minimum(profile.roll(1, 1), profile.roll(-1, 1))
+    is_silent = profile < _SILENT * beside
+    return (is_apart & ~is_silent & (partner > _PARTNER * excess[:, 0].abs()))[:, None]
 
 
 def _sides(values: Tensor, reach: int) -> tuple[Tensor, Tensor]:

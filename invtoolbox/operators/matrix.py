@@ -418,23 +418,29 @@ def check_adjoint(
         prediction = function(a)
         # Two random vectors are nearly orthogonal in many dimensions, so y contains A a.
         y = tree_map(
-            lambda t: (
-                t + t.abs().square().mean().sqrt() * torch.randn(t.shape, generator=generator).to(t)
-            ),
+            lambda t: t + _root_mean_square(t) * torch.randn(t.shape, generator=generator).to(t),
             prediction,
         )
         back = adjoint(y)
     if not isinstance(back, Tensor) or back.shape != a.shape:
         got = tuple(back.shape) if isinstance(back, Tensor) else type(back).__name__
         raise InputError(f"adjoint= of {name} must return images {tuple(a.shape)}, got {got}")
-    forward, measured = _flatten(prediction), _flatten(y)
+    # Products of large values leave float32, and float64 holds them.
+    forward, measured, start, back = (
+        t.to(torch.promote_types(t.dtype, torch.float64))
+        for t in (_flatten(prediction), _flatten(y), a, back)
+    )
     left = float((forward.conj() * measured).sum().real)
-    right = float((a.conj() * back).sum().real)
+    right = float((start.conj() * back).sum().real)
     if not abs(left - right) <= _UNMATCHED * float(forward.norm() * measured.norm()):
         raise InputError(
             f"adjoint= is not the adjoint of {name}: <A a, y> is {left:.4g} and <a, A^T y> is "
             f"{right:.4g} for random a and y; leave it out for that of automatic differentiation"
         )
+
+
+def _root_mean_square(values: Tensor) -> Tensor:
+    return values.abs().double().square().mean().sqrt()
 
 
 def _flatten(value: Any) -> Tensor:

@@ -12,21 +12,26 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.objective.gaps import fill_gaps
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting
+from invtoolbox.operators.matrix import Matrix
 from invtoolbox.operators.mri.cartesian import CartesianMRI
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.plotting import page
 from invtoolbox.plotting.pixels import Window, symmetric_window, window_of
 
 if TYPE_CHECKING:
+    from invtoolbox.problem import Problem
     from invtoolbox.solution import Solution
 
-#: Largest number of values of the images whose simple answer is computed for a page.
-_LARGEST = 1 << 26
+#: Largest number of values of the images whose simple answer is computed for a page, and largest
+#: product of the sides of a matrix and the shorter one, to which the time of its inversion is
+#: proportional.
+_LARGEST, _LARGEST_MATRIX = 1 << 26, 1 << 31
 #: Gains below this number of dB are called equal: a reader sees no difference.
 _EQUAL = 0.05
 #: Ratios of residual and noise level at which measurements are explained.
@@ -66,9 +71,9 @@ def under_measurements(solution: Solution, x: Tensor) -> Tensor:
 def simple_answer(solution: Solution, items: int) -> tuple[str, Tensor] | None:
     """Return name and images of the answer without a prior, ``(items, channel, *space)``.
 
-    It is the measured picture itself, a bicubic enlargement, zero filling, a filtered
-    back-projection, or the pseudo-inverse of the operator. Pictures are those of
-    `under_measurements`.
+    It is the measured picture itself, an interpolation of its gaps, a bicubic enlargement, zero
+    filling, a filtered back-projection, or the pseudo-inverse of the operator. Pictures are those
+    of `under_measurements`.
 
     Args:
         solution: a solution of images.
@@ -76,7 +81,7 @@ def simple_answer(solution: Solution, items: int) -> tuple[str, Tensor] | None:
 
     Returns:
         None if the operator is not part of a loaded solution and the measurements are no picture of
-        its size, if there is no closed form, or if the images are too large.
+        its size, if there is no closed form, or if the images or the matrix are too large.
     """
     x = solution.x[:items]
     y = solution.measurements if solution.problem is None else solution.problem.measured()
@@ -85,7 +90,7 @@ def simple_answer(solution: Solution, items: int) -> tuple[str, Tensor] | None:
     A, y = None if solution.problem is None else solution.problem.operator, y[:items].detach()
     shape = under_measurements(solution, x).shape
     if (A is None or isinstance(A, (Identity, Blur, Inpainting))) and y.shape == shape:
-        return None if y.is_complex() else ("Measurements", y.cpu())
+        return None if y.is_complex() else _without_gaps(solution, y)
     if isinstance(A, Downsampling) and y.ndim == 4:
         size = tuple(x.shape[-2:])
         enlarged = torch.nn.functional.interpolate(y.cpu(), size, mode="bicubic")
@@ -96,11 +101,28 @@ def simple_answer(solution: Solution, items: int) -> tuple[str, Tensor] | None:
     return _name(A), images
 
 
+def _without_gaps(solution: Solution, y: Tensor) -> tuple[str, Tensor]:
+    """Return the first measured pictures, whose gaps are interpolated."""
+    if solution.problem is None:
+        return "Measurements", y.cpu()
+    first = _first_items(solution.problem, len(y))
+    filled = fill_gaps(first)
+    return ("Measurements" if filled is first else "Interpolation"), filled.y0.detach().cpu()
+
+
+def _first_items(problem: Problem, items: int) -> Problem:
+    return problem.without_skipping().select(torch.arange(items, device=problem.y0.device))
+
+
 def _pseudo_inverse(solution: Solution, items: int) -> Tensor | None:
     problem = solution.problem
     if problem is None or not isinstance(problem.operator, LinearOperator):
         return None
-    first = problem.without_skipping().select(torch.arange(items))
+    if isinstance(problem.operator, Matrix):
+        *_, rows, columns = problem.operator.matrix.shape
+        if rows * columns * min(rows, columns) > _LARGEST_MATRIX:
+            return None
+    first = _first_items(problem, items)
     try:
         with torch.no_grad():
             return first.operator.pseudo_inverse(first.y0).detach().cpu()  # type: ignore[attr-defined, no-any-return]
@@ -225,11 +247,11 @@ def verdict(
             and solution.status[k] in ("converged", "early_stopping")
         ):
             is_good = explains or None
-    if solution.prior != "no prior":
+    if solution.prior != "no prior" and math.isfinite(float(solution.regularization[k])):
         words.append(f"Prior: {float(solution.regularization[k]):.3g} times {solution.prior}.")
-    where = "" if len(solution.status) == 1 else f" of item {k}"
+    where = re.compile("" if len(solution.status) == 1 else rf" of item {k}\b")
     words += [
-        f"Note: {note}." for note in solution.notes if ": x is the " in note and where in note
+        f"Note: {note}." for note in solution.notes if ": x is the " in note and where.search(note)
     ]
     count = len(solution.notes)
     if count:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
+from invtoolbox.objective.gaps import measured as measured_entries
 from invtoolbox.operators.tomography.arcs import arc_of, determined_edges
 from invtoolbox.operators.tomography.scan_2d import Scan2D
 from invtoolbox.plotting import page
@@ -140,6 +141,7 @@ def _show_items(
         return [verdict(solution, k, math.nan, 0.0) for k in range(len(solution.status))] + [words]
     items = min(len(solution.status), SHOWN)
     measured, predicted = solution.measured_and_predicted()
+    taken = _taken(solution, measured)
     x = solution.x.detach().cpu()
     simple = simple_answer(solution, items)
     scores = {} if score is None else score(x)
@@ -151,7 +153,7 @@ def _show_items(
             state = STATES.get(solution.status[k], solution.status[k])
             steps = f"{int(solution.iterations[k])} iterations"
             body.append(f"<h2>Item {k}: {page.escape(state)} after {steps}</h2>")
-        residual, size = _sizes(measured, predicted, k)
+        residual, size = _sizes(measured, predicted, taken, k)
         named = (
             None
             if simple is None or psnr not in simple_scores
@@ -195,12 +197,28 @@ def _score_simple(
         return {}
 
 
-def _sizes(measured: Any, predicted: Any, k: int) -> tuple[float, float]:
-    """Return the root mean squares of the residual and of the measurements; NaN in parts."""
+def _sizes(measured: Any, predicted: Any, taken: Tensor | None, k: int) -> tuple[float, float]:
+    """Return the root mean squares of the residual and of the measurements; NaN in parts.
+
+    Args:
+        measured: measurements.
+        predicted: their prediction.
+        taken: which measurements are taken and have a weight; None for all.
+        k: number of the item.
+    """
     if not isinstance(measured, Tensor) or not isinstance(predicted, Tensor):
         return math.nan, math.nan
     y, fitted = (t[k].detach().cpu() for t in (measured, predicted))
-    return tuple(float(t.abs().double().square().mean().sqrt()) for t in (fitted - y, y))  # type: ignore[return-value]
+    chosen = ... if taken is None else taken[k].cpu()
+    values = ((fitted - y)[chosen], y[chosen])
+    return tuple(float(t.abs().double().square().mean().sqrt()) for t in values)  # type: ignore[return-value]
+
+
+def _taken(solution: Solution, measured: Any) -> Tensor | None:
+    """Return which measurements are taken and have a weight; None for all."""
+    if solution.problem is None or not isinstance(measured, Tensor):
+        return None
+    return measured_entries(solution.problem)
 
 
 def _images(
@@ -215,7 +233,9 @@ def _images(
     named |= {"Reconstruction": estimate} | ({} if truth is None else {"Reference": truth})
     pictures = {name: picture for name, x in named.items() if (picture := plane(x)) is not None}
     if "Reconstruction" in pictures:
-        figures = {name: f"{value:.2f} dB" for name, value in decibels.items()}
+        figures = {
+            name: f"{value:.2f} dB" for name, value in decibels.items() if math.isfinite(value)
+        }
         reference = "Reference" if truth is not None else ""
         return side_by_side(pictures, "Reconstruction", reference, unit, figures)
     lines = [t.flatten().double().numpy() for t in (estimate, truth) if t is not None]

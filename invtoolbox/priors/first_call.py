@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.memory import is_out_of_memory
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.priors.base import ExplicitPrior
 
@@ -53,9 +54,11 @@ def naming_faults(what: str, arguments: str) -> Iterator[None]:
     """
     try:
         yield
-    except (InputError, MissingDependency, torch.OutOfMemoryError):
+    except (InputError, MissingDependency):
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        if is_out_of_memory(e):
+            raise
         raise InputError(
             f"{what} raised {type(e).__name__} for {arguments}: {e}; "
             "it.testing.check_prior(prior, x) tests a prior alone"
@@ -104,7 +107,9 @@ over all axes but the first, .flatten(1).sum(1)
     if "prox" in offers:
         _same_shape(prior, "prox", _call(prior, "prox", prior.prox, x, step), x)
     if type(prior).gradient is not ExplicitPrior.gradient and "gradient" in offers:
-        _same_shape(prior, "gradient", _call(prior, "gradient", prior.gradient, x), x)
+        # Solvers pass the generator by position.
+        value = _call(prior, "gradient", lambda images: prior.gradient(images, None), x)
+        _same_shape(prior, "gradient", value, x)
 
 
 def _call(

@@ -17,6 +17,7 @@ LAYOUTS = {
     "flipped": lambda a: np.ascontiguousarray(a[::-1])[::-1],
     "big-endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
     "fortran": np.asfortranarray,
+    "records": lambda a: np.rec.fromarrays([a, a > 0], names="a,b")["a"],
 }
 
 

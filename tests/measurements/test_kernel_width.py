@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.jobs.images import kernel_width as width_job
 from invtoolbox.jobs.images.kernels import disc_kernel, gaussian_kernel, motion_kernel
 from invtoolbox.measurements import check_measurements, repair_measurements
 from invtoolbox.measurements.kernel_width import (
+    Width,
     fit_width,
     propose_width,
     scale_kernel,
@@ -113,6 +115,20 @@ def test_reconstruct_scales_the_kernel_and_says_so(
     with pytest.warns(it.MeasurementWarning, match="times as wide"):
         kept, _ = quality(False)
     assert scaled > kept + 2
+
+
+def test_a_picture_with_a_constant_middle_keeps_its_kernel() -> None:
+    """Both images of the middle would be constant, so they show nothing."""
+    scene = it.datasets.photograph("camera")[..., 60:420, 60:420]
+    kernel, given = disc_kernel(3.0, "kernel"), disc_kernel(3.6, "kernel")
+    problem = blurred(scene, given, kernel, "reflect")
+    y = problem.y0.clone()
+    y[..., 52:308, 52:308] = float(y.mean())
+    masked = problem.with_measurements(y)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(width_job, "propose_width", lambda _: Width(0.83, 100.0, 0.1))
+        same, notes = width_job.scale_certain(masked)
+    assert same is masked and not notes
 
 
 def test_a_right_kernel_stays(scene: Tensor) -> None:

@@ -81,6 +81,18 @@ def test_rings_around_the_axis_are_no_dead_cells_and_hide_none() -> None:
     assert dead.any(1)[0].nonzero().flatten().tolist() == [40]
 
 
+def test_two_dead_cells_on_both_sides_of_the_axis_are_no_ring() -> None:
+    A = parallel(TURN[:60] / 2)
+    side = A.domain_shape[-1]
+    v, u = torch.meshgrid(*[torch.arange(side) - (side - 1) / 2] * 2, indexing="ij")
+    x = (torch.hypot(u, v) < 0.35 * side).float()
+    y = A.simulate(x[None, None], 0.01, seed=1)
+    cells = [40, y.shape[-1] - 1 - 40]
+    y[..., cells] = 0
+    dead = find_bad_readings(sinograms(y, A))[0]
+    assert dead.any(1)[0].nonzero().flatten().tolist() == sorted(cells)
+
+
 def test_repairs_are_weights_and_leave_nothing_to_find() -> None:
     A = fan()
     y = with_fault(measured(A), "dead")

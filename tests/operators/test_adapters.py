@@ -387,6 +387,14 @@ def test_an_adjoint_that_is_nearly_matched_or_complex_is_accepted() -> None:
     assert isinstance(A, LinearOperator) and isinstance(B, LinearOperator)
 
 
+def test_the_adjoint_of_an_operator_of_large_values_is_tested() -> None:
+    """The products of the dot test leave float32, the values do not."""
+    A = it.as_operator(lambda x: 1e18 * x, (1, 400), adjoint=lambda y: 1e18 * y)
+    assert isinstance(A, LinearOperator)
+    with pytest.raises(InputError, match="not the adjoint"):
+        it.as_operator(lambda x: 1e18 * x, (1, 400), adjoint=lambda y: -1e18 * y)
+
+
 def test_a_scipy_operator_without_adjoint_names_what_is_missing() -> None:
     half = scipy.sparse.linalg.LinearOperator((2, 3), matvec=lambda v: v[:2])
     A = it.as_operator(half, (1, 3))

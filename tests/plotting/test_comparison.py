@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.plotting import page
+from invtoolbox.plotting import comparison, page
 from invtoolbox.plotting.comparison import simple_answer, verdict
 from tests.plotting.browser import evaluate
 from tests.plotting.test_report import solved
@@ -44,6 +45,29 @@ def test_the_simple_answer_is_that_of_the_operator() -> None:
     assert name == "Bicubic interpolation" and images.shape == x.shape
     both = small @ it.operators.Blur(torch.ones(3, 3) / 9, (16, 16))  # without a closed form
     assert simple_answer(solve(both(x), both), 2) is None
+
+
+def test_a_large_matrix_is_not_inverted_for_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    A = it.operators.Matrix(torch.rand(40, 64), (1, 8, 8))
+    solution = solve(A(torch.rand(1, 1, 8, 8)), A)
+    assert simple_answer(solution, 1) is not None
+    monkeypatch.setattr(comparison, "_LARGEST_MATRIX", 40 * 40 * 64 - 1)
+    assert simple_answer(solution, 1) is None
+
+
+def test_gaps_are_interpolated_and_have_no_residual(tmp_path: Path) -> None:
+    x = torch.linspace(0, 1, 32).expand(2, 1, 32, 32).contiguous()
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(1, 1, 32, 32, generator=generator) < 0.25
+    A = it.operators.Inpainting(mask, (32, 32))
+    noise = 0.1 * torch.randn(x.shape, generator=generator)
+    solution = dataclasses.replace(solve(A(x + noise), A, noise_std=0.1), x=x)
+    name, images = simple_answer(solution, 1) or ("", x)
+    assert name == "Interpolation" and images.shape == (1, 1, 32, 32)
+    assert float((images - x[:1]).abs().mean()) < 0.15 < float((A(x) - x).abs().mean())
+    text = solution.report(tmp_path / "r.html").read_text()
+    ratios = [float(ratio) for ratio in re.findall(r"([0-9.]+) times the noise level", text)]
+    assert len(ratios) == 2 and all(0.85 < ratio < 1.15 for ratio in ratios)
 
 
 def test_a_blur_without_boundary_is_compared_where_it_was_measured(tmp_path: Path) -> None:
@@ -92,6 +116,9 @@ def test_the_verdict_states_gain_fit_and_status() -> None:
     assert '<p class="verdict"><b>Converged.</b>' in verdict(solution, 0, 0.3, 0.5)
     diverged = dataclasses.replace(solution, status=("diverged",))
     assert "verdict bad" in verdict(diverged, 0, 0.1, 0.5, 30.0, ("Measurements", 28.0))
+    several = ("x of item 1: x is the picture", "x of item 11: x is the picture too")
+    batch = dataclasses.replace(solve(x.expand(2, 1, 16, 16), A), notes=several)
+    assert "picture too" not in verdict(batch, 1, 0.1, 0.5)
     limited = dataclasses.replace(solution, status=("limit",))
     assert "limit of iterations or time" in verdict(limited, 0, math.nan, 0.0)
 

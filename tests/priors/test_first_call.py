@@ -60,6 +60,7 @@ def test_a_fault_is_named_before_the_first_iteration(prior: Any, message: str) -
         written(energy=lambda self, x: x.square().flatten(1).sum(1)),
         written(prox=lambda self, x, step: x / (1 + step.view(-1, 1, 1, 1))),
         written(gradient=lambda self, x, generator=None: x),
+        written(gradient=lambda self, x, generator: x),
         # A prox makes up for an energy without a derivative.
         written(
             energy=lambda self, x: x.detach().square().flatten(1).sum(1) / 2,
@@ -87,6 +88,25 @@ def test_without_checks_the_prior_is_not_called_before() -> None:
         calls.clear()
         it.solve(PROBLEM, prior, regularization=1.0, max_iterations=2, progress=False, check=check)
         assert (first() == 0) is check
+
+
+def test_a_prior_is_called_with_the_initial_guess() -> None:
+    def energy(self: Any, x: Tensor) -> Tensor:
+        if not bool((x > 0).all()):
+            raise ValueError("images must be positive")
+        return (x * x.log()).flatten(1).sum(1)
+
+    settings = {"regularization": 1e-6, "max_iterations": 1, "progress": False}
+    solver = it.solvers.GradientDescent(step_size=1e-4)
+    it.solve(PROBLEM, written(energy=energy), solver, initial=TRUTH + 0.1, **settings)
+    with pytest.raises(InputError, match="must be positive"):
+        it.solve(PROBLEM, written(energy=energy), solver, initial=TRUTH - 0.5, **settings)
+
+
+def test_memory_that_does_not_suffice_is_no_fault_of_a_prior() -> None:
+    prior = written(energy=lambda self, x: torch.empty(10**14).sum())
+    with pytest.raises(InputError, match="not enough memory"):
+        it.solve(PROBLEM, prior, regularization=1.0, progress=False)
 
 
 @pytest.mark.parametrize(

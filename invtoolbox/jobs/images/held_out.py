@@ -214,7 +214,8 @@ def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
 
     Candidates are a random sixth of the known pixels, and the pattern of gaps moved by a random
     shift, in a third of the blocks of three sizes. The one is chosen whose distances to the next
-    fitted pixel are closest to those of the unknown pixels.
+    fitted pixel are closest to those of the unknown pixels. No pixel is held out if no candidate
+    leaves enough others.
 
     Args:
         known: booleans ``(channel, *space)``.
@@ -236,12 +237,13 @@ def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
             chosen = chosen.repeat_interleave(s, axis).narrow(axis, 0, n)
         patterns.append(shifted & chosen.to(first.device) & first)
     aim = _mean_distance(~first, first)
-    most = max(1.0, _MOST_HELD * float(first.sum()))
-    patterns = [p for p in patterns if bool(p.any()) and float(p.sum()) <= most]
+    number = int(first.sum())
+    most = min(number - 1, max(1.0, _MOST_HELD * number))  # at least one pixel is fitted
+    patterns = [p for p in patterns if 0 < int(p.sum()) <= most]
     best = min(
         patterns,
         key=lambda p: abs(np.log(_mean_distance(p, first & ~p) / aim)),
-        default=scattered & first,
+        default=torch.zeros_like(first),
     )
     return best.expand(1, *known.shape) & known
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from invtoolbox.catalogue.presets import prior_named
-from invtoolbox.errors import MeasurementWarning, warn_user
+from invtoolbox.errors import InputError, MeasurementWarning, warn_user
 from invtoolbox.measurements.kernel_width import describe_width, propose_width, with_width
 from invtoolbox.operators.base import Operator
 from invtoolbox.operators.imaging.blur import Blur
@@ -38,7 +38,10 @@ def scale_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     if width is None:
         return problem, ()
     changed = with_width(problem, width.factor)
-    given, other = (_ringing(problem.y0, trial.operator) for trial in (problem, changed))
+    try:
+        given, other = (_ringing(problem.y0, trial.operator) for trial in (problem, changed))
+    except InputError:  # the middle of the picture is constant, or has no noise level
+        return problem, ()
     if not other < given:
         return problem, ()
     note = (
@@ -56,6 +59,8 @@ def _ringing(y: Tensor, blur: Operator) -> float:
     top, left = ((n - side) // 2 for n, side in zip(y.shape[-2:], sides))
     middle = y[..., top : top + sides[0], left : left + sides[1]].float().mean(1, keepdim=True)
     low, high = middle.min(), middle.max()
+    if not bool(high > low):
+        raise InputError("the middle of the picture is constant")
     middle = (middle - low) / (high - low)
     kernel = blur.kernel.float() / blur.kernel.float().sum()
     shape = [side + n - 1 for side, n in zip(sides, kernel.shape[-2:])]

@@ -194,7 +194,7 @@ def compare(file: Any, motion: Registration, inputs: Inputs) -> Compared:
             float(metrics.correlation(image[inside].view(1, 1, -1), still))
             for image in (before, after)
         )
-        words = f"The correlation with the fixed image is {end:.3f} after {start:.3f} before."
+        words = f"The correlation with the fixed image is {end:.3f}, and was {start:.3f} before."
         # Images of two modalities may be related without being correlated.
         is_good = True if end > start else None
     return Compared(images, "Fixed", words=words, is_good=is_good)

@@ -145,6 +145,15 @@ def test_held_out_pixels_weigh_as_much_as_gaps_at_their_distance() -> None:
     assert sums.sum(2).tolist() == [[9, 9, 9]] and int((sums > 0).sum()) == 3
 
 
+def test_a_pixel_is_left_to_be_fitted_if_few_are_known() -> None:
+    known = torch.zeros(1, 8, 8, dtype=torch.bool)
+    for place, number in ((3, 1), (6, 2)):
+        known[0, place, place] = True
+        for seed in range(8):
+            held = hold_out_gaps(known, seed)[0]
+            assert not bool((held & ~known).any()) and int(held.sum()) < number
+
+
 def test_the_errors_of_one_hole_are_one_error() -> None:
     """A prior that wins in one large hole alone has not won."""
     squares = torch.ones(1, 3, 100)
