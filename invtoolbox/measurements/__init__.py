@@ -1,7 +1,6 @@
 """Checks of measurements before a solve: units, noise level, geometry, missing samples."""
 
 from invtoolbox.measurements import (  # noqa: F401 (register their checks)
-    kernel_width,
     levels,
     metal,
     orientation,

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.measurements.findings import Finding, Subject, register
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.problem import Problem
 
@@ -24,12 +23,12 @@ _SHARED = 1.5**2
 #: e of the frequency, and of the cosine and sine of the direction.
 _MEANS, _DEVIATIONS = (2.2, 0.0, 0.0, 0.0), (0.5, 1.0, 0.5, 0.5)
 #: Iterations of a fit, and the change of the logarithms that ends it.
-_STEPS, _DONE = 40, 1e-4
+_STEPS, _DONE = 40, 1e-3
 #: Factors of the width that are tried first, and number of halvings of their distance.
 _FACTORS, _HALVINGS = tuple(1.12**k for k in range(-5, 6)), 3
-#: Least logarithm of the likelihood ratio, least and largest change of the logarithm of the width,
-#: largest misfit of the spectrum that proves a mistake, and largest that proposes a width.
-_EVIDENCE, _CHANGES, _MISFIT, _POOR = 20.0, (0.045, 0.5), 0.35, 0.6
+#: Least logarithm of the likelihood ratio, least and largest change of the logarithm of the width, and
+#: largest misfit of the spectrum.
+_EVIDENCE, _CHANGES, _MISFIT = 20.0, (0.045, 0.5), 0.6
 #: Blocks of frequencies along each axis, whose means show the misfit.
 _BLOCKS = 12
 
@@ -149,6 +148,8 @@ def with_width(problem: Problem, factor: float) -> Problem:
 def propose_width(problem: Problem) -> Width | None:
     """Return another width of the kernel of one picture, None if the given one may be right.
 
+    It is a proposal: textures and very smooth pictures may have the spectrum of another kernel.
+
     Args:
         problem: least squares without weights, and `Blur` with one kernel.
     """
@@ -164,21 +165,7 @@ def propose_width(problem: Problem) -> Width | None:
     with torch.no_grad():
         width = fit_width(picture, A.kernel[0, 0])
     is_wrong = _CHANGES[0] < abs(math.log(width.factor)) < _CHANGES[1]
-    return width if is_wrong and width.evidence > _EVIDENCE and width.misfit < _POOR else None
-
-
-@register(Blur)
-def check_kernel_width(subject: Subject) -> Finding | None:
-    """Find a kernel that is wider or narrower than the spectrum of the picture shows."""
-    width = propose_width(subject.problem)
-    if width is None or not width.misfit < _MISFIT:
-        return None
-    return Finding(
-        "width",
-        f"{describe_width(width)} (logarithm of the likelihood ratio {width.evidence:.3g}); check the "
-        "kernel, or pass repair=True, which scales it",
-        repair=lambda problem: with_width(problem, width.factor),
-    )
+    return width if is_wrong and width.evidence > _EVIDENCE and width.misfit < _MISFIT else None
 
 
 def describe_width(width: Width) -> str:

@@ -84,6 +84,8 @@ def solve_repaired(
 def _repair(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     """Return the problem of one item without faults that can be mended, and a sentence per repair."""
     problem, notes = repair_measurements(problem)
+    problem, width_notes = scale_certain(problem)
+    notes += width_notes
     is_scan = isinstance(problem.operator, Scan)
     if is_scan and any(finding.name == "gains" for finding in check_measurements(problem)):
         problem, note = _without_gains(problem, "")

@@ -199,9 +199,9 @@ class Measurements(Source):
     phase: Phase | None = Field(None, description="filter of fringes, before the reconstruction")
     repair: bool = Field(
         False,
-        description="give dead and hot readings weight 0, subtract gains of the cells of a scan, and scale "
-        "a kernel of the wrong width; every repair is a note; a kernel that makes edges ring is scaled "
-        "unless this is false",
+        description="give dead and hot readings weight 0, and subtract gains of the cells of a scan; "
+        "every repair is a note; false also keeps a kernel that makes edges ring, which is scaled "
+        "otherwise",
     )
     simulate: Simulate | None = Field(None, description="simulation in place of measurements")
 
