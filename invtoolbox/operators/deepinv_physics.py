@@ -135,13 +135,6 @@ class DeepinvOperator(Operator):
 class DeepinvLinearOperator(DeepinvOperator, LinearOperator):
     """Linear forward model of a copy of a deepinv physics: ``A`` and ``A_adjoint``."""
 
-    @property
-    def sampled(self) -> Tensor | None:
-        """Mask that is 1 for known pixels of an inpainting physics; None for other physics."""
-        if not isinstance(self.physics, PhysicsOfMissingPixels) or self.physics.mask is None:
-            return None
-        return (self.physics.mask != 0).to(torch.float32)
-
     def _adjoint(self, y: Any) -> Tensor:
         return cast(Tensor, self.physics.A_adjoint(_to_list(y)))
 
@@ -180,7 +173,7 @@ def from_physics(
 ) -> Operator:
     """Convert a physics to an operator.
 
-    Stacked and composed physics become stacks and compositions.
+    Stacked and composed physics become stacks and compositions, and missing pixels `Inpainting`.
     """
     if isinstance(physics, (OperatorPhysics, OperatorLinearPhysics)):
         return physics.operator
@@ -196,6 +189,9 @@ def from_physics(
                 @ operator
             )
         return operator
+    if type(physics) is PhysicsOfMissingPixels and isinstance(physics.mask, Tensor):
+        # Its gaps are then known to initial guesses, rules for the weight and comparisons.
+        return Inpainting(physics.mask.detach().clone(), domain_shape or physics.mask.shape[1:])
     kind = DeepinvLinearOperator if isinstance(physics, LinearPhysics) else DeepinvOperator
     return kind(physics, domain_shape, channelwise)
 
@@ -214,6 +210,14 @@ class _Bridge:
     """Base of both physics: the operator, its parameters as keywords, and moves between devices."""
 
     operator: Operator
+
+    @property
+    def mask(self) -> Tensor:
+        """Mask of the operator, which networks of deepinv read."""
+        mask = self.operator.parameters().get("mask")
+        if mask is None:
+            raise AttributeError(f"{self.operator} has no mask")
+        return mask
 
     def A(self, x: Tensor, **parameters: Any) -> Any:
         return _to_list(self._with(parameters)(x))

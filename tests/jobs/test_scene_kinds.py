@@ -89,7 +89,7 @@ def test_a_scene_of_two_images_finds_the_motion(
     }
     page = Path("out/report.html").read_text()
     before, after = (found.metrics[f"correlation {name}"] for name in ("before", "after field"))
-    words = f"The correlation with the fixed image is {after:.3f} after {before:.3f} before."
+    words = f"The correlation with the fixed image is {after:.3f}, and was {before:.3f} before."
     assert words in page and page.index('alt="Moving, after') < page.index('alt="Fixed')
     short = {"registration.max_iterations": 3, "output.formats": []}
     usual: Any = it.run("registration-simulated", short, "usual", progress=False)

@@ -129,6 +129,7 @@ def test_a_picture_with_a_constant_middle_keeps_its_kernel() -> None:
     assert same is masked and not notes
 
 
+@pytest.mark.slow
 def test_a_right_kernel_stays(scene: Tensor) -> None:
     kernel = disc_kernel(3.0, "kernel")
     problem = blurred(scene, kernel, kernel, "reflect")

@@ -148,6 +148,4 @@ def _kind(problem: Problem) -> type[Operator | DataTerm] | None:
         return Blur if is_picture and measured(problem) is None else None
     if isinstance(A, Downsampling):
         return Downsampling if y.ndim == 4 else None
-    # deepinv's physics of missing pixels is known by its mask.
-    has_gaps = is_picture and isinstance(getattr(A, "sampled", None), Tensor)
-    return Identity if isinstance(A, (Identity, Inpainting)) or has_gaps else None
+    return Identity if isinstance(A, (Identity, Inpainting)) else None
