@@ -50,6 +50,14 @@ class Width(NamedTuple):
     misfit: float
 
 
+class _Spectrum(NamedTuple):
+    """Periodogram at the frequencies that are used, ``(n,)``, where they lie, and the basis ``(n, 5)``."""
+
+    values: Tensor
+    used: Tensor
+    basis: Tensor
+
+
 class _Fit(NamedTuple):
     """Fit of a spectrum: logarithm of the likelihood times the density, misfit, and six numbers."""
 
@@ -82,7 +90,7 @@ def fit_width(y: Tensor, kernel: Tensor) -> Width:
     >>> 0.8 < width.factor < 0.87 and width.evidence > 20
     True
     """
-    spectrum = _periodogram(y.double())
+    spectrum = _spectrum_of(y.double())
     fits: dict[float, _Fit] = {}
 
     def fit(factor: float) -> None:
@@ -191,20 +199,27 @@ def _periodogram(y: Tensor) -> Tensor:
     return torch.stack(powers).mean(0) / window.square().sum()
 
 
-def _fit_spectrum(spectrum: Tensor, kernel: Tensor, factor: float, start: Tensor | None) -> _Fit:
-    """Fit the spectrum by the kernel of one width, from an estimate or from given numbers."""
-    side = len(spectrum)
-    frequency = torch.fft.fftfreq(side, dtype=torch.float64, device=spectrum.device)
+def _spectrum_of(y: Tensor) -> _Spectrum:
+    """Return the periodogram of a picture at half of the plane, without the lowest frequencies."""
+    periodogram = _periodogram(y)
+    side = len(periodogram)
+    frequency = torch.fft.fftfreq(side, dtype=torch.float64, device=y.device)
     down, right = frequency[:, None].expand(side, side), frequency.expand(side, side)
     radius = torch.hypot(down, right)
     used = (radius > _SLOW / side) & ((down > 0) | ((down == 0) & (right > 0)))
-    power = torch.fft.fft2(scale_kernel(kernel.double(), factor), s=(side, side)).abs().square()
+    length, angle = (radius[used] / _MIDDLE).log(), 2 * torch.atan2(down[used], right[used])
+    columns = [torch.ones_like(length), -length, -length.square(), angle.cos(), angle.sin()]
+    return _Spectrum(periodogram[used], used, torch.stack(columns, 1))
+
+
+def _fit_spectrum(spectrum: _Spectrum, kernel: Tensor, factor: float, start: Tensor | None) -> _Fit:
+    """Fit the spectrum by the kernel of one width, from an estimate or from given numbers."""
+    values, used, basis = spectrum
+    size = tuple(used.shape)
+    power = torch.fft.fft2(scale_kernel(kernel.double(), factor), s=size).abs().square()
     for axis in (0, 1):  # the window mixes neighbouring frequencies
         power = (4 * power + power.roll(1, axis) + power.roll(-1, axis)) / 6
-    power, values = power[used], spectrum[used]
-    length, angle = (radius[used] / _MIDDLE).log(), 2 * torch.atan2(down[used], right[used])
-    rows = [torch.ones_like(length), -length, -length.square(), angle.cos(), angle.sin()]
-    basis = torch.stack(rows, 1)
+    power = power[used]
     mean = torch.tensor([0.0, *_MEANS, 0.0], dtype=torch.float64, device=values.device)
     precision = torch.zeros_like(mean)
     precision[1:5] = torch.tensor(_DEVIATIONS, dtype=torch.float64).pow(-2)
@@ -219,7 +234,7 @@ def _fit_spectrum(spectrum: Tensor, kernel: Tensor, factor: float, start: Tensor
     if start is None:
         # The noise dominates where the blur passes least, and the picture at low frequencies.
         dark = values[power <= power.quantile(0.25)].mean()
-        slow = (values / power.clamp_min(1e-3))[length < 0].mean()
+        slow = (values / power.clamp_min(1e-3))[basis[:, 1] > 0].mean()
         z = mean.clone()
         z[0], z[5] = slow.clamp_min(1e-300).log(), dark.clamp_min(1e-300).log()
     else:

@@ -61,8 +61,9 @@ def reconstruct(
             scan. By default, only what is certain is mended. Dead, hot and clipped readings are left
             out if a fit to the others predicts another value: a thin plate that a ray meets
             lengthwise looks like a hot reading, but other rays show it too. Gains of cells are
-            subtracted if no image explains them and no other check finds a mistake. Every repair is
-            a note.
+            subtracted if no image explains them and no other check finds a mistake. The kernel of a
+            blurred picture of at least 64 pixels per side is made wider or narrower if the spectrum
+            of the picture fits it better and edges then ring less. Every repair is a note.
         metal: leave out the rays of a scan that meet metal, and put the metal of the filtered
             back-projection back; True, or the attenuation above which a pixel is metal, as in
             `it.processing.reduce_metal`.
