@@ -62,8 +62,8 @@ def reconstruct(
             out if a fit to the others predicts another value: a thin plate that a ray meets
             lengthwise looks like a hot reading, but other rays show it too. Gains of cells are
             subtracted if no image explains them and no other check finds a mistake. The kernel of a
-            blurred picture of at least 64 pixels per side is made wider or narrower if the spectrum
-            of the picture fits it better and edges then ring less. Every repair is a note.
+            blur is scaled if the picture's spectrum fits it better and edges then ring less, from
+            64 pixels per side on. Every repair is a note.
         metal: leave out the rays of a scan that meet metal, and put the metal of the filtered
             back-projection back; True, or the attenuation above which a pixel is metal, as in
             `it.processing.reduce_metal`.
@@ -113,8 +113,7 @@ def reconstruct(
         return solve_with_defaults(chosen, priors, names, solver, settings)
 
     def solve_some(chosen: Problem, places: Tensor) -> Solution:
-        wider = find_wider(chosen)
-        if wider is None:
+        if (wider := find_wider(chosen)) is None:
             return run(chosen, places)
         return solve_beyond(chosen, wider, lambda inner, items: run(inner, places[items]))
 

@@ -201,7 +201,8 @@ class ImageJob(SceneJob[Scene]):
                 return solve_alike(chosen, places)
             return solve_without_metal(chosen, solve_alike, metal)
 
-        scaled, width_notes = problem, tuple[str, ...]()
+        scaled = problem
+        width_notes: tuple[str, ...] = ()
         if "repair" not in file.scene.measurements.model_fields_set:
             scaled, width_notes = scale_certain(problem)
         try:
