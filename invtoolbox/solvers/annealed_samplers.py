@@ -43,11 +43,11 @@ class AnnealedSampler(DiffusionSampler):
         steps: number of noise levels.
         levels: largest and smallest noise level, as fractions of the intensity range.
         intensity_range: usual values ``(low, high)`` of the image.
-        begin: image to which the noise of the first level is added: ``"grey"``, or ``"restored"``
-            from the measurements by ten denoising steps of falling level, each followed by a
-            proximal step on the misfit. From a restored image, few steps from a level that exceeds
-            its error are enough, such as 0.2 (Chung, Sim and Ye, "Come-closer-diffuse-faster", CVPR
-            2022).
+        begin: image to which the noise of the first level is added: ``"grey"``, of which a
+            `GuidedSampler` takes the posterior mean at the first level, or ``"restored"`` from the
+            measurements by ten denoising steps of falling level, each followed by a proximal step
+            on the misfit. From a restored image, few steps from a level that exceeds its error are
+            enough, such as 0.2 (Chung, Sim and Ye, "Come-closer-diffuse-faster", CVPR 2022).
     """
 
     steps: int = 100
@@ -95,12 +95,24 @@ class AnnealedSampler(DiffusionSampler):
         first = objective.problem.zeros() + sum(self.intensity_range) / 2
         if self.begin == "restored":
             first = self._restore(objective, first)
+        else:
+            first = self.centre(objective, first, schedule[0])
         x = first.repeat(len(generators), *[1] * (first.ndim - 1))
         x = x + schedule[0] * noise(x)
         for level, following in itertools.pairwise(schedule):
             check_time()
             x = self.refine(rows, x, level, following, noise)
         return x.unflatten(0, (len(generators), -1))
+
+    def centre(self, objective: Objective, x: Tensor, level: float) -> Tensor:
+        """Return the image to which the noise of the first level is added, from a grey one.
+
+        Args:
+            objective: objective with one item per row of x.
+            x: grey images ``(batch, channel, *space)``.
+            level: the first noise level.
+        """
+        return x
 
     def _restore(self, objective: Objective, x: Tensor) -> Tensor:
         """Return images that explain the measurements, without noise, by half-quadratic steps."""
@@ -196,6 +208,12 @@ class GuidedSampler(AnnealedSampler):
         """Return the posterior mean of the clean image, given a noisy one and the measurements."""
         move = self._tweedie if self.covariance == "tweedie" else self._isotropic
         return move(objective, x, level)
+
+    def centre(self, objective: Objective, x: Tensor, level: float) -> Tensor:
+        # The noisy images of the first level have the posterior mean for their mean. About a grey
+        # image the draws would be off by (grey - mean) / level of their own deviation, always
+        # towards grey (benchmarks/posterior_checks.py).
+        return self.guided(objective, x, level)
 
     def _tweedie(self, objective: Objective, x: Tensor, level: float) -> Tensor:
         problem, D = objective.problem, cast(LeastSquares, objective.problem.data_term)
