@@ -626,10 +626,19 @@ class Run:
         parameters, problem = _parameters(self.original, working, loop.x)
         working = working.with_regularization(loop.weight)
         posterior = solver.posterior(working, loop.x, None if loop.keeps_state else loop.summary)
-        if posterior is None:
+        finding = ""
+        if isinstance(posterior, ChainPosterior):
+            finding = posterior.finding()
+        elif posterior is None and solver.samples:
+            finding = (
+                "the run ended before its first draw, so that x is no mean of draws, and there is "
+                "no posterior; give a larger max_iterations or time_limit, or a shorter burn_in"
+            )
+        elif posterior is None:
             bound = objective.with_regularization(loop.weight)
             posterior = gaussian_posterior(bound, x, inner_solve)
-        elif isinstance(posterior, ChainPosterior) and (finding := posterior.finding()):
+        # More states are no remedy for chains that diverge.
+        if finding and not bool((loop.status == DIVERGED).all()):
             self.notes.append(finding)
         rows = (
             torch.stack(loop.history).cpu()

@@ -141,6 +141,9 @@ class Diagnosis:
         std: standard deviation of every pixel, like it.
         rhat: split R-hat of every pixel, like it.
         functionals: the functionals that were followed, by name.
+        spread_rhat: split R-hat of the squares about the mean, like it: whether all halves of
+            chains vary alike. It detects a start that is forgotten late, which widens one half.
+            None for independent draws.
     """
 
     draws: int
@@ -152,14 +155,25 @@ class Diagnosis:
     std: Tensor
     rhat: Tensor
     functionals: dict[str, Trace] = field(default_factory=dict)
+    spread_rhat: Tensor | None = None
+
+    @property
+    def stuck(self) -> Tensor:
+        """Whether all states of an item are one image, ``(batch,)`` booleans."""
+        return (self.std == 0).flatten(1).all(1)
 
     @property
     def worst_rhat(self) -> Tensor:
         """The largest R-hat of 95 % of the pixels and of the functionals, ``(batch,)``.
 
+        It is the larger one of `rhat` and `spread_rhat`, and infinite for an item that is `stuck`.
         Functionals of fewer than 200 draws do not count, because their R-hat scatters too much.
         """
         worst = _quantile(self.rhat, _SHARE)
+        if self.spread_rhat is not None:
+            worst = torch.maximum(worst, _quantile(self.spread_rhat, _SHARE))
+        if not self.independent:
+            worst = worst.masked_fill(self.stuck, torch.inf)
         for trace in self.functionals.values():
             if trace.draws < _ENOUGH:
                 continue
@@ -178,10 +192,14 @@ class Diagnosis:
         """Return a sentence about items whose chains have not mixed, or an empty string."""
         if self.independent or bool(self.mixed.all()):
             return ""
-        items = (~self.mixed).nonzero()[:, 0].tolist()
+        if bool(self.stuck.any()):
+            return (
+                f"the chain is stuck in item {_names(self.stuck)}: all its states are one image; the "
+                "step_size is too short for the precision of the image, or bounds leave no room"
+            )
         worst = float(self.worst_rhat.max())
         return (
-            f"the chain has not mixed in item {', '.join(map(str, items[:8]))}: split R-hat is "
+            f"the chain has not mixed in item {_names(~self.mixed)}: split R-hat is "
             f"{worst:.2f}, and at most {MIXED} once it has; mean and deviation are not those of "
             "the posterior yet, so take more iterations or a longer burn_in"
         )
@@ -275,6 +293,11 @@ def join_traces(traces: Sequence[Trace]) -> Trace:
     names = ("mean", "error", "effective_number", "rhat")
     joined = {name: torch.cat([getattr(trace, name) for trace in traces]) for name in names}
     return Trace(**joined, draws=min(trace.draws for trace in traces))
+
+
+def _names(items: Tensor) -> str:
+    """Return the numbers of the items for which a boolean holds, eight at most."""
+    return ", ".join(map(str, items.nonzero()[:8, 0].tolist()))
 
 
 def _quantile(values: Tensor, share: float) -> Tensor:

@@ -22,6 +22,9 @@ from invtoolbox.posteriors.diagnostics import (
     trace_of,
 )
 
+#: Least number of kept states of a chain that show whether it has mixed.
+_FEWEST = 4
+
 
 @dataclass
 class Chain:
@@ -122,6 +125,10 @@ class Chain:
         return (
             sum_items(self.std_error().square()) / spread.clamp_min(torch.finfo(spread.dtype).tiny)
         ).sqrt()
+
+    def is_constant(self) -> Tensor:
+        """Return whether all states of an item are equal, ``(batch,)`` booleans."""
+        return (self._variance() == 0).flatten(1).all(1)
 
     def effective_number(self) -> Tensor:
         """Return the number of independent states with the same error of the mean, ``(batch,)``.
@@ -248,7 +255,13 @@ class ChainPosterior(MomentPosterior):
 
     def finding(self) -> str:
         """Return a sentence about items whose chains have not mixed, or an empty string."""
-        return self.diagnose().finding() if self._states.shape[1] >= 4 else ""
+        count = self._states.shape[1]
+        if count < _FEWEST:
+            return (
+                f"states after the burn_in: {count}, too few to show whether the chain has mixed; give "
+                "a larger max_iterations"
+            )
+        return self.diagnose().finding()
 
     def diagnose(self, functionals: Mapping[str, Functional] | None = None) -> Diagnosis:
         """Return errors of the mean, effective sample sizes and split R-hat.
@@ -265,12 +278,13 @@ class ChainPosterior(MomentPosterior):
             InputError: if the chain has fewer than four blocks of states, or a functional does not
                 return one number per item.
         """
-        if self._states.shape[1] < 4:
+        if self._states.shape[1] < _FEWEST:
             raise InputError(
                 f"a chain of {self._states.shape[1]} states after its burn_in is too short to be "
-                "diagnosed, which takes at least 4; give a larger max_iterations"
+                f"diagnosed, which takes at least {_FEWEST}; give a larger max_iterations"
             )
-        rhat = torch.cat([_split_rhat_of_sums(item.chain) for item in self._items])
+        rhats = [_split_rhats_of_sums(item.chain) for item in self._items]
+        rhat, spread_rhat = (torch.cat(values) for values in zip(*rhats))
         error = self._mean_error
         tiny = torch.finfo(error.dtype).tiny
         number = (self.std / error.clamp_min(tiny)).square()
@@ -286,6 +300,7 @@ class ChainPosterior(MomentPosterior):
             std=self.std,
             rhat=rhat,
             functionals=_follow_scalars(self._items) | traces,
+            spread_rhat=spread_rhat,
         )
 
 
@@ -304,10 +319,13 @@ def _follow_scalars(items: list[Moments]) -> dict[str, Trace]:
     }
 
 
-def _split_rhat_of_sums(chain: Chain) -> Tensor:
-    """Return the split R-hat of every pixel of one item, ``(1, channel, *space)``.
+def _split_rhats_of_sums(chain: Chain) -> tuple[Tensor, Tensor]:
+    """Return the split R-hats of every pixel of one item and of its square, from sums of blocks.
 
-    It is `diagnostics.split_rhat` of all states of full blocks, from the sums of the blocks.
+    Their shape is ``(1, channel, *space)``. The first is `diagnostics.split_rhat` of all states of
+    full blocks. The second is that of the squares about the mean, with the variance 2 v^2 that the
+    squares of normal values of variance v have, because sums hold no fourth powers (the folded
+    R-hat of Vehtari et al. 2021, with squares in place of absolute values).
     """
     full, length = chain.full()
     half = full // 2
@@ -318,5 +336,12 @@ def _split_rhat_of_sums(chain: Chain) -> Tensor:
     squares = torch.stack([chain.squares[0, places].sum(0) for places in halves])
     means = sums / n
     within = ((squares / n - means.square()).clamp_min(0) * (n / (n - 1))).mean((0, 1))
-    between = (means + chain.centre[0]).flatten(0, 1).var(0)
-    return ((n - 1) / n + between / within).sqrt().unsqueeze(0)
+    absolute = means + chain.centre[0]
+    between = absolute.flatten(0, 1).var(0)
+    # The mean square of a half about the common mean: its variance, and its squared distance.
+    away = absolute - absolute.mean((0, 1))
+    spread = ((squares / n - means.square()).clamp_min(0) + away.square()).flatten(0, 1)
+    share = spread.var(0) / (2 * spread.mean(0).square())
+    rhats = ((n - 1) / n + ratio for ratio in (between / within, share))
+    first, second = (ratio.sqrt().unsqueeze(0) for ratio in rhats)
+    return first, second

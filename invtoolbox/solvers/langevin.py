@@ -114,6 +114,8 @@ class ChainSampler(Solver):
             # A short chain underestimates its memory, so its error estimate is not used.
             if is_full and number * self.chains >= max(4 * self.blocks, self.burn_in):
                 certificate = chain.relative_error() / self.chains**0.5
+                # A chain that does not move has no error, and no draws.
+                certificate = certificate.masked_fill(chain.is_constant(), torch.inf)
         return {
             "x": states[:, 0],
             "states": states,

@@ -116,6 +116,85 @@ def test_a_chain_that_has_not_mixed_says_so_in_its_notes() -> None:
     assert sentence in str(solution)
 
 
+ULA = it.solvers.UnadjustedLangevin
+
+
+@pytest.mark.parametrize(
+    ("settings", "start", "words"),
+    [
+        ({"burn_in": 100, "max_iterations": 50}, 0.0, "ended before its first draw"),
+        ({"burn_in": 49, "max_iterations": 50}, 0.0, "after the burn_in: 1, too few"),
+        ({"burn_in": 47, "max_iterations": 50}, 0.0, "after the burn_in: 3, too few"),
+        ({"burn_in": 42, "max_iterations": 50}, 0.0, "has not mixed in item 0"),
+        ({"burn_in": 50, "max_iterations": 400, "step_size": 1e-5}, 0.0, "has not mixed in item 0"),
+        # The start is forgotten within a thirtieth of the chain: its mean is hardly off, and its
+        # deviation is three times too large.
+        ({"burn_in": 0, "max_iterations": 1000, "step_size": 0.012}, 20.0, "has not mixed"),
+        # In float32 the steps are lost in rounding.
+        ({"burn_in": 10, "max_iterations": 400, "step_size": 1e-20}, 1.0, "stuck in item 0"),
+        ({"burn_in": 10, "max_iterations": 400, "bounds": (5.0, 5.0001)}, 0.0, "stuck in item 0"),
+    ],
+)
+def test_bad_chains_say_so(settings: dict[str, float], start: float, words: str) -> None:
+    problem, prior = gaussian_problem()
+    solution = it.solve(
+        problem, prior, ULA(**settings), initial=torch.full((1, 1, 60), start), progress=False
+    )
+    assert solution.status == ("limit",)
+    assert any(words in note for note in solution.notes)
+    if "first draw" in words:
+        assert solution.posterior is None
+
+
+def test_a_diverging_chain_is_not_told_to_go_on() -> None:
+    problem, prior = gaussian_problem()
+    solution = it.solve(problem, prior, ULA(burn_in=20, step_size=1.0), progress=False)
+    assert solution.status == ("diverged",)
+    assert not any("burn_in" in note for note in solution.notes)
+
+
+def test_chains_in_two_modes_say_so() -> None:
+    problem, _ = gaussian_problem(20, noise_std=1.0)
+    means = torch.stack([torch.full((1, 20), value) for value in (-1.0, 1.0)])
+    solver = ULA(burn_in=100, max_iterations=600, tolerance=0.0, chains=4)
+    solution = it.solve(
+        problem,
+        it.priors.GaussianMixture(means, 0.01),
+        solver,
+        initial=torch.linspace(-2, 2, 20).view(1, 1, 20),
+        progress=False,
+    )
+    assert any("has not mixed in item 0" in note for note in solution.notes)
+
+
+def test_one_stuck_chain_of_four_is_found() -> None:
+    states = autoregressive(0.3, 4, 512, 8).transpose(0, 1).view(512, 1, 4, 1, 8).clone()
+    states[:, :, 0] = states[0, :, 0]  # a typical image, for ever
+    chain = Chain.start(states[0], 32)
+    for k, x in enumerate(states):
+        chain.add(x, k + 1)
+    posterior = ChainPosterior(Moments(chain, Chain.start(states[0, :, :, 0, :2], 1024)))
+    assert "has not mixed in item 0" in posterior.finding()
+
+
+def test_rhat_of_squares_is_that_of_the_states_of_normal_chains() -> None:
+    for narrow in (1.0, 0.5):
+        states = autoregressive(0.5, 2, 2048, 8).transpose(0, 1).view(2048, 1, 2, 1, 8).clone()
+        states[1024:] *= narrow
+        chain = Chain.start(states[0], 32)
+        for k, x in enumerate(states):
+            chain.add(x, k + 1)
+        spread = (
+            ChainPosterior(Moments(chain, Chain.start(states[0, :, :, 0, :2], 1024)))
+            .diagnose()
+            .spread_rhat
+        )
+        squares = (states - states.mean((0, 2), keepdim=True)).square()
+        expected = split_rhat(squares[:, 0].transpose(0, 1))
+        torch.testing.assert_close(spread[0], expected, rtol=0.06, atol=0)
+        assert bool((spread > 1.05).all()) == (narrow < 1)
+
+
 def test_one_chain_has_the_bits_it_has_as_the_first_of_several_items() -> None:
     problem, prior = gaussian_problem(20)
     both = it.Problem(torch.cat([problem.y, 2 * problem.y]), problem.operator, problem.data_term)

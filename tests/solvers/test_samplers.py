@@ -82,6 +82,23 @@ def test_diffusion_with_the_exact_score_of_a_gaussian_finds_the_posterior_mean(
     assert low < ratio < high
 
 
+@pytest.mark.parametrize("sampler", ["EDM", "PiGDM"])
+def test_guided_samplers_are_not_drawn_to_grey(sampler: str) -> None:
+    """The posterior mean lies six deviations from grey, and a first level of 1 does not pull it."""
+    problem = it.Problem(
+        torch.full((1, 1, 100), 1.2),
+        it.operators.Identity((1, 100)),
+        it.data_terms.LeastSquares(noise_std=0.1),
+    )
+    prior = it.priors.Gaussian(torch.full((1, 100), 1.0), 0.01)
+    solver = getattr(it.solvers, sampler)(
+        steps=15, levels=(1.0, 0.003), at_once=32, max_iterations=1
+    )
+    draws = it.solve(problem, prior, solver, progress=False).x
+    # Exactly 1.1, and 0.6 standard deviations of 0.071 less if the noise were about grey.
+    assert abs(float(draws.mean()) - 1.1) < 0.1 * 0.071
+
+
 def test_daps_perturbs_image_and_measurements() -> None:
     # One refinement draws from N(m, r^2) N(y, s^2), of the variance r^2 s^2 / (r^2 + s^2).
     noise, level, prior_variance = 0.05, 2.0, 0.01
