@@ -74,6 +74,8 @@ log = logging.getLogger("invtoolbox")
 _FINE_ITERATIONS = 64
 #: Size of a prediction, in sizes of what was measured, above which an answer has diverged.
 _RUNAWAY = 1e3
+#: Seconds after which a sampler ends that is given by its name and without any limit.
+SAMPLER_SECONDS = 150
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -198,7 +200,9 @@ def solve(
         time_limit: seconds after which items that still run end with the status ``limit``. A step
             that would end later is cut and discarded. First reconstructions of priors take at most
             half of the time, and so does a search for the weight of what is left; a search without
-            any answer leaves a weight from the size of the noise.
+            any answer leaves a weight from the size of the noise. A sampler that is given by its
+            name alone, without ``max_iterations``, ``tolerance`` and ``checkpoint``, ends after
+            150 s, with a note.
         seed: seed of random draws, which are a function of it and of the iteration.
         device: device that problem and prior are copied to first; None leaves them where they are.
         dtype: precision that problem and prior are converted to first; None keeps it.
@@ -266,7 +270,7 @@ def _solve(problem: Problem, call: Call) -> Solution:
 
 
 def _solve_here(problem: Problem, call: Call) -> Solution:
-    with limit(call.time_limit):
+    with limit(SAMPLER_SECONDS if call.is_sampler_alone else call.time_limit):
         steps = Run.plan(problem, call)
         with torch.no_grad():
             steps.refuse_changed_content()  # before anything costs
@@ -307,6 +311,13 @@ class Call:
         check_range("solve", "[0, inf]", tolerance=self.tolerance)
         check_range("solve", "(0, inf]", time_limit=self.time_limit)
         check_choice("solve", (None, "implicit"), differentiate=self.differentiate)
+
+    @cached_property
+    def is_sampler_alone(self) -> bool:
+        """Whether the solver is a sampler by its name, and nothing limits its number of draws."""
+        limits = (self.time_limit, self.max_iterations, self.tolerance, self.checkpoint)
+        is_unlimited = all(bound is None for bound in limits)
+        return is_unlimited and isinstance(self.solver, str) and solver_named(self.solver).samples
 
 
 @dataclass(kw_only=True)
@@ -637,6 +648,12 @@ class Run:
         elif posterior is None:
             bound = objective.with_regularization(loop.weight)
             posterior = gaussian_posterior(bound, x, inner_solve)
+        steps = int(loop.iterations.max())
+        if call.is_sampler_alone and steps < self.limits.max_iterations and LIMIT in loop.status:
+            self.notes.append(
+                f"{type(solver).__name__} by its name alone ends after {SAMPLER_SECONDS} s, here "
+                f"after {steps} of {self.limits.max_iterations} steps; time_limit= gives it more"
+            )
         # More states are no remedy for chains that diverge.
         if finding and not bool((loop.status == DIVERGED).all()):
             self.notes.append(finding)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -151,6 +153,18 @@ def test_a_diverging_chain_is_not_told_to_go_on() -> None:
     solution = it.solve(problem, prior, ULA(burn_in=20, step_size=1.0), progress=False)
     assert solution.status == ("diverged",)
     assert not any("burn_in" in note for note in solution.notes)
+
+
+def test_a_sampler_by_its_name_alone_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["invtoolbox.solve"], "SAMPLER_SECONDS", 0.3)
+    problem, prior = gaussian_problem(1000)
+    solution = it.solve(problem, prior, "ula", progress=False)
+    assert solution.status == ("limit",) and int(solution.iterations) < 20_000
+    assert any("by its name alone ends after 0.3 s" in note for note in solution.notes)
+    # A limit of the user takes its place.
+    limited = it.solve(problem, prior, "ula", max_iterations=5, progress=False)
+    assert int(limited.iterations) == 5
+    assert not any("by its name alone" in note for note in limited.notes)
 
 
 def test_chains_in_two_modes_say_so() -> None:
