@@ -10,7 +10,7 @@ covariance in units of the exact one, next to those of the same number of exact 
 The mixture has two components that the measurements leave undetermined: printed is the share of the
 samples in each.
 
-    python benchmarks/samplers.py [--samples 512]
+    python benchmarks/samplers.py [--samples 512] [--only EDM,PiGDM]
 """
 
 from __future__ import annotations
@@ -47,9 +47,15 @@ def problems() -> dict[str, it.Problem]:
     }
 
 
-def samplers(count: int) -> dict[str, it.solvers.Solver]:
+def samplers(count: int, only: str = "") -> dict[str, it.solvers.Solver]:
+    """Return the samplers by their labels.
+
+    Args:
+        count: number of draws of a diffusion sampler.
+        only: names of samplers, separated by commas; empty for all.
+    """
     whole = {"at_once": count, "max_iterations": 1}
-    return {
+    every = {
         "ULA": it.solvers.UnadjustedLangevin(burn_in=1000, max_iterations=30_000, tolerance=0.03),
         "DPS": it.solvers.DPS(steps=500, **whole),
         "DPS, weight 1": it.solvers.DPS(steps=500, weight=1.0, **whole),
@@ -65,20 +71,28 @@ def samplers(count: int) -> dict[str, it.solvers.Solver]:
         "EDM": it.solvers.EDM(**whole),
         "PiGDM, isotropic": it.solvers.PiGDM(covariance="isotropic", **whole),
     }
+    names = only.split(",") if only else [label.split(",")[0] for label in every]
+    return {label: solver for label, solver in every.items() if label.split(",")[0] in names}
 
 
-def main(samples: int = 512) -> None:
+def main(samples: int = 512, only: str = "") -> None:
+    """Print one row per problem and sampler.
+
+    Args:
+        samples: number of draws of a diffusion sampler
+        only: names of samplers, separated by commas; all by default
+    """
     count = samples
     print(f"# {machine()}; {count} draws of each diffusion sampler")
     prior = it.priors.Gaussian(torch.full((1, N, N), 0.5), correlated())
     for name, problem in problems().items():
         exact = it.exact_posterior(problem, prior)
-        for label, solver in samplers(count).items():
+        for label, solver in samplers(count, only).items():
             began = time.perf_counter()
             solution = it.solve(problem, prior, solver, progress=False)
             seconds = time.perf_counter() - began
             _print(name, label, problem, prior, solution, exact, seconds, solver, count)
-    _mixture(count)
+    _mixture(count, only)
 
 
 def _print(
@@ -143,7 +157,7 @@ def _score(problem: it.Problem, prior: it.priors.Gaussian, x: Tensor) -> Tensor:
     return -A.adjoint(D.grad(A(x), problem.y)) - prior.density_gradient(x)
 
 
-def _mixture(count: int) -> None:
+def _mixture(count: int, only: str) -> None:
     """Create two faces of equal weight, and measure a quarter of the pixels with much noise.
 
     The measurements do not determine the face.
@@ -158,7 +172,7 @@ def _mixture(count: int) -> None:
     problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=0.3))
     exact = it.exact_posterior(problem, prior)
     print(f"mixture: exact shares {[round(float(v), 2) for v in exact.shares[0]]}")
-    for label, solver in samplers(count).items():
+    for label, solver in samplers(count, only).items():
         solution = it.solve(problem, prior, solver, progress=False)
         shares = prior.log_shares(solution.posterior.sample(min(count, 512))[:, 0]).exp().mean(0)
         off = float((solution.x - exact.mean).norm() / exact.mean.norm())
