@@ -22,6 +22,7 @@ from common import machine, run_script, verdict
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.core.pytrees import items_together
 
 N = 8
 
@@ -84,6 +85,13 @@ def main(samples: int = 512, only: str = "") -> None:
     """
     count = samples
     print(f"# {machine()}; {count} draws of each diffusion sampler")
+    # Draws need no bits that are those of one draw alone.
+    with items_together():
+        _gaussian(count, only)
+        _mixture(count, only)
+
+
+def _gaussian(count: int, only: str) -> None:
     prior = it.priors.Gaussian(torch.full((1, N, N), 0.5), correlated())
     for name, problem in problems().items():
         exact = it.exact_posterior(problem, prior)
@@ -92,7 +100,6 @@ def main(samples: int = 512, only: str = "") -> None:
             solution = it.solve(problem, prior, solver, progress=False)
             seconds = time.perf_counter() - began
             _print(name, label, problem, prior, solution, exact, seconds, solver, count)
-    _mixture(count, only)
 
 
 def _print(
