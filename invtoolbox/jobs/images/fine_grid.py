@@ -40,7 +40,7 @@ from invtoolbox.solvers.base import Solver
 
 #: Largest number of pixels of an image that is solved on a finer grid too, and least number of views
 #: that are held out for the comparison.
-_LARGEST, _LEAST_VIEWS = 1 << 16, 10
+_LARGEST, _LEAST_VIEWS = 1 << 13, 10
 #: Standard errors by which the means of small pixels must predict held-out views better, and least
 #: weight of the finer grid, relative to the weight of the grid of the user: below, no held-out view
 #: limits it, and the small pixels fit the noise.
@@ -52,7 +52,7 @@ _USABLE = ("converged", "early_stopping", "limit")
 def refine(problem: Problem, solution: Solution, prior: Prior | None) -> Problem | None:
     """Return the problem on pixels of half the size, or None if these are not tried.
 
-    They are tried for line integrals in at least 60 views of an image of at most 65,536 pixels. They are
+    They are tried for line integrals in at least 60 views of an image of at most 8,192 pixels. They are
     not tried if the prior was trained on CT slices, whose pixels have a size, or if a sampler drew the
     answer.
 
