@@ -19,7 +19,8 @@ SCRIPTS = [] if np.lib.NumpyVersion(np.__version__) < "2.0.0" else ["tests/user_
 @pytest.mark.parametrize(
     "command",
     [
-        ["mypy", "invtoolbox", *SCRIPTS],
+        # Two minutes; `make lint typecheck` of the workflow checks the types of every change.
+        pytest.param(["mypy", "invtoolbox", *SCRIPTS], marks=pytest.mark.slow),
         ["ruff", "check", "--no-cache", "."],
         ["ruff", "format", "--check", "--no-cache", "."],
     ],

@@ -21,8 +21,10 @@ from invtoolbox.parameter_choice.noise import estimate_noise_std
 #: Largest error of the value of air, relative to -1000, in an image in Hounsfield units.
 _AIR = 0.1
 #: Least share of the cells that differ from both neighbours if cells have gains of their own, and
-#: least part of these differences that no image predicts after a number of iterations.
+#: least part of these differences that no image predicts after a number of iterations, and no image of
+#: pixels of half the size, which is tried up to this number of pixels.
 _GAINS, _UNPREDICTED, _ITERATIONS = 0.06, 0.08, 20
+_UNPREDICTED_FINELY, _LARGEST = 0.04, 1 << 16
 #: Least offset relative to the bright readings, and largest change of the rays that miss the
 #: object, between cells and between views, relative to the offset; and change between the outermost
 #: cells that shows an object.
@@ -113,7 +115,12 @@ def check_gains(subject: Subject) -> Finding | None:
     if planes is None or not isinstance(subject.problem.data_term, ResidualTerm):
         return None
     share = float(share_of_gains(planes).median())
-    if share < _GAINS or _unpredicted(subject) < _UNPREDICTED:
+    A: Any = subject.operator
+    if share < _GAINS or _unpredicted(subject, A) < _UNPREDICTED:
+        return None
+    # Large pixels make cells differ as well, where edges of the object lie between them.
+    finer = A.refine() if math.prod(A.domain_shape) <= _LARGEST else None
+    if finer is not None and _unpredicted(subject, finer) < _UNPREDICTED_FINELY:
         return None
     return Finding(
         "gains",
@@ -124,16 +131,15 @@ def check_gains(subject: Subject) -> Finding | None:
     )
 
 
-def _unpredicted(subject: Subject) -> float:
-    """Return the part of the differences of cells that an image does not predict.
+def _unpredicted(subject: Subject, A: Scan) -> float:
+    """Return the part of the differences of cells that an image of a scan does not predict.
 
     The differences d are between a cell's mean over the views and the mean of its neighbours. The
     part is ``<d(y - A x), d(y)> / |d(y)|^2``, x a fit to y.
     """
     y = subject.filled
-    assert isinstance(subject.operator, Scan)
     with torch.no_grad():
-        residual = fit_residual(subject.operator, y, _ITERATIONS)
+        residual = fit_residual(A, y, _ITERATIONS)
     of_residual, of_readings = (
         means[..., 1:-1] - (means[..., 2:] + means[..., :-2]) / 2
         for means in (residual.double().mean(2), y.double().mean(2))

@@ -154,18 +154,16 @@ def test_a_fault_is_found_and_named(kind: type[Solver], finding: str, words: str
     report = check_solver(kind(), _problem(), 0.1 * it.priors.Tikhonov(), raise_error=False)
     assert not report[finding].ok, str(report)
     assert words in report[finding].sentence
+
+
+def test_a_fault_is_an_error_of_one_line() -> None:
     with pytest.raises(AssertionError) as error:
-        check_solver(kind(), _problem(), 0.1 * it.priors.Tikhonov())
+        check_solver(Ascent(), _problem(), 0.1 * it.priors.Tikhonov())
     assert "\n" not in str(error.value)
 
 
 def test_sound_solvers_pass() -> None:
-    for solver in (
-        Descent(),
-        it.solvers.GradientDescent(),
-        it.solvers.LBFGS(),
-        it.solvers.ConjugateGradient(),
-    ):
+    for solver in (Descent(), it.solvers.LBFGS(), it.solvers.ConjugateGradient()):
         report = check_solver(solver, _problem(), 0.1 * it.priors.Tikhonov())
         assert report.ok
 

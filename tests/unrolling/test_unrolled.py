@@ -117,7 +117,7 @@ def test_n_steps_are_those_of_solve_and_their_derivative_is_exact(name: str) -> 
 @pytest.mark.parametrize(
     "name",
     [
-        name
+        pytest.param(name, marks=[] if name in FEW else pytest.mark.slow)
         for name, case in CASES.items()
         if case[2] and name not in ("RED", "learned prox, ADMM", "DPIR")
     ],

@@ -19,6 +19,7 @@ from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.images.fine_grid import solve_finer
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.join import join
 from invtoolbox.jobs.images.one_material import (
@@ -155,8 +156,8 @@ def solve_with_defaults(
 ) -> Solution:
     """Solve, with the misfit and the bounds that suit the problem, and keep the simple answer.
 
-    `find_smooth_noise`, `approximate_counts`, `bound_short_arc`, `continue_views` and `keep_floor`
-    decide; the first and the last two only if `regularization` is ``"auto"``, as it is by default.
+    `find_smooth_noise`, `approximate_counts`, `bound_short_arc`, `continue_views`, `solve_finer` and
+    `keep_floor` decide; the first and the last three only if `regularization` is ``"auto"``, as it is by default.
 
     Args:
         problem: measurements, operator and data term.
@@ -193,9 +194,12 @@ def solve_with_defaults(
             raise OutOfTime
         return x
 
-    solution = continue_views(problem, solution, again)
+    continued = continue_views(problem, solution, again)
+    # The pixels of an object wider than the detector are no reason for its residual.
+    is_same = (continued.x == solution.x).flatten(1).all(1)
+    solution, residual = solve_finer(problem, continued, is_same, prior, solver, settings)
     limit = settings.get("max_iterations")
-    return fitted.restore(keep_floor(problem, solution, prior, solver, limit), posed)
+    return fitted.restore(keep_floor(problem, solution, prior, solver, limit, residual), posed)
 
 
 def _solve_by_unit(

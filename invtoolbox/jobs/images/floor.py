@@ -15,7 +15,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from invtoolbox.core.interrupts import OutOfTime, budget
+from invtoolbox.core.interrupts import OutOfTime
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
@@ -24,6 +24,7 @@ from invtoolbox.jobs.images.held_out import (
     compare_at_half_size,
     compare_in_gaps,
     compare_views,
+    repeat,
 )
 from invtoolbox.objective.gaps import measured
 from invtoolbox.operators.base import Operator
@@ -39,7 +40,6 @@ from invtoolbox.posteriors.exact import GaussianPosterior
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
-from invtoolbox.solve import inner_solve
 from invtoolbox.solvers.base import Solver
 
 #: End of the note on an item whose answer is the simple one.
@@ -52,6 +52,7 @@ def keep_floor(
     prior: Prior | None,
     solver: Solver | str | None,
     max_iterations: int | None = None,
+    residual: Tensor | None = None,
 ) -> Solution:
     """Return the solution, with the simple answer in the items in which the prior is no better.
 
@@ -64,6 +65,7 @@ def keep_floor(
         prior: the prior of the solution.
         solver: the solver of the solution.
         max_iterations: largest number of iterations of the solution.
+        residual: residuals of the solution in held-out views by `predict_views`, if they are known.
     """
     is_drawn = not isinstance(solution.posterior, GaussianPosterior | None)
     if prior is None or solution.parameters or is_drawn:
@@ -74,26 +76,11 @@ def keep_floor(
         return solution
     valid = torch.tensor([status != "invalid" for status in solution.status])
     problem = problem.without_skipping().to(device=solution.x.device, dtype=solution.x.real.dtype)
-    weight = torch.where(valid.to(solution.x.device), solution.regularization, 1)
-
-    def again(changed: Problem) -> Tensor:
-        x = inner_solve(
-            changed,
-            prior,
-            solver,
-            weight,
-            max_iterations=max_iterations,
-            seed=solution.seed,
-            progress=False,
-        ).x
-        if budget().is_spent:
-            raise OutOfTime
-        return x
-
+    again = repeat(solution, prior, solver, max_iterations)
     sampled = measured(problem)
     try:
         if kind is Scan:
-            verdict = compare_views(problem, again)
+            verdict = compare_views(problem, again, residual)
         elif kind in (Blur, Poisson, CartesianMRI):
             verdict = compare_by_simulation(problem, solution, again)
         elif kind is Downsampling:

@@ -10,13 +10,18 @@ import torch
 from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
+from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.gaps import interpolate
 from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting
 from invtoolbox.parameter_choice.held_out import ONE_OF, quadratic_model, separate_generator
+from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+from invtoolbox.solve import inner_solve
+from invtoolbox.solvers.base import Solver
 
 #: Largest number of folds of held-out pixels, and number of pixels of which one fold is enough.
 _FOLDS, _ENOUGH = 4, 1 << 14
@@ -35,6 +40,42 @@ _VIEW_ERRORS, _LEAST_VIEWS = 2.0, 10
 
 #: Solve another problem with the weight and the solver of a solution: ``(problem) -> images``.
 Again = Callable[[Problem], Tensor]
+
+
+def repeat(
+    solution: Solution,
+    prior: Prior | None,
+    solver: Solver | str | None,
+    max_iterations: int | None = None,
+) -> Again:
+    """Return the function that solves another problem with the weights of a solution.
+
+    It raises `OutOfTime` if the time limit ends it.
+
+    Args:
+        solution: solution whose weights are taken.
+        prior: its prior.
+        solver: its solver.
+        max_iterations: its largest number of iterations.
+    """
+    valid = torch.tensor([status != "invalid" for status in solution.status])
+    weight = torch.where(valid.to(solution.x.device), solution.regularization, 1)
+
+    def again(problem: Problem) -> Tensor:
+        x = inner_solve(
+            problem,
+            prior,
+            solver,
+            weight,
+            max_iterations=max_iterations,
+            seed=solution.seed,
+            progress=False,
+        ).x
+        if budget().is_spent:
+            raise OutOfTime
+        return x
+
+    return again
 
 
 class Verdict(NamedTuple):
@@ -133,40 +174,32 @@ def compare_at_half_size(problem: Problem, again: Again) -> Verdict | None:
     return Verdict(~(by_prior <= by_simple), lambda k: enlarge(problem.y0[k : k + 1], size), reason)
 
 
-def compare_views(problem: Problem, again: Again) -> Verdict:
+def compare_views(problem: Problem, again: Again, residual: Tensor | None = None) -> Verdict:
     """Predict held-out views by the prior and by the filtered back-projection of the others.
 
-    Counts of photons are compared as weighted logarithms. Views smooth what an image is wrong by, so
-    residuals are compared a second time after the square root of the ramp filter: the norm of the
-    filtered views is then that of the image (Natterer, The Mathematics of Computerized Tomography,
-    1986, theorem II.1.2). The prior loses if it loses either comparison.
+    Counts of photons are compared as weighted logarithms. Residuals are compared a second time in the
+    norm of the image, see `compare_in_norm_of_image`. The prior loses if it loses either comparison.
 
     Args:
         problem: a scan.
         again: solves another problem in the same way.
+        residual: residuals of the prior by `predict_views`, if they are known.
     """
     model, _ = quadratic_model(problem)
-    is_held = torch.arange(problem.operator.blocks or 0, device=problem.y0.device) % ONE_OF
-    is_held = is_held == ONE_OF // 2
-    fitted, held = ((is_held == choice).nonzero().squeeze(1) for choice in (False, True))
-    some, unseen = (model.subset(views) for views in (fitted, held))
+    fitted, held = _split_views(problem)
+    unseen = model.subset(held)
 
     def invert(scan: Problem) -> Tensor:
         return first_guess(scan.with_data_term(LeastSquares()), inverse=True)
 
-    weights = getattr(unseen.data_term, "weights", None)
-    weights = torch.ones_like(unseen.y0) if weights is None else weights.expand_as(unseen.y0)
-    residuals = [
-        weights.sqrt() * (unseen.operator(x) - unseen.y0)
-        for x in (again(problem.subset(fitted)), invert(some))
-    ]
-    squares = [residual.square() for residual in residuals]
-    wins, errors = _judge(torch.stack([*squares, (weights > 0).to(weights)], 1), _VIEW_ERRORS)
+    if residual is None:
+        residual = predict_views(problem, again(problem.subset(fitted)))
+    by_simple = predict_views(problem, invert(model.subset(fitted)))
+    weights = _weights_of(unseen)
+    squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]
+    wins, errors = _judge(torch.stack(squares, 1), _VIEW_ERRORS)
     if len(held) >= _LEAST_VIEWS:
-        # Errors of the cells of a view depend on each other, hence sums over views.
-        views = torch.stack([_sum_views(_filter(residual)) for residual in residuals], 1)
-        as_images, _ = _judge(torch.cat([views, torch.ones_like(views[:, :1])], 1), _VIEW_ERRORS)
-        wins = wins | as_images
+        wins = wins | compare_in_norm_of_image(residual, by_simple)[0]
 
     def reason(k: int) -> str:
         prior, back_projection = (float(error[k]) for error in errors)
@@ -178,6 +211,67 @@ def compare_views(problem: Problem, again: Again) -> Verdict:
         )
 
     return Verdict(wins, lambda k: invert(model.select(held.new_tensor([k]))), reason)
+
+
+def solve_without_views(problem: Problem, again: Again) -> Tensor:
+    """Return the image of the views of a scan that are not held out.
+
+    Args:
+        problem: a scan.
+        again: solves the problem of some views.
+    """
+    return again(problem.subset(_split_views(problem)[0]))
+
+
+def predict_views(problem: Problem, x: Tensor) -> Tensor:
+    """Return the weighted residuals of the held-out views, ``(batch, channel, view, ...)``.
+
+    Args:
+        problem: a scan; counts of photons are compared as weighted logarithms.
+        x: images of the other views.
+    """
+    unseen = quadratic_model(problem)[0].subset(_split_views(problem)[1])
+    return _weights_of(unseen).sqrt() * (unseen.operator(x) - unseen.y0)
+
+
+def compare_in_norm_of_image(
+    first: Tensor, second: Tensor, errors: float = _VIEW_ERRORS
+) -> tuple[Tensor, Tensor]:
+    """Compare two answers by their residuals in views that neither has seen.
+
+    Views smooth what an image is wrong by. After the square root of the ramp filter the norm of the
+    views is that of the image (Natterer, The Mathematics of Computerized Tomography, 1986, theorem
+    II.1.2). Errors of the cells of a view depend on each other, hence sums over views are compared.
+
+    Args:
+        first: residuals of the first answer by `predict_views`.
+        second: residuals of the second one.
+        errors: number of standard errors by which the second answer must be better.
+
+    Returns:
+        Whether the second answer is better, or the only one that is finite, and its error relative to
+        the error of the first; ``(batch,)`` each.
+    """
+    views = torch.stack([_sum_views(_filter(residual)) for residual in (first, second)], 1)
+    wins, sizes = _judge(torch.cat([views, torch.ones_like(views[:, :1])], 1), errors)
+    return wins & sizes[1].isfinite(), sizes[1] / sizes[0]
+
+
+def number_held(problem: Problem) -> int:
+    """Return the number of views of a scan that `predict_views` holds out."""
+    return len(_split_views(problem)[1])
+
+
+def _split_views(problem: Problem) -> tuple[Tensor, Tensor]:
+    """Return the indices of the views that are fitted, and of those that are held out."""
+    is_held = torch.arange(problem.operator.blocks or 0, device=problem.y0.device) % ONE_OF
+    is_held = is_held == ONE_OF // 2
+    return (~is_held).nonzero().squeeze(1), is_held.nonzero().squeeze(1)
+
+
+def _weights_of(problem: Problem) -> Tensor:
+    weights = getattr(problem.data_term, "weights", None)
+    return torch.ones_like(problem.y0) if weights is None else weights.expand_as(problem.y0)
 
 
 def _filter(residual: Tensor) -> Tensor:

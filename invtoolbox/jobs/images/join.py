@@ -12,6 +12,26 @@ from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 
 
+def take(solution: Solution, items: Tensor) -> Solution:
+    """Return the solution of some items of its batch, without posterior and compared weights.
+
+    Args:
+        solution: solution of a batch.
+        items: places of the items.
+    """
+    places = items.cpu()
+    return dataclasses.replace(
+        solution,
+        x=solution.x[items.to(solution.x.device)],
+        status=tuple(solution.status[k] for k in places.tolist()),
+        iterations=solution.iterations[places.to(solution.iterations.device)],
+        history={name: rows[:, places] for name, rows in solution.history.items()},
+        regularization=solution.regularization[items.to(solution.regularization.device)],
+        weight_search=None,
+        posterior=None,
+    )
+
+
 def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution:
     """Return the solution of a batch whose items were solved in several groups.
 

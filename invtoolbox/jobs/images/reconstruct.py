@@ -73,10 +73,12 @@ def reconstruct(
         not given, the answer is compared with a simple one: a picture with gaps with its
         interpolation, a denoised picture with the noisy one, an enlarged picture with the bicubic
         one, a scan with its filtered back-projection. Where the prior is no better, ``x`` is the
-        simple answer, as a note says. If rays of a scan that miss the image measure an object
-        there, ``x`` is the middle of the solution on a grid that covers the detector's field of
-        view. If the object of a 2D scan is wider than the detector, its views are continued by
-        `extend_truncated`, unless no image explains what that adds.
+        simple answer, as a note says. A scan of a small image is also solved on pixels of half the
+        size; if they predict held-out views better, ``x`` is the mean over blocks of them. If rays
+        of a scan that miss the image measure an object there, ``x`` is the middle of the solution
+        on a grid that covers the detector's field of view. If the object of a 2D scan is wider than
+        the detector, its views are continued by `extend_truncated`, unless no image explains what
+        that adds.
 
     Raises:
         InputError: in the cases of `Problem` and `solve`, and if both ``noise_std`` and

@@ -39,6 +39,16 @@ class Scan(LinearOperator):
         """
         return None
 
+    def refine(self) -> Self | None:
+        """Return the scan of an image with twice the pixels along every axis, of half the size.
+
+        ``None`` for other scans than 2D and 3D scans of one machine.
+
+        >>> import invtoolbox as it
+        >>> it.operators.ParallelBeam((4, 6), [0.0], 7).refine()
+        ParallelBeam(8x12, 1 views, 7 detectors)
+        """
+
     def enlarge(self, rows: int, columns: int) -> Self:
         """Return the scan of an image with some more rows and columns on either side.
 
@@ -164,6 +174,12 @@ class Scan2D(Scan):
         scan.detector_spacing = 2 * self.detector_spacing
         scan.range_shape = (*self.range_shape[:-1], scan.num_detectors)
         scan._set_image((self.domain_shape[0], height // 2, width // 2))
+        return scan
+
+    def refine(self) -> Self:
+        scan = copy.copy(self)
+        scan.pixel_size = (self.pixel_size[0] / 2, self.pixel_size[1] / 2)
+        scan._set_image((self.domain_shape[0], *(2 * n for n in self.image_shape)))
         return scan
 
     def _set_image(self, shape: tuple[int, ...]) -> None:

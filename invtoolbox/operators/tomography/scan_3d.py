@@ -225,6 +225,12 @@ class Scan3D(Scan):
         self.detector_shape = (self.detector_shape[0], count)
         self._settle()
 
+    def refine(self) -> Self:
+        scan, (slices, rows, columns) = copy.copy(self), self.voxel_size
+        scan.voxel_size = (slices / 2, rows / 2, columns / 2)
+        scan._set_image((self.domain_shape[0], *(2 * n for n in self.volume_shape)))
+        return scan
+
     def _set_image(self, shape: tuple[int, ...]) -> None:
         self.domain_shape, self.volume_shape = shape, shape[1:]
 

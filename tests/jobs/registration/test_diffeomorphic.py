@@ -198,6 +198,7 @@ def test_exchanged_pictures_have_the_inverse_of_all_stages(extras: bool) -> None
     assert motion.has_inverse and motion.jacobian[inside].min() > 0.2
 
 
+@pytest.mark.slow
 def test_exchanged_volumes_of_two_grids_have_the_inverse() -> None:
     head, M = body((18, 22, 20)), motion_3d()
     grids = Grid((4.0, 3.0, 3.5), (10.0, -20.0, 5.0)), Grid((4.5, 3.5, 3.0), (12.0, -24.0, 3.0))

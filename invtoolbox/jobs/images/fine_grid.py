@@ -1,0 +1,184 @@
+"""Scans whose pixels are too coarse: solve on pixels of half the size, and average blocks of them.
+
+The edges of an object do not lie on the edges of pixels, so an image of few pixels explains its views
+only up to an error that is no noise: neighbouring views share it. A prior that follows the views fits
+this error. An image of smaller pixels explains the views better, and the means over blocks of its pixels
+are the answer. Views that neither image has seen decide between the two. Numbers here were chosen on the
+even half of `benchmarks/zoo.py`, and on squares, rings, ellipses and photographs of the same sizes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from invtoolbox.core.interrupts import OutOfTime, budget
+from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.errors import InputError
+from invtoolbox.jobs.images.held_out import (
+    compare_in_norm_of_image,
+    number_held,
+    predict_views,
+    repeat,
+    solve_without_views,
+)
+from invtoolbox.jobs.images.join import join, take
+from invtoolbox.jobs.images.trained_range import needs_unit
+from invtoolbox.operators.tomography.scan_2d import Scan
+from invtoolbox.posteriors.base import MappedPosterior
+from invtoolbox.posteriors.exact import GaussianPosterior
+from invtoolbox.priors.base import Prior
+from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
+from invtoolbox.solve import solve
+from invtoolbox.solvers.base import Solver
+
+#: Largest number of pixels of an image that is solved on a finer grid too, and least number of views
+#: that are held out for the comparison.
+_LARGEST, _LEAST_VIEWS = 1 << 13, 10
+#: Standard errors by which the means of small pixels must predict held-out views better, and least
+#: weight of the finer grid, relative to the weight of the grid of the user: below, no held-out view
+#: limits it, and the small pixels fit the noise.
+_MEAN_ERRORS, _LEAST_WEIGHT = 1.5, 1e-4
+#: Statuses of answers that are compared.
+_USABLE = ("converged", "early_stopping", "limit")
+
+
+def refine(problem: Problem, solution: Solution, prior: Prior | None) -> Problem | None:
+    """Return the problem on pixels of half the size, or None if these are not tried.
+
+    They are tried for line integrals in at least 60 views of an image of at most 8,192 pixels. They are
+    not tried if the prior was trained on CT slices, whose pixels have a size, or if a sampler drew the
+    answer.
+
+    Args:
+        problem: measurements, operator and data term.
+        solution: its solution.
+        prior: sum of the priors.
+    """
+    A, is_drawn = problem.operator, not isinstance(solution.posterior, GaussianPosterior | None)
+    if (
+        not isinstance(A, Scan)
+        or type(problem.data_term) is not LeastSquares
+        or problem.unknown
+        or problem.y0.is_complex()
+        or prior is None
+        or any(term.chosen for term in prior.as_sum().terms)
+        or needs_unit(prior)
+        or is_drawn
+        or solution.parameters
+        or problem.zeros()[0].numel() > _LARGEST
+        or number_held(problem) < _LEAST_VIEWS
+    ):
+        return None
+    finer = A.refine()
+    return None if finer is None else problem.with_operator(finer)
+
+
+def solve_finer(
+    problem: Problem,
+    solution: Solution,
+    candidates: Tensor,
+    prior: Prior | None,
+    solver: Solver | str | None,
+    settings: Mapping[str, Any],
+) -> tuple[Solution, Tensor | None]:
+    """Solve a scan on pixels of half the size, and take the answer that predicts held-out views.
+
+    Args:
+        problem: measurements, operator and data term.
+        solution: its solution, with ``regularization="auto"``.
+        candidates: items that may be taken from the finer grid, ``(batch,)`` booleans.
+        prior: the prior of the solution.
+        solver: the solver of the solution.
+        settings: further keywords of `invtoolbox.solve`.
+
+    Returns:
+        The solution on the grid of the problem, and the residuals of the held-out views, as of
+        `predict_views`; None if nothing was compared.
+    """
+    valid = problem.without_skipping().to(device=solution.x.device, dtype=solution.x.real.dtype)
+    finer = refine(valid, solution, prior)
+    if finer is None or not bool(candidates.any()):
+        return solution, None
+    some = {key: settings[key] for key in ("max_iterations", "tolerance") if key in settings}
+    limit = settings.get("max_iterations")
+    try:
+        fine = solve(finer, prior, solver, **some, seed=solution.seed, progress=False, check=False)
+        if budget().is_spent:
+            raise OutOfTime
+        large = solve_without_views(valid, repeat(solution, prior, solver, limit))
+        small = solve_without_views(finer, repeat(fine, prior, solver, limit))
+    except OutOfTime:
+        late = "the time limit left no time for a comparison with smaller pixels"
+        return dataclasses.replace(solution, notes=(*solution.notes, late)), None
+    except (InputError, RuntimeError):  # such as a network that takes images of one size
+        return solution, None
+    large_residual, small_residual = predict_views(valid, large), predict_views(finer, small)
+    wins, ratio = compare_in_norm_of_image(large_residual, small_residual)
+    # Residuals of large pixels are not errors of their values alone. Small pixels with the means of the
+    # large ones have these values and none of the other errors.
+    pool = _pool_of(large)
+    mixed = small + F.interpolate(large - pool(small, 2), scale_factor=2, mode="nearest")
+    is_mean_better, _ = compare_in_norm_of_image(
+        predict_views(finer, mixed), small_residual, _MEAN_ERRORS
+    )
+    usable = [a in _USABLE and b in _USABLE for a, b in zip(solution.status, fine.status)]
+    is_fine = wins & is_mean_better & torch.tensor(usable, device=wins.device)
+    is_fine &= fine.regularization.to(wins.device) > _LEAST_WEIGHT * solution.regularization
+    is_fine &= candidates.to(wins.device)
+    places, parts = torch.arange(problem.batch, device=is_fine.device), []
+    for choice in (False, True):
+        items = places[is_fine == choice]
+        if not len(items):
+            continue
+        answer = solution
+        if choice:
+            answer = _reduce(problem, solution, fine, {int(k): float(ratio[k]) for k in items})
+        parts.append((items, answer if len(items) == problem.batch else take(answer, items)))
+    column = is_fine.reshape(-1, *[1] * (small_residual.ndim - 1))
+    residual = torch.where(column, small_residual, large_residual)
+    return join(problem, parts), residual
+
+
+def _pool_of(image: Tensor) -> Callable[[Tensor, int], Tensor]:
+    """Return the function that averages blocks of the pixels of an image."""
+    return F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
+
+
+def _reduce(
+    problem: Problem, solution: Solution, fine: Solution, ratios: Mapping[int, float]
+) -> Solution:
+    """Return the solution of a finer grid on the grid of a problem, with a note per item.
+
+    Args:
+        problem: the problem of the user.
+        solution: its solution.
+        fine: solution on pixels of half the size.
+        ratios: errors of the finer grid on held-out views, relative to those of the grid of the user,
+            by the places of the items.
+    """
+    pool, size = _pool_of(fine.x), " by ".join(map(str, fine.x.shape[2:]))
+    reasons = [
+        f"pixels of half the size predict held-out views{'' if problem.batch == 1 else f' of item {k}'} "
+        f"with {ratio:.0%} of the error: x is the mean over blocks of pixels of a solution on {size}; "
+        "regularization= a number keeps the grid"
+        for k, ratio in ratios.items()
+    ]
+    # Remarks on the residual are those of the answer that is returned.
+    remarks = [text for text in solution.notes if "the residual" not in text]
+    notes = dict.fromkeys((*fine.notes, *remarks, *reasons))
+    posterior = fine.posterior
+    return dataclasses.replace(
+        fine,
+        x=pool(fine.x, 2),
+        posterior=None if posterior is None else MappedPosterior(posterior, lambda x: pool(x, 2)),
+        problem=problem,
+        notes=tuple(notes),
+        seconds=solution.seconds + fine.seconds,
+    )

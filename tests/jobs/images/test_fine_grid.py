@@ -1,0 +1,119 @@
+"""Scans whose pixels are too coarse are solved on pixels of half the size, if held-out views are for it."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.jobs.images.held_out import compare_in_norm_of_image
+from invtoolbox.operators.tomography.scan_2d import Scan
+from tests.operators.scan_helpers import turn
+
+
+def bars(noise: float) -> tuple[it.operators.ParallelBeam, Tensor, Tensor]:
+    """Return the scan of turned bars, whose measurements are those of a much finer image."""
+    A = it.operators.ParallelBeam((20, 20), turn(60, 0.1, math.pi), 30, detector_spacing=0.8)
+    finest = A.refine().refine().refine()
+    axis = (torch.arange(160) + 0.5) / 8 - 10
+    along = axis[None] * 0.8 + axis[:, None] * 0.6
+    fine = ((along.remainder(3.3) < 1.4) & (axis[None] ** 2 + axis[:, None] ** 2 < 64)).float()
+    y = finest.simulate(fine[None, None], noise, seed=0)
+    return A, y, torch.nn.functional.avg_pool2d(fine[None, None], 8)
+
+
+def rmse(x: Tensor, truth: Tensor) -> float:
+    return float((x - truth).square().mean().sqrt())
+
+
+def is_finer(solution: it.Solution) -> bool:
+    return any("pixels of half the size" in note for note in solution.notes)
+
+
+@pytest.fixture(scope="module")
+def alone() -> list[it.Solution]:
+    """Solutions of bars between pixels, and of an image of pixels."""
+    A, y, truth = bars(0.05)
+    pixels = A.simulate(truth, 0.05, seed=0)
+    return [it.reconstruct(item, A, progress=False) for item in (y, pixels)]
+
+
+def test_an_edge_between_pixels_is_found_on_smaller_ones(alone: list[it.Solution]) -> None:
+    A, y, truth = bars(0.05)
+    coarse = it.solve(it.Problem(y, A), "tv", progress=False)
+    assert is_finer(alone[0]) and alone[0].x.shape == truth.shape
+    assert rmse(alone[0].x, truth) < 0.5 * rmse(coarse.x, truth)
+    assert alone[0].problem.image_shape == (1, 20, 20)
+
+
+def test_an_image_of_the_grid_itself_stays_on_its_grid(alone: list[it.Solution]) -> None:
+    """The scan of an image of pixels has no error of the pixels."""
+    A, _, truth = bars(0.05)
+    y = A.simulate(truth, 0.05, seed=0)
+    assert not is_finer(alone[1])
+    assert torch.equal(alone[1].x, it.solve(it.Problem(y, A), "tv", progress=False).x)
+
+
+def test_an_item_is_solved_alone_as_in_a_batch(alone: list[it.Solution]) -> None:
+    A, y, truth = bars(0.05)
+    pair = torch.cat([y, A.simulate(truth, 0.05, seed=0)])
+    together = it.reconstruct(pair, A, progress=False)
+    assert sum("half the size" in note for note in together.notes) == 1
+    for k, solution in enumerate(alone):
+        assert torch.equal(together.x[k : k + 1], solution.x)
+        assert torch.equal(together.regularization[k : k + 1], solution.regularization)
+        assert together.status[k] == solution.status[0]
+
+
+def test_a_weight_keeps_the_grid() -> None:
+    A, y, _ = bars(0.01)
+    solution = it.reconstruct(y, A, regularization=0.1, progress=False)
+    assert torch.equal(
+        solution.x, it.solve(it.Problem(y, A), "tv", regularization=0.1, progress=False).x
+    )
+
+
+class OneSize(it.priors.ExplicitPrior):
+    """Penalty of the squares, for images of 20 x 20 pixels."""
+
+    def energy(self, x: Tensor) -> Tensor:
+        return 0.5 * x.reshape(len(x), 20, 20).square().sum((1, 2))
+
+    def prox(self, x: Tensor, step: Tensor) -> Tensor:
+        return x / (1 + torch.as_tensor(step).reshape(-1, 1, 1, 1))
+
+
+def test_a_prior_of_one_size_keeps_the_grid() -> None:
+    A, y, _ = bars(0.01)
+    solution = it.reconstruct(y, A, OneSize(), max_iterations=20, progress=False)
+    assert solution.x.shape == (1, 1, 20, 20) and not is_finer(solution)
+
+
+def test_residuals_that_are_not_finite_lose() -> None:
+    first, second = torch.ones(3, 1, 12, 5), torch.full((3, 1, 12, 5), 0.5)
+    first[1], second[2] = math.nan, math.nan
+    wins, ratio = compare_in_norm_of_image(first, second)
+    assert wins.tolist() == [True, True, False]
+    assert float(ratio[0]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    "A",
+    [
+        it.operators.FanBeam((20, 24), turn(9), 40, 60.0, 90.0, detector_spacing=1.2),
+        it.operators.ConeBeam((8, 12, 12), turn(5), (14, 20), 60.0, 90.0),
+    ],
+    ids=["fan", "cone"],
+)
+def test_a_refined_scan_measures_the_same_object(A: Scan) -> None:
+    finer = A.refine()
+    assert finer.domain_shape[1:] == tuple(2 * n for n in A.domain_shape[1:])
+    smooth = torch.ones(1, 1, *A.domain_shape[1:])
+    for axis, n in enumerate(A.domain_shape[1:], 2):
+        hat = (math.pi * (torch.arange(n) + 0.5) / n).sin() ** 2
+        smooth = smooth * hat.reshape(-1, *[1] * (smooth.ndim - 1 - axis))
+    mode = "bilinear" if smooth.ndim == 4 else "trilinear"
+    fine = torch.nn.functional.interpolate(smooth, scale_factor=2, mode=mode, align_corners=False)
+    y = A(smooth)
+    assert (finer(fine) - y).abs().max() < 0.03 * y.abs().max()
