@@ -31,6 +31,7 @@ from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.differentiation import differentiate_answer, differentiates_fixed_point
 from invtoolbox.loop.replay import run_with_replay
 from invtoolbox.loop.run import (
+    ACCELERATED_CHECKS,
     DIVERGED,
     EARLY_STOPPING,
     INVALID,
@@ -123,6 +124,7 @@ def solve(
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = True,
     check: bool = True,
+    check_every: int = ACCELERATED_CHECKS,
     repair: bool = False,
 ) -> Solution: ...
 
@@ -144,6 +146,7 @@ def solve(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     check: bool = True,
+    check_every: int = ACCELERATED_CHECKS,
     repair: bool = False,
 ) -> list[Solution]: ...
 
@@ -167,6 +170,7 @@ def solve(
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = True,
     check: bool = True,
+    check_every: int = ACCELERATED_CHECKS,
     repair: bool = False,
 ) -> Solution | list[Solution]:
     r"""Minimize ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, ``x = g(z)``, per item.
@@ -215,6 +219,9 @@ def solve(
         check: look for measurements that do not fit the operator or the noise level
             (`measurements.check_measurements`). What looks wrong is a `MeasurementWarning`, and a
             sentence in ``Solution.notes``.
+        check_every: number of steps after which the host reads on an accelerator which items are
+            done; a CPU reads after every step. Between two readings the host does not wait. As many
+            steps may run in vain after the last item is done, or have to be repeated.
         repair: first mend what can be mended without harm (`measurements.repair_measurements`):
             dead and hot pixels get weight 0. Every repair is a note.
 
@@ -248,6 +255,7 @@ def solve(
         checkpoint=_as_checkpoint(checkpoint),
         progress=progress,
         check=check,
+        check_every=check_every,
         repair=repair,
     )
     if isinstance(problem, Problem):
@@ -300,12 +308,14 @@ class Call:
     checkpoint: Checkpoint | None
     progress: bool
     check: bool
+    check_every: int = ACCELERATED_CHECKS
     repair: bool = False
 
     def __post_init__(self) -> None:
         check_range("solve", "[0, inf]", max_iterations=self.max_iterations)
         check_range("solve", "[0, inf]", tolerance=self.tolerance)
         check_range("solve", "(0, inf]", time_limit=self.time_limit)
+        check_range("solve", "[1, inf)", check_every=self.check_every)
         check_choice("solve", (None, "implicit"), differentiate=self.differentiate)
 
 
@@ -387,6 +397,7 @@ class Run:
             budget().deadline,
             when_full=EARLY_STOPPING if is_by_design else LIMIT,
             when_given_up=EARLY_STOPPING if is_early else STOPPED,
+            check_every=call.check_every,
         )
         return cls(
             call=call,
