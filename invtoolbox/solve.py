@@ -27,6 +27,7 @@ from invtoolbox.distributed.checkpoint import RankWriter, whole_content
 from invtoolbox.distributed.limits import check_call, check_method
 from invtoolbox.distributed.slabs import Slabs
 from invtoolbox.errors import InputError, check_keywords
+from invtoolbox.loop.capture import CapturedSteps
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.differentiation import differentiate_answer, differentiates_fixed_point
 from invtoolbox.loop.replay import run_with_replay
@@ -125,6 +126,7 @@ def solve(
     progress: bool = True,
     check: bool = True,
     check_every: int = ACCELERATED_CHECKS,
+    capture: bool = False,
     repair: bool = False,
 ) -> Solution: ...
 
@@ -147,6 +149,7 @@ def solve(
     progress: bool = True,
     check: bool = True,
     check_every: int = ACCELERATED_CHECKS,
+    capture: bool = False,
     repair: bool = False,
 ) -> list[Solution]: ...
 
@@ -171,6 +174,7 @@ def solve(
     progress: bool = True,
     check: bool = True,
     check_every: int = ACCELERATED_CHECKS,
+    capture: bool = False,
     repair: bool = False,
 ) -> Solution | list[Solution]:
     r"""Minimize ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, ``x = g(z)``, per item.
@@ -222,6 +226,9 @@ def solve(
         check_every: number of steps after which the host reads on an accelerator which items are
             done; a CPU reads after every step. Between two readings the host does not wait. As many
             steps may run in vain after the last item is done, or have to be repeated.
+        capture: on CUDA, record a step as a graph and replay it by one launch, if a step depends on
+            its state alone: not for draws and schedules. If it has no effect, a sentence in
+            ``Solution.notes`` gives the reason.
         repair: first mend what can be mended without harm (`measurements.repair_measurements`):
             dead and hot pixels get weight 0. Every repair is a note.
 
@@ -256,6 +263,7 @@ def solve(
         progress=progress,
         check=check,
         check_every=check_every,
+        capture=capture,
         repair=repair,
     )
     if isinstance(problem, Problem):
@@ -309,6 +317,7 @@ class Call:
     progress: bool
     check: bool
     check_every: int = ACCELERATED_CHECKS
+    capture: bool = False
     repair: bool = False
 
     def __post_init__(self) -> None:
@@ -316,6 +325,8 @@ class Call:
         check_range("solve", "[0, inf]", tolerance=self.tolerance)
         check_range("solve", "(0, inf]", time_limit=self.time_limit)
         check_range("solve", "[1, inf)", check_every=self.check_every)
+        if self.check_every != int(self.check_every):
+            raise InputError(f"check_every is a whole number of steps, got {self.check_every}")
         check_choice("solve", (None, "implicit"), differentiate=self.differentiate)
 
 
@@ -587,6 +598,7 @@ class Run:
 
             on_cpu = self.working.regularization.device.type == "cpu"
             run_steps = run if on_cpu else run_with_replay
+            captured = CapturedSteps(self.solver) if self.call.capture and not on_cpu else None
             try:
                 loop = run_steps(
                     loop,
@@ -596,6 +608,7 @@ class Run:
                     limits=self.limits,
                     callbacks=self.call.callbacks,
                     after_step=after_step,
+                    step=captured,
                 )
             except KeyboardInterrupt:
                 if writer is not None and writer.writes_when_interrupted and not interrupt.forced:
@@ -603,6 +616,15 @@ class Run:
                 raise
         if writer is not None and writer.failure:
             self.notes.append(writer.failure)
+        if self.call.capture and on_cpu:
+            self.notes.append("capture=True had no effect: CUDA records steps, and a CPU none")
+        elif captured is not None and captured.reason is not None:
+            self.notes.append(captured.reason)
+        elif captured is not None and not captured.recordings:
+            self.notes.append(
+                "capture=True had no effect: there were too few steps, or weights or schedules "
+                "changed at every step"
+            )
         return loop
 
     def _statuses(self, loop: Loop, objective: Objective, x: Any) -> Tensor:

@@ -43,6 +43,7 @@ def run_with_replay(
     limits: Limits,
     callbacks: Sequence[Callback],
     after_step: Callable[[Loop, bool], None],
+    step: Callable[[Objective, Any], Any] | None = None,
 ) -> Loop:
     """Run the loop as `run` does, on a GPU.
 
@@ -62,6 +63,7 @@ def run_with_replay(
                 after_step=replay.after_step,
                 read=replay.read,
                 guessing=replay.guessing,
+                step=step,
             )
             replay.finish()
             return loop

@@ -193,14 +193,16 @@ def run(
     after_step: Callable[[Loop, bool], None],
     read: Callable[[Tensor], int] = int,
     guessing: Callable[[], AbstractContextManager[None]] = nullcontext,
+    step: Callable[[Objective, Any], Any] | None = None,
 ) -> Loop:
     """Step until every item is done.
 
     ``after_step(loop, last)`` writes checkpoints and advances the progress bar. For it, items that
     a budget ends are still running, so that a later run with a larger budget continues them.
     ``read`` returns a number of the device, such as the number of running items. Every step runs
-    within ``guessing()``.
+    within ``guessing()``. ``step`` takes the place of ``solver.step``.
     """
+    step = solver.step if step is None else step
     objective = _continue(loop, objective)
     # On an accelerator the host does not wait for every step. It reads the flags every few steps;
     # until then an item that has converged is frozen by its mask.
@@ -226,7 +228,7 @@ def run(
         spare = tree_map(Tensor.clone, loop.state) if may_be_cut else None
         try:
             with stepping(limits.deadline), guessing():
-                loop.state = solver.step(objective.at(loop.iteration), loop.state)
+                loop.state = step(objective.at(loop.iteration), loop.state)
         except OutOfTime:
             check_time()  # an outer step ends
             # Without a copy, only the answer of the cut state is whole, so nothing is written. Its
