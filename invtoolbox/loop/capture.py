@@ -17,6 +17,7 @@ from torch import Tensor
 
 from invtoolbox.core.pytrees import tree_leaves, tree_map
 from invtoolbox.core.rare_branches import RareBranches, counts_so_far, is_any
+from invtoolbox.kernels.rendering.pair_buffer import PairBuffers
 from invtoolbox.objective.objective import Objective
 from invtoolbox.solvers.base import Solver
 
@@ -37,7 +38,9 @@ class _NoNumber:
         raise _UsesIteration
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _refuse
-    __floordiv__ = __truediv__ = __mod__ = __pow__ = __neg__ = _refuse
+    __truediv__ = __rtruediv__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = _refuse
+    __pow__ = __rpow__ = __neg__ = __abs__ = __round__ = __and__ = __rand__ = _refuse
+    __lshift__ = __rlshift__ = __rshift__ = __rrshift__ = _refuse
     __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = __hash__ = _refuse  # type: ignore[assignment]
     __int__ = __float__ = __index__ = __bool__ = __str__ = __repr__ = __format__ = _refuse  # type: ignore[assignment]
 
@@ -102,7 +105,8 @@ class CapturedSteps:
         inputs, branches = tree_map(Tensor.clone, state), RareBranches.for_recording()
         graph = torch.cuda.CUDAGraph()
         try:
-            with branches.open(), torch.cuda.graph(graph):
+            # Buffers of pairs that guess nothing: their size is a number of the host.
+            with PairBuffers().open(), branches.open(), torch.cuda.graph(graph):
                 outputs = self.solver.step(free, inputs)
                 flag = branches.take_flag()
         except _UsesIteration:
