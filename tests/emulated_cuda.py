@@ -223,8 +223,7 @@ class _EmulatedRows:
     def __matmul__(self, x: Tensor) -> Tensor:
         if not isinstance(x, EmulatedTensor):
             raise DeviceError("a sparse matrix on cuda:0 got a tensor on the CPU")
-        _current().tally.launches["aten::_sparse_mm"] += 1
-        return EmulatedTensor(self.matrix @ x.held)
+        return _current().run_whole("aten::_sparse_mm", lambda: self.matrix @ x.held)
 
 
 def _sparse_rows(*parts: Any, device: Any = None, **how: Any) -> Any:
@@ -283,6 +282,14 @@ class _Emulation(TorchDispatchMode):
                 f"the host waits for {name} during the recording of a graph, {_place()}"
             )
         getattr(self.tally, kind)[f"{name}, {_place()}"] += 1
+
+    def run_whole(self, name: str, compute: Callable[[], Tensor]) -> EmulatedTensor:
+        """Run an operation that reaches the CPU as a whole."""
+        self.tally.launches[name] += 1
+        result = EmulatedTensor(compute())
+        if self.graph is not None:
+            self.graph.add_result(compute, [result.held])
+        return result
 
     def run(self, operation: Any, arguments: Any, named: dict[str, Any]) -> Any:
         result = self._run(operation, arguments, named)
@@ -436,19 +443,26 @@ class EmulatedGraph:
             a.alias_info is not None and a.alias_info.is_write for a in operation._schema.arguments
         )
 
+        compute = partial(call, *inner, **inner_named)
+        if writes:
+            self.add_launch(compute)
+        else:
+            self.add_result(compute, results)
+
+    def add_result(self, compute: Callable[[], Any], results: list[Tensor]) -> None:
+        """Record a computation of tensors, which a replay writes over ``results``."""
+
         def again() -> None:
             fresh: list[Tensor] = []
-            _map(fresh.append, call(*inner, **inner_named))
-            if not writes:
-                for old, new in zip(results, fresh, strict=True):
-                    old.copy_(new)
+            _map(fresh.append, compute())
+            for old, new in zip(results, fresh, strict=True):
+                old.copy_(new)
 
         self._again.append(again)
-        if not writes:
-            self._results += results
+        self._results += results
 
     def add_launch(self, again: Callable[[], Any]) -> None:
-        """Record a kernel of this package."""
+        """Record a kernel of this package, or an operation that writes to its arguments."""
         self._again.append(again)
 
     def end(self) -> None:
@@ -576,8 +590,9 @@ def _quantile(tensor: Tensor, q: Any, *arguments: Any, **named: Any) -> Tensor:
     if not isinstance(tensor, EmulatedTensor) or tensor.requires_grad:
         return _PLAIN_QUANTILE(tensor, q, *arguments, **named)
     # PyTorch makes ranks in C++, and would take them for the CPU's.
-    _current().tally.launches["aten::quantile"] += 1
-    return EmulatedTensor(_PLAIN_QUANTILE(tensor.held, _held(q), *arguments, **named))
+    return _current().run_whole(
+        "aten::quantile", lambda: _PLAIN_QUANTILE(tensor.held, _held(q), *arguments, **named)
+    )
 
 
 _PLAIN_QUANTILE = Tensor.quantile

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -24,7 +27,13 @@ def solved(solver: Any, prior: Any, device: str = "cuda", **how: Any) -> it.Solu
 
 @pytest.mark.parametrize(
     ("solver", "prior"),
-    [(S.FISTA(), P.TotalVariation()), (S.ADMM(), P.TotalVariation()), (S.SIRT(), None)],
+    [
+        (S.FISTA(), P.TotalVariation()),
+        (S.ADMM(), P.TotalVariation()),
+        (S.SIRT(), None),
+        (S.ConjugateGradient(), P.Tikhonov()),
+        (S.Adam(), P.CoordinateNetwork(width=6, depth=1)),
+    ],
 )
 def test_recorded_steps_have_the_bits_of_steps(
     monkeypatch: pytest.MonkeyPatch, solver: Any, prior: Any
@@ -50,7 +59,7 @@ def test_recorded_steps_have_the_bits_of_steps(
 @pytest.mark.parametrize(
     ("solver", "prior", "reason"),
     [
-        (S.UnadjustedLangevin(burn_in=1), P.Tikhonov(), "the number of the iteration"),
+        (S.UnadjustedLangevin(burn_in=1), P.Tikhonov(), "draws during the recording"),
         (S.PDHG(), P.TotalVariation(), "the number of the iteration"),
         (S.LBFGS(), P.Tikhonov(), "cannot be recorded"),
     ],
@@ -65,6 +74,24 @@ def test_steps_that_no_graph_can_hold_run_as_before_with_a_note(
         assert torch.equal(plain.x, recorded.x)
     (note,) = [note for note in recorded.notes if "capture" in note]
     assert "had no effect" in note and reason in note
+
+
+@dataclass(frozen=True)
+class Forgetful(S.SIRT):  # type: ignore[name-defined, misc]
+    """SIRT whose step adds a number of the host that grows."""
+
+    numbers: Any = None
+
+    def step(self, objective: Any, state: Any) -> Any:
+        after = super().step(objective, state)
+        return dataclasses.replace(after, x=after.x + next(self.numbers))
+
+
+def test_a_step_that_depends_on_more_than_its_state_is_found_by_the_second_replay() -> None:
+    with emulate_cuda():
+        recorded = solved(Forgetful(numbers=itertools.count(1.0)), None, capture=True)
+    (note,) = [note for note in recorded.notes if "capture" in note]
+    assert "depends on more than its state" in note
 
 
 def test_on_a_cpu_and_with_few_steps_a_note_states_that_nothing_is_recorded() -> None:
