@@ -69,8 +69,8 @@ def test_steps_that_no_graph_can_hold_run_as_before_with_a_note(
 ) -> None:
     weight = {"regularization": "auto"} if solver.samples else {}
     with emulate_cuda():
-        plain = solved(solver, prior, **weight)
-        recorded = solved(solver, prior, capture=True, **weight)
+        plain = solved(solver, prior, max_iterations=6, **weight)
+        recorded = solved(solver, prior, capture=True, max_iterations=6, **weight)
         assert torch.equal(plain.x, recorded.x)
     (note,) = [note for note in recorded.notes if "capture" in note]
     assert "had no effect" in note and reason in note
