@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
@@ -324,9 +325,10 @@ class Call:
         check_range("solve", "[0, inf]", max_iterations=self.max_iterations)
         check_range("solve", "[0, inf]", tolerance=self.tolerance)
         check_range("solve", "(0, inf]", time_limit=self.time_limit)
+        check_choice("solve", (False, True), capture=self.capture)
+        if not isinstance(self.check_every, Integral):
+            raise InputError(f"check_every is a whole number of steps, got {self.check_every!r}")
         check_range("solve", "[1, inf)", check_every=self.check_every)
-        if self.check_every != int(self.check_every):
-            raise InputError(f"check_every is a whole number of steps, got {self.check_every}")
         check_choice("solve", (None, "implicit"), differentiate=self.differentiate)
 
 

@@ -130,7 +130,13 @@ def test_the_emulated_graph_refuses_waits_and_draws_and_repeats_numbers_of_the_h
                 forbidden()
 
 
-def test_wrong_settings_of_the_loop_on_a_device_are_refused() -> None:
-    for wrong in (0, -3, 2.5):
-        with pytest.raises(it.errors.InputError, match="check_every"):
-            solved(S.SIRT(), None, "cpu", check_every=wrong)
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        *(("check_every", wrong) for wrong in (0, -3, 2.5, None, "often", torch.ones(2))),
+        ("capture", "yes"),
+    ],
+)
+def test_wrong_settings_of_the_loop_on_a_device_are_refused(name: str, wrong: Any) -> None:
+    with pytest.raises(it.errors.InputError, match=name):
+        solved(S.SIRT(), None, "cpu", **{name: wrong})
