@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar, overload
 
@@ -27,10 +28,12 @@ from invtoolbox.distributed.checkpoint import RankWriter, whole_content
 from invtoolbox.distributed.limits import check_call, check_method
 from invtoolbox.distributed.slabs import Slabs
 from invtoolbox.errors import InputError, check_keywords
+from invtoolbox.loop.capture import CapturedSteps
 from invtoolbox.loop.checkpoint import Checkpoint, Writer, fingerprint
 from invtoolbox.loop.differentiation import differentiate_answer, differentiates_fixed_point
 from invtoolbox.loop.replay import run_with_replay
 from invtoolbox.loop.run import (
+    ACCELERATED_CHECKS,
     DIVERGED,
     EARLY_STOPPING,
     INVALID,
@@ -125,6 +128,8 @@ def solve(
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = True,
     check: bool = True,
+    check_every: int = ACCELERATED_CHECKS,
+    capture: bool = False,
     repair: bool = False,
 ) -> Solution: ...
 
@@ -146,6 +151,8 @@ def solve(
     callbacks: Sequence[Callback] = (),
     progress: bool = True,
     check: bool = True,
+    check_every: int = ACCELERATED_CHECKS,
+    capture: bool = False,
     repair: bool = False,
 ) -> list[Solution]: ...
 
@@ -169,6 +176,8 @@ def solve(
     checkpoint: str | Path | Checkpoint | None = None,
     progress: bool = True,
     check: bool = True,
+    check_every: int = ACCELERATED_CHECKS,
+    capture: bool = False,
     repair: bool = False,
 ) -> Solution | list[Solution]:
     r"""Minimize ``D(A(x), y) + regularization * sum_i w_i R_i(x) + S(z)``, ``x = g(z)``, per item.
@@ -219,6 +228,12 @@ def solve(
         check: look for measurements that do not fit the operator or the noise level
             (`measurements.check_measurements`). What looks wrong is a `MeasurementWarning`, and a
             sentence in ``Solution.notes``.
+        check_every: number of steps after which the host reads on an accelerator which items are
+            done; a CPU reads after every step. Between two readings the host does not wait. As many
+            steps may run in vain after the last item is done, or have to be repeated.
+        capture: on CUDA, record a step as a graph and replay it by one launch, if a step depends on
+            its state alone: not for draws and schedules. If it has no effect, a sentence in
+            ``Solution.notes`` gives the reason.
         repair: first mend what can be mended without harm (`measurements.repair_measurements`):
             dead and hot pixels get weight 0. Every repair is a note.
 
@@ -252,6 +267,8 @@ def solve(
         checkpoint=_as_checkpoint(checkpoint),
         progress=progress,
         check=check,
+        check_every=check_every,
+        capture=capture,
         repair=repair,
     )
     if isinstance(problem, Problem):
@@ -304,12 +321,18 @@ class Call:
     checkpoint: Checkpoint | None
     progress: bool
     check: bool
+    check_every: int = ACCELERATED_CHECKS
+    capture: bool = False
     repair: bool = False
 
     def __post_init__(self) -> None:
         check_range("solve", "[0, inf]", max_iterations=self.max_iterations)
         check_range("solve", "[0, inf]", tolerance=self.tolerance)
         check_range("solve", "(0, inf]", time_limit=self.time_limit)
+        check_choice("solve", (False, True), capture=self.capture)
+        if not isinstance(self.check_every, Integral):
+            raise InputError(f"check_every is a whole number of steps, got {self.check_every!r}")
+        check_range("solve", "[1, inf)", check_every=self.check_every)
         check_choice("solve", (None, "implicit"), differentiate=self.differentiate)
 
     @cached_property
@@ -398,6 +421,7 @@ class Run:
             budget().deadline,
             when_full=EARLY_STOPPING if is_by_design else LIMIT,
             when_given_up=EARLY_STOPPING if is_early else STOPPED,
+            check_every=call.check_every,
         )
         return cls(
             call=call,
@@ -587,6 +611,7 @@ class Run:
 
             on_cpu = self.working.regularization.device.type == "cpu"
             run_steps = run if on_cpu else run_with_replay
+            captured = CapturedSteps(self.solver) if self.call.capture and not on_cpu else None
             try:
                 loop = run_steps(
                     loop,
@@ -596,6 +621,7 @@ class Run:
                     limits=self.limits,
                     callbacks=self.call.callbacks,
                     after_step=after_step,
+                    step=captured,
                 )
             except KeyboardInterrupt:
                 if writer is not None and writer.writes_when_interrupted and not interrupt.forced:
@@ -603,6 +629,15 @@ class Run:
                 raise
         if writer is not None and writer.failure:
             self.notes.append(writer.failure)
+        if self.call.capture and on_cpu:
+            self.notes.append("capture=True had no effect: CUDA records steps, and a CPU none")
+        elif captured is not None and captured.reason is not None:
+            self.notes.append(captured.reason)
+        elif captured is not None and not captured.recordings:
+            self.notes.append(
+                "capture=True had no effect: there were too few steps, or weights or schedules "
+                "changed at every step"
+            )
         return loop
 
     def _statuses(self, loop: Loop, objective: Objective, x: Any) -> Tensor:

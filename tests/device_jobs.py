@@ -9,15 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Generator, Tensor
 
 import invtoolbox as it
+from invtoolbox.core.pytrees import tree_leaves
 from invtoolbox.geometry import Splats, look_at
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
+from invtoolbox.loop.capture import CapturedSteps
 from invtoolbox.operators import GaussianRenderer, PointWarp, VoxelRenderer
 from invtoolbox.priors import CoordinateNetwork, DnCNN, FreeFlow, Gaussians, VoxelGrid
 from invtoolbox.training import L2, NoisyPairs, Stage, train
@@ -27,6 +31,8 @@ Job = Callable[[str, int], Tensor]
 
 #: Number of pixels of an edge; larger for a real GPU.
 SIZE = 24
+#: Further arguments of every `solve`.
+FURTHER: dict[str, Any] = {}
 
 
 @contextmanager
@@ -45,7 +51,7 @@ def picture(*shape: int, seed: int = 0) -> Tensor:
 
 
 def solve(problem: Any, prior: Any, solver: Any, device: str, steps: int, **how: Any) -> Tensor:
-    how = {"regularization": 0.05, "seed": 0, "tolerance": 0.0, **how}
+    how = {"regularization": 0.05, "seed": 0, "tolerance": 0.0, **FURTHER, **how}
     found = it.solve(
         problem, prior, solver, device=device, max_iterations=steps, progress=False, **how
     )
@@ -61,8 +67,8 @@ def measured(A: Any, x: Tensor, std: float = 0.5) -> Any:
     return it.Problem(A.simulate(x, std, seed=0), A, it.data_terms.LeastSquares(noise_std=std))
 
 
-def ct_2d(device: str, steps: int) -> Tensor:
-    A = it.operators.FanBeam(
+def _fan() -> Any:
+    return it.operators.FanBeam(
         (SIZE, SIZE),
         torch.linspace(0, 6, 30),
         2 * SIZE,
@@ -70,8 +76,16 @@ def ct_2d(device: str, steps: int) -> Tensor:
         5.0 * SIZE,
         detector_spacing=2.0,
     )
-    problem = measured(A, picture(2, 1, SIZE, SIZE))
+
+
+def ct_2d(device: str, steps: int) -> Tensor:
+    problem = measured(_fan(), picture(2, 1, SIZE, SIZE))
     return solve(problem, it.priors.TotalVariation(), it.solvers.PDHG(), device, steps)
+
+
+def ct_fista(device: str, steps: int) -> Tensor:
+    problem = measured(_fan(), picture(2, 1, SIZE, SIZE))
+    return solve(problem, it.priors.TotalVariation(), it.solvers.FISTA(), device, steps)
 
 
 def ct_3d(device: str, steps: int) -> Tensor:
@@ -228,6 +242,7 @@ def training(device: str, steps: int) -> Tensor:
 #: Jobs by their names.
 JOBS: dict[str, Job] = {
     "CT, fan beam, TV, PDHG": ct_2d,
+    "CT, fan beam, TV, FISTA": ct_fista,
     "CT, cone beam, Tikhonov, CG": ct_3d,
     "deblurring, TV, ADMM": blur,
     "MRI, wavelets, FISTA": mri,
@@ -272,3 +287,57 @@ def count_per_step(job: Job, first: int, last: int) -> dict[str, float]:
         totals.append(tally.totals())
     before, after = totals
     return {name: (after[name] - before[name]) / (last - first) for name in after}
+
+
+@dataclass(frozen=True)
+class Steady:
+    """Counts of a run between two steps.
+
+    Attributes:
+        counts: counts of the device, as `Tally.totals` returns them.
+        places: number of different sets of addresses that the buffers of the state had.
+        captured: whether the steps were a graph.
+    """
+
+    counts: dict[str, int]
+    places: int
+    captured: bool
+
+
+#: Jobs whose steps are counted between the 20th and the 120th, without a reading in between.
+STEADY = ("CT, fan beam, TV, FISTA", "Gaussians", "sampling, Langevin")
+
+
+def count_steady(name: str, first: int = 20, last: int = 120, capture: bool = True) -> Steady:
+    """Count the work between two steps of a job whose host reads at the tenth and the last step.
+
+    Args:
+        name: a name of `JOBS` that calls `solve`.
+        first: number of steps of a shorter run, which is subtracted.
+        last: number of steps of the run.
+        capture: whether steps are recorded as a graph.
+    """
+    places: list[tuple[int, ...]] = []
+    graphs: list[bool] = []
+    step = CapturedSteps.__call__
+
+    def watch(self: CapturedSteps, objective: Any, state: Any) -> Any:
+        after = step(self, objective, state)
+        own = self.addresses()
+        graphs.append(bool(own))
+        places.append(own or tuple(leaf.data_ptr() for _, leaf in tree_leaves(after)))
+        return after
+
+    totals = []
+    with (
+        patch.object(CapturedSteps, "__call__", watch),
+        patch.dict(FURTHER, {"check_every": last + 1, "capture": capture}),
+    ):
+        for steps in (first, last):
+            places.clear()
+            graphs.clear()
+            with emulate_cuda() as tally:
+                JOBS[name]("cuda", steps)
+            totals.append(tally.totals())
+    counts = {key: totals[1][key] - totals[0][key] for key in totals[0]}
+    return Steady(counts, len(set(places[first:])), bool(graphs) and all(graphs[first:]))

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -222,8 +223,7 @@ class _EmulatedRows:
     def __matmul__(self, x: Tensor) -> Tensor:
         if not isinstance(x, EmulatedTensor):
             raise DeviceError("a sparse matrix on cuda:0 got a tensor on the CPU")
-        _current().tally.launches["aten::_sparse_mm"] += 1
-        return EmulatedTensor(self.matrix @ x.held)
+        return _current().run_whole("aten::_sparse_mm", lambda: self.matrix @ x.held)
 
 
 def _sparse_rows(*parts: Any, device: Any = None, **how: Any) -> Any:
@@ -269,6 +269,7 @@ class _Emulation(TorchDispatchMode):
         self.tally = Tally()
         self.launcher = launcher
         self.arguments: Any = None  # of the kernel that is launched next
+        self.graph: EmulatedGraph | None = None  # that is being recorded
 
     def __torch_dispatch__(
         self, operation: Any, types: Any, arguments: Any = (), named: Any = None
@@ -276,9 +277,27 @@ class _Emulation(TorchDispatchMode):
         return self.run(operation, arguments, named or {})
 
     def count(self, kind: str, name: str) -> None:
+        if self.graph is not None:
+            raise DeviceError(
+                f"the host waits for {name} during the recording of a graph, {_place()}"
+            )
         getattr(self.tally, kind)[f"{name}, {_place()}"] += 1
 
+    def run_whole(self, name: str, compute: Callable[[], Tensor]) -> EmulatedTensor:
+        """Run an operation that reaches the CPU as a whole."""
+        self.tally.launches[name] += 1
+        result = EmulatedTensor(compute())
+        if self.graph is not None:
+            self.graph.add_result(compute, [result.held])
+        return result
+
     def run(self, operation: Any, arguments: Any, named: dict[str, Any]) -> Any:
+        result = self._run(operation, arguments, named)
+        if self.graph is not None:
+            self.graph.add(operation, arguments, named, result)
+        return result
+
+    def _run(self, operation: Any, arguments: Any, named: dict[str, Any]) -> Any:
         name = operation._schema.name
         tensors: list[Tensor] = []
         _map(tensors.append, (arguments, named))
@@ -397,6 +416,80 @@ class _Emulation(TorchDispatchMode):
             self.count("synchronizations", name.removeprefix("aten::"))
 
 
+class EmulatedGraph:
+    """Operations and kernels of a recording, which `replay` runs again on the same memory.
+
+    As on a GPU, results of the recording have no values before the first replay, numbers of the
+    host stay those of the recording, and a wait, a copy or a draw during it is an error.
+    """
+
+    def __init__(self) -> None:
+        self._again: list[Callable[[], Any]] = []
+        self._results: list[Tensor] = []
+
+    def add(self, operation: Any, arguments: Any, named: dict[str, Any], result: Any) -> None:
+        """Record an operation of PyTorch."""
+        results: list[Tensor] = []
+        _map(lambda t: results.append(t.held) if _is_emulated(t) else None, result)
+        if not results or operation.is_view:
+            return  # numbers of the CPU, or other names of the same memory
+        if torch.Tag.nondeterministic_seeded in operation.tags:
+            raise DeviceError(f"{operation._schema.name} draws during the recording of a graph")
+        inner, inner_named = _map(_held, (arguments, named))
+        if inner_named.get("device") is not None:
+            inner_named["device"] = CPU
+        call = _EAGER.get(operation._schema.name, operation)
+        writes = any(
+            a.alias_info is not None and a.alias_info.is_write for a in operation._schema.arguments
+        )
+
+        compute = partial(call, *inner, **inner_named)
+        if writes:
+            self.add_launch(compute)
+        else:
+            self.add_result(compute, results)
+
+    def add_result(self, compute: Callable[[], Any], results: list[Tensor]) -> None:
+        """Record a computation of tensors, which a replay writes over ``results``."""
+
+        def again() -> None:
+            fresh: list[Tensor] = []
+            _map(fresh.append, compute())
+            for old, new in zip(results, fresh, strict=True):
+                old.copy_(new)
+
+        self._again.append(again)
+        self._results += results
+
+    def add_launch(self, again: Callable[[], Any]) -> None:
+        """Record a kernel of this package, or an operation that writes to its arguments."""
+        self._again.append(again)
+
+    def end(self) -> None:
+        for tensor in self._results:
+            if tensor.is_floating_point():
+                tensor.fill_(float("nan"))
+        self._results.clear()
+
+    def replay(self) -> None:
+        _current().tally.launches["graph"] += 1
+        with torch.utils._python_dispatch._disable_current_modes():
+            for again in self._again:
+                again()
+
+
+@contextmanager
+def _record_graph(graph: EmulatedGraph) -> Iterator[None]:
+    mode = _current()
+    mode.graph = graph
+    try:
+        yield
+    finally:
+        mode.graph = None
+    with torch.utils._python_dispatch._disable_current_modes():
+        graph.end()
+
+
 _RUNNING: list[_Emulation] = []
 
 
@@ -497,8 +590,9 @@ def _quantile(tensor: Tensor, q: Any, *arguments: Any, **named: Any) -> Tensor:
     if not isinstance(tensor, EmulatedTensor) or tensor.requires_grad:
         return _PLAIN_QUANTILE(tensor, q, *arguments, **named)
     # PyTorch makes ranks in C++, and would take them for the CPU's.
-    _current().tally.launches["aten::quantile"] += 1
-    return EmulatedTensor(_PLAIN_QUANTILE(tensor.held, _held(q), *arguments, **named))
+    return _current().run_whole(
+        "aten::quantile", lambda: _PLAIN_QUANTILE(tensor.held, _held(q), *arguments, **named)
+    )
 
 
 _PLAIN_QUANTILE = Tensor.quantile
@@ -578,7 +672,10 @@ _PLAIN_PACK = launching.Kernel.pack
 def _launch(kernel: launching.Kernel, tasks: int, packed: Any, device: torch.device) -> None:
     mode = _current()
     mode.tally.kernels.append((kernel, tasks))
-    mode.launcher(kernel, tasks, packed, mode.arguments)
+    run = partial(mode.launcher, kernel, tasks, packed, mode.arguments)
+    run()
+    if mode.graph is not None:
+        mode.graph.add_launch(run)
 
 
 def _wait(*_: Any) -> None:
@@ -592,7 +689,8 @@ def emulate_cuda(launcher: Launcher | None = None) -> Iterator[Tally]:
     Tensors move there by ``.to("cuda")``, and ``solve(..., device="cuda")`` works. The block yields
     a `Tally` of the synchronizations, copies and launches that a GPU would have seen. The kernels
     of this package run in the variants that CUDA takes. Tensors of the block cannot be used after
-    it. Streams, graphs, memory and automatic mixed precision are not emulated. Functions of PyTorch
+    it. A graph of `torch.cuda.graph` is recorded and replayed
+    operation by operation. Streams, memory and automatic mixed precision are not emulated. Functions of PyTorch
     that make tensors in C++, such as ``pad_sequence`` and ``one_hot``, are taken for the CPU's.
 
     Args:
@@ -623,6 +721,8 @@ def emulate_cuda(launcher: Launcher | None = None) -> Iterator[Tally]:
         (torch.cuda, "_lazy_init", lambda: None),
         (torch.cuda, "synchronize", _wait),
         (torch.cuda, "empty_cache", lambda: None),
+        (torch.cuda, "CUDAGraph", EmulatedGraph),
+        (torch.cuda, "graph", _record_graph),
         (torch.cuda, "mem_get_info", lambda *_: (1 << 36, 1 << 36)),
         (launching.Kernel, "pack", _pack),
         (launching, "_launch_on_cuda", _launch),

@@ -4,10 +4,14 @@ A line search that accepts its first step, or a check that raises no error, read
 device at every step, and the GPU is idle meanwhile. Within `RareBranches.open`, `is_any` guesses
 that no flag is set. The flags are kept, and the host reads every few steps whether all guesses were
 right; otherwise the steps must be repeated (`invtoolbox.loop.replay`).
+
+An iteration within a step, which ends by a test, is guessed too: it takes as many iterations as
+the longest one so far, and whether all items have passed the test is one of the flags.
 """
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 
@@ -27,7 +31,16 @@ class RareBranches:
     def __init__(self) -> None:
         self.may_guess = False
         self.is_used = False
+        self.counts: dict[Hashable, int] = {}  # iterations of the longest runs so far
         self._flag: Tensor | None = None  # whether a guess since the last reading was wrong
+
+    @classmethod
+    def for_recording(cls) -> RareBranches:
+        """Return guesses for the recording of a step, with the counts of the open ones."""
+        branches, opened = cls(), _OPEN.get()
+        branches.may_guess = True
+        branches.counts = {} if opened is None else dict(opened.counts)
+        return branches
 
     def open(self) -> AbstractContextManager[None]:
         """Let `is_any` guess by this object."""
@@ -69,3 +82,39 @@ def is_any(flags: Tensor) -> bool:
     if branches is None or flags.device.type == "cpu":
         return bool(flags.any())
     return branches.is_any(flags)
+
+
+def guess_count(key: Hashable, like: Tensor) -> int | None:
+    """Return the guessed number of iterations of a loop within a step; None if the host must test.
+
+    Args:
+        key: what the number depends on, such as the method and the size.
+        like: tensor of the loop, which gives the device.
+    """
+    branches = _OPEN.get()
+    if branches is None or like.device.type == "cpu" or not branches.may_guess:
+        return None
+    return branches.counts.get(key)
+
+
+def note_count(key: Hashable, count: int) -> None:
+    """Store the number of iterations of a loop whose test the host has read.
+
+    >>> import torch
+    >>> branches, x = RareBranches(), torch.zeros(1, device="meta")
+    >>> with branches.open():
+    ...     note_count("prox", 20)
+    ...     branches.may_guess = True
+    ...     guess_count("prox", x), guess_count("prox", torch.zeros(1))
+    (20, None)
+    """
+    branches = _OPEN.get()
+    if branches is not None:
+        branches.is_used = True
+        branches.counts[key] = max(count, branches.counts.get(key, 0))
+
+
+def counts_so_far() -> tuple[tuple[Hashable, int], ...]:
+    """Return the numbers of iterations that are guessed, in a fixed order of their keys."""
+    branches = _OPEN.get()
+    return () if branches is None else tuple(branches.counts.items())

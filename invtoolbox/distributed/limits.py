@@ -45,6 +45,7 @@ def check_call(problem: Problem, call: C) -> C:
         ("time_limit", "clocks of ranks differ; give max_iterations="),
         ("differentiate", "solve without ranks for a derivative"),
         ("repair", "mend the measurements before they are divided"),
+        ("capture", "ranks exchange sums through the host in every step"),
     ):
         if getattr(settings, name):
             raise InputError(f"a run on ranks takes no {name}=: {sentence}")

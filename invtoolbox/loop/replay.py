@@ -21,7 +21,7 @@ from torch import Tensor
 from invtoolbox.core.pytrees import tree_leaves, tree_map
 from invtoolbox.core.rare_branches import RareBranches
 from invtoolbox.kernels.rendering.pair_buffer import PairBuffers
-from invtoolbox.loop.run import ACCELERATED_CHECKS, Callback, Limits, Loop, Progress, run
+from invtoolbox.loop.run import Callback, Limits, Loop, Progress, run
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.solvers.base import Solver
@@ -43,13 +43,14 @@ def run_with_replay(
     limits: Limits,
     callbacks: Sequence[Callback],
     after_step: Callable[[Loop, bool], None],
+    step: Callable[[Objective, Any], Any] | None = None,
 ) -> Loop:
     """Run the loop as `run` does, on a GPU.
 
     If a step has guessed, callbacks and ``after_step`` are called for final steps only, up to ten
-    steps at once.
+    steps, or ``check_every``, at once.
     """
-    replay = _Replay(callbacks, after_step)
+    replay = _Replay(callbacks, after_step, limits)
     while True:
         try:
             run(
@@ -62,6 +63,7 @@ def run_with_replay(
                 after_step=replay.after_step,
                 read=replay.read,
                 guessing=replay.guessing,
+                step=step,
             )
             replay.finish()
             return loop
@@ -85,10 +87,13 @@ class _Replay:
     """
 
     def __init__(
-        self, callbacks: Sequence[Callback], after_step: Callable[[Loop, bool], None]
+        self,
+        callbacks: Sequence[Callback],
+        after_step: Callable[[Loop, bool], None],
+        limits: Limits,
     ) -> None:
         self.buffers, self.branches = PairBuffers(), RareBranches()
-        self.callbacks, self._after_step = callbacks, after_step
+        self.callbacks, self._after_step, self.limits = callbacks, after_step, limits
         self.is_final = True  # whether the latest step is final
         self.copy: Loop | None = None  # at the last final step; None before anything is guessed
         self.queue: list[Progress] = []  # steps whose callbacks wait
@@ -131,8 +136,8 @@ class _Replay:
 
     def observe(self, progress: Progress) -> bool:
         """Call the callbacks of all steps if they are final; return whether the run stops."""
-        # `run` has read the buffers before at every tenth step.
-        self.is_final = self.copy is None or progress.iteration % ACCELERATED_CHECKS == 0
+        # `run` has read the buffers before, at its checks.
+        self.is_final = self.copy is None or self.limits.is_check(progress.iteration)
         if self.end is not None:
             return progress.iteration == self.end
         if self.callbacks:
@@ -163,7 +168,7 @@ class _Replay:
         self._after_step(loop, last)
         guesses = self.branches.is_used and _size(loop.state) <= _LARGEST_COPY
         if (guesses or self.buffers.is_used) and (
-            self.copy is not None or loop.iteration % ACCELERATED_CHECKS == 0
+            self.copy is not None or self.limits.is_check(loop.iteration)
         ):
             x: Tensor = loop.state.x
             self.copy, self.buffers.may_guess = _copy(loop), True

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from invtoolbox.core.interrupts import OutOfTime, check_time, stepping
 from invtoolbox.core.pytrees import scatter_items, select_items, tree_map, where_items
+from invtoolbox.core.rare_branches import is_any
 from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
 from invtoolbox.objective.domain import has_domain, move_into_domain
@@ -71,7 +72,7 @@ class ProgressBar:
 STATUS = ("running", "converged", "limit", "diverged", "stopped", "invalid", "early_stopping")
 RUNNING, CONVERGED, LIMIT, DIVERGED, STOPPED, INVALID, EARLY_STOPPING = range(7)
 
-#: Number of steps after which the host reads the flags of the items on an accelerator.
+#: Number of steps after which the host reads the flags of the items on an accelerator by default.
 ACCELERATED_CHECKS = 10
 
 #: Quantities recorded after every step, ``(batch,)`` each.
@@ -172,6 +173,14 @@ class Limits:
     deadline: float = math.inf  # of time.monotonic()
     when_full: int = LIMIT  # status after the last iteration
     when_given_up: int = STOPPED  # status of items that the solver gives up
+    check_every: int = ACCELERATED_CHECKS  # steps between two readings of an accelerator
+
+    def is_check(self, iteration: int) -> bool:
+        """Return whether the host reads the flags of an accelerator after this step.
+
+        The first reading is early, because steps guess only once some are known to be final.
+        """
+        return iteration % self.check_every == 0 or iteration == ACCELERATED_CHECKS
 
 
 def run(
@@ -184,23 +193,28 @@ def run(
     after_step: Callable[[Loop, bool], None],
     read: Callable[[Tensor], int] = int,
     guessing: Callable[[], AbstractContextManager[None]] = nullcontext,
+    step: Callable[[Objective, Any], Any] | None = None,
 ) -> Loop:
     """Step until every item is done.
 
     ``after_step(loop, last)`` writes checkpoints and advances the progress bar. For it, items that
     a budget ends are still running, so that a later run with a larger budget continues them.
     ``read`` returns a number of the device, such as the number of running items. Every step runs
-    within ``guessing()``.
+    within ``guessing()``. ``step`` takes the place of ``solver.step``.
     """
+    step = solver.step if step is None else step
     objective = _continue(loop, objective)
     # On an accelerator the host does not wait for every step. It reads the flags every few steps;
     # until then an item that has converged is frozen by its mask.
-    every = 1 if loop.x.device.type == "cpu" else ACCELERATED_CHECKS
+    if loop.x.device.type == "cpu":
+        limits = dataclasses.replace(limits, check_every=1)
+    every = limits.check_every
     if loop.iteration == 0:
         done = loop.running & _converged(loop, solver, rule, limits) & ~loop.state.value.isinf()
         _finish(loop, solver, CONVERGED, done)
     last_finite, stop, length = loop.state.x, False, math.inf
     left = bool(loop.running.any())
+    has_done = False  # whether an item of the state is done
     while left:
         full, began = loop.iteration >= limits.max_iterations, time.monotonic()
         check_time()
@@ -214,7 +228,7 @@ def run(
         spare = tree_map(Tensor.clone, loop.state) if may_be_cut else None
         try:
             with stepping(limits.deadline), guessing():
-                loop.state = solver.step(objective.at(loop.iteration), loop.state)
+                loop.state = step(objective.at(loop.iteration), loop.state)
         except OutOfTime:
             check_time()  # an outer step ends
             # Without a copy, only the answer of the cut state is whole, so nothing is written. Its
@@ -232,7 +246,7 @@ def run(
             loop.travel = loop.travel.update(loop.state.x, loop.iteration)
         objective = _update_weight(loop, objective, rule)
         _record(loop, solver, objective)
-        checks = loop.iteration % every == 0 or loop.iteration >= limits.max_iterations
+        checks = limits.is_check(loop.iteration) or loop.iteration >= limits.max_iterations
         if checks:
             # A sum is non-finite if an entry is; it needs no temporary of the size of x.
             finite = torch.isfinite(sum_items(loop.state.x)) & ~torch.isnan(loop.state.certificate)
@@ -250,12 +264,14 @@ def run(
         if checks:
             number = running_items.number if given_up is None else None
             number = read(loop.running.sum()) if number is None else number
-            left = number > 0
+            left, has_done = number > 0, number < len(loop.running)
             objective = _compact(loop, objective, number)
             last_finite = loop.state.x
         adaptive = objective.adaptive_prior
         if left and adaptive is not None and adaptive.adapts(loop.iteration):
-            objective = _adapt(loop, objective, solver)
+            with guessing():  # that between two readings no item is done
+                has_done = has_done or (not checks and is_any(~loop.running))
+            objective = _adapt(loop, objective, solver, has_done)
             last_finite = loop.state.x
         # Every callback is called, also after one of them has stopped the run.
         stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
@@ -462,15 +478,15 @@ def _compact(loop: Loop, objective: Objective, left: int) -> Objective:
     return objective.select(keep)
 
 
-def _adapt(loop: Loop, objective: Objective, solver: Solver) -> Objective:
+def _adapt(loop: Loop, objective: Objective, solver: Solver, has_done: bool) -> Objective:
     """Let the implicit prior replace the parameters.
 
-    The answers of finished items take their shape.
+    The answers of finished items take their shape; ``has_done`` is whether the state holds some.
     """
     after, variable, move = objective.at(loop.iteration).adapt(loop.state.x, loop.state.statistics)
     assert after.layout is not None
     if after.layout != loop.layout:
-        done = len(loop.active) < len(loop.status) or not bool(loop.running.all())
+        done = has_done or len(loop.active) < len(loop.status)
         loop.x = objective.resize(loop.x, after.layout) if done else variable.clone()
         loop.layout = after.layout
     loop.state = solver.adapt(after, loop.state, variable, move)

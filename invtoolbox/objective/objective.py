@@ -143,12 +143,12 @@ class Objective:
     def nan(self) -> Tensor:
         return torch.full_like(self.regularization, float("nan"))
 
-    def generator(self) -> Generator:
-        """Return the generator of this iteration's draws.
+    def generator(self, device: torch.device | str | None = None) -> Generator:
+        """Return the generator of this iteration's draws, by default on the problem's device.
 
         It is the same for every batch, and after a resume.
         """
-        return torch.Generator(self.problem.y0.device).manual_seed(
+        return torch.Generator(self.problem.y0.device if device is None else device).manual_seed(
             (self.seed * 1_000_003 + self.iteration) % (1 << 62)
         )
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.pytrees import where_items
+from invtoolbox.core.rare_branches import is_any
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.base import State, implicit_reason
@@ -120,7 +121,9 @@ class ConjugateGradient(GradientSolver):
         residual, direction, inverse = state.residual, state.direction, state.inverse
         recent = state.recent
         changed = objective.regularization != state.weight
-        if objective.regularization is not state.weight and bool(changed.any()):
+        # Without a rule the weight is that of the start, also in another place of the memory.
+        test = (lambda flags: bool(flags.any())) if objective.has_rule else is_any
+        if objective.regularization is not state.weight and test(changed):
             # Another weight is another system: its items begin again from their x.
             fresh = right_side(objective) - apply_hessian(objective, state.x, state.prediction)
             mask = changed.view(-1, *[1] * (fresh.ndim - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -83,8 +84,11 @@ class Network(nn.Module):
     def forward(self, u: Tensor, sigma: Any, **unused: Any) -> Tensor:
         # x = low + span u maps [0, 1] to the intensity range, and a level of u to span times as
         # much.
-        level = torch.as_tensor(sigma, dtype=self.dtype, device=u.device).reshape(-1)
-        level = level if level.numel() == 1 else level.expand(len(u))
+        if isinstance(sigma, Tensor) and sigma.device == u.device:
+            level = sigma.to(self.dtype).reshape(-1)
+            level = level if level.numel() == 1 else level.expand(len(u))
+        else:  # a number of the host, which a GPU fills in without a copy
+            level = u.new_full((1,), float(sigma), dtype=self.dtype)
         noisy = self.low + self.span * u.to(self.dtype)
         x = check_graph(self.prior.denoise(noisy, self.span * level), noisy, self.prior)
         return ((x - self.low) / self.span).to(u.dtype)
@@ -102,21 +106,21 @@ class UnitRangeProblem:
     def __init__(
         self, objective: Objective, count: int, low: float, high: float, normalized: bool = False
     ) -> None:
-        from deepinv.physics import GaussianNoise
-
         items = torch.arange(objective.batch, device=objective.problem.y0.device).repeat(count)
         self.objective = objective.select(items)
         self.low, self.span = low, high - low
         problem, D = self.objective.problem, cast(LeastSquares, self.objective.problem.data_term)
         assert D.noise_std is not None
-        # c = 1 / |A|; the items share their operator, so one number serves them all.
-        self.scale = 1.0
+        # c = 1 / |A|; the items share their operator, so one number serves them all. It stays on
+        # the device, so that a GPU need not wait for it.
+        self.scale: float | Tensor = 1.0
         if normalized and isinstance(objective.problem.operator, LinearOperator):
             norm = objective.problem.operator.norm(
                 dtype=problem.zeros().dtype, device=problem.y0.device
             )
-            self.scale = 1 / float(norm.max())
-        self.sigma = self.scale * float(D.noise_std) / self.span
+            self.scale = 1 / norm.max().double()
+        #: `sigma` on the device.
+        self.deviation = self.scale * D.noise_std.double().reshape(()) / self.span
         weights = torch.ones_like(problem.y0[:1]) if D.weights is None else D.weights
         self.whiten = self.scale * weights.to(problem.y0).sqrt()
         # A(low), the measurements of a black image; 0 for a linear A and low = 0.
@@ -124,7 +128,16 @@ class UnitRangeProblem:
         self.y = (self.whiten * (problem.y - self.dark) / self.span).expand(
             len(items), *problem.y.shape[1:]
         )
-        self.noise_model: Any = GaussianNoise(self.sigma)
+
+    @cached_property
+    def sigma(self) -> float:
+        return float(self.deviation)
+
+    @property
+    def noise_model(self) -> Any:
+        from deepinv.physics import GaussianNoise
+
+        return GaussianNoise(self.sigma)
 
     @property
     def shape(self) -> tuple[int, ...]:

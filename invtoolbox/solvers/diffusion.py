@@ -1,10 +1,11 @@
-"""Diffusion samplers: DPS, DiffPIR and DDRM, by deepinv, and their common base class.
+"""Diffusion samplers: DPS, DiffPIR and DDRM by deepinv, and their common base class.
 
 A step makes a few whole draws, and a posterior makes more of them.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Generator, Tensor
 from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.core.independent_items import items_are_independent
 from invtoolbox.core.inference_mode import outside_inference_mode
+from invtoolbox.core.interrupts import check_time
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError, MeasurementWarning, warn_user
 from invtoolbox.objective.objective import Objective
@@ -148,7 +150,8 @@ class DiffusionSampler(Solver):
             )
 
     def step(self, objective: Objective, state: DiffusionState) -> DiffusionState:
-        draws = self.draws(objective, split(objective.generator(), self.at_once))
+        device = objective.problem.y0.device
+        draws = self.draws(objective, split(objective.generator("cpu"), self.at_once, device))
         first = objective.iteration * self.at_once
         # Sums of differences to the first draw lose less to rounding than sums of draws.
         chain = state.chain if first else state.chain.recenter(draws[0])
@@ -218,17 +221,19 @@ class DiffusionPosterior(MomentPosterior):
             return self.solver.draws(self.objective, split(generator, count))
 
 
-def split(generator: Generator, count: int) -> list[Generator]:
-    """Return one generator per draw.
+def split(generator: Generator, count: int, device: torch.device | None = None) -> list[Generator]:
+    """Return one generator per draw, on a device; None for the device of ``generator``.
 
-    A draw then does not depend on the number of draws at once.
+    A draw then does not depend on the number of draws at once. The host waits for the seeds if
+    ``generator`` is on a GPU.
     """
     # One number of the generator seeds each draw.
     seeds = [
         int(torch.randint(1 << 62, (1,), generator=generator, device=generator.device))
         for _ in range(count)
     ]
-    return [Generator(generator.device).manual_seed(seed) for seed in seeds]
+    device = generator.device if device is None else device
+    return [Generator(device).manual_seed(seed) for seed in seeds]
 
 
 def the_prior(objective: Objective) -> ExplicitPrior:
@@ -295,9 +300,9 @@ class DPS(DeepinvSampler):
     r"""The reverse diffusion with a gradient towards the measurements through the denoiser.
 
     The gradient is ``grad_{x_t} |A(denoise(x_t)) - y|^2``. Chung, Kim, Mccann, Klasky and Ye,
-    "Diffusion posterior sampling for general noisy inverse problems" (ICLR 2023); the sampling is
-    deepinv's, on the variance-preserving schedule with ancestral steps. The operator may be
-    nonlinear; each step differentiates the denoiser. Mean and spread are approximate even if the
+    "Diffusion posterior sampling for general noisy inverse problems" (ICLR 2023), on the
+    variance-preserving schedule with the steps of DDPM; the draws have the bits of deepinv's. The
+    operator may be nonlinear; each step differentiates the denoiser. Mean and spread are approximate even if the
     score is exact (benchmarks/samplers.py): the method treats the uncertain part of the denoised
     image as known.
 
@@ -333,18 +338,61 @@ class DPS(DeepinvSampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice(self, ("annealed", "norm"), "guidance")
+        check_range(self, "[2, inf)", "steps")
 
     def sample(self, measured: UnitRangeProblem, network: Network) -> Tensor:
-        from deepinv.sampling import DPS as Sampler
+        # The state u = 2 image - 1 lies in [-1, 1]; it has the mean scale * u_0 and the standard
+        # deviation scale * level. Both numbers belong to the host, so that a GPU does not wait.
+        schedule = _variance_preserving(self.steps)
+        y = measured.y
+        u = torch.randn(measured.shape, dtype=torch.float64, device=y.device)
+        u = u * schedule[0][1] * schedule[0][0]
+        for (scale, level), (next_scale, next_level) in itertools.pairwise(schedule):
+            check_time()
+            clean, slope = self._guide(measured, network, (u / scale + 1) / 2, level / 2)
+            # grad log p(u | y): Tweedie's formula for p(u), and half the slope, which is per image.
+            score = (scale * (2 * clean - 1) - u) / (scale * level).pow(2) - 0.5 * slope / scale
+            # A step of DDPM (Ho, Jain and Abbeel 2020, equation 7) in this notation: the share
+            # ratio^2 of the noise's variance remains, and the rest is drawn anew.
+            ratio = next_level / level
+            share = 1 - (1 - ratio**2)
+            fresh = next_level * (1 - share).clamp(min=0).sqrt()
+            move = scale * next_scale * level**2 * (1 - ratio * share.clamp(min=0).sqrt()) * score
+            u = (next_scale / scale) * u + move
+            if fresh > 0:
+                u = u + next_scale * fresh * torch.randn_like(u)
+        return (u + 1) / 2
 
-        sampler = Sampler(
-            network,
-            num_steps=self.steps,
-            weight=self.weight,
-            guidance=self.guidance,
-            device=measured.y.device,
-        )
-        return sampler(measured.y, measured, x_init=measured.shape)
+    def _guide(
+        self, measured: UnitRangeProblem, network: Network, image: Tensor, level: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the denoised image and the gradient of the weighted misfit in the noisy image."""
+        with torch.enable_grad():
+            image = image.requires_grad_(True)
+            clean = network(image.float(), level.float()).clip(-1.0, 1.0)
+            residual = measured.A(clean) - measured.y
+            norm = torch.linalg.vector_norm(residual, dim=tuple(range(1, residual.ndim)))
+            misfit = self.weight * norm
+            if self.guidance == "annealed":
+                # |A(x) - y|^2 / (2 (sigma^2 + level^2)), with the variances of noise and diffusion.
+                noise, diffusion = (t.float().to(norm.dtype) for t in (measured.deviation, level))
+                misfit = self.weight * norm**2 / (2 * (noise**2 + diffusion**2))
+            (slope,) = torch.autograd.grad(misfit.sum(), image)
+        return clean.detach(), slope
+
+
+def _variance_preserving(steps: int) -> list[tuple[Tensor, Tensor]]:
+    """Return scale and noise level at equal steps of the time from 1 to 0, on the host.
+
+    The rate of the noise grows from 0.1 to 20 (Song et al. 2021, "Score-based generative modeling
+    through stochastic differential equations", appendix C).
+    """
+    schedule = []
+    for t in torch.linspace(1, 0, steps, dtype=torch.float64):
+        # scale = exp(-B / 2) with B the integral of the rate, and scale^2 (1 + level^2) = 1.
+        scale = torch.exp(-0.5 * (0.1 * t + 0.5 * t**2 * (20.0 - 0.1)))
+        schedule.append((scale, (1 / scale**2 - 1) ** 0.5))
+    return schedule
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.pytrees import where_items
+from invtoolbox.core.rare_branches import is_any
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.base import Solver, State, implicit_reason
@@ -198,7 +199,9 @@ class LSMR(Solver):
     def step(self, objective: Objective, state: LSMRState) -> LSMRState:
         # Another weight is another inner product: its items begin again from their x.
         changed = objective.regularization != state.weight
-        if bool(changed.any()):
+        # Without a rule the weight is that of the start.
+        test = (lambda flags: bool(flags.any())) if objective.has_rule else is_any
+        if test(changed):
             state = where_items(
                 changed,
                 self._begin(objective, state.x, _residual(objective, state.x), state.scale),

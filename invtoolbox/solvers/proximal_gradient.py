@@ -471,8 +471,9 @@ def _gradient(objective: Objective, x: Tensor, prediction: Any) -> Tensor:
         else objective.data(x).gradient
     )
     # A^T grad D(A x) + sum_i w_i grad R_i(x)
-    generator = objective.generator()
-    for weight, prior in _smooth(objective):
+    smooth = _smooth(objective)
+    generator = objective.generator() if smooth else None
+    for weight, prior in smooth:
         slope = prior.gradient(x, generator)
         gradient = torch.addcmul(gradient, expand(weight, slope), slope)
     return gradient

@@ -13,6 +13,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.core.interrupts import OutOfTime
 from invtoolbox.core.rare_branches import RareBranches, is_any
+from invtoolbox.priors.images import itemwise_iteration
 from tests.emulated_cuda import emulate_cuda
 
 
@@ -115,3 +116,51 @@ def test_the_host_waits_every_tenth_step() -> None:
         run("cuda", ())
     few = [n for place, n in tally.synchronizations.items() if "rare_branches" in place]
     assert sum(few) == 10  # of the first ten steps
+
+
+def deblurred(device: str, steps: int = 25) -> Tensor:
+    """Return an answer of FISTA, whose prox of total variation is a loop within a step."""
+    blur = it.operators.Blur(torch.ones(3, 3) / 9, (10, 10))
+    y = torch.rand(2, 1, 10, 10, generator=torch.Generator().manual_seed(0))
+    problem = it.Problem(y, blur)
+    return it.solve(
+        problem,
+        it.priors.TotalVariation(),
+        it.solvers.FISTA(),
+        regularization=0.05,
+        device=device,
+        max_iterations=steps,
+        tolerance=0.0,
+        progress=False,
+    ).x.cpu()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_loops_within_a_step_are_guessed_and_repeated_if_they_were_too_short(
+    monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    guesses: list[int] = []
+    guess = itemwise_iteration.guess_count
+
+    def shortened(key: Any, like: Tensor) -> int | None:
+        count = guess(key, like)
+        if count is not None and len(guesses) < 10:
+            count = int(share * count)
+        if count is not None:
+            guesses.append(count)
+        return count
+
+    monkeypatch.setattr(itemwise_iteration, "guess_count", lambda key, like: None)
+    with emulate_cuda():
+        expected = deblurred("cuda")
+    torch.testing.assert_close(expected, deblurred("cpu"), rtol=0, atol=1e-4)
+    monkeypatch.setattr(itemwise_iteration, "guess_count", shortened)
+    with emulate_cuda() as tally:
+        result = deblurred("cuda")
+    assert torch.equal(result, expected) and guesses
+    if share == 1.0:  # after ten steps, the host waits once per ten steps
+        late = [n for place, n in tally.synchronizations.items() if "itemwise" in place]
+        with emulate_cuda() as few:
+            deblurred("cuda", 10)
+        early = [n for place, n in few.synchronizations.items() if "itemwise" in place]
+        assert sum(late) == sum(early) > 0

@@ -177,6 +177,7 @@ def test_scans_that_are_not_divided_are_refused(slabs: it.distributed.Slabs) -> 
         (tiled().denoiser, it.solvers.ProximalGradient(step_size=1e-3), {}, "give it.priors.Tiled"),
         (TV, "fista", {"regularization": "auto"}, "needs the weight of its priors"),
         (TV, "fista", {"time_limit": 3.0}, "takes no time_limit=: clocks of ranks differ"),
+        (TV, "fista", {"capture": True}, "takes no capture=: ranks exchange sums through the host"),
         (TV, "fista", {"repair": True}, "takes no repair="),
     ],
 )

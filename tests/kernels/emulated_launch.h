@@ -4,6 +4,15 @@
 // their order. With STANDALONE, a program that reads a launch from its first argument, runs it, and
 // writes the contents of the tensors into its second one. Each tensor is an allocation of exactly
 // its size.
+
+// Conversion of half precision, which lies in Warp's library. It stands before the next lines,
+// because the source in float64 declares it as double.
+extern "C" float wp_half_bits_to_float(uint16_t bits) {
+    _Float16 value;
+    std::memcpy(&value, &bits, sizeof value);
+    return (float)value;
+}
+
 #undef float
 #undef int
 

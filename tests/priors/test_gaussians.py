@@ -18,6 +18,7 @@ from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.operators import GaussianRenderer
 from invtoolbox.priors import DefaultStrategy, Gaussians, MCMCStrategy
 from invtoolbox.priors.implicit.gaussian_strategies import DEAD, shared_opacity
+from tests.emulated_cuda import emulate_cuda
 
 
 def leaves(opacities: list[float], scale: float = 0.1, seed: int = 0) -> dict[str, Tensor]:
@@ -292,6 +293,16 @@ def test_shared_opacities_composite_to_what_one_showed() -> None:
         r = torch.linspace(-8, 8, 4001)
         profile = 1 - (1 - opacity * torch.exp(-0.5 * (r / factor) ** 2)) ** n
         assert abs(float(torch.trapezoid(profile, r)) / (0.8 * (2 * torch.pi) ** 0.5) - 1) < 2e-3
+
+
+def test_a_gpu_adds_terms_that_are_zero_to_the_same_shared_opacity() -> None:
+    opacity = torch.linspace(0.01, 0.99, 7)
+    for counts in ([1, 2, 3, 1, 5, 2, 1], [1, 60, 51, 7, 2, 30, 1]):
+        on_cpu = shared_opacity(opacity, torch.tensor(counts))
+        with emulate_cuda() as tally:
+            on_cuda = shared_opacity(opacity.to("cuda"), torch.tensor(counts).to("cuda"))
+            assert all(torch.equal(a.cpu(), b) for a, b in zip(on_cuda, on_cpu, strict=True))
+            assert not tally.synchronizations
 
 
 def test_noise_moves_the_transparent_along_their_covariance() -> None:

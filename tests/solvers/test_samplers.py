@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +54,25 @@ SAMPLERS = {
     "edm": it.solvers.EDM(steps=12, at_once=48, max_iterations=1),
     "isotropic": it.solvers.PiGDM(steps=40, covariance="isotropic", at_once=48, max_iterations=1),
 }
+
+
+@pytest.mark.parametrize("guidance", ["annealed", "norm"])
+def test_dps_draws_the_bits_of_deepinv(monkeypatch: pytest.MonkeyPatch, guidance: Any) -> None:
+    from deepinv.sampling import DPS as Sampler
+
+    def sample_by_deepinv(self: it.solvers.DPS, measured: Any, network: Any) -> Tensor:
+        sampler = Sampler(
+            network, num_steps=self.steps, weight=self.weight, guidance=self.guidance, device="cpu"
+        )
+        drawn: Tensor = sampler(measured.y, measured, x_init=measured.shape)
+        return drawn
+
+    solver = it.solvers.DPS(steps=7, guidance=guidance, at_once=2, max_iterations=2)
+    one = problem("blur", batch=2)
+    ours = it.solve(one, gaussian(), solver, progress=False)
+    monkeypatch.setattr(it.solvers.DPS, "sample", sample_by_deepinv)
+    theirs = it.solve(one, gaussian(), solver, progress=False)
+    assert torch.equal(ours.x, theirs.x) and torch.equal(ours.posterior.std, theirs.posterior.std)
 
 
 #: DiffPIR and pigdm solve a dense system per item and step.
@@ -151,6 +171,7 @@ def test_wrong_settings_of_a_sampler_are_refused_at_once() -> None:
         (it.solvers.DDRM, {"intensity_range": (0.0, 0.0)}),
         (it.solvers.DiffPIR, {"steps": 0}),
         (it.solvers.DPS, {"guidance": "none"}),
+        (it.solvers.DPS, {"steps": 1}),
     ):
         with pytest.raises(InputError, match=next(iter(settings)).rstrip("s")):
             sampler(**settings)

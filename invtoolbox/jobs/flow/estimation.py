@@ -17,6 +17,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import is_cloud, points_of
 from invtoolbox.geometry.rigid import check_motion, inverse, transform
 from invtoolbox.geometry.sweeps import MOVES, Sweep
+from invtoolbox.jobs.flow.clusters import Cloud
 from invtoolbox.jobs.flow.methods import Method, Pair, method_named, uses_window
 from invtoolbox.jobs.flow.preparation import Preparation, PreparedPair, prepare_pair
 from invtoolbox.jobs.flow.window import Neighbour, place, prepare_neighbours
@@ -265,9 +266,20 @@ def _pair(
     )
     if device is None or torch.device(device).type == "cpu":
         return whole
-    # Trees stay on their device, so those of clouds are built anew.
-    bare = replace(whole, scans=None, window=tuple(replace(n, cloud=None) for n in neighbours))
+    # The clouds go along, because surfaces in the frame of the pair would be slightly different.
+    bare = replace(
+        whole,
+        window=tuple(map(_without_trees, neighbours)),
+        scans=(_without_trees(here), None if there is None else _without_trees(there)),
+    )
     return tree_map(lambda tensor: tensor.to(device), bare)
+
+
+def _without_trees(neighbour: Neighbour) -> Neighbour:
+    """Return a sweep without the trees and normals of its cloud, which stay on their device."""
+    cloud = neighbour.cloud
+    bare = None if cloud is None else Cloud(cloud.points, cloud.times, cloud.ground)
+    return replace(neighbour, cloud=bare)
 
 
 def _holds_arrays(source: Any) -> bool:

@@ -171,7 +171,8 @@ def _bin_by_torch(boxes: Tensor, reaches: Tensor, across: int, down: int) -> Til
     # The pairs of splat n are pairs[n] to ends[n] - 1.
     ends = shares.cumsum(0)
     total = ends[-1] if len(ends) else ends.sum()
-    size = buffer_size((views, count, across, down), total)
+    # Splats that split change their number, not the key: the margin of a size covers their growth.
+    size = buffer_size((views, across, down), total)
     ends = ends.clamp_max(size)
     pairs = torch.cat([ends.new_zeros(1), ends])[: len(ends)]
     place = torch.arange(size, device=boxes.device)

@@ -1,12 +1,16 @@
 // Arguments: VolumeArguments of volume.py.
 //
 // Joseph's forward projection in 3D or, with TANGENT, its derivative if the table changes by
-// `tangent`: one ray of one item. See volume.py for the formula.
+// `tangent`: one ray of one item. See volume.py for the formula. The volume is of the type STORED,
+// that of the sums by default; a shorter one is converted voxel by voxel.
+#ifndef STORED
+#define STORED REAL
+#endif
 #include "volume_sizes.h"
 const int c = task % columns, r = task / columns % rows;
 const int view = task / columns / rows % views, item = task / columns / rows / views;
 const double* T = (const double*)table + 13 * view;
-const REAL* x = (const REAL*)volume + (long long)item * voxels;
+const STORED* x = (const STORED*)volume + (long long)item * voxels;
 #include "volume_ray.h"
 #include "volume_range.h"
 #include "volume_coefficients.h"

@@ -12,6 +12,7 @@ from abc import abstractmethod
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.constants import constant
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
@@ -147,7 +148,8 @@ class GaussianMixture(ExplicitPrior):
         if len(self.means) > 1:
             return super().prox(x, step)
         # argmin_u R(u) + |u - x|^2 / (2 step) is the posterior mode at noise of variance step.
-        return self.denoise(x, torch.as_tensor(step, dtype=x.dtype, device=x.device).sqrt())
+        step = step.to(x) if isinstance(step, Tensor) else constant(float(step), x)
+        return self.denoise(x, step.sqrt())
 
     def quadratic(self) -> tuple[LinearOperator | None, Tensor | None]:
         if "quadratic" not in self.offers:
@@ -187,7 +189,7 @@ class GaussianMixture(ExplicitPrior):
             raise InputError(
                 f"{self!r} takes images {tuple(self.means.shape[1:])}, got {tuple(x.shape[1:])}"
             )
-        level = torch.as_tensor(sigma, dtype=x.real.dtype, device=x.device)
+        level = sigma.to(x.real) if isinstance(sigma, Tensor) else constant(float(sigma), x.real)
         level = level.square().reshape(-1, 1, 1)
         centred = x.flatten(1).unsqueeze(1) - self.means.flatten(1)
         # U^T (x - m_k), in which the covariance is diagonal.

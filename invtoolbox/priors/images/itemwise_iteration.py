@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.interrupts import check_time
+from invtoolbox.core.rare_branches import guess_count, is_any, note_count
 
 
 class ItemwiseIteration(ABC):
@@ -22,16 +23,26 @@ class ItemwiseIteration(ABC):
     def run(self, results: Sequence[Tensor], tolerance: float, max_iterations: int) -> None:
         """Iterate until every item has finished.
 
-        The tensors that `_measure` returns are written into ``results`` when an item finishes.
+        The tensors that `_measure` returns are written into ``results`` when an item finishes. A
+        GPU guesses the number of iterations within the steps of a solve, see `core.rare_branches`.
         """
+        key = type(self).__name__, results[0].shape, tolerance
+        guess = guess_count(key, results[0])
+        if guess is None:
+            note_count(key, self._run_and_test(results, tolerance, max_iterations))
+        else:
+            self._run_to(guess, results, tolerance, max_iterations)
+
+    def _run_and_test(
+        self, results: Sequence[Tensor], tolerance: float, max_iterations: int
+    ) -> int:
+        """Iterate until the host has read that every item has finished; return the iterations."""
         active = torch.arange(len(results[0]), device=results[0].device)
         check, k = self.first_check, 0
         while len(active):
             check_time()
             if k >= check or k >= max_iterations:
-                # Checks come after 10 more iterations at first and then after 15 % more, so their
-                # number grows like the logarithm of k.
-                check = max(k + 10, int(1.15 * k))
+                check = _next_check(k)
                 measured = self._measure()
                 # The comparison is false for NaN, so an item that is not finite counts as finished.
                 going = (measured[-1] > tolerance) & (k < max_iterations)
@@ -46,6 +57,26 @@ class ItemwiseIteration(ABC):
                     self._keep(index)
             k += 1
             self._step(k)
+        return k
+
+    def _run_to(
+        self, guess: int, results: Sequence[Tensor], tolerance: float, max_iterations: int
+    ) -> None:
+        """Iterate to a guessed number without a wait; finished items are frozen by a mask."""
+        going = torch.ones(len(results[0]), dtype=torch.bool, device=results[0].device)
+        check = self.first_check
+        for k in range(guess + 1):
+            check_time()
+            if k:
+                self._step(k)
+            if k >= check or k >= max_iterations:
+                check = _next_check(k)
+                measured = self._measure()
+                before, going = going, going & (measured[-1] > tolerance) & (k < max_iterations)
+                for result, new in zip(results, measured):
+                    done = (before & ~going).view(-1, *[1] * (new.ndim - 1))
+                    result.copy_(torch.where(done, new, result))
+        is_any(going)  # a wrong guess, by which the step is repeated
 
     @abstractmethod
     def _step(self, k: int) -> None:
@@ -58,3 +89,11 @@ class ItemwiseIteration(ABC):
     @abstractmethod
     def _keep(self, index: Tensor) -> None:
         """Restrict the state to some items."""
+
+
+def _next_check(k: int) -> int:
+    """Return the next iteration with a test, after 10 more at first and then after 15 % more.
+
+    The number of tests grows like the logarithm of k.
+    """
+    return max(k + 10, int(1.15 * k))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from math import comb
 
 import torch
 from torch import Generator, Tensor
@@ -23,6 +22,8 @@ from invtoolbox.priors.adaptive import Intermediate, Transfer
 FULL = 0.6
 #: Logit that stands for an opacity of 0: finite, and far below the logit of any rendered Gaussian.
 DEAD = -20.0
+#: Largest number of Gaussians that share one in the sum of `shared_opacity`; beyond, it cancels.
+_LARGEST_SHARE = 51
 
 
 @dataclass(frozen=True)
@@ -218,12 +219,10 @@ class MCMCStrategy(Strategy):
         filled = logits > DEAD + 1  # rows that are no mere filling
         alive = opacity > self.least_opacity
         count = filled.sum(1)
-        target = (count * (1 + self.growth)).long()
-        if self.first is not None:
-            done = min(1.0, (iteration - self.start) / (FULL * self.stop - self.start))
-            target = target.clamp_max(round(self.first * (self.most / self.first) ** done))
-        grown = target.clamp_max(self.most).maximum(count)
-        rows = int(grown.max())
+        grown = self._grow(count, iteration)
+        # The number grows with the number before, so the one from all rows bounds that of every
+        # item, and a GPU need not wait for it.
+        rows = int(self._grow(torch.tensor(logits.shape[1]), iteration))
         # Rows in the order in which they came: filling behind, so that new ones take its place.
         order = (~filled).long().sort(dim=1, stable=True).indices[:, :rows]
         source = torch.full((len(count), rows), -1, dtype=torch.long, device=logits.device)
@@ -254,6 +253,14 @@ class MCMCStrategy(Strategy):
             divided[..., None], new["log_scales"] + factor.log()[..., None], new["log_scales"]
         )
         return new, transfer
+
+    def _grow(self, count: Tensor, iteration: int) -> Tensor:
+        """Return the numbers of Gaussians after an adaptation, for the numbers before it."""
+        target = (count * (1 + self.growth)).long()
+        if self.first is not None:
+            done = min(1.0, (iteration - self.start) / (FULL * self.stop - self.start))
+            target = target.clamp_max(round(self.first * (self.most / self.first) ** done))
+        return target.clamp_max(self.most).maximum(count)
 
     def perturb(self, parameters: dict[str, Tensor], rate: float, generator: Generator) -> Tensor:
         """The means with noise; ``rate`` is the length of their steps."""
@@ -295,19 +302,18 @@ def shared_opacity(opacity: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
     >>> shared_opacity(torch.tensor([0.75]), torch.tensor([2]))
     (tensor([0.5000]), tensor([0.9111]))
     """
-    count = count.clamp(1, 51)  # beyond, the sum cancels
+    count = count.clamp(1, _LARGEST_SHARE)
     o = opacity.double()
     shared = 1 - (1 - o) ** (1 / count)
-    largest = int(count.max()) if count.numel() else 1
+    # Terms beyond n are 0. A GPU adds them, because its host would wait for the largest n.
+    largest = int(count.max()) if count.numel() and not o.is_cuda else _LARGEST_SHARE
     total = torch.zeros_like(o)
+    # sum over i from k + 1 to n of C(i - 1, k) = C(n, k + 1), at first C(n, 1) = n.
+    choices = count.double()
     for k in range(largest):
-        # sum over i from k + 1 to n of C(i - 1, k) = C(n, k + 1).
-        choices = torch.tensor(
-            [float(comb(n, k + 1)) for n in range(largest + 1)],
-            dtype=torch.float64,
-            device=o.device,
-        )[count]
         total += (-1) ** k * choices * shared ** (k + 1) / (k + 1) ** 0.5
+        # C(n, k + 2) = C(n, k + 1) (n - k - 1) / (k + 2), integers below 2^53: exact in float64.
+        choices = choices * (count - (k + 1)) / (k + 2)
     factor = torch.where(total > 0, o / total.clamp_min(1e-30), torch.ones_like(o))
     return shared.to(opacity), factor.clamp(0.05, 1.0).to(opacity)
 
