@@ -46,6 +46,7 @@ from invtoolbox.loop.run import (
 )
 from invtoolbox.measurements import repair_measurements, report_findings
 from invtoolbox.objective.coarse_grids import coarsen_for_search, coarsen_for_start
+from invtoolbox.objective.first_call import check_first_calls, check_implicit
 from invtoolbox.objective.initial_guess import initial_variable, is_scan, leaves_float32
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import item_norm
@@ -360,6 +361,8 @@ class Run:
         if call.repair:
             problem, repairs = repair_measurements(problem)
         priors = _as_sum(call.prior)
+        if call.check:
+            check_first_calls(problem)
         notes = [*repairs, *(report_findings(problem, priors) if call.check else ())]
         original = problem.to(device=call.device, dtype=dtype)
         # The skipped items hold other measurements, and are computed as such until the loop begins.
@@ -672,7 +675,10 @@ def _choose(
     """
     named = solver_named(call.solver) if isinstance(call.solver, str) else call.solver
     if named is not None and not isinstance(named, Solver):
-        raise InputError(f"solver must be one of it.solvers, got {type(named).__name__}")
+        got = type(named).__name__
+        if isinstance(named, type):
+            got = f"the class {named.__name__}; pass an object of it, {named.__name__}()"
+        raise InputError(f"solver must be one of it.solvers or a subclass of Solver, got {got}")
     regularization = call.regularization
     by_itself = isinstance(regularization, str) and regularization == "auto"
     if named is not None and named.samples and by_itself:
@@ -680,6 +686,8 @@ def _choose(
     # Without a solver, half-quadratic splitting is chosen for denoisers.
     strength = (HalfQuadratic if named is None else named).denoiser_strength
     objective, rule, why = bind(problem, priors, regularization, call.seed, strength)
+    if call.check:
+        check_implicit(objective)
     if named is None:
         solver, reason = choose(objective, call.differentiate == "implicit")
     else:

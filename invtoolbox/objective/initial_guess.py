@@ -145,7 +145,7 @@ def layout_of(
     shapes = (
         {"x": problem.image_shape}
         if implicit is None
-        else {k: tuple(t.shape[1:]) for k, t in implicit.initial().items()}
+        else {k: tuple(t.shape[1:]) for k, t in _checked_start(problem, implicit).items()}
     )
     for name, start in () if unknowns is None else unknowns.starts.items():
         if name in shapes:
@@ -155,6 +155,22 @@ def layout_of(
             )
         shapes[name] = tuple(start.shape[1:])
     return Layout(tuple(shapes), tuple(shapes.values()))
+
+
+def _checked_start(problem: Problem, implicit: ImplicitPrior) -> dict[str, Tensor]:
+    """Return the first parameters of an implicit prior, whose first axis is the batch."""
+    start = implicit.initial()
+    if not isinstance(start, dict) or not all(isinstance(t, Tensor) for t in start.values()):
+        raise InputError(
+            f"{implicit!r}.initial returns {type(start).__name__}, expected a dict of tensors by name"
+        )
+    for name, tensor in start.items():
+        if tensor.ndim == 0 or len(tensor) not in (1, problem.batch):
+            raise InputError(
+                f"{implicit!r}.initial returns {name!r} of shape {tuple(tensor.shape)}, whose first "
+                f"axis must be the batch, 1 or {problem.batch}: put it in front, {name}[None]"
+            )
+    return start
 
 
 def _initial_parameters(
