@@ -67,6 +67,7 @@ from invtoolbox.solvers.base import Solver, nonconvex_reason
 from invtoolbox.solvers.binding import Regularization, bind_objective
 from invtoolbox.solvers.choice import check_fits, choose, is_unproven
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
+from invtoolbox.solvers.weights import KEPT, remark_on_weights
 
 log = logging.getLogger("invtoolbox")
 
@@ -304,6 +305,7 @@ class Call:
     repair: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", _precision_named(self.dtype))
         check_range("solve", "[0, inf]", max_iterations=self.max_iterations)
         check_range("solve", "[0, inf]", tolerance=self.tolerance)
         check_range("solve", "(0, inf]", time_limit=self.time_limit)
@@ -626,6 +628,10 @@ class Run:
             if isinstance(call.regularization, Tensor) and call.regularization.requires_grad:
                 weight = call.regularization.expand(self.problem.batch)
             x = differentiate_answer(x, objective, working, solver, loop, weight)
+        if self.weight_choice.startswith(KEPT):
+            with torch.no_grad():
+                remark = remark_on_weights(self.problem, x) if isinstance(x, Tensor) else ""
+            self.notes.extend([remark] if remark else [])
         parameters, problem = _parameters(self.original, working, loop.x)
         working = working.with_regularization(loop.weight)
         posterior = solver.posterior(working, loop.x, None if loop.keeps_state else loop.summary)
@@ -765,6 +771,21 @@ def bind(
     The arguments are those of `solvers.binding.bind_objective`.
     """
     return bind_objective(problem, priors, regularization, inner_solve, seed, denoiser_strength)
+
+
+def _precision_named(dtype: Any) -> torch.dtype | None:
+    """Return a precision in which operators compute, also of its name or NumPy's type."""
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    name = getattr(dtype, "__name__", name)  # numpy.float64 is a class
+    if name not in ("float32", "float64", "complex64", "complex128"):
+        raise InputError(
+            f"dtype must be torch.float32 or torch.float64, got {dtype}; solvers compute in no other "
+            "precision"
+        )
+    precision: torch.dtype = getattr(torch, name)
+    return precision
 
 
 def _as_checkpoint(checkpoint: Any) -> Any:

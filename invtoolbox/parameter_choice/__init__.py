@@ -42,6 +42,7 @@ __all__ = [
     "WhiteResidual",
     "automatic",
     "estimate_noise_std",
+    "rule_name",
     "rule_named",
 ]
 
@@ -138,6 +139,15 @@ def _knows_its_noise(problem: Problem) -> bool:
     """Return whether the kind of measurements has its own estimate of the noise, as k-space has."""
     weights = getattr(problem.data_term, "weights", None)
     return problem.operator.estimate_noise_std(problem.y0, weights) is not None
+
+
+def rule_name(rule: WeightRule | WeightSearch) -> str:
+    """Return the name of a rule.
+
+    >>> rule_name(GCV())
+    'gcv'
+    """
+    return next(name for name, kind in _RULES.items() if kind is type(rule))
 
 
 def rule_named(name: str) -> WeightRule | WeightSearch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,10 @@ def reconstruct(
     """
     if data_term is not None and noise_std is not None:
         raise InputError("give noise_std, or a data_term that knows it, not both")
+    if isinstance(y, Operator) and not isinstance(A, Operator):
+        raise InputError(
+            "the arguments are exchanged: reconstruct(y, A) takes the measurements first"
+        )
     if not isinstance(A, Operator):
         from invtoolbox.operators.adapters import as_operator
 
@@ -134,13 +139,25 @@ def with_axes(y: Any, A: Operator) -> Any:
         y: measurements, a tensor, an array or a tuple of them.
         A: operator that predicts them.
     """
-    if isinstance(y, (tuple, list)):
-        return y
-    tensor = y if isinstance(y, Tensor) else as_measurements(np.asarray(y))
     shape = A.range_shape
-    if not shape or isinstance(shape[0], tuple):
+    is_plain = bool(shape) and not isinstance(shape[0], tuple)
+    if isinstance(y, (tuple, list)) and not (is_plain and _holds_numbers(y)):
+        return y
+    tensor = y if isinstance(y, Tensor) else as_measurements(y if _is_array(y) else np.asarray(y))
+    if not is_plain:
         return tensor
     missing = len(shape) + 1 - tensor.ndim
     if missing == 2 and shape[0] == 1:
         return tensor[None, None]
     return tensor[None] if missing == 1 else tensor
+
+
+def _holds_numbers(values: Any) -> bool:
+    """Return whether a list holds numbers at its ends, as ``array.tolist()`` does."""
+    while isinstance(values, (tuple, list)) and values:
+        values = values[0]
+    return isinstance(values, (int, float, complex))
+
+
+def _is_array(values: Any) -> bool:
+    return isinstance(values, (np.ndarray, str, bytes, PurePath))
