@@ -171,6 +171,9 @@ def test_saturated_voxels_are_left_out(
     assert errors[1] < 1.1 * errors[0]
 
 
+WIDE = "--axes ZYX --voxel-size 0.2 0.1 0.1 --psf-size 5 9 17 --tile 8 16 16".split()
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -181,8 +184,7 @@ def test_saturated_voxels_are_left_out(
         (["a.ome.tif", *OBJECTIVE, "--wavelength", "520"], "write 0.52 for 520 nm"),
         (["a.ome.tif", *OBJECTIVE, "--wavelength", "0.5", "0.6"], "1 channels, and --wavelength"),
         (
-            ["wide.tif", *OBJECTIVE, "--axes", "ZYX", "--voxel-size", "0.2", "0.1", "0.1"]
-            + ["--psf-size", "5", "9", "17", "--tile", "8", "16", "16"],
+            ["wide.tif", *OBJECTIVE, *WIDE],
             "larger than a tile",
         ),
         (["a.ome.tif", *OBJECTIVE, "--psf", "a.ome.tif"], "not both"),
