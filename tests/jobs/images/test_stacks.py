@@ -171,7 +171,22 @@ def test_saturated_voxels_are_left_out(
     assert errors[1] < 1.1 * errors[0]
 
 
-WIDE = "--axes ZYX --voxel-size 0.2 0.1 0.1 --psf-size 5 9 17 --tile 8 16 16".split()
+WIDE = [
+    "--axes",
+    "ZYX",
+    "--voxel-size",
+    "0.2",
+    "0.1",
+    "0.1",
+    "--psf-size",
+    "5",
+    "9",
+    "17",
+    "--tile",
+    "8",
+    "16",
+    "16",
+]
 
 
 @pytest.mark.parametrize(
