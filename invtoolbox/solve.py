@@ -229,6 +229,12 @@ def solve(
     >>> solution.x.mean(), solution.status
     (tensor(0.5000), ('converged', 'converged'))
     """
+    is_list = isinstance(problem, (list, tuple)) and all(isinstance(p, Problem) for p in problem)
+    if not isinstance(problem, Problem) and not is_list:
+        raise InputError(
+            f"solve takes a Problem or a list of them, got {type(problem).__name__}; "
+            "it.solve(it.Problem(y, A), prior), or it.reconstruct(y, A, prior)"
+        )
     if not isinstance(problem, Problem) and (checkpoint is not None or initial is not None):
         raise InputError(
             "a list of problems takes no initial= and no checkpoint=; solve them one by one for "

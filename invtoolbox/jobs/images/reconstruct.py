@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -97,9 +98,7 @@ def reconstruct(
             "the arguments are exchanged: reconstruct(y, A) takes the measurements first"
         )
     if not isinstance(A, Operator):
-        from invtoolbox.operators.adapters import as_operator
-
-        A = as_operator(A)
+        A = _operator_of(A, y)
     term = LeastSquares(noise_std=noise_std) if data_term is None else data_term
     problem = Problem(with_axes(y, A), A, term)
     # Objects stay as the user made them.
@@ -130,6 +129,18 @@ def reconstruct(
         )
 
     return solve_repaired(problem, solve_reduced, repair)
+
+
+def _operator_of(obj: Any, y: Any) -> Operator:
+    """Return the operator of an object; physics of deepinv may leave the shape of images to ``y``."""
+    deepinv = sys.modules.get("deepinv")
+    if deepinv is not None and isinstance(obj, deepinv.physics.Physics):
+        from invtoolbox.jobs.images.deepinv_reconstructor import operator_of
+
+        return operator_of(y, obj, None)
+    from invtoolbox.operators.adapters import as_operator
+
+    return as_operator(obj)
 
 
 def with_axes(y: Any, A: Operator) -> Any:
