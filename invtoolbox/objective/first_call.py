@@ -80,6 +80,13 @@ def _check_operator(problem: Problem) -> None:
             f"{A} returns {got} for images of shape {tuple(x.shape)}, and its range_shape "
             f"{A.range_shape} promises ({len(x)}, ...) in front of it"
         )
+    precisions = {t.dtype.to_real() for t in (x, *_parts(prediction))}
+    if len(precisions) > 1:
+        names = " and ".join(sorted(str(p).removeprefix("torch.") for p in precisions))
+        raise InputError(
+            f"{A} mixes {names}: its prediction must have the precision of the image, "
+            f"{x.dtype}; convert inside of it, .to(x.dtype), or give y in the other precision"
+        )
     if not isinstance(A, LinearOperator) or A.items is not None:
         return
     domain = tuple(x.shape[1:])

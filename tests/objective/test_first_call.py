@@ -191,3 +191,31 @@ def test_a_state_that_is_no_state_is_named() -> None:
         it.solve(it.Problem(Y, A), solver=Bare(), progress=False)
     with pytest.raises(InputError, match="the class Bare; pass an object of it"):
         it.solve(it.Problem(Y, A), solver=Bare, progress=False)  # type: ignore[arg-type]
+
+
+def test_a_start_at_a_saddle_is_left() -> None:
+    """The derivative of x^2 is 0 at 0, where the status was `converged`."""
+    square = it.as_operator(torch.square, (1, N, N))
+    y = (TRUTH + 0.5).square()
+    problem = it.Problem(torch.cat([y, 4 * y]), square, it.data_terms.LeastSquares(0.01))
+    solution = it.solve(problem, it.priors.Tikhonov(), "lbfgs", regularization=1e-3, progress=False)
+    assert float((solution.x[:1] - TRUTH - 0.5).abs().max()) < 0.05
+    assert float((solution.x[1:] - 2 * TRUTH - 1).abs().max()) < 0.1
+
+
+def test_a_fourier_transform_of_the_user_gets_the_weight_of_k_space() -> None:
+    """Held-out samples are not predicted by their neighbours; the weight was 500 times too large."""
+    A = it.as_operator(lambda x: torch.fft.fft2(x, norm="ortho"), (1, N, N), linear=True)
+    draw = torch.Generator().manual_seed(0)
+    noise = LEVEL * torch.randn(1, 1, N, N, dtype=torch.complex128, generator=draw)
+    problem = it.Problem(A(TRUTH) + noise, A)
+    solution = it.solve(problem, "tv", max_iterations=100, progress=False)
+    assert "generalized cross-validation" in solution.weight_choice
+    error = float((solution.x - TRUTH).abs().square().mean().sqrt())
+    assert error < 0.8 * LEVEL
+
+
+def test_mixed_precisions_are_named() -> None:
+    A = it.as_operator(lambda x: x.double(), (1, N, N), linear=True)
+    with pytest.raises(InputError, match="mixes float32 and float64"):
+        it.reconstruct(Y.float(), A, progress=False)
