@@ -200,6 +200,31 @@ def from_physics(
     return kind(physics, domain_shape, channelwise)
 
 
+def operator_of(y: Any, physics: Physics, domain_shape: Sequence[int] | None) -> Operator:
+    """Return the operator of a physics.
+
+    Args:
+        y: measurements, from whose adjoint the shape of the images follows if nothing else states
+            it.
+        physics: a physics of deepinv.
+        domain_shape: shape ``(channel, *space)`` of the images, or None.
+    """
+    if not isinstance(physics, Physics):
+        raise InputError(
+            "a model of as_reconstructor is called with a deepinv physics, model(y, physics), got "
+            f"{type(physics).__name__}; it.to_deepinv(A) converts an operator"
+        )
+    if domain_shape is None:
+        try:
+            return from_physics(physics)
+        except InputError:
+            if not isinstance(physics, LinearPhysics):
+                raise
+            with torch.no_grad():
+                domain_shape = tuple(copy_physics(physics).A_adjoint(y).shape[1:])
+    return from_physics(physics, domain_shape)
+
+
 S = TypeVar("S", bound=Settings)
 
 

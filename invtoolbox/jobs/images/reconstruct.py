@@ -93,10 +93,6 @@ def reconstruct(
     """
     if data_term is not None and noise_std is not None:
         raise InputError("give noise_std, or a data_term that knows it, not both")
-    if isinstance(y, Operator) and not isinstance(A, Operator):
-        raise InputError(
-            "the arguments are exchanged: reconstruct(y, A) takes the measurements first"
-        )
     if not isinstance(A, Operator):
         A = _operator_of(A, y)
     term = LeastSquares(noise_std=noise_std) if data_term is None else data_term
@@ -133,9 +129,13 @@ def reconstruct(
 
 def _operator_of(obj: Any, y: Any) -> Operator:
     """Return the operator of an object; physics of deepinv may leave the shape of images to ``y``."""
+    if isinstance(y, Operator):
+        raise InputError(
+            "the arguments are exchanged: reconstruct(y, A) takes the measurements first"
+        )
     deepinv = sys.modules.get("deepinv")
     if deepinv is not None and isinstance(obj, deepinv.physics.Physics):
-        from invtoolbox.jobs.images.deepinv_reconstructor import operator_of
+        from invtoolbox.operators.deepinv_physics import operator_of
 
         return operator_of(y, obj, None)
     from invtoolbox.operators.adapters import as_operator
