@@ -187,6 +187,9 @@ def check_turn(subject: Subject) -> Finding | None:
     if not is_half and not abs(arc - 2 * math.pi) < _ABOUT * math.pi:
         return None
     residual = S.residual()
+    if subject.is_shifted:
+        # An axis in the wrong place makes the two halves of a turn differ, too.
+        residual = min(residual, S.change(shift=S.shift_of(subject.cell)).residual())
     factor = 2.0 if is_half else 0.5
     # Compared around the first view, from which the angles were counted.
     angles = S.angles[0] + factor * (S.angles - S.angles[0])
