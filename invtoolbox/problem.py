@@ -75,8 +75,11 @@ class Problem(Settings):
         self.operator = operator
         self.data_term = data_term if data_term is not None else LeastSquares()
         if not isinstance(self.data_term, DataTerm):
+            is_theirs = type(data_term).__module__.startswith("deepinv.")
+            hint = "; LeastSquares(noise_std=sigma) is deepinv's L2(sigma)" if is_theirs else ""
             raise InputError(
-                f"data_term must be one of it.data_terms, got {type(data_term).__name__}"
+                "data_term must be one of it.data_terms or a subclass of DataTerm, got "
+                f"{type(data_term).__name__}{hint}"
             )
         self.data_term.check_shape(
             self.y,

@@ -49,6 +49,7 @@ from invtoolbox.loop.run import (
 )
 from invtoolbox.measurements import repair_measurements, report_findings
 from invtoolbox.objective.coarse_grids import coarsen_for_search, coarsen_for_start
+from invtoolbox.objective.first_call import check_first_calls, check_implicit
 from invtoolbox.objective.initial_guess import initial_variable, is_scan, leaves_float32
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import item_norm
@@ -69,6 +70,7 @@ from invtoolbox.solvers.base import Solver, nonconvex_reason
 from invtoolbox.solvers.binding import Regularization, bind_objective
 from invtoolbox.solvers.choice import check_fits, choose, is_unproven
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
+from invtoolbox.solvers.weights import KEPT, remark_on_weights
 
 log = logging.getLogger("invtoolbox")
 
@@ -246,6 +248,12 @@ def solve(
     >>> solution.x.mean(), solution.status
     (tensor(0.5000), ('converged', 'converged'))
     """
+    is_list = isinstance(problem, (list, tuple)) and all(isinstance(p, Problem) for p in problem)
+    if not isinstance(problem, Problem) and not is_list:
+        raise InputError(
+            f"solve takes a Problem or a list of them, got {type(problem).__name__}; "
+            "it.solve(it.Problem(y, A), prior), or it.reconstruct(y, A, prior)"
+        )
     if not isinstance(problem, Problem) and (checkpoint is not None or initial is not None):
         raise InputError(
             "a list of problems takes no initial= and no checkpoint=; solve them one by one for "
@@ -326,6 +334,7 @@ class Call:
     repair: bool = False
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dtype", _precision_named(self.dtype))
         check_range("solve", "[0, inf]", max_iterations=self.max_iterations)
         check_range("solve", "[0, inf]", tolerance=self.tolerance)
         check_range("solve", "(0, inf]", time_limit=self.time_limit)
@@ -394,6 +403,8 @@ class Run:
         if call.repair:
             problem, repairs = repair_measurements(problem)
         priors = _as_sum(call.prior)
+        if call.check:
+            check_first_calls(problem)
         notes = [*repairs, *(report_findings(problem, priors) if call.check else ())]
         original = problem.to(device=call.device, dtype=dtype)
         # The skipped items hold other measurements, and are computed as such until the loop begins.
@@ -669,6 +680,10 @@ class Run:
             if isinstance(call.regularization, Tensor) and call.regularization.requires_grad:
                 weight = call.regularization.expand(self.problem.batch)
             x = differentiate_answer(x, objective, working, solver, loop, weight)
+        if self.weight_choice.startswith(KEPT):
+            with torch.no_grad():
+                remark = remark_on_weights(self.problem, x) if isinstance(x, Tensor) else ""
+            self.notes.extend([remark] if remark else [])
         parameters, problem = _parameters(self.original, working, loop.x)
         working = working.with_regularization(loop.weight)
         posterior = solver.posterior(working, loop.x, None if loop.keeps_state else loop.summary)
@@ -733,7 +748,10 @@ def _choose(
     """
     named = solver_named(call.solver) if isinstance(call.solver, str) else call.solver
     if named is not None and not isinstance(named, Solver):
-        raise InputError(f"solver must be one of it.solvers, got {type(named).__name__}")
+        got = type(named).__name__
+        if isinstance(named, type):
+            got = f"the class {named.__name__}; pass an object of it, {named.__name__}()"
+        raise InputError(f"solver must be one of it.solvers or a subclass of Solver, got {got}")
     regularization = call.regularization
     by_itself = isinstance(regularization, str) and regularization == "auto"
     if named is not None and named.samples and by_itself:
@@ -741,6 +759,8 @@ def _choose(
     # Without a solver, half-quadratic splitting is chosen for denoisers.
     strength = (HalfQuadratic if named is None else named).denoiser_strength
     objective, rule, why = bind(problem, priors, regularization, call.seed, strength)
+    if call.check:
+        check_implicit(objective)
     if named is None:
         solver, reason = choose(objective, call.differentiate == "implicit")
     else:
@@ -818,6 +838,21 @@ def bind(
     The arguments are those of `solvers.binding.bind_objective`.
     """
     return bind_objective(problem, priors, regularization, inner_solve, seed, denoiser_strength)
+
+
+def _precision_named(dtype: Any) -> torch.dtype | None:
+    """Return a precision in which operators compute, also of its name or NumPy's type."""
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    name = getattr(dtype, "__name__", name)  # numpy.float64 is a class
+    if name not in ("float32", "float64", "complex64", "complex128"):
+        raise InputError(
+            f"dtype must be torch.float32 or torch.float64, got {dtype}; solvers compute in no other "
+            "precision"
+        )
+    precision: torch.dtype = getattr(torch, name)
+    return precision
 
 
 def _as_checkpoint(checkpoint: Any) -> Any:

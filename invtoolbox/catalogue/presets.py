@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,14 +73,15 @@ def priors_named(prior: str | Prior | Sequence[str | Prior] | None) -> Prior | N
     """Return the sum of priors; None without any.
 
     Args:
-        prior: a prior, a name, names with commas between them, a list of priors and names, or None.
+        prior: a prior, also of deepinv, a name, names with commas between them, a list of priors
+            and names, or None.
 
     >>> priors_named("nonnegative, tv")
     NonNegative() + TotalVariation()
     """
     from invtoolbox.priors.base import Prior
 
-    priors = [prior_named(p) if isinstance(p, str) else p for p in split_priors(prior)]
+    priors = [prior_named(p) if isinstance(p, str) else _converted(p) for p in split_priors(prior)]
     for term in priors:
         if not isinstance(term, Prior):
             raise InputError(
@@ -87,6 +89,16 @@ def priors_named(prior: str | Prior | Sequence[str | Prior] | None) -> Prior | N
                 f"ExplicitPrior or ImplicitPrior, got {_describe(term)}"
             )
     return sum(priors[1:], priors[0]) if priors else None
+
+
+def _converted(term: Any) -> Any:
+    """Return the prior of a prior of deepinv, anything else as it is."""
+    deepinv = sys.modules.get("deepinv")  # an object of it exists only if it is imported
+    if deepinv is None or not isinstance(term, deepinv.optim.Prior):
+        return term
+    from invtoolbox.priors.adapters import as_prior
+
+    return as_prior(term)
 
 
 def _describe(term: Any) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from invtoolbox.errors import InputError
 
 
 def as_tensor(
@@ -19,9 +22,24 @@ def as_tensor(
         dtype: type of the tensor; that of the values by default.
         device: device of the tensor; that of the values by default.
 
+    Raises:
+        InputError: for a masked array with masked entries, whose mask a tensor cannot hold, and for
+            a text, such as a path.
+
     >>> as_tensor(np.arange(3)[::-1]).tolist()
     [2, 1, 0]
     """
+    if isinstance(values, (str, bytes, PurePath)):
+        raise InputError(
+            f"an array or a tensor is expected, got the text {str(values)!r}; "
+            "it.datasets.open(path)[0].y reads the measurements of a file"
+        )
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise InputError(
+            f"the array masks {int(np.ma.getmaskarray(values).sum())} of {values.size} values, which "
+            "a tensor cannot hold; give y.filled(0) and the weights of what is measured, "
+            "it.data_terms.LeastSquares(weights=1.0 - y.mask)"
+        )
     if isinstance(values, np.ndarray):
         # A tensor cannot share memory with a read-only array, a foreign byte order, a flipped axis or
         # a field of records.

@@ -70,11 +70,12 @@ def machine() -> dict[str, str]:
     return described
 
 
-def device_named(name: str | None) -> torch.device | None:
+def device_named(name: str | None, for_kernels: bool = True) -> torch.device | None:
     """Return the device of a name, if this machine has it.
 
     Args:
         name: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or None.
+        for_kernels: refuse devices of torch on which the kernels of this package do not run.
 
     Raises:
         InputError: if there is no such device, or the kernels do not run on it.
@@ -97,6 +98,12 @@ def device_named(name: str | None) -> torch.device | None:
                 f"there are {count}" if count else "this machine, or this build of torch, has none"
             )
             raise InputError(f"the device {name} was given, and {devices}; see `invtoolbox info`")
+    elif not for_kernels:
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, NotImplementedError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"the device {name} was given, and torch has none: {reason}") from None
     elif device.type != "cpu":
         raise InputError(f"the kernels run on cpu and cuda, not on {name}")
     return device

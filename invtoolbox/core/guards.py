@@ -98,6 +98,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, Tensor):
         if value.numel() == 1:
             return f"{value.item():g}"
+        if value.is_floating_point() and bool(value.isnan().any()):
+            return f"{int(value.isnan().sum())} NaN of {value.numel()} values"
         return f"values from {value.min().item():g} to {value.max().item():g}"
     return f"{value:g}" if isinstance(value, float) else repr(value)
 

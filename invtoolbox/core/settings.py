@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from invtoolbox.core.environment import device_named
 from invtoolbox.core.pytrees import tree_map
 
 
@@ -51,6 +52,8 @@ class Settings:
             device = target
         if device is None and dtype is None:
             return self
+        if isinstance(device, str):
+            device = device_named(device, for_kernels=False)
         clone = copy.copy(self)
         for name, value in vars(self).items():
             object.__setattr__(clone, name, _move(value, device, dtype))

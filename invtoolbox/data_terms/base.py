@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from invtoolbox.problem import Problem
 
 
+#: The median of |n| over the standard deviation, for Gaussian n.
+MEDIAN_OF_MODULUS = 0.6744897501960817
+
+
 class DataTerm(Settings, ABC):
     """Misfit between a prediction and the measurements, one number per item.
 
@@ -40,6 +44,8 @@ class DataTerm(Settings, ABC):
         is_smooth: whether ``value`` is differentiable everywhere in its domain.
         is_majorizer: whether ``1/2 <r, w r>`` with ``w = residual_weights`` plus a constant lies
             above ``value`` and touches it.
+        measures_residual: whether `discrepancy` is that of the residuals, because the scale of
+            ``value`` is not known; see `parameter_choice.discrepancy.measure_residual`.
         is_for_nonnegative: whether predictions are counts or line integrals; `curvature` then holds
             for nonnegative predictions.
         measurement_fields: names of the attributes that broadcast against ``y``, such as weights;
@@ -49,10 +55,14 @@ class DataTerm(Settings, ABC):
     is_convex: bool = True
     is_quadratic: bool = False
     is_of_residual: bool = False
+    measures_residual: bool = False
     is_smooth: bool = True
     is_majorizer: bool = False
     is_for_nonnegative: bool = False
     measurement_fields: ClassVar[tuple[str, ...]] = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
 
     @abstractmethod
     def value(self, prediction: Any, y: Any) -> Tensor:
@@ -148,6 +158,12 @@ class DataTerm(Settings, ABC):
 
     def discrepancy(self, prediction: Any, y: Any) -> Tensor:
         """Compute the misfit on the scale of `expected_discrepancy`, shape ``(batch,)``."""
+        if self.measures_residual:
+            # The norm of Gaussian residuals from the median of their moduli, which outliers leave.
+            residual = prediction - y
+            parts = torch.view_as_real(residual) if residual.is_complex() else residual
+            moduli = parts.abs().flatten(1)
+            return moduli.median(1).values * (moduli.shape[1] ** 0.5 / MEDIAN_OF_MODULUS)
         return (2 * self.value(prediction, y)).clamp_min(0).sqrt()
 
     def discrepancy_of(self, value: Tensor, prediction: Any, y: Any) -> Tensor:
@@ -155,7 +171,7 @@ class DataTerm(Settings, ABC):
 
         The value is not computed again if the discrepancy follows from it.
         """
-        if type(self).discrepancy is DataTerm.discrepancy:
+        if type(self).discrepancy is DataTerm.discrepancy and not self.measures_residual:
             return (2 * value).clamp_min(0).sqrt()
         return self.discrepancy(prediction, y)
 
@@ -213,6 +229,31 @@ class DataTerm(Settings, ABC):
         return self
 
 
+def align_setting(setting: Tensor, y: Tensor, what: str) -> Tensor:
+    """Return a setting of the measurements with all axes of ``y``.
+
+    Args:
+        setting: tensor that broadcasts against ``y``; its first axes may be left out.
+        y: measurements.
+        what: name of the setting and its verb, the beginning of the error message.
+
+    Raises:
+        InputError: if the setting does not broadcast against the measurements.
+
+    >>> align_setting(torch.ones(4, 5), torch.ones(2, 1, 4, 5), "the weights have").shape
+    torch.Size([1, 1, 4, 5])
+    """
+    shape = (*[1] * (y.ndim - setting.ndim), *setting.shape)
+    # One measurement may serve several items, which differ in their settings.
+    items = 1 if len(y) == 1 else shape[0]
+    if len(shape) > y.ndim or any(a not in (1, b) for a, b in zip((items, *shape[1:]), y.shape)):
+        raise InputError(
+            f"{what} the shape {tuple(setting.shape)}, which does not broadcast against the "
+            f"measurements, {tuple(y.shape)}"
+        )
+    return setting if setting.ndim == y.ndim else setting.view(shape)
+
+
 class ResidualTerm(DataTerm):
     """Data term with a noise level and weights of the measurements.
 
@@ -268,7 +309,8 @@ class ResidualTerm(DataTerm):
             return
         raise InputError(
             f"the noise_std of {type(self).__name__} has {self.noise_std.numel()} values, and the "
-            f"measurements have {len(first)} items; give one number, or one number per item"
+            f"measurements have {len(first)} items; give one number, or one number per item; for a "
+            "level of every measurement give weights=1 / noise_std**2"
         )
 
     def align(self, y: Any) -> Self:
@@ -279,19 +321,8 @@ class ResidualTerm(DataTerm):
         """
         if self.weights is None or isinstance(y, tuple):
             return self
-        shape = (*[1] * (y.ndim - self.weights.ndim), *self.weights.shape)
-        # One measurement may serve several items, which differ in their weights.
-        items = 1 if len(y) == 1 else shape[0]
-        if len(shape) > y.ndim or any(
-            a not in (1, b) for a, b in zip((items, *shape[1:]), y.shape)
-        ):
-            raise InputError(
-                f"the weights of {type(self).__name__} have the shape {tuple(self.weights.shape)}, "
-                f"which does not broadcast against the measurements, {tuple(y.shape)}"
-            )
-        return (
-            self if self.weights.ndim == y.ndim else self._replace(weights=self.weights.view(shape))
-        )
+        aligned = align_setting(self.weights, y, f"the weights of {type(self).__name__} have")
+        return self if aligned is self.weights else self._replace(weights=aligned)
 
     def value(self, prediction: Any, y: Any) -> Tensor:
         """Compute ``1/2 <r, W r>``; terms that are not quadratic override this method."""

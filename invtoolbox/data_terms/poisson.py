@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.reductions import sum_items
-from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.data_terms.base import DataTerm, align_setting
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 
@@ -19,6 +19,8 @@ from invtoolbox.operators.base import expand
 _OMEGA_STEPS = 4
 # A negative mean of this number of rounding errors of the largest mean counts as 0.
 _ROUNDING = 8
+# Standard deviations of the sum of the counts, and ratio, by which a background is too large.
+_CERTAIN, _LARGER = 6.0, 1.1
 # Largest mean whose expected deviance comes from a table, its entries, and the counts that are summed.
 _TABLED, _ENTRIES, _COUNTS = 30.0, 1200, 100
 
@@ -45,6 +47,26 @@ class _Counts(DataTerm):
                 f"0, the first at index ({place}); if a background was subtracted, add it back and "
                 "give it as background="
             )
+        self.check_background(y)
+
+    def check_background(self, y: Tensor) -> None:
+        """Raise an `InputError` if no image explains the counts with this background."""
+
+    def align(self, y: Any) -> Self:
+        """Return the term whose fields have the axes of ``y``; one number per item keeps its form."""
+        changed: dict[str, Tensor] = {}
+        for name in self.measurement_fields if isinstance(y, Tensor) else ():
+            setting = getattr(self, name)
+            what = f"the {name} of {type(self).__name__} has"
+            if setting.ndim == 1 and setting.numel() not in (1, len(y)):
+                raise InputError(
+                    f"{what} {setting.numel()} values, and the measurements have {len(y)} items; "
+                    f"give one number, one number per item, or a tensor like {tuple(y.shape)}"
+                )
+            aligned = setting if setting.ndim <= 1 else align_setting(setting, y, what)
+            if aligned is not setting:
+                changed[name] = aligned
+        return self._replace(**changed) if changed else self
 
     def expected_discrepancy(self, y: Tensor) -> Tensor | None:
         """Return ``sqrt(m)`` for m measurements.
@@ -64,8 +86,8 @@ class Poisson(_Counts):
 
     Args:
         background: mean of the counts that do not come from the image (scatter, dark current), in
-            counts: a number, one number per item, or a tensor that broadcasts against ``y`` with
-            its batch axis.
+            counts: a number, one number per item, or a tensor of at least two axes that broadcasts
+            against ``y``.
 
     `curvature` holds for ``p >= 0`` only, and there is none without a background: use the prox in
     this case.
@@ -107,6 +129,24 @@ class Poisson(_Counts):
     def mean(self, prediction: Tensor) -> Tensor:
         """Return the mean of the counts, ``prediction + background``."""
         return prediction + _field(self.background, prediction)
+
+    def check_background(self, y: Tensor) -> None:
+        """Raise an `InputError` if the background alone exceeds the counts of an item.
+
+        The sum of Poisson counts has the variance of its mean, and the image adds to the mean.
+        """
+        expected = _field(self.background, y).expand(y.shape).flatten(1).double().sum(1)
+        counted = y.flatten(1).double().sum(1)
+        certain = expected - _CERTAIN * expected.sqrt()
+        too_large = ((certain > counted) & (expected > _LARGER * counted)).nonzero().flatten()
+        if len(too_large):
+            k, size = int(too_large[0]), y[0].numel()
+            where = "" if len(y) == 1 else f" of item {k}"
+            raise InputError(
+                f"the background of {type(self).__name__}, {float(expected[k]) / size:.4g} per "
+                f"measurement, exceeds the measured counts{where}, {float(counted[k]) / size:.4g}; "
+                "give it in the unit of y, and y with its background"
+            )
 
     def fitting_prediction(self, y: Tensor) -> Tensor:
         """Return ``y - background``, at least 0."""

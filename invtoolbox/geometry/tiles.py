@@ -37,6 +37,8 @@ def cut(
 ) -> Iterator[Tile]:
     """Yield the tiles of a picture or volume, the last axis first; all have nearly the same size.
 
+    An axis is not cut if a tile would see all of it, because of wide margins.
+
     Args:
         shape: lengths of the axes: rows and columns, or slices, rows and columns.
         tile: largest number of rows, columns, ... that a tile determines; one number or one per
@@ -77,9 +79,12 @@ class _Interval(NamedTuple):
 
 def _cut_axis(length: int, kernel: int, tile: int, margin: int, factor: int) -> Iterator[_Interval]:
     count, small, margin = math.ceil(length / tile), length // factor, math.ceil(margin / factor)
-    for k in range(count):
-        first, last = small * k // count, small * (k + 1) // count
-        low, high = max(0, first - margin), min(small, last + margin)
+    ends = [(small * k // count, small * (k + 1) // count) for k in range(count)]
+    seen = [(max(0, first - margin), min(small, last + margin)) for first, last in ends]
+    if (0, small) in seen:
+        # One tile that sees the whole axis needs no more memory, and spares the others.
+        ends = seen = [(0, small)]
+    for (first, last), (low, high) in zip(ends, seen):
         # With "valid", n pixels are measured by n - kernel + 1 values.
         measured = slice(low, high - kernel + 1)
         inside, inner = slice(first * factor, last * factor), (first - low, last - low)

@@ -22,11 +22,12 @@ from invtoolbox.core.interrupts import OutOfTime, check_time, stepping
 from invtoolbox.core.pytrees import scatter_items, select_items, tree_map, where_items
 from invtoolbox.core.rare_branches import is_any
 from invtoolbox.core.reductions import mean_items, sum_items
+from invtoolbox.errors import InputError
 from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
 from invtoolbox.objective.domain import has_domain, move_into_domain
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.parameter_choice.base import WeightRule
-from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers.base import Solver, State
 
 T = TypeVar("T")
 
@@ -136,15 +137,18 @@ class Loop:
     ) -> tuple[Loop, Objective]:
         """Return the loop before the first step, and the objective with the first weights."""
         batch, device = objective.batch, variable.device
-        rule_state = (
-            rule.init(objective, variable)
-            if rule is not None and not solver.meets_target(objective)
-            else None
-        )
-        if rule_state is not None:
+        rule_state = None
+        if rule is not None and not solver.meets_target(objective):
+            x = variable if objective.layout is None else objective.decode(variable)
+            rule_state = rule.init(objective, x)
             objective = objective.with_regularization(rule_state.weight)
         variable = move_into_domain(objective, variable)
         state = solver.init(objective, variable)
+        if not isinstance(state, State):
+            raise InputError(
+                f"init of {type(solver).__name__} returns {type(state).__name__}, expected a subclass "
+                "of it.solvers.State, a dataclass with x, value, discrepancy and certificate"
+            )
         loop = cls(
             iteration=0,
             active=torch.arange(batch, device=device),

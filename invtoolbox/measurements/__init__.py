@@ -1,6 +1,7 @@
 """Checks of measurements before a solve: units, noise level, geometry, missing samples."""
 
 from invtoolbox.measurements import (  # noqa: F401 (register their checks)
+    empty_views,
     levels,
     metal,
     orientation,

@@ -34,6 +34,8 @@ _BOTH_SIDES = 0.4
 #: Least residual of a coarse reconstruction that another geometry may explain, and the ratio of the
 #: residuals of two geometries above which the better one is believed.
 _UNEXPLAINED, _RATIO = 0.025, 1.6
+#: Largest distance of an arc from half a turn, or a full one, in half turns.
+_ABOUT = 0.08
 #: Largest change of the views, relative to a view, over an arc of a few degrees.
 _SIMILAR = 0.25
 #: Angles of at most two turns in degrees, read as radians; and the other way round.
@@ -171,6 +173,35 @@ def check_angle_unit(subject: Subject) -> Finding | None:
             "were degrees; pass torch.deg2rad(angles)"
         )
     return Finding("angles", text, is_conclusive=True)
+
+
+@register(Scan)
+def check_turn(subject: Subject) -> Finding | None:
+    """Find half a turn that is given as a full one, and a full turn that is given as half of one."""
+    S = subject.plane
+    if S is None or len(S.angles) < _VIEWS:
+        return None
+    steps = S.angles.diff()
+    arc = float((S.angles[-1] - S.angles[0]).abs() + steps.abs().median())
+    is_half = abs(arc - math.pi) < _ABOUT * math.pi
+    if not is_half and not abs(arc - 2 * math.pi) < _ABOUT * math.pi:
+        return None
+    residual = S.residual()
+    if subject.is_shifted:
+        # An axis in the wrong place makes the two halves of a turn differ, too.
+        residual = min(residual, S.change(shift=S.shift_of(subject.cell)).residual())
+    factor = 2.0 if is_half else 0.5
+    # Compared around the first view, from which the angles were counted.
+    angles = S.angles[0] + factor * (S.angles - S.angles[0])
+    if residual < _UNEXPLAINED or residual < _RATIO * S.change(angles=angles).residual():
+        return None
+    return Finding(
+        "turn",
+        f"the angles cover {math.degrees(arc):.3g} degrees, but the views fit "
+        f"{math.degrees(factor * arc):.3g}; give the angles of the scan, for example "
+        f"torch.arange({len(S.angles)}) * {'2 * ' if is_half else ''}torch.pi / {len(S.angles)}",
+        is_conclusive=True,
+    )
 
 
 @register(Scan)

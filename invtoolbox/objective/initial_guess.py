@@ -18,6 +18,9 @@ from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.priors.base import ImplicitPrior
 from invtoolbox.problem import Problem, fitted_back_projection
 
+#: Constant images, in sizes of a measurement, that replace a start at a saddle.
+_LEVELS = tuple(10 ** (k / 4) for k in range(-12, 13))
+
 
 def first_guess(problem: Problem, inverse: bool = False) -> Tensor:
     """Return the image that solvers start from, ``(batch, channel, *space)``.
@@ -30,6 +33,8 @@ def first_guess(problem: Problem, inverse: bool = False) -> Tensor:
         inverse: take the filtered back-projection of a scan, if it has one.
     """
     alike = problem.data_term.is_quadratic or problem.data_term.is_of_residual
+    if not problem.is_linear:
+        return _leave_saddle(problem)
     if not alike:
         return problem.zeros()
     guess = filtered_back_projection(problem) if inverse and is_scan(problem) else None
@@ -38,6 +43,36 @@ def first_guess(problem: Problem, inverse: bool = False) -> Tensor:
     # If squares overflow, the item starts at 0: the last finite iterate of a solve then exists.
     finite = torch.isfinite(guess).reshape(len(guess), math.prod(guess.shape[1:])).all(1)
     return torch.where(finite.view(-1, *[1] * (guess.ndim - 1)), guess, torch.zeros_like(guess))
+
+
+def _leave_saddle(problem: Problem) -> Tensor:
+    """Return zeros, or constant images that fit better if no gradient leads away from zeros.
+
+    The derivative of the misfit of ``A(x) = x^2``, as of every phase retrieval, is 0 at the image 0.
+    """
+    A, D, y, x = problem.operator, problem.data_term, problem.y, problem.zeros()
+    if not isinstance(y, Tensor) or not x.numel():
+        return x
+    with torch.enable_grad():
+        free = x.clone().requires_grad_(True)
+        prediction = A(free)
+        if not isinstance(prediction, Tensor) or not prediction.requires_grad:
+            return x
+        slope = D.grad(prediction.detach(), y)
+        (gradient,) = torch.autograd.grad(prediction, free, slope)
+    is_stuck = gradient.abs().flatten(1).amax(1) == 0
+    if not bool(is_stuck.any()):
+        return x
+    with torch.no_grad():
+        size = y.abs().square().flatten(1).mean(1).sqrt()
+        best, least = x, D.value(prediction.detach(), y)
+        for factor in _LEVELS:
+            level = torch.where(is_stuck, factor * size, 0).view(-1, *[1] * (x.ndim - 1))
+            value = D.value(A(level.to(x) + x), y)
+            is_better = is_stuck & (value < least)
+            best = torch.where(is_better.view(level.shape), level.to(x) + x, best)
+            least = torch.where(is_better, value, least)
+    return best
 
 
 def is_scan(problem: Problem) -> bool:
@@ -145,7 +180,7 @@ def layout_of(
     shapes = (
         {"x": problem.image_shape}
         if implicit is None
-        else {k: tuple(t.shape[1:]) for k, t in implicit.initial().items()}
+        else {k: tuple(t.shape[1:]) for k, t in _checked_start(problem, implicit).items()}
     )
     for name, start in () if unknowns is None else unknowns.starts.items():
         if name in shapes:
@@ -155,6 +190,22 @@ def layout_of(
             )
         shapes[name] = tuple(start.shape[1:])
     return Layout(tuple(shapes), tuple(shapes.values()))
+
+
+def _checked_start(problem: Problem, implicit: ImplicitPrior) -> dict[str, Tensor]:
+    """Return the first parameters of an implicit prior, whose first axis is the batch."""
+    start = implicit.initial()
+    if not isinstance(start, dict) or not all(isinstance(t, Tensor) for t in start.values()):
+        raise InputError(
+            f"{implicit!r}.initial returns {type(start).__name__}, expected a dict of tensors by name"
+        )
+    for name, tensor in start.items():
+        if tensor.ndim == 0 or len(tensor) not in (1, problem.batch):
+            raise InputError(
+                f"{implicit!r}.initial returns {name!r} of shape {tuple(tensor.shape)}, whose first "
+                f"axis must be the batch, 1 or {problem.batch}: put it in front, {name}[None]"
+            )
+    return start
 
 
 def _initial_parameters(

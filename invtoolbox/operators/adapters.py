@@ -94,6 +94,10 @@ def as_operator(
         if linear or adjoint is not None:
             return LinearFunction(obj, domain_shape, range_shape, channelwise, adjoint)
         return Function(obj, domain_shape, range_shape, channelwise)
+    if isinstance(obj, dict) and "type" in obj:
+        raise InputError(
+            "a geometry of ASTRA becomes an operator by it.operators.from_astra(proj_geom, vol_geom)"
+        )
     raise InputError(
         "as_operator takes a deepinv physics, a SciPy LinearOperator or sparse matrix, an array, a "
         f"torch.nn.Module or a function, got {type(obj).__name__}"

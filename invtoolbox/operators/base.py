@@ -9,7 +9,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Generator, Tensor
@@ -547,6 +547,7 @@ def check_shape(
             raise InputError(
                 f"{what} of shape {expected_shape}, got {tuple(value.shape)}: "
                 f"axis {axis} ({names[axis]}) has {value.shape[axis]}, expected {shape[axis - 1]}"
+                f"{_exchange(tuple(value.shape), cast(Shape, shape), channelwise)}"
             )
     if items is not None and value.shape[0] != items:
         raise InputError(
@@ -555,6 +556,19 @@ def check_shape(
         )
     if not _has_values(value, may_be_empty):
         raise InputError(f"{what} with at least one item and one value, got {tuple(value.shape)}")
+
+
+def _exchange(got: Shape, shape: Shape, channelwise: bool) -> str:
+    """Return the end of a sentence if axes of a tensor are exchanged, else nothing."""
+
+    def fits(axes: Shape) -> bool:
+        return axes[2:] == shape[1:] and (channelwise or axes[1] == shape[0])
+
+    if len(got) > 3 and fits((got[0], got[-1], *got[1:-1])):
+        return "; the channels are the last axis, so give y.movedim(-1, 1) (NumPy: moveaxis)"
+    if len(got) > 3 and fits((*got[:-2], got[-1], got[-2])):
+        return "; the last two axes are exchanged, so give y.swapaxes(-1, -2)"
+    return ""
 
 
 def _has_values(value: Tensor, may_be_empty: bool) -> bool:

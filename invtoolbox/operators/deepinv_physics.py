@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Self, TypeVar, cast
 
 import torch
-from deepinv.physics import DecomposablePhysics, LinearPhysics, Physics, ZeroNoise
+from deepinv.physics import DecomposablePhysics, Denoising, LinearPhysics, Physics, ZeroNoise
 from deepinv.physics import Inpainting as PhysicsOfMissingPixels
 from deepinv.physics.forward import ComposedPhysics, StackedPhysics
 from deepinv.utils import TensorList
@@ -173,7 +173,8 @@ def from_physics(
 ) -> Operator:
     """Convert a physics to an operator.
 
-    Stacked and composed physics become stacks and compositions, and missing pixels `Inpainting`.
+    Stacked and composed physics become stacks and compositions, missing pixels `Inpainting`, and
+    noise alone `Identity`.
     """
     if isinstance(physics, (OperatorPhysics, OperatorLinearPhysics)):
         return physics.operator
@@ -192,8 +193,36 @@ def from_physics(
     if type(physics) is PhysicsOfMissingPixels and isinstance(physics.mask, Tensor):
         # Its gaps are then known to initial guesses, rules for the weight and comparisons.
         return Inpainting(physics.mask.detach().clone(), domain_shape or physics.mask.shape[1:])
+    if type(physics) is Denoising:
+        # A noisy picture has rules for its weight and comparisons that suit no other measurements.
+        return Identity(_domain_shape(physics, domain_shape))
     kind = DeepinvLinearOperator if isinstance(physics, LinearPhysics) else DeepinvOperator
     return kind(physics, domain_shape, channelwise)
+
+
+def operator_of(y: Any, physics: Physics, domain_shape: Sequence[int] | None) -> Operator:
+    """Return the operator of a physics.
+
+    Args:
+        y: measurements, from whose adjoint the shape of the images follows if nothing else states
+            it.
+        physics: a physics of deepinv.
+        domain_shape: shape ``(channel, *space)`` of the images, or None.
+    """
+    if not isinstance(physics, Physics):
+        raise InputError(
+            "a model of as_reconstructor is called with a deepinv physics, model(y, physics), got "
+            f"{type(physics).__name__}; it.to_deepinv(A) converts an operator"
+        )
+    if domain_shape is None:
+        try:
+            return from_physics(physics)
+        except InputError:
+            if not isinstance(physics, LinearPhysics):
+                raise
+            with torch.no_grad():
+                domain_shape = tuple(copy_physics(physics).A_adjoint(y).shape[1:])
+    return from_physics(physics, domain_shape)
 
 
 S = TypeVar("S", bound=Settings)

@@ -390,7 +390,13 @@ def probe_range(
     return shapes if isinstance(prediction, (tuple, list)) else shapes[0]
 
 
-def check_linear(function: Callable[[Tensor], Any], domain: Shape, like: Tensor, name: str) -> None:
+def check_linear(
+    function: Callable[[Tensor], Any],
+    domain: Shape,
+    like: Tensor,
+    name: str,
+    advice: str = "pass linear=False",
+) -> None:
     """Raise an `InputError` unless ``function(a + 2 b)`` equals ``function(a) + 2 function(b)``."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(1, *domain, generator=generator).to(like) for _ in range(2))
@@ -400,7 +406,7 @@ def check_linear(function: Callable[[Tensor], Any], domain: Shape, like: Tensor,
     if not bool(error <= 1e-3 * (alone_a.abs().max() + 2 * alone_b.abs().max())):
         raise InputError(
             f"{name} is not linear: A(a + 2b) differs from A(a) + 2A(b) by {float(error):.3g} on "
-            "random images (a bias?); pass linear=False"
+            f"random images (a bias?); {advice}"
         )
 
 
@@ -410,8 +416,12 @@ def check_adjoint(
     domain: Shape,
     like: Tensor,
     name: str,
+    written: str = "adjoint=",
 ) -> None:
-    """Raise an `InputError` unless ``<function(a), y>`` is close to ``<a, adjoint(y)>``."""
+    """Raise an `InputError` unless ``<function(a), y>`` is close to ``<a, adjoint(y)>``.
+
+    ``written`` is the place of the adjoint in the user's code.
+    """
     generator = torch.Generator().manual_seed(1)
     a = torch.randn(1, *domain, generator=generator).to(like)
     with torch.no_grad():
@@ -424,7 +434,7 @@ def check_adjoint(
         back = adjoint(y)
     if not isinstance(back, Tensor) or back.shape != a.shape:
         got = tuple(back.shape) if isinstance(back, Tensor) else type(back).__name__
-        raise InputError(f"adjoint= of {name} must return images {tuple(a.shape)}, got {got}")
+        raise InputError(f"{written} of {name} must return images {tuple(a.shape)}, got {got}")
     # Products of large values leave float32, and float64 holds them.
     forward, measured, start, back = (
         t.to(torch.promote_types(t.dtype, torch.float64))
@@ -434,7 +444,7 @@ def check_adjoint(
     right = float((start.conj() * back).sum().real)
     if not abs(left - right) <= _UNMATCHED * float(forward.norm() * measured.norm()):
         raise InputError(
-            f"adjoint= is not the adjoint of {name}: <A a, y> is {left:.4g} and <a, A^T y> is "
+            f"{written} is not the adjoint of {name}: <A a, y> is {left:.4g} and <a, A^T y> is "
             f"{right:.4g} for random a and y; leave it out for that of automatic differentiation"
         )
 

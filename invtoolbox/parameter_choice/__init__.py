@@ -6,6 +6,8 @@ from invtoolbox.errors import InputError, require_name
 from invtoolbox.objective.gaps import measured
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.elementary import Identity
+from invtoolbox.operators.imaging.blur import Blur
+from invtoolbox.operators.imaging.blur_3d import Blur3D
 from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule
 from invtoolbox.parameter_choice.count_splitting import CountSplitting, are_counts
 from invtoolbox.parameter_choice.curve_rules import GridSearch, LCurve, QuasiOptimality
@@ -42,6 +44,7 @@ __all__ = [
     "WhiteResidual",
     "automatic",
     "estimate_noise_std",
+    "rule_name",
     "rule_named",
 ]
 
@@ -85,7 +88,7 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
             for prior in objective.explicit_priors
         )
     ):
-        if _knows_its_noise(problem):
+        if _knows_its_noise(problem) or _has_unlike_neighbours(problem):
             # Under squares alone the score of orthonormal samples is the same for every weight.
             if all("quadratic" in prior.offers for prior in objective.explicit_priors):
                 return DiscrepancyPrinciple(), words
@@ -134,10 +137,28 @@ def _is_noisy_picture(problem: Problem) -> bool:
     return is_picture and measured(problem) is None
 
 
+def _has_unlike_neighbours(problem: Problem) -> bool:
+    """Return whether measurements are complex numbers of which neighbours do not predict each other.
+
+    So are those of a Fourier transform that a user wrote.
+    """
+    A = problem.operator
+    return problem.y0.is_complex() and not isinstance(A, (Identity, Blur, Blur3D))
+
+
 def _knows_its_noise(problem: Problem) -> bool:
     """Return whether the kind of measurements has its own estimate of the noise, as k-space has."""
     weights = getattr(problem.data_term, "weights", None)
     return problem.operator.estimate_noise_std(problem.y0, weights) is not None
+
+
+def rule_name(rule: WeightRule | WeightSearch) -> str:
+    """Return the name of a rule.
+
+    >>> rule_name(GCV())
+    'gcv'
+    """
+    return next(name for name, kind in _RULES.items() if kind is type(rule))
 
 
 def rule_named(name: str) -> WeightRule | WeightSearch:

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import item_norm
 from invtoolbox.parameter_choice.base import RuleState, WeightRule
 from invtoolbox.parameter_choice.noise import describe_noise, noise_std_of
-from invtoolbox.problem import fitted_back_projection
+from invtoolbox.priors.first_call import is_foreign
+from invtoolbox.problem import Problem, fitted_back_projection
 
 #: A weight is judged once the certificate is below the first number, and the discrepancy changes by
 #: less than the second, a fraction of its distance to the target.
@@ -23,6 +25,8 @@ _SETTLED = 0.05
 _LEAST_WAIT, _LONGEST_WAIT = 4, 60  # steps between two weights
 _LARGEST_MOVE = math.log(10.0)
 _LARGEST_WEIGHT = math.log(1e10)  # relative to the first weight, either way
+#: Largest relative change of a value that depends on the residual alone, from rounding.
+_SAME = 1e-3
 
 
 @dataclass
@@ -160,6 +164,9 @@ def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None 
     expected = D.expected_discrepancy(y)
     if noise_std is None and expected is not None:
         return expected
+    if D.measures_residual:
+        level = noise_std_of(objective.problem, noise_std)
+        return level * (y[0].numel() * (2 if y.is_complex() else 1)) ** 0.5
     if not hasattr(D, "with_noise_std"):
         raise InputError(
             f"the noise level of {D!r} is not known, and it takes none: give regularization= a "
@@ -177,6 +184,34 @@ def expected_discrepancy(objective: Objective, noise_std: float | Tensor | None 
     return bare * (std if unit is None else std / unit.to(std))
 
 
+def measure_residual(problem: Problem) -> Problem:
+    """Return the problem whose data term measures its discrepancy by residuals, if it is the user's.
+
+    The scale of the value of such a term is not known, but that of its residuals is the noise. It
+    is so for terms that depend on ``prediction - y`` alone, as a random change of both shows.
+
+    Args:
+        problem: measurements, operator and data term.
+    """
+    term, y = problem.data_term, problem.y
+    overrides = [
+        name
+        for name in ("discrepancy", "expected_discrepancy", "with_noise_std")
+        if getattr(type(term), name, None) is not getattr(DataTerm, name, None)
+    ]
+    if overrides or term.is_quadratic or not isinstance(y, Tensor) or not is_foreign(term):
+        return problem
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
+        first, change = (torch.rand(y.shape, generator=generator).to(y) for _ in range(2))
+        size = y.abs().amax()
+        value = term.value(y + 0.1 * size * first, y)
+        shifted = term.value(y + size * (0.1 * first + change), y + size * change)
+    if not bool(((value - shifted).abs() <= _SAME * value.abs()).all()):
+        return problem
+    return problem.with_data_term(term._replace(is_of_residual=True, measures_residual=True))
+
+
 def first_weight(objective: Objective, x: Tensor, noise: Tensor | None = None) -> Tensor:
     """Return a first weight, ``(batch,)``; ``objective.regularization`` is 1.
 
@@ -191,6 +226,11 @@ def first_weight(objective: Objective, x: Tensor, noise: Tensor | None = None) -
         if noise is None:
             noise = objective.data(x).discrepancy if target is None else target(objective)
         energy = objective.prior_value(x)
+        if objective.layout is not None and isinstance(x, Tensor):
+            # The first image of a network is nearly constant, and has little variation.
+            image = fitted_back_projection(objective.problem)
+            if image.shape == x.shape:
+                energy = torch.maximum(energy, objective.prior_value(image))
         if bool((energy == 0).any()):  # a start of zeros, for example, has no total variation
             energy = torch.where(
                 energy == 0,

@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.reductions import mean_items
+from invtoolbox.data_terms.base import MEDIAN_OF_MODULUS
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import Operator
 from invtoolbox.problem import Problem
 
-#: The median of |n| over the standard deviation, for Gaussian n.
-_MEDIAN_OF_MODULUS = 0.6744897501960817
 #: The orthonormal polynomials of degree 0 to 3 on four points; degree 3 is the third difference.
 _POLYNOMIALS: tuple[tuple[float, ...], ...] = tuple(
     tuple(tap * sum(t * t for t in taps) ** -0.5 for tap in taps)
@@ -168,7 +167,7 @@ def _level(high: Tensor, rough: Tensor, level: Tensor, strata: int, fraction: fl
         h, r = high[stratum], rough[stratum]
         count = min(len(h), max(_LEAST_WINDOWS, round(fraction * len(h))))
         flat = r <= r.kthvalue(count).values
-        squares.append((h[flat].abs().median() / _MEDIAN_OF_MODULUS).square())
+        squares.append((h[flat].abs().median() / MEDIAN_OF_MODULUS).square())
     return torch.stack(squares).mean().sqrt()
 
 

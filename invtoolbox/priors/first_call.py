@@ -18,8 +18,8 @@ _PACKAGE = __name__.partition(".")[0]
 _HOLDERS = ("function", "prior")
 
 
-def is_foreign(prior: ExplicitPrior) -> bool:
-    """Return whether a prior runs code of the user or of another package.
+def is_foreign(prior: Any) -> bool:
+    """Return whether a prior, data term or operator runs code of the user or of another package.
 
     >>> import invtoolbox as it
     >>> is_foreign(it.priors.TotalVariation()), is_foreign(it.as_prior(torch.nn.Identity()))
@@ -38,12 +38,17 @@ def _module(part: Any) -> str:
 
 
 @contextmanager
-def naming_faults(what: str, arguments: str) -> Iterator[None]:
+def naming_faults(
+    what: str,
+    arguments: str,
+    advice: str = "it.testing.check_prior(prior, x) tests a prior alone",
+) -> Iterator[None]:
     """Turn an exception that code of the user raises into a sentence that names the code.
 
     Args:
         what: the method or network that is called.
         arguments: what it is called with.
+        advice: the end of the sentence.
 
     >>> with naming_faults("MyPrior().energy", "images of shape (1, 1, 4, 4)"):
     ...     raise KeyError("w")
@@ -59,10 +64,7 @@ def naming_faults(what: str, arguments: str) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         if is_out_of_memory(e):
             raise
-        raise InputError(
-            f"{what} raised {type(e).__name__} for {arguments}: {e}; "
-            "it.testing.check_prior(prior, x) tests a prior alone"
-        ) from e
+        raise InputError(f"{what} raised {type(e).__name__} for {arguments}: {e}; {advice}") from e
 
 
 def check_first_call(prior: ExplicitPrior, x: Tensor) -> None:

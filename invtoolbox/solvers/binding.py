@@ -15,7 +15,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.objective.unknowns import Unknowns
 from invtoolbox.parameter_choice import rule_named
 from invtoolbox.parameter_choice.base import WeightRule
-from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple
+from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, measure_residual
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.priors.base import PriorSum
 from invtoolbox.problem import Problem
@@ -54,6 +54,7 @@ def bind_objective(
     )
     check_fixed_levels(priors)
     problem = problem.with_data_term(problem.data_term.prepare(problem.without_unknowns(), solve))
+    problem = measure_residual(problem)
     bound = priors.prepare(problem.without_unknowns(), solve)
     real = problem.y0.real.dtype if problem.y0.is_complex() else problem.y0.dtype
     ones = torch.ones(problem.batch, dtype=real, device=problem.y0.device)

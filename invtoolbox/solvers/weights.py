@@ -7,15 +7,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
-from invtoolbox.parameter_choice import WhiteResidual, automatic, has_white_noise
+from invtoolbox.parameter_choice import WhiteResidual, automatic, has_white_noise, rule_name
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.parameter_choice.held_out import accepts
 from invtoolbox.parameter_choice.noise import correct_level
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.priors.base import ExplicitPrior, PriorSum
+from invtoolbox.problem import Problem
 from invtoolbox.solvers.splitting import noise_variance
+
+#: Beginning of the note on weights that a user wrote, and residual in units of the stated noise
+#: above which they are too large. On 28 problems of three pictures of BSD68 (blur, gaps, scans and
+#: noise alone, total variation) the best weight left at most 1.04, and 1.5 or more lost 0.5 dB or
+#: more, mostly several dB. No lower bound is of use: far too small weights left 0.8.
+KEPT = "the weights of the priors are kept as they were written"
+_LARGEST_RESIDUAL = 1.5
+
+
+def remark_on_weights(problem: Problem, x: Tensor) -> str:
+    """Return a sentence for the user if written weights leave more than the noise, else nothing.
+
+    Args:
+        problem: measurements, operator and data term.
+        x: the answer.
+    """
+    term = problem.data_term
+    expected = term.expected_discrepancy(problem.y)
+    if type(term) is not LeastSquares or expected is None or not problem.is_linear:
+        return ""
+    ratio = term.discrepancy(problem.operator(x), problem.y) / expected
+    k = int(ratio.nan_to_num().argmax())
+    if not float(ratio[k]) > _LARGEST_RESIDUAL:
+        return ""
+    where = "" if problem.batch == 1 else f" of item {k}"
+    return (
+        f"the residual{where} is {float(ratio[k]):.3g} times the stated noise: the weights that were "
+        "written are too large, or the operator or noise_std is wrong"
+    )
 
 
 def default_weight(
@@ -36,7 +67,8 @@ def default_weight(
     if not weighable:
         return 1.0, ""
     if any(t.chosen for t in weighable):
-        return 1.0, "the weights of the priors are kept as they were written"
+        rule, _ = automatic(objective)
+        return 1.0, f"{KEPT}; regularization={rule_name(rule)!r} scales them by the measurements"
     for term in objective.prior.terms:
         if term.prior.least_weight is not None:
             return (

@@ -11,6 +11,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.core.arrays import as_tensor
+from invtoolbox.errors import InputError
 
 ARRAY = np.random.default_rng(0).random((6, 8))
 LAYOUTS = {
@@ -47,3 +48,13 @@ def test_read_only_arrays_are_copied() -> None:
     tensor = as_tensor(array)
     tensor += 1
     assert array.sum() == 0 and as_tensor([1.0, 2.0], dtype=torch.float64).dtype == torch.float64
+
+
+def test_a_mask_and_a_path_are_not_lost() -> None:
+    """The mask of a masked array was dropped, and its garbage was fitted."""
+    masked = np.ma.masked_array(ARRAY, mask=ARRAY > 0.9)
+    with pytest.raises(InputError, match="the array masks [0-9]+ of 48 values"):
+        it.Problem(masked[None, None], it.operators.Identity((1, 6, 8)))
+    assert torch.equal(as_tensor(np.ma.masked_array(ARRAY)), as_tensor(ARRAY))
+    with pytest.raises(InputError, match="got the text 'photo.png'"):
+        it.reconstruct("photo.png", it.operators.Identity((1, 6, 8)))

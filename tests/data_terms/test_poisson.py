@@ -240,3 +240,29 @@ def test_the_prox_of_transmission_holds_for_long_steps_in_single_precision() -> 
     assert torch.allclose(root, (11000.0 / y).log(), rtol=1e-4)
     residual = (root - p).double() / t + y - 11000.0 * torch.exp(-root.double())
     assert bool((residual.abs() < 1e-2).all())
+
+
+def test_a_map_of_the_background_may_leave_out_its_first_axes() -> None:
+    """A map of 32 rows was taken for one number per item, and 5 of them were selected."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.poisson(torch.full((1, 1, 8, 8), 30.0), generator=generator)
+    background = torch.arange(64.0).view(8, 8) / 4
+    A = it.operators.Identity((1, 8, 8))
+    problems = [
+        it.Problem(y, A, it.data_terms.Poisson(b)) for b in (background, background[None, None])
+    ]
+    answers = [it.solve(p, "tv", regularization=0.1, progress=False).x for p in problems]
+    assert torch.equal(*answers)
+    with pytest.raises(InputError, match="background of Poisson has the shape"):
+        it.Problem(y, A, it.data_terms.Poisson(background[:5]))
+    with pytest.raises(InputError, match="has 8 values, and the measurements have 1 items"):
+        it.Problem(y, A, it.data_terms.Poisson(background[0]))
+
+
+def test_a_background_above_the_counts_is_refused() -> None:
+    """No image explains it; the answer was 0 with the status `converged`."""
+    A = it.operators.Identity((1, 8, 8))
+    dark = torch.poisson(torch.full((2, 1, 8, 8), 20.0), generator=torch.Generator().manual_seed(1))
+    it.Problem(dark, A, it.data_terms.Poisson(20.0))
+    with pytest.raises(InputError, match=r"exceeds the measured counts of item 1, 2\.[0-9]+"):
+        it.Problem(torch.cat([dark[:1], dark[1:] / 10]), A, it.data_terms.Poisson(20.0))

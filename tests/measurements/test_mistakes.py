@@ -366,3 +366,15 @@ def test_an_offset_detector_is_no_wrong_spacing() -> None:
     y = y + 2.0 * torch.randn(y.shape, generator=torch.Generator().manual_seed(0)).double()
     findings = check_measurements(it.Problem(y.float()[None, None], A))
     assert not [f for f in findings if f.name in ("spacing", "reversed")]
+
+
+@pytest.mark.parametrize("make", [parallel, fan])
+def test_half_a_turn_that_is_given_as_a_full_one(make: type) -> None:
+    right = make()
+    angles = right.angles - right.angles[0]
+    steps = angles.diff().median()
+    is_half = float(angles[-1] + steps) < 4
+    wrong = angles * (2 if is_half else 0.5)
+    y = right.simulate(phantom(), NOISE, seed=0)
+    assert "turn" not in names(y, right)
+    assert "turn" in names(y, make(angles=wrong))

@@ -176,7 +176,8 @@ def test_nonlinear_physics() -> None:
 
 def test_a_converted_physics_draws_from_a_generator_of_its_own() -> None:
     generator = torch.Generator().manual_seed(3)
-    physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.1, rng=generator))
+    noise = deepinv.physics.GaussianNoise(0.1, rng=generator)
+    physics = DeepinvBlur(filter=torch.rand(1, 1, 3, 3), padding="circular", noise_model=noise)
     before = generator.get_state()
     A = it.as_operator(physics, (1, 4, 4))
     copied = A.physics.noise_model.rng
@@ -184,6 +185,22 @@ def test_a_converted_physics_draws_from_a_generator_of_its_own() -> None:
     torch.rand(1, generator=copied)
     assert torch.equal(generator.get_state(), before)
     assert not torch.equal(copied.get_state(), before)
+
+
+def test_physics_of_noise_alone_is_the_identity_and_takes_its_shape_from_the_picture() -> None:
+    """As another operator it was solved 10 dB below the noisy picture itself."""
+    physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.03))
+    assert isinstance(it.as_operator(physics, (1, 4, 4)), it.operators.Identity)
+    y = _random(1, 1, 12, 12)
+    blur = DeepinvBlur(filter=torch.ones(1, 1, 3, 3) / 9, padding="circular")
+    for theirs in (physics, blur):
+        settings: dict[str, object] = {"regularization": 0.01, "max_iterations": 5}
+        solution = it.reconstruct(y, theirs, deepinv.optim.L1Prior(), progress=False, **settings)
+        assert solution.x.shape == y.shape
+    with pytest.raises(it.InputError, match=r"is deepinv's L2\(sigma\)"):
+        it.reconstruct(y, physics, data_term=deepinv.optim.L2(sigma=0.1))
+    with pytest.raises(it.InputError, match="solve takes a Problem or a list of them, got Tensor"):
+        it.solve(y, physics)  # type: ignore[call-overload]
 
 
 def test_a_physics_without_a_shape_says_what_to_do() -> None:

@@ -529,3 +529,18 @@ def test_cil_laminography_and_refusals(monkeypatch: Any) -> None:
         to_cil(ConeBeam(**CONE))
     with pytest.raises(InputError, match="not support the pitch"):
         to_cil(ConeBeam(**CONE, pitch=1.0))
+
+
+def test_missing_keys_of_astra_and_exchanged_geometries_are_named() -> None:
+    window = {"WindowMinX": -2.0, "WindowMaxX": 2.0, "WindowMinY": -2.0, "WindowMaxY": 2.0}
+    volume = {"GridRowCount": 4, "GridColCount": 4, "option": window}
+    views = {"type": "parallel", "DetectorSpacingX": 1.0, "DetectorCount": 6}
+    views["ProjectionAngles"] = [0.0, 1.0]
+    with pytest.raises(
+        it.InputError, match="no key 'DetectorWidth', which 'type' 'parallel' needs"
+    ):
+        it.operators.from_astra(views, volume)
+    with pytest.raises(it.InputError, match="the first argument of from_astra"):
+        it.operators.from_astra(volume, views)
+    with pytest.raises(it.InputError, match=r"by it.operators.from_astra\(proj_geom, vol_geom\)"):
+        it.as_operator(views)

@@ -158,7 +158,7 @@ def test_names() -> None:
 def test_a_data_term_without_a_level_is_refused() -> None:
     class Modulus(it.data_terms.DataTerm):
         def value(self, prediction: Tensor, y: Tensor) -> Tensor:
-            return (prediction - y).abs().flatten(1).sum(1)
+            return (prediction - 2 * y).abs().flatten(1).sum(1)  # no residual
 
     problem = it.Problem(torch.ones(1, 1, 8, 8), it.operators.Identity((1, 8, 8)), Modulus())
     with pytest.raises(InputError, match="regularization= a number"):

@@ -37,3 +37,12 @@ def test_a_denoiser_of_one_level_takes_no_weight() -> None:
     check_fixed_levels(fixed.as_sum())
     with pytest.raises(InputError, match="knows one noise level only"):
         check_fixed_levels((0.5 * fixed).as_sum())
+
+
+def test_written_weights_that_are_too_large_are_named() -> None:
+    prior = it.priors.TotalVariation()
+    good = it.solve(PROBLEM, 5.0 * prior, progress=False)
+    assert [note for note in good.notes if "residual" in note] == []
+    assert "regularization='sure' scales them" in good.weight_choice
+    wrong = it.solve(PROBLEM, 500.0 * prior, progress=False)
+    assert any("times the stated noise" in note for note in wrong.notes)

@@ -302,9 +302,23 @@ def _cells(small_gicp: Any, sweep: Sweep, axes: np.ndarray, cell: float) -> tupl
         raise InputError(
             f"{sweep.source}: {count} cells of {cell:g} m hold points between {NEAREST:g} m and "
             f"{FARTHEST:g} m; registration needs {_FEWEST}: give poses, or ego_motion='none' if "
-            "the sensor stands still"
+            f"the sensor stands still{_describe_distance(sweep)}"
         )
     return cloud, tree
+
+
+def _describe_distance(sweep: Sweep) -> str:
+    """Return the end of a sentence if most points are too near or too far for metres, else nothing."""
+    distance = np.linalg.norm(sweep.points.detach().cpu().double().numpy(), axis=1)
+    distance = distance[np.isfinite(distance)]
+    median = float(np.median(distance)) if len(distance) else NEAREST
+    if NEAREST < median < FARTHEST:
+        return ""
+    return (
+        f"; half of the points are {'within' if median <= NEAREST else 'beyond'} {median:.3g} m, and "
+        "coordinates are metres in the frame of the sensor: divide centimetres by 100, and subtract "
+        "the place of the sensor from the coordinates of a map"
+    )
 
 
 def _moved_sensor(ahead: float, turn: float) -> np.ndarray:

@@ -33,6 +33,7 @@ from invtoolbox.jobs.job import Request, SceneJob, alone, differences, read_json
 from invtoolbox.jobs.kind import SceneOutcome, SceneTables
 from invtoolbox.jobs.reports import print_files, print_notes
 from invtoolbox.operators.imaging.blur_3d import measured_psf
+from invtoolbox.operators.imaging.kernel_support import LOST, crop_kernel
 from invtoolbox.operators.imaging.microscope import Kind, Microscope, Model
 
 #: Wavelengths above this many micrometres were written in nanometres.
@@ -228,7 +229,15 @@ def _kernels(file: CheckedScene[StackScene], stack: Stack) -> tuple[list[Tensor]
             )
             for c in range(psf.shape[1])
         ]
-        notes = []
+        notes, measured = [], kernels
+        if table.psf_size is None:
+            kernels = [crop_kernel(kernel) for kernel in measured]
+        for whole, kernel in zip(measured, kernels):
+            if kernel is not whole:
+                notes.append(
+                    f"the point spread function was cropped from {tuple(whole.shape)} to "
+                    f"{tuple(kernel.shape)} voxels, beyond which lies less than {LOST:.1%} of it"
+                )
         if stated.voxel_size is None:
             notes.append(f"{stack.path} states no voxel size, and neither does the result")
         elif psf.metadata.voxel_size not in (None, stated.voxel_size):

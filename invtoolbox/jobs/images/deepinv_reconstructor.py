@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from deepinv.models import Reconstructor
-from deepinv.physics import LinearPhysics, Physics
+from deepinv.physics import Physics
 from deepinv.utils import TensorList
 from torch import Tensor
 
@@ -16,9 +16,7 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.deepinv_noise import likelihood
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.reconstruct import reconstruct
-from invtoolbox.operators.adapters import as_operator
-from invtoolbox.operators.base import Operator
-from invtoolbox.operators.deepinv_physics import copy_physics, place_like
+from invtoolbox.operators.deepinv_physics import operator_of, place_like
 from invtoolbox.priors.adapters import as_prior
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
@@ -156,31 +154,6 @@ class NetworkReconstructor(Reconstructor):  # type: ignore[misc]
         network = self.network.with_operator(operator_of(y, physics, self.domain_shape))
         measured = tuple(y.x) if isinstance(y, TensorList) else y
         return network(measured, init)
-
-
-def operator_of(y: Any, physics: Physics, domain_shape: Sequence[int] | None) -> Operator:
-    """Return the operator of a physics.
-
-    Args:
-        y: measurements, from whose adjoint the shape of the images follows if nothing else states
-            it.
-        physics: a physics of deepinv.
-        domain_shape: shape ``(channel, *space)`` of the images, or None.
-    """
-    if not isinstance(physics, Physics):
-        raise InputError(
-            "a model of as_reconstructor is called with a deepinv physics, model(y, physics), got "
-            f"{type(physics).__name__}; it.to_deepinv(A) converts an operator"
-        )
-    if domain_shape is None:
-        try:
-            return as_operator(physics)
-        except InputError:
-            if not isinstance(physics, LinearPhysics):
-                raise
-            with torch.no_grad():
-                domain_shape = tuple(copy_physics(physics).A_adjoint(y).shape[1:])
-    return as_operator(physics, domain_shape)
 
 
 def _as_prior(prior: Any) -> Any:

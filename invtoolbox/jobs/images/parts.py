@@ -32,6 +32,7 @@ from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
 from invtoolbox.measurements import report_unused_pages
 from invtoolbox.operators.base import Operator
+from invtoolbox.operators.imaging.kernel_support import crop_kernel
 from invtoolbox.operators.imaging.sampling import Inpainting
 from invtoolbox.parameter_choice import rule_named
 from invtoolbox.parameter_choice.base import WeightRule
@@ -401,7 +402,7 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> T
     """Return an array that is a setting: a kernel of a shape, a random mask, or a file's content.
 
     A kernel of several channels is refused unless they are equal. With ``normalized = true`` the
-    content of a file is divided by its sum.
+    content of a file is divided by its sum, and next to empty borders are cropped.
     """
     where = f"{file.path}: operator.{key}"
     if len(table) == 1 and (shape := next(iter(table))) in SHAPES:
@@ -443,7 +444,7 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> T
             f"the kernel {source.path or source.dataset} sums to {total:g}, so it blurs everything "
             "to black; give one that is positive somewhere"
         )
-    return (kernel / total).float()
+    return crop_kernel((kernel / total).float())
 
 
 def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:

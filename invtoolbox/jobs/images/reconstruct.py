@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -94,9 +96,7 @@ def reconstruct(
     if data_term is not None and noise_std is not None:
         raise InputError("give noise_std, or a data_term that knows it, not both")
     if not isinstance(A, Operator):
-        from invtoolbox.operators.adapters import as_operator
-
-        A = as_operator(A)
+        A = _operator_of(A, y)
     term = LeastSquares(noise_std=noise_std) if data_term is None else data_term
     problem = Problem(with_axes(y, A), A, term)
     # Objects stay as the user made them.
@@ -129,6 +129,22 @@ def reconstruct(
     return solve_repaired(problem, solve_reduced, repair)
 
 
+def _operator_of(obj: Any, y: Any) -> Operator:
+    """Return the operator of an object; physics of deepinv may leave the shape of images to ``y``."""
+    if isinstance(y, Operator):
+        raise InputError(
+            "the arguments are exchanged: reconstruct(y, A) takes the measurements first"
+        )
+    deepinv = sys.modules.get("deepinv")
+    if deepinv is not None and isinstance(obj, deepinv.physics.Physics):
+        from invtoolbox.operators.deepinv_physics import operator_of
+
+        return operator_of(y, obj, None)
+    from invtoolbox.operators.adapters import as_operator
+
+    return as_operator(obj)
+
+
 def with_axes(y: Any, A: Operator) -> Any:
     """Return measurements with the batch axis and the channel axis that were left out.
 
@@ -136,13 +152,25 @@ def with_axes(y: Any, A: Operator) -> Any:
         y: measurements, a tensor, an array or a tuple of them.
         A: operator that predicts them.
     """
-    if isinstance(y, (tuple, list)):
-        return y
-    tensor = y if isinstance(y, Tensor) else as_measurements(np.asarray(y))
     shape = A.range_shape
-    if not shape or isinstance(shape[0], tuple):
+    is_plain = bool(shape) and not isinstance(shape[0], tuple)
+    if isinstance(y, (tuple, list)) and not (is_plain and _holds_numbers(y)):
+        return y
+    tensor = y if isinstance(y, Tensor) else as_measurements(y if _is_array(y) else np.asarray(y))
+    if not is_plain:
         return tensor
     missing = len(shape) + 1 - tensor.ndim
     if missing == 2 and shape[0] == 1:
         return tensor[None, None]
     return tensor[None] if missing == 1 else tensor
+
+
+def _holds_numbers(values: Any) -> bool:
+    """Return whether a list holds numbers at its ends, as ``array.tolist()`` does."""
+    while isinstance(values, (tuple, list)) and values:
+        values = values[0]
+    return isinstance(values, (int, float, complex))
+
+
+def _is_array(values: Any) -> bool:
+    return isinstance(values, (np.ndarray, str, bytes, PurePath))

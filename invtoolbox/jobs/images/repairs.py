@@ -16,6 +16,7 @@ from invtoolbox.jobs.images.kernel_width import scale_certain
 from invtoolbox.jobs.images.wide_grid import cover_field
 from invtoolbox.measurements import check_measurements, repair_measurements
 from invtoolbox.measurements.detector import fill
+from invtoolbox.measurements.empty_views import empty_views
 from invtoolbox.measurements.findings import Subject, find, leave_out
 from invtoolbox.measurements.readings import check_gains
 from invtoolbox.operators.imaging.blur import Blur
@@ -95,7 +96,9 @@ def _repair(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
 
 def _mend_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     """Return the problem of one item without faults that are certain, and a sentence per repair."""
-    problem, notes = leave_out_certain(problem)
+    problem, notes = leave_out_empty(problem)
+    if not notes:
+        problem, notes = leave_out_certain(problem)
     if not notes and isinstance(problem.operator, Blur):
         return scale_certain(problem)
     is_simple = type(problem.data_term) is LeastSquares and isinstance(problem.y, Tensor)
@@ -124,6 +127,26 @@ def _without_gains(problem: Problem, ending: str) -> tuple[Problem, str]:
         f"{float(gains.std()):.3g}{ending}"
     )
     return problem, note
+
+
+def leave_out_empty(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
+    """Give views of a scan weight 0 that hold a single number, and warn of it.
+
+    Args:
+        problem: measurements, operator and data term.
+
+    Returns:
+        The problem, and a sentence if it was changed.
+    """
+    empty = None if problem.skipped is not None or problem.unknown else empty_views(problem)
+    if empty is None:
+        return problem, ()
+    note = (
+        f"left out: {int(empty.sum())} views of {empty.shape[2]} hold the same number in all cells, so "
+        "they were not measured; they got weight 0; repair=False keeps them"
+    )
+    warn_user(note, MeasurementWarning)
+    return leave_out(problem, empty), (note,)
 
 
 def leave_out_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:

@@ -137,8 +137,10 @@ def deconvolve_stack(
     space = stack.shape[2:]
     margin = [max(k.shape[axis] for k in kernels) // 2 + _FURTHER for axis in range(3)]
     tiles = list(cut(space, method.tile, margin))
+    # An axis that is not cut is as long as the stack.
+    whole = [kept == slice(0, n) for kept, n in zip(tiles[0].kept, space)]
     for kernel in kernels:
-        if any(k > n for k, n in zip(kernel.shape, method.tile)):
+        if any(k > t and not w for k, t, w in zip(kernel.shape, method.tile, whole)):
             raise InputError(
                 f"the PSF of {tuple(kernel.shape)} voxels is larger than a tile of {method.tile}; give "
                 "a larger --tile, or a smaller --psf-size"

@@ -55,6 +55,22 @@ def from_astra(proj_geom: dict[str, Any], vol_geom: dict[str, Any]) -> Scan2D | 
     >>> from_astra(projections, {"GridRowCount": 4, "GridColCount": 4, "option": window})
     ParallelBeam(4x4, 2 views, 6 detectors)
     """
+    if "type" not in proj_geom:
+        raise InputError(
+            "the first argument of from_astra is the geometry of the projections, with the key "
+            f"'type', and the second that of the volume; got {', '.join(map(str, proj_geom))}"
+        )
+    try:
+        return _convert(proj_geom, vol_geom)
+    except KeyError as missing:
+        keys = ", ".join(map(str, (*proj_geom, *vol_geom)))
+        raise InputError(
+            f"the ASTRA geometries have no key {missing}, which 'type' {proj_geom['type']!r} needs; "
+            f"they have {keys}; astra.create_proj_geom and create_vol_geom write them"
+        ) from None
+
+
+def _convert(proj_geom: dict[str, Any], vol_geom: dict[str, Any]) -> Scan2D | Scan3D:
     kind = proj_geom["type"]
     check_name("ASTRA geometry", kind, _TYPES)
     grid = _grid(vol_geom, 2 if kind in _TYPES[:4] else 3)

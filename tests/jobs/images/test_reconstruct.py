@@ -86,3 +86,35 @@ def test_the_words_of_other_packages_are_answered_with_ours() -> None:
             it.solve(it.Problem(y, A), "tv", **{word: 1})  # type: ignore[call-overload]
     with pytest.raises(it.InputError, match="has no argument 'zzz'; it has y, A, prior"):
         it.reconstruct(y, A, zzz=1)  # type: ignore[call-arg]
+
+
+def test_lists_are_arrays_and_exchanged_arguments_are_named() -> None:
+    A = it.operators.Identity((1, 6, 6))
+    y = np.random.default_rng(0).random((6, 6), dtype=np.float32)
+    settings: dict[str, object] = {"regularization": 0.1, "progress": False}
+    answers = [it.reconstruct(values, A, **settings).x for values in (y.astype(float), y.tolist())]
+    assert torch.allclose(*answers)
+    with pytest.raises(InputError, match="the arguments are exchanged"):
+        it.reconstruct(A, y)
+
+
+def test_exchanged_axes_are_named() -> None:
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (6, 8))
+    with pytest.raises(InputError, match=r"give y.movedim\(-1, 1\)"):
+        it.reconstruct(np.zeros((6, 8, 3)), A)
+    with pytest.raises(InputError, match=r"give y.swapaxes\(-1, -2\)"):
+        it.reconstruct(np.zeros((8, 6)), A)
+
+
+def test_devices_and_precisions_that_do_not_exist_are_named() -> None:
+    A = it.operators.Identity((1, 6, 6))
+    problem = it.Problem(torch.zeros(1, 1, 6, 6), A)
+    with pytest.raises(InputError, match="there is no device named 'gpu'"):
+        it.solve(problem, "tv", device="gpu")
+    with pytest.raises(InputError, match="got torch.float16"):
+        it.solve(problem, "tv", dtype=torch.float16)
+    x = it.solve(problem, "tv", dtype="float64", progress=False).x  # type: ignore[arg-type]
+    assert x.dtype == torch.float64
+    if not torch.cuda.is_available():
+        with pytest.raises(InputError, match="the device cuda was given"):
+            A.to("cuda")

@@ -108,6 +108,8 @@ def test_a_killed_run_goes_on_with_the_same_bits(
     tmp_path: Path, stack: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # With wide margins every tile would see the whole of this small stack, which is then not cut.
+    monkeypatch.setattr("invtoolbox.jobs.images.stacks._FURTHER", 2)
     shutil.copy(stack, "a.ome.tif")
     line = ["deconvolve", "a.ome.tif", *OBJECTIVE, "--psf-size", "5", "9", "9", "--quiet"]
     line += ["--tile", "8", "32", "32", "--weight", "0.01", "--iterations", "3"]
@@ -169,6 +171,24 @@ def test_saturated_voxels_are_left_out(
     assert errors[1] < 1.1 * errors[0]
 
 
+WIDE = [
+    "--axes",
+    "ZYX",
+    "--voxel-size",
+    "0.2",
+    "0.1",
+    "0.1",
+    "--psf-size",
+    "5",
+    "9",
+    "17",
+    "--tile",
+    "8",
+    "16",
+    "16",
+]
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -178,7 +198,10 @@ def test_saturated_voxels_are_left_out(
         (["a.ome.tif", "--na", "1.1", "--immersion", "water"], "what --wavelength gives"),
         (["a.ome.tif", *OBJECTIVE, "--wavelength", "520"], "write 0.52 for 520 nm"),
         (["a.ome.tif", *OBJECTIVE, "--wavelength", "0.5", "0.6"], "1 channels, and --wavelength"),
-        (["a.ome.tif", *OBJECTIVE, "--tile", "4", "8", "8"], "larger than a tile"),
+        (
+            ["wide.tif", *OBJECTIVE, *WIDE],
+            "larger than a tile",
+        ),
         (["a.ome.tif", *OBJECTIVE, "--psf", "a.ome.tif"], "not both"),
     ],
 )
@@ -195,6 +218,7 @@ def test_bad_input_is_refused(
     readings, _ = cells((12, 20, 20))
     write(tmp_path / "bare.ome.tif", readings, sizes=None)
     tifffile.imwrite("plain.tif", readings)
+    tifffile.imwrite("wide.tif", np.tile(readings, (1, 1, 9)))
     assert sentence in one_sentence(run("deconvolve", *options, "--output", "x.zarr"))
     assert not Path("x.zarr").exists()
 
