@@ -186,13 +186,12 @@ def _are_same(one: tuple[Any, ...], two: tuple[Any, ...]) -> bool:
 def _agree(one: Any, two: Any) -> bool:
     """Return whether two states have the same numbers up to rounding."""
     for (_, a), (_, b) in zip(tree_leaves(one), tree_leaves(two)):
-        difference = (a - b).abs() if a.dtype != torch.bool else (a ^ b).double()
-        # NaN and infinity may differ from themselves.
-        finite = (
-            difference.nan_to_num(0.0, 0.0, 0.0) if difference.is_floating_point() else difference
-        )
-        size = b.abs().nan_to_num(0.0, 0.0, 0.0) if b.is_floating_point() else b.abs()
-        if a.numel() and bool(finite.max() > _TOLERANCE * size.max()):
+        if a.dtype == torch.bool:
+            a, b = a.int(), b.int()
+        difference, size = (a - b).abs(), b.abs()
+        if difference.is_floating_point():  # NaN and infinity may differ from themselves
+            difference, size = (t.nan_to_num(0.0, 0.0, 0.0) for t in (difference, size))
+        if a.numel() and bool(difference.max() > _TOLERANCE * size.max()):
             return False
     return True
 
