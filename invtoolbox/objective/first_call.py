@@ -28,6 +28,8 @@ _UNLIKE = 0.1
 #: Steps along the gradient, relative to the prediction, and the share of their decrease that a
 #: proximal operator must reach.
 _STEPS, _SHARE = (1.0, 0.3, 0.1, 0.03, 0.01), 0.9
+#: Number of rounding errors of the value by which decreases may differ.
+_ROUNDING = 100
 
 
 def check_first_calls(problem: Problem) -> None:
@@ -213,7 +215,9 @@ def _check_prox(
     tried = [objective(p - expand(factor * step, p) * gradient) for factor in _STEPS]
     best = torch.stack([t.nan_to_num(nan=torch.inf) for t in tried]).amin(0)
     reached, possible = value - objective(point), value - best
-    if bool((reached < _SHARE * possible).any()):
+    # A large constant, such as the log-factorials of counts, hides small decreases.
+    rounding = _ROUNDING * torch.finfo(value.dtype).eps * value.abs()
+    if bool((reached < _SHARE * possible - rounding).any()):
         raise InputError(
             f"{term!r}.prox is not argmin_u D(u, y) + |u - prediction|^2 / (2 step): a step along "
             "the gradient is lower; leave prox out, or mend it (step is one number per item)"
