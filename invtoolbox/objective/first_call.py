@@ -91,6 +91,13 @@ def _check_operator(problem: Problem) -> None:
         )
     if not isinstance(A, LinearOperator) or A.items is not None:
         return
+    alone = prediction if len(x) == 1 else _call(f"{A}", A, x[:1], advice=advice)
+    count = len(_parts(alone)[0])
+    if count != 1:
+        raise InputError(
+            f"{A} returns {count} items for one image; if its values differ from item to item, it "
+            f"needs the attribute items = {count}, and parameters(), which returns them by name"
+        )
     domain = tuple(x.shape[1:])
     check_linear(A._forward, domain, x, str(A), "derive it from it.operators.Operator")
     y = tree_map(torch.ones_like, prediction)

@@ -159,6 +159,27 @@ def test_a_fault_of_an_operator_is_named(operator: Any, message: str) -> None:
         it.reconstruct(Y, operator, progress=False)
 
 
+class Masks(Shift):
+    """Masks that differ from item to item."""
+
+    def __init__(self) -> None:
+        self.masks = torch.eye(N, dtype=torch.float64).expand(3, 1, N, N)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.masks * x
+
+    _adjoint = _forward
+
+
+def test_an_operator_with_values_per_item_is_solved_if_it_states_them() -> None:
+    y = Y.repeat(3, 1, 1, 1)
+    with pytest.raises(InputError, match="Masks returns 3 items for one image; .* items = 3"):
+        it.solve(it.Problem(y, Masks()), progress=False)
+    stated = type("Stated", (Masks,), {"items": 3, "parameters": lambda s: {"masks": s.masks}})
+    solution = it.solve(it.Problem(y, stated()), "tikhonov", regularization=1e-9, progress=False)
+    assert torch.allclose(solution.x, torch.eye(N).double() * y, atol=1e-6)
+
+
 class Rows(Shift):
     """Product with a matrix in float64."""
 
