@@ -20,6 +20,8 @@ from invtoolbox.problem import Problem, fitted_back_projection
 
 #: Constant images, in sizes of a measurement, that replace a start at a saddle.
 _LEVELS = tuple(10 ** (k / 4) for k in range(-12, 13))
+#: Least gain, relative to the misfit, by which a constant image is better than rounding.
+_GAIN = 1e-3
 
 
 def first_guess(problem: Problem, inverse: bool = False) -> Tensor:
@@ -69,7 +71,7 @@ def _leave_saddle(problem: Problem) -> Tensor:
         for factor in _LEVELS:
             level = torch.where(is_stuck, factor * size, 0).view(-1, *[1] * (x.ndim - 1))
             value = D.value(A(level.to(x) + x), y)
-            is_better = is_stuck & (value < least)
+            is_better = is_stuck & (value < least - _GAIN * least.abs())
             best = torch.where(is_better.view(level.shape), level.to(x) + x, best)
             least = torch.where(is_better, value, least)
     return best

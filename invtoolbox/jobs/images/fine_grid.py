@@ -103,7 +103,7 @@ def solve_finer(
     """
     valid = problem.without_skipping().to(device=solution.x.device, dtype=solution.x.real.dtype)
     finer = refine(valid, solution, prior)
-    if finer is None or not bool(candidates.any()):
+    if finer is None or settings.get("max_iterations") == 0 or not bool(candidates.any()):
         return solution, None
     some = {key: settings[key] for key in ("max_iterations", "tolerance") if key in settings}
     limit = settings.get("max_iterations")
