@@ -62,10 +62,10 @@ class _RecordedObjective(Objective):
         return cls(**parts | {"iteration": _NoNumber()})
 
     def generator(self, device: torch.device | str | None = None) -> torch.Generator:
-        own = self.problem.y0.device
-        if device is not None and torch.device(device) != own:
+        recorded = self.problem.y0.device
+        if device is not None and torch.device(device) != recorded:
             raise _UsesIteration
-        return torch.Generator(own)
+        return torch.Generator(recorded)
 
 
 class CapturedSteps:
@@ -77,7 +77,7 @@ class CapturedSteps:
 
     Attributes:
         solver: the solver.
-        reason: why there is no graph, in one sentence; None as long as nothing speaks against one.
+        reason: why there is no graph, in one sentence; None if a graph is possible.
         recordings: number of graphs that were recorded.
     """
 

@@ -1,4 +1,4 @@
-"""Scans whose pixels are too coarse are solved on pixels of half the size, if held-out views are for it."""
+"""Scans whose pixels are too coarse are solved on pixels of half the size, if these predict more."""
 
 import math
 

@@ -123,6 +123,7 @@ def test_devices_and_precisions_that_do_not_exist_are_named() -> None:
 def test_physics_of_deepinv_take_arrays_and_name_what_is_missing() -> None:
     """The adjoint was called with the array, and the error was that of deepinv."""
     import deepinv
+
     physics = deepinv.physics.Blur(torch.ones(1, 1, 3, 3) / 9, padding="circular")
     y = physics.A(torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     settings: dict[str, object] = {"regularization": 0.1, "max_iterations": 3, "progress": False}
