@@ -404,8 +404,6 @@ class Run:
             problem, repairs = repair_measurements(problem)
         priors = _as_sum(call.prior)
         original = problem.to(device=call.device, dtype=dtype)
-        if call.check:
-            check_first_calls(original)
         notes = [*repairs, *(report_findings(problem, priors) if call.check else ())]
         # The skipped items hold other measurements, and are computed as such until the loop begins.
         problem = original.without_skipping()
@@ -413,6 +411,8 @@ class Run:
             dtype = torch.float64
             problem = problem.to(dtype=dtype)
             notes.append("solved in float64: squares of these measurements leave float32")
+        if call.check:
+            check_first_calls(problem)
         priors = priors.to(device=call.device, dtype=dtype)
         is_resumed = call.checkpoint is not None and Path(call.checkpoint.path).exists()
         with torch.no_grad(), limit(share=0.5):

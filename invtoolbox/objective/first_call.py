@@ -153,7 +153,9 @@ def _check_term(term: DataTerm, y: Any) -> None:
         for each, measured in zip(term.terms, y):
             _check_term(each, measured)
         return
-    if not is_foreign(term) or not isinstance(y, Tensor):
+    # A term that prepares itself may have no value before.
+    is_ready = type(term).prepare is DataTerm.prepare
+    if not is_ready or not is_foreign(term) or not isinstance(y, Tensor):
         return
     # Between y and its mean, so that a prediction of counts is one of counts.
     p = 0.75 * y + 0.25 * y.abs().flatten(1).mean(1).view(-1, *[1] * (y.ndim - 1))

@@ -93,6 +93,19 @@ def test_a_prox_is_taken_next_to_a_large_constant() -> None:
         check_first_calls(it.Problem(size * y, A, own))
 
 
+def test_a_term_that_prepares_itself_is_not_called_before() -> None:
+    def prepare(self: Any, problem: it.Problem, solve: Any) -> it.data_terms.DataTerm:
+        return self._replace(level=LEVEL)
+
+    own = term(
+        value=lambda self, p, y: half_square(self, p, y) * (LEVEL / self.level) ** 2,
+        prepare=prepare,
+    )
+    solution = it.solve(it.Problem(Y, A, own), "tv", regularization=1.0, progress=False)
+    plain = it.Problem(Y, A, term(value=half_square))
+    assert torch.equal(solution.x, it.solve(plain, "tv", regularization=1.0, progress=False).x)
+
+
 def test_a_cross_entropy_of_the_user_sees_shares_only() -> None:
     """Values above 1 made torch raise an error, on a GPU one that ends the process."""
 
@@ -193,8 +206,12 @@ class Rows(Shift):
 
 
 def test_an_operator_is_called_in_the_precision_of_the_solve() -> None:
-    """The measurements are in float32, and dtype= converts them first."""
+    """The measurements are in float32, and dtype= converts them first, as do extreme values."""
     solution = it.solve(it.Problem(Y.float(), Rows()), dtype=torch.float64, progress=False)
+    assert float((2 * solution.x - Y.float()).abs().max()) < 1e-4
+    tiny = Rows()
+    tiny.matrix = 1e-30 * tiny.matrix
+    solution = it.solve(it.Problem(1e-30 * Y.float(), tiny), progress=False)
     assert float((2 * solution.x - Y.float()).abs().max()) < 1e-4
 
 
