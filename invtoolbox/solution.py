@@ -251,7 +251,7 @@ class Solution:
         >>> print(solution.explain())
         Noise: no level was stated, and none was estimated; the data term is LeastSquares().
         Weight: 1 times 0.5 * TotalVariation(); the weights of the priors are kept as they were
-            written.
+            written; regularization='discrepancy' scales them by the measurements.
         Solver: FISTA was asked for. It converged after 1 iteration: the relative norm of the
             gradient mapping is 0, and the tolerance is 0.0001.
         To change the answer: give regularization= a number, noise_std= a noise level that you

@@ -14,8 +14,10 @@ from invtoolbox.objective.gaps import fill_gaps
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.objective.unknowns import Unknowns
 from invtoolbox.operators.base import LinearOperator, check_shape
+from invtoolbox.operators.matrix import Function
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.first_call import is_foreign
 from invtoolbox.problem import Problem, fitted_back_projection
 
 #: Constant images, in sizes of a measurement, that replace a start at a saddle.
@@ -28,14 +30,16 @@ def first_guess(problem: Problem, inverse: bool = False) -> Tensor:
     """Return the image that solvers start from, ``(batch, channel, *space)``.
 
     It is the back-projection, scaled to fit the measurements best. It is zero if predictions and
-    measurements are of different kinds, and for an item whose back-projection is not finite.
+    measurements are of different kinds, and for an item whose back-projection is not finite. The
+    start of a nonlinear function of the user is zero, or a constant if zero is a saddle.
 
     Args:
         problem: measurements, operator and data term.
         inverse: take the filtered back-projection of a scan, if it has one.
     """
     alike = problem.data_term.is_quadratic or problem.data_term.is_of_residual
-    if not problem.is_linear:
+    A = problem.operator
+    if not problem.is_linear and (isinstance(A, Function) or is_foreign(A)):
         return _leave_saddle(problem)
     if not alike:
         return problem.zeros()

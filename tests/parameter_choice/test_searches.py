@@ -349,7 +349,8 @@ def test_several_weights() -> None:
 def test_auto_takes_the_l_curve_if_no_noise_level_is_known() -> None:
     class Modulus(it.data_terms.DataTerm):
         def value(self, prediction: Tensor, y: Tensor) -> Tensor:
-            return ((prediction - y).square() + 1e-2).sqrt().flatten(1).sum(1)
+            relative = (prediction - y).square() / (1 + y.square())
+            return (relative + 1e-2).sqrt().flatten(1).sum(1)
 
     known = blurred()
     problem = it.Problem(known.y, known.operator, Modulus())
