@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import deepinv
 import pytest
 import torch
 from torch import Tensor
@@ -286,6 +287,23 @@ def test_a_start_at_a_saddle_is_left() -> None:
     solution = it.solve(problem, it.priors.Tikhonov(), "lbfgs", regularization=1e-3, progress=False)
     assert float((solution.x[:1] - TRUTH - 0.5).abs().max()) < 0.05
     assert float((solution.x[1:] - 2 * TRUTH - 1).abs().max()) < 0.1
+
+
+def test_phase_retrieval_does_not_stay_at_zero() -> None:
+    """Its derivative is 0 at 0: the status was `converged`, and nothing was explained."""
+    draw = torch.Generator().manual_seed(0)
+    sensing = it.operators.Matrix(torch.randn(256, 64, generator=draw) / 8, (1, 8, 8))
+    x = torch.rand(1, 1, 8, 8, generator=draw)
+    physics = deepinv.physics.PhaseRetrieval(deepinv.physics.LinearPhysics(A=sensing))
+    square = it.as_operator(torch.square, sensing.range_shape)
+    for A in (
+        it.operators.PhaseRetrieval(sensing),
+        it.as_operator(physics, (1, 8, 8)),
+        square @ sensing,
+    ):
+        y = A(x)
+        solution = it.solve(it.Problem(y, A), "tikhonov", regularization=1e-6, progress=False)
+        assert float((A(solution.x) - y).norm() / y.norm()) < 0.01
 
 
 def test_a_fourier_transform_of_the_user_gets_the_weight_of_k_space() -> None:
