@@ -403,16 +403,16 @@ class Run:
         if call.repair:
             problem, repairs = repair_measurements(problem)
         priors = _as_sum(call.prior)
-        if call.check:
-            check_first_calls(problem)
-        notes = [*repairs, *(report_findings(problem, priors) if call.check else ())]
         original = problem.to(device=call.device, dtype=dtype)
+        notes = [*repairs, *(report_findings(problem, priors) if call.check else ())]
         # The skipped items hold other measurements, and are computed as such until the loop begins.
         problem = original.without_skipping()
         if leaves_float32(problem):
             dtype = torch.float64
             problem = problem.to(dtype=dtype)
             notes.append("solved in float64: squares of these measurements leave float32")
+        if call.check:
+            check_first_calls(problem)
         priors = priors.to(device=call.device, dtype=dtype)
         is_resumed = call.checkpoint is not None and Path(call.checkpoint.path).exists()
         with torch.no_grad(), limit(share=0.5):
@@ -680,11 +680,14 @@ class Run:
             if isinstance(call.regularization, Tensor) and call.regularization.requires_grad:
                 weight = call.regularization.expand(self.problem.batch)
             x = differentiate_answer(x, objective, working, solver, loop, weight)
-        if self.weight_choice.startswith(KEPT):
-            with torch.no_grad():
-                remark = remark_on_weights(self.problem, x) if isinstance(x, Tensor) else ""
-            self.notes.extend([remark] if remark else [])
         parameters, problem = _parameters(self.original, working, loop.x)
+        if self.weight_choice.startswith(KEPT) and isinstance(x, Tensor):
+            solved = self.problem
+            if solved.unknown:  # the operator of the answer explains the measurements
+                solved = solved.with_operator(problem.operator)
+            with torch.no_grad():
+                remark = remark_on_weights(solved, x)
+            self.notes.extend([remark] if remark else [])
         working = working.with_regularization(loop.weight)
         posterior = solver.posterior(working, loop.x, None if loop.keeps_state else loop.summary)
         finding = ""
@@ -702,7 +705,8 @@ class Run:
         if call.is_sampler_alone and steps < self.limits.max_iterations and LIMIT in loop.status:
             self.notes.append(
                 f"{type(solver).__name__} by its name alone ends after {SAMPLER_SECONDS} s, here "
-                f"after {steps} of {self.limits.max_iterations} steps; time_limit= gives it more"
+                f"after {steps} of {self.limits.max_iterations} steps; max_iterations= takes the "
+                "place of this limit"
             )
         # More states are no remedy for chains that diverge.
         if finding and not bool((loop.status == DIVERGED).all()):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.loop.capture import CapturedSteps
+from invtoolbox.loop.capture import CapturedSteps, _agree
 from tests.device_jobs import measured, picture
 from tests.emulated_cuda import DeviceError, emulate_cuda
 
@@ -92,6 +92,14 @@ def test_a_step_that_depends_on_more_than_its_state_is_found_by_the_second_repla
         recorded = solved(Forgetful(numbers=itertools.count(1.0)), None, capture=True)
     (note,) = [note for note in recorded.notes if "capture" in note]
     assert "depends on more than its state" in note
+
+
+def test_flags_and_numbers_that_are_not_finite_agree_with_themselves() -> None:
+    """States of solvers hold booleans, whose modulus torch does not compute."""
+    flags, values = torch.tensor([True, False]), torch.tensor([torch.nan, torch.inf, 1.0])
+    assert _agree((flags, values), (flags, values))
+    assert not _agree((flags,), (~flags,)) and not _agree((values,), (values + 1,))
+    assert _agree((values * 1j,), (values * 1j,))
 
 
 def test_on_a_cpu_and_with_few_steps_a_note_states_that_nothing_is_recorded() -> None:

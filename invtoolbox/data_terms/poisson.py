@@ -133,15 +133,16 @@ class Poisson(_Counts):
     def check_background(self, y: Tensor) -> None:
         """Raise an `InputError` if the background alone exceeds the counts of an item.
 
-        The sum of Poisson counts has the variance of its mean, and the image adds to the mean.
+        The sum of Poisson counts has the variance of its mean, and the image adds to the mean. An
+        item without a count, such as an empty slice, is no evidence of another unit.
         """
-        expected = _field(self.background, y).expand(y.shape).flatten(1).double().sum(1)
-        counted = y.flatten(1).double().sum(1)
+        background, counts = torch.broadcast_tensors(_field(self.background, y), y)
+        expected, counted = (t.flatten(1).double().sum(1) for t in (background, counts))
         certain = expected - _CERTAIN * expected.sqrt()
-        too_large = ((certain > counted) & (expected > _LARGER * counted)).nonzero().flatten()
-        if len(too_large):
-            k, size = int(too_large[0]), y[0].numel()
-            where = "" if len(y) == 1 else f" of item {k}"
+        is_too_large = (counted > 0) & (certain > counted) & (expected > _LARGER * counted)
+        if bool(is_too_large.any()):
+            k, size = int(is_too_large.nonzero()[0]), y[0].numel()
+            where = "" if len(expected) == 1 else f" of item {k}"
             raise InputError(
                 f"the background of {type(self).__name__}, {float(expected[k]) / size:.4g} per "
                 f"measurement, exceeds the measured counts{where}, {float(counted[k]) / size:.4g}; "

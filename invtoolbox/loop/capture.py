@@ -62,10 +62,10 @@ class _RecordedObjective(Objective):
         return cls(**parts | {"iteration": _NoNumber()})
 
     def generator(self, device: torch.device | str | None = None) -> torch.Generator:
-        own = self.problem.y0.device
-        if device is not None and torch.device(device) != own:
+        recorded = self.problem.y0.device
+        if device is not None and torch.device(device) != recorded:
             raise _UsesIteration
-        return torch.Generator(own)
+        return torch.Generator(recorded)
 
 
 class CapturedSteps:
@@ -77,7 +77,7 @@ class CapturedSteps:
 
     Attributes:
         solver: the solver.
-        reason: why there is no graph, in one sentence; None as long as nothing speaks against one.
+        reason: why there is no graph, in one sentence; None if a graph is possible.
         recordings: number of graphs that were recorded.
     """
 
@@ -186,13 +186,12 @@ def _are_same(one: tuple[Any, ...], two: tuple[Any, ...]) -> bool:
 def _agree(one: Any, two: Any) -> bool:
     """Return whether two states have the same numbers up to rounding."""
     for (_, a), (_, b) in zip(tree_leaves(one), tree_leaves(two)):
-        difference = (a - b).abs() if a.dtype != torch.bool else (a ^ b).double()
-        # NaN and infinity may differ from themselves.
-        finite = (
-            difference.nan_to_num(0.0, 0.0, 0.0) if difference.is_floating_point() else difference
-        )
-        size = b.abs().nan_to_num(0.0, 0.0, 0.0) if b.is_floating_point() else b.abs()
-        if a.numel() and bool(finite.max() > _TOLERANCE * size.max()):
+        if a.dtype == torch.bool:
+            a, b = a.int(), b.int()
+        difference, size = (a - b).abs(), b.abs()
+        if difference.is_floating_point():  # NaN and infinity may differ from themselves
+            difference, size = (t.nan_to_num(0.0, 0.0, 0.0) for t in (difference, size))
+        if a.numel() and bool(difference.max() > _TOLERANCE * size.max()):
             return False
     return True
 

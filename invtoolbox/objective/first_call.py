@@ -28,6 +28,8 @@ _UNLIKE = 0.1
 #: Steps along the gradient, relative to the prediction, and the share of their decrease that a
 #: proximal operator must reach.
 _STEPS, _SHARE = (1.0, 0.3, 0.1, 0.03, 0.01), 0.9
+#: Number of rounding errors of the value by which decreases may differ.
+_ROUNDING = 100
 
 
 def check_first_calls(problem: Problem) -> None:
@@ -89,6 +91,13 @@ def _check_operator(problem: Problem) -> None:
         )
     if not isinstance(A, LinearOperator) or A.items is not None:
         return
+    alone = prediction if len(x) == 1 else _call(f"{A}", A, x[:1], advice=advice)
+    count = len(_parts(alone)[0])
+    if count != 1:
+        raise InputError(
+            f"{A} returns {count} items for one image; if its values differ from item to item, it "
+            f"needs the attribute items = {count}, and parameters(), which returns them by name"
+        )
     domain = tuple(x.shape[1:])
     check_linear(A._forward, domain, x, str(A), "derive it from it.operators.Operator")
     y = tree_map(torch.ones_like, prediction)
@@ -144,7 +153,9 @@ def _check_term(term: DataTerm, y: Any) -> None:
         for each, measured in zip(term.terms, y):
             _check_term(each, measured)
         return
-    if not is_foreign(term) or not isinstance(y, Tensor):
+    # A term that prepares itself may have no value before.
+    is_ready = type(term).prepare is DataTerm.prepare
+    if not is_ready or not is_foreign(term) or not isinstance(y, Tensor):
         return
     # Between y and its mean, so that a prediction of counts is one of counts.
     p = 0.75 * y + 0.25 * y.abs().flatten(1).mean(1).view(-1, *[1] * (y.ndim - 1))
@@ -213,7 +224,9 @@ def _check_prox(
     tried = [objective(p - expand(factor * step, p) * gradient) for factor in _STEPS]
     best = torch.stack([t.nan_to_num(nan=torch.inf) for t in tried]).amin(0)
     reached, possible = value - objective(point), value - best
-    if bool((reached < _SHARE * possible).any()):
+    # A large constant, such as the log-factorials of counts, hides small decreases.
+    rounding = _ROUNDING * torch.finfo(value.dtype).eps * value.abs()
+    if bool((reached < _SHARE * possible - rounding).any()):
         raise InputError(
             f"{term!r}.prox is not argmin_u D(u, y) + |u - prediction|^2 / (2 step): a step along "
             "the gradient is lower; leave prox out, or mend it (step is one number per item)"

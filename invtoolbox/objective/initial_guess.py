@@ -13,7 +13,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective.gaps import fill_gaps
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.objective.unknowns import Unknowns
-from invtoolbox.operators.base import LinearOperator, check_shape
+from invtoolbox.operators.base import LinearOperator, Operator, check_shape
 from invtoolbox.operators.matrix import Function
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.priors.base import ImplicitPrior
@@ -22,6 +22,8 @@ from invtoolbox.problem import Problem, fitted_back_projection
 
 #: Constant images, in sizes of a measurement, that replace a start at a saddle.
 _LEVELS = tuple(10 ** (k / 4) for k in range(-12, 13))
+#: Least gain, relative to the misfit, by which a constant image is better than rounding.
+_GAIN = 1e-3
 
 
 def first_guess(problem: Problem, inverse: bool = False) -> Tensor:
@@ -29,15 +31,15 @@ def first_guess(problem: Problem, inverse: bool = False) -> Tensor:
 
     It is the back-projection, scaled to fit the measurements best. It is zero if predictions and
     measurements are of different kinds, and for an item whose back-projection is not finite. The
-    start of a nonlinear function of the user is zero, or a constant if zero is a saddle.
+    start of phase retrieval, and of a nonlinear operator of the user or of deepinv, is zero, or a
+    constant if zero is a saddle.
 
     Args:
         problem: measurements, operator and data term.
         inverse: take the filtered back-projection of a scan, if it has one.
     """
     alike = problem.data_term.is_quadratic or problem.data_term.is_of_residual
-    A = problem.operator
-    if not problem.is_linear and (isinstance(A, Function) or is_foreign(A)):
+    if not problem.is_linear and _takes_any_image(problem.operator):
         return _leave_saddle(problem)
     if not alike:
         return problem.zeros()
@@ -47,6 +49,16 @@ def first_guess(problem: Problem, inverse: bool = False) -> Tensor:
     # If squares overflow, the item starts at 0: the last finite iterate of a solve then exists.
     finite = torch.isfinite(guess).reshape(len(guess), math.prod(guess.shape[1:])).all(1)
     return torch.where(finite.view(-1, *[1] * (guess.ndim - 1)), guess, torch.zeros_like(guess))
+
+
+def _takes_any_image(A: Operator) -> bool:
+    """Return whether an operator takes images of zeros, which renderers and waves do not."""
+    if isinstance(A, (LinearOperator, Function)) or is_foreign(A):
+        return True
+    parts = getattr(A, "parts", ())  # of a composition, a sum or phase retrieval
+    is_physics = getattr(A, "physics", None) is not None  # of deepinv
+    has_images = bool(parts) and bool(A.domain_shape)  # scenes have no shape
+    return is_physics or (has_images and all(map(_takes_any_image, parts)))
 
 
 def _leave_saddle(problem: Problem) -> Tensor:
@@ -73,7 +85,7 @@ def _leave_saddle(problem: Problem) -> Tensor:
         for factor in _LEVELS:
             level = torch.where(is_stuck, factor * size, 0).view(-1, *[1] * (x.ndim - 1))
             value = D.value(A(level.to(x) + x), y)
-            is_better = is_stuck & (value < least)
+            is_better = is_stuck & (value < least - _GAIN * least.abs())
             best = torch.where(is_better.view(level.shape), level.to(x) + x, best)
             least = torch.where(is_better, value, least)
     return best

@@ -220,9 +220,26 @@ def operator_of(y: Any, physics: Physics, domain_shape: Sequence[int] | None) ->
         except InputError:
             if not isinstance(physics, LinearPhysics):
                 raise
-            with torch.no_grad():
-                domain_shape = tuple(copy_physics(physics).A_adjoint(y).shape[1:])
+            domain_shape = _shape_of_adjoint(y, physics)
     return from_physics(physics, domain_shape)
+
+
+def _shape_of_adjoint(y: Any, physics: LinearPhysics) -> tuple[int, ...]:
+    """Return the shape ``(channel, *space)`` of the adjoint of measurements with a batch axis."""
+    reason = "its adjoint has no axes of batch, channel and space"
+    try:
+        with torch.no_grad():
+            image = copy_physics(physics).A_adjoint(y)
+        if image.ndim > 2:
+            return tuple(image.shape[1:])
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"its adjoint raised {type(error).__name__}: {error}"
+    shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+    raise InputError(
+        f"{type(physics).__name__} does not state the shape of its images, which does not follow from "
+        f"measurements of {shape} either: {reason}; give y as (batch, channel, ...) in the precision "
+        "of the physics, or it.as_operator(physics, (channel, rows, columns))"
+    )
 
 
 S = TypeVar("S", bound=Settings)

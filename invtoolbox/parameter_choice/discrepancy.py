@@ -188,7 +188,7 @@ def measure_residual(problem: Problem) -> Problem:
     """Return the problem whose data term measures its discrepancy by residuals, if it is the user's.
 
     The scale of the value of such a term is not known, but that of its residuals is the noise. It
-    is so for terms that depend on ``prediction - y`` alone, as a random change of both shows.
+    is so for terms that depend on ``prediction - y`` alone, as two random measurements show.
 
     Args:
         problem: measurements, operator and data term.
@@ -201,15 +201,35 @@ def measure_residual(problem: Problem) -> Problem:
     ]
     if overrides or term.is_quadratic or not isinstance(y, Tensor) or not is_foreign(term):
         return problem
-    with torch.no_grad():
-        generator = torch.Generator().manual_seed(0)
-        first, change = (torch.rand(y.shape, generator=generator).to(y) for _ in range(2))
-        size = y.abs().amax()
-        value = term.value(y + 0.1 * size * first, y)
-        shifted = term.value(y + size * (0.1 * first + change), y + size * change)
-    if not bool(((value - shifted).abs() <= _SAME * value.abs()).all()):
+    try:
+        with torch.no_grad():
+            (first, second), residual = _shifted_measurements(y)
+            least, value, shifted = (
+                term.value(first, first),
+                term.value(first + residual, first),
+                term.value(second + residual, second),
+            )
+    except (ArithmeticError, AssertionError, RuntimeError, ValueError):
+        return problem  # a term that refuses other measurements is no function of the residual
+    # Relative to what the residual adds, because a value may contain a large constant.
+    added = torch.where(least.isfinite(), value - least, value).abs()
+    if not bool(((value - shifted).abs() <= _SAME * added).all()):
         return problem
     return problem.with_data_term(term._replace(is_of_residual=True, measures_residual=True))
+
+
+def _shifted_measurements(y: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Return two random measurements between 0 and the values of ``y``, and a residual for both.
+
+    Predictions stay in this range too, because some terms take no others, such as the cross-entropy
+    of shares.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shares = [torch.rand(y.shape, generator=generator).to(y) for _ in range(3)]
+    real = y.abs() if y.is_complex() else y
+    low, high = real.amin().clamp_max(0), real.amax().clamp_min(0)
+    first, second = (low + 0.9 * (high - low) * share for share in shares[:2])
+    return (first, second), 0.1 * (high - low) * shares[2]
 
 
 def first_weight(objective: Objective, x: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -305,15 +305,20 @@ class MeanFieldPosterior(MomentPosterior):
 
 
 class MappedPosterior(Posterior):
-    """Posterior whose images are changed value by value: some are blanked, or left out.
+    """Posterior whose images are changed: some values are blanked, left out or averaged.
 
     Args:
         posterior: posterior of the whole batch.
-        change: function of images, and of mean and standard deviation.
+        change: linear function of images.
+        by_value: whether every value depends on one value; the standard deviation is then changed
+            in the same way, and else computed from draws.
     """
 
-    def __init__(self, posterior: Posterior, change: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self, posterior: Posterior, change: Callable[[Tensor], Tensor], by_value: bool = True
+    ) -> None:
         self.posterior, self.change, self.number = posterior, change, posterior.number
+        self.by_value = by_value
 
     @property
     def device(self) -> torch.device:
@@ -328,4 +333,4 @@ class MappedPosterior(Posterior):
 
     @property
     def std(self) -> Tensor:
-        return self.change(self.posterior.std)
+        return self.change(self.posterior.std) if self.by_value else self._moments[1]

@@ -302,9 +302,9 @@ class DPS(DeepinvSampler):
     The gradient is ``grad_{x_t} |A(denoise(x_t)) - y|^2``. Chung, Kim, Mccann, Klasky and Ye,
     "Diffusion posterior sampling for general noisy inverse problems" (ICLR 2023), on the
     variance-preserving schedule with the steps of DDPM; the draws have the bits of deepinv's. The
-    operator may be nonlinear; each step differentiates the denoiser. Mean and spread are approximate even if the
-    score is exact (benchmarks/samplers.py): the method treats the uncertain part of the denoised
-    image as known.
+    operator may be nonlinear; each step differentiates the denoiser. Mean and spread are approximate
+    even if the score is exact (benchmarks/samplers.py): the method treats the uncertain part of the
+    denoised image as known.
 
     Args:
         steps: number of diffusion steps, each an evaluation of the denoiser and its derivative.

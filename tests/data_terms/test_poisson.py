@@ -266,3 +266,6 @@ def test_a_background_above_the_counts_is_refused() -> None:
     it.Problem(dark, A, it.data_terms.Poisson(20.0))
     with pytest.raises(InputError, match=r"exceeds the measured counts of item 1, 2\.[0-9]+"):
         it.Problem(torch.cat([dark[:1], dark[1:] / 10]), A, it.data_terms.Poisson(20.0))
+    # A slice without a count is no evidence of another unit, and one measurement serves several items.
+    it.Problem(torch.cat([dark[:1], 0 * dark[1:]]), A, it.data_terms.Poisson(20.0))
+    it.Problem(dark[:1], A, it.data_terms.Poisson(torch.full((3, 1, 1, 1), 20.0)))

@@ -53,3 +53,27 @@ def test_sound_scans_and_scans_of_nothing_have_none() -> None:
     batch = it.Problem(torch.cat([Y, with_empty(0.0)]), A)
     empty = empty_views(batch)
     assert empty is not None and empty.flatten(1).sum(1).tolist() == [0, 4]
+
+
+@pytest.mark.filterwarnings("ignore:the field of view")
+def test_views_from_which_the_object_has_moved_away_were_measured() -> None:
+    """Without noise they are zeros: most views of a helix, and some of a short detector."""
+    turns = torch.arange(60) * 4 * math.pi / 60
+    helix = it.operators.ConeBeam(
+        (24, 12, 12), turns, (8, 24), 60.0, 90.0, detector_spacing=1.2, pitch=18.0
+    )
+    ball = torch.zeros(1, 1, 24, 12, 12)
+    ball[:, :, 9:15, 3:9, 3:9] = 1
+    short = it.operators.ParallelBeam(
+        (24, 24), torch.arange(90) * math.pi / 90, 20, detector_spacing=0.5
+    )
+    side = (0.1 * ((ROWS - 9) ** 2 + (COLUMNS - 20) ** 2 < 6)).float()[None, None]
+    for scan, x in ((helix, ball), (short, side)):
+        y = scan(x)
+        is_zero = (y == 0).flatten(3).all(3)
+        assert int(is_zero.sum()) > 8 and empty_views(it.Problem(y, scan)) is None
+    # A view in the middle of the others that is set to zero was not measured.
+    full = int((~is_zero[0, 0]).nonzero().median())
+    y[:, :, full] = 0
+    empty = empty_views(it.Problem(y, short))
+    assert empty is not None and empty.nonzero()[:, 2].tolist() == [full]

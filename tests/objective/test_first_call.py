@@ -6,12 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import deepinv
 import pytest
 import torch
 from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.objective.first_call import check_first_calls
+from invtoolbox.parameter_choice.discrepancy import measure_residual
 
 N, LEVEL = 16, 0.05
 ROWS, COLUMNS = torch.meshgrid(torch.arange(N), torch.arange(N), indexing="ij")
@@ -80,11 +83,51 @@ def test_least_squares_of_the_user_finds_the_weight_from_the_noise(methods: Any)
     assert float(it.metrics.psnr(own.x, ours.x, data_range=1.0)) > 30
 
 
+def test_a_prox_is_taken_next_to_a_large_constant() -> None:
+    """Rounding of the constant exceeded the decrease, and the prox was refused."""
+    own = term(
+        value=lambda self, p, y: half_square(self, p, y) * LEVEL**2 + 1e4,
+        prox=lambda self, p, y, step: prox(self, p, y, step * LEVEL**2),
+    )
+    y = torch.rand(1, 1, N, N, generator=torch.Generator().manual_seed(0))
+    for size in torch.linspace(0.02, 0.3, 100):
+        check_first_calls(it.Problem(size * y, A, own))
+
+
+def test_a_term_that_prepares_itself_is_not_called_before() -> None:
+    def prepare(self: Any, problem: it.Problem, solve: Any) -> it.data_terms.DataTerm:
+        return self._replace(level=LEVEL)
+
+    own = term(
+        value=lambda self, p, y: half_square(self, p, y) * (LEVEL / self.level) ** 2,
+        prepare=prepare,
+    )
+    solution = it.solve(it.Problem(Y, A, own), "tv", regularization=1.0, progress=False)
+    plain = it.Problem(Y, A, term(value=half_square))
+    assert torch.equal(solution.x, it.solve(plain, "tv", regularization=1.0, progress=False).x)
+
+
+def test_a_cross_entropy_of_the_user_sees_shares_only() -> None:
+    """Values above 1 made torch raise an error, on a GPU one that ends the process."""
+
+    def entropy(self: Any, p: Tensor, y: Tensor) -> Tensor:
+        assert float(y.min()) >= 0 and float(y.max()) <= 1
+        pixels = torch.nn.functional.binary_cross_entropy(p, y, reduction="none")
+        return pixels.flatten(1).sum(1)
+
+    problem = it.Problem(TRUTH, it.operators.Identity((1, N, N)), term(value=entropy))
+    assert not measure_residual(problem).data_term.measures_residual
+    solution = it.solve(
+        problem, Logits() + it.priors.Tikhonov(), regularization=1e-2, progress=False
+    )
+    assert bool((solution.x.round() == TRUTH).all())
+
+
 def test_a_misfit_that_is_no_function_of_the_residual_keeps_the_l_curve() -> None:
     def correlation(self: Any, p: Tensor, y: Tensor) -> Tensor:
         p, y = (t - t.flatten(1).mean(1).view(-1, 1, 1, 1) for t in (p, y))
         inner = (p * y).flatten(1).sum(1)
-        return 1 - inner / (p.flatten(1).norm(dim=1) * y.flatten(1).norm(dim=1) + 1e-9)
+        return 1e4 - inner / (p.flatten(1).norm(dim=1) * y.flatten(1).norm(dim=1) + 1e-9)
 
     rule = it.parameter_choice.LCurve(per_decade=2, below=1.0)
     problem = it.Problem(Y, A, term(value=correlation))
@@ -128,6 +171,49 @@ def test_a_fault_of_an_operator_is_named(operator: Any, message: str) -> None:
     """With a wrong adjoint the status was `converged`, 230 dB below the measurements."""
     with pytest.raises(InputError, match=message):
         it.reconstruct(Y, operator, progress=False)
+
+
+class Masks(Shift):
+    """Masks that differ from item to item."""
+
+    def __init__(self) -> None:
+        self.masks = torch.eye(N, dtype=torch.float64).expand(3, 1, N, N)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return self.masks * x
+
+    _adjoint = _forward
+
+
+def test_an_operator_with_values_per_item_is_solved_if_it_states_them() -> None:
+    y = Y.repeat(3, 1, 1, 1)
+    with pytest.raises(InputError, match="Masks returns 3 items for one image; .* items = 3"):
+        it.solve(it.Problem(y, Masks()), progress=False)
+    stated = type("Stated", (Masks,), {"items": 3, "parameters": lambda s: {"masks": s.masks}})
+    solution = it.solve(it.Problem(y, stated()), "tikhonov", regularization=1e-9, progress=False)
+    assert torch.allclose(solution.x, torch.eye(N).double() * y, atol=1e-6)
+
+
+class Rows(Shift):
+    """Product with a matrix in float64."""
+
+    def __init__(self) -> None:
+        self.matrix = torch.eye(N, dtype=torch.float64) * 2
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return x @ self.matrix
+
+    _adjoint = _forward
+
+
+def test_an_operator_is_called_in_the_precision_of_the_solve() -> None:
+    """The measurements are in float32, and dtype= converts them first, as do extreme values."""
+    solution = it.solve(it.Problem(Y.float(), Rows()), dtype=torch.float64, progress=False)
+    assert float((2 * solution.x - Y.float()).abs().max()) < 1e-4
+    tiny = Rows()
+    tiny.matrix = 1e-30 * tiny.matrix
+    solution = it.solve(it.Problem(1e-30 * Y.float(), tiny), progress=False)
+    assert float((2 * solution.x - Y.float()).abs().max()) < 1e-4
 
 
 def test_a_right_operator_is_solved() -> None:
@@ -201,6 +287,23 @@ def test_a_start_at_a_saddle_is_left() -> None:
     solution = it.solve(problem, it.priors.Tikhonov(), "lbfgs", regularization=1e-3, progress=False)
     assert float((solution.x[:1] - TRUTH - 0.5).abs().max()) < 0.05
     assert float((solution.x[1:] - 2 * TRUTH - 1).abs().max()) < 0.1
+
+
+def test_phase_retrieval_does_not_stay_at_zero() -> None:
+    """Its derivative is 0 at 0: the status was `converged`, and nothing was explained."""
+    draw = torch.Generator().manual_seed(0)
+    sensing = it.operators.Matrix(torch.randn(256, 64, generator=draw) / 8, (1, 8, 8))
+    x = torch.rand(1, 1, 8, 8, generator=draw)
+    physics = deepinv.physics.PhaseRetrieval(deepinv.physics.LinearPhysics(A=sensing))
+    square = it.as_operator(torch.square, sensing.range_shape)
+    for A in (
+        it.operators.PhaseRetrieval(sensing),
+        it.as_operator(physics, (1, 8, 8)),
+        square @ sensing,
+    ):
+        y = A(x)
+        solution = it.solve(it.Problem(y, A), "tikhonov", regularization=1e-6, progress=False)
+        assert float((A(solution.x) - y).norm() / y.norm()) < 0.01
 
 
 def test_a_fourier_transform_of_the_user_gets_the_weight_of_k_space() -> None:

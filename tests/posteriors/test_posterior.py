@@ -9,7 +9,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.posteriors.base import Posterior
+from invtoolbox.posteriors.base import MappedPosterior, Posterior
 
 
 def solved(weights: torch.Tensor | None = None, batch: int = 1) -> tuple[it.Solution, torch.Tensor]:
@@ -178,3 +178,13 @@ def test_coverage_is_the_share_of_pixels_within() -> None:
             posterior.interval(level)
     with pytest.raises(InputError, match="'normal' or 'quantile'"):
         posterior.interval(0.5, shape="box")  # type: ignore[arg-type]
+
+
+def test_the_deviation_of_averages_is_not_the_average_of_deviations() -> None:
+    """Means over four independent pixels have half of their deviation."""
+    fine = it.MeanFieldPosterior(torch.ones(1, 1, 8, 8), torch.full((1, 1, 8, 8), 2.0), number=4000)
+    coarse = MappedPosterior(fine, lambda x: torch.nn.functional.avg_pool2d(x, 2), by_value=False)
+    assert torch.equal(coarse.mean, torch.ones(1, 1, 4, 4))
+    assert bool((coarse.std - 1).abs().max() < 0.06)
+    cropped = MappedPosterior(fine, lambda x: x[..., 2:, :])
+    assert torch.equal(cropped.std, torch.full((1, 1, 6, 8), 2.0))

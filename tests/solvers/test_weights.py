@@ -46,3 +46,21 @@ def test_written_weights_that_are_too_large_are_named() -> None:
     assert "regularization='sure' scales them" in good.weight_choice
     wrong = it.solve(PROBLEM, 500.0 * prior, progress=False)
     assert any("times the stated noise" in note for note in wrong.notes)
+
+
+def test_a_residual_of_an_unknown_geometry_is_that_of_the_answer() -> None:
+    """The remark was computed with the geometry before the solve: 50 times the noise."""
+    angles = torch.arange(20) * torch.pi / 20
+    x = torch.zeros(1, 1, 12, 12)
+    x[..., 3:9, 4:7] = 1
+    A = it.operators.ParallelBeam((12, 12), angles, 20, detector_shift=1.0)
+    problem = it.Problem(
+        A.simulate(x, noise=0.05, seed=0),
+        it.operators.ParallelBeam((12, 12), angles, 20),
+        it.data_terms.LeastSquares(noise_std=0.05),
+        unknown={"detector_shift": None},
+    )
+    prior = 0.05 * it.priors.Tikhonov()
+    solution = it.solve(problem, prior, check=False, max_iterations=30, progress=False)
+    assert float(solution.parameters["detector_shift"]) == pytest.approx(1.0, abs=0.1)
+    assert not any("times the stated noise" in note for note in solution.notes)

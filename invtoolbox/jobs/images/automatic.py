@@ -157,7 +157,7 @@ def solve_with_defaults(
     """Solve, with the misfit and the bounds that suit the problem, and keep the simple answer.
 
     `find_smooth_noise`, `approximate_counts`, `bound_short_arc`, `continue_views`, `solve_finer` and
-    `keep_floor` decide; the first and the last three only if `regularization` is ``"auto"``, as it is by default.
+    `keep_floor` decide. The first and the last three need ``regularization="auto"``, the default.
 
     Args:
         problem: measurements, operator and data term.

@@ -10,7 +10,7 @@ even half of `benchmarks/zoo.py`, and on squares, rings, ellipses and photograph
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.held_out import (
     compare_in_norm_of_image,
     number_held,
@@ -104,11 +103,13 @@ def solve_finer(
     """
     valid = problem.without_skipping().to(device=solution.x.device, dtype=solution.x.real.dtype)
     finer = refine(valid, solution, prior)
-    if finer is None or not bool(candidates.any()):
+    if finer is None or settings.get("max_iterations") == 0 or not bool(candidates.any()):
         return solution, None
     some = {key: settings[key] for key in ("max_iterations", "tolerance") if key in settings}
     limit = settings.get("max_iterations")
     try:
+        if budget().is_spent:
+            raise OutOfTime
         fine = solve(finer, prior, solver, **some, seed=solution.seed, progress=False, check=False)
         if budget().is_spent:
             raise OutOfTime
@@ -117,14 +118,14 @@ def solve_finer(
     except OutOfTime:
         late = "the time limit left no time for a comparison with smaller pixels"
         return dataclasses.replace(solution, notes=(*solution.notes, late)), None
-    except (InputError, RuntimeError):  # such as a network that takes images of one size
-        return solution, None
+    except Exception as error:  # a prior of the user that takes images of one size raises any error
+        reason = f"smaller pixels were not compared: {str(error).partition(chr(10))[0]}"
+        return dataclasses.replace(solution, notes=(*solution.notes, reason)), None
     large_residual, small_residual = predict_views(valid, large), predict_views(finer, small)
     wins, ratio = compare_in_norm_of_image(large_residual, small_residual)
     # Residuals of large pixels are not errors of their values alone. Small pixels with the means of the
     # large ones have these values and none of the other errors.
-    pool = _pool_of(large)
-    mixed = small + F.interpolate(large - pool(small, 2), scale_factor=2, mode="nearest")
+    mixed = small + F.interpolate(large - _pool(small), scale_factor=2, mode="nearest")
     is_mean_better, _ = compare_in_norm_of_image(
         predict_views(finer, mixed), small_residual, _MEAN_ERRORS
     )
@@ -146,9 +147,9 @@ def solve_finer(
     return join(problem, parts), residual
 
 
-def _pool_of(image: Tensor) -> Callable[[Tensor, int], Tensor]:
-    """Return the function that averages blocks of the pixels of an image."""
-    return F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
+def _pool(image: Tensor) -> Tensor:
+    """Return the means over blocks of two pixels along every axis."""
+    return F.avg_pool2d(image, 2) if image.ndim == 4 else F.avg_pool3d(image, 2)
 
 
 def _reduce(
@@ -163,7 +164,7 @@ def _reduce(
         ratios: errors of the finer grid on held-out views, relative to those of the grid of the user,
             by the places of the items.
     """
-    pool, size = _pool_of(fine.x), " by ".join(map(str, fine.x.shape[2:]))
+    size = " by ".join(map(str, fine.x.shape[2:]))
     reasons = [
         f"pixels of half the size predict held-out views{'' if problem.batch == 1 else f' of item {k}'} "
         f"with {ratio:.0%} of the error: x is the mean over blocks of pixels of a solution on {size}; "
@@ -176,8 +177,8 @@ def _reduce(
     posterior = fine.posterior
     return dataclasses.replace(
         fine,
-        x=pool(fine.x, 2),
-        posterior=None if posterior is None else MappedPosterior(posterior, lambda x: pool(x, 2)),
+        x=_pool(fine.x),
+        posterior=None if posterior is None else MappedPosterior(posterior, _pool, by_value=False),
         problem=problem,
         notes=tuple(notes),
         seconds=solution.seconds + fine.seconds,

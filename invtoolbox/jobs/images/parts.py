@@ -402,7 +402,7 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> T
     """Return an array that is a setting: a kernel of a shape, a random mask, or a file's content.
 
     A kernel of several channels is refused unless they are equal. With ``normalized = true`` the
-    content of a file is divided by its sum, and next to empty borders are cropped.
+    content of a file is divided by its sum, and nearly empty borders of a kernel are cropped.
     """
     where = f"{file.path}: operator.{key}"
     if len(table) == 1 and (shape := next(iter(table))) in SHAPES:
@@ -444,7 +444,11 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> T
             f"the kernel {source.path or source.dataset} sums to {total:g}, so it blurs everything "
             "to black; give one that is positive somewhere"
         )
-    return crop_kernel((kernel / total).float())
+    kernel = (kernel / total).float()
+    operator = file.scene.operator
+    # The size of a kernel with the boundary "valid" is that of the border that was not measured.
+    is_valid = operator is not None and operator.settings.get("boundary") == "valid"
+    return kernel if is_valid or key != "kernel" else crop_kernel(kernel)
 
 
 def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:

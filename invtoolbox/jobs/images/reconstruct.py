@@ -131,15 +131,16 @@ def reconstruct(
 
 def _operator_of(obj: Any, y: Any) -> Operator:
     """Return the operator of an object; physics of deepinv may leave the shape of images to ``y``."""
-    if isinstance(y, Operator):
+    deepinv = sys.modules.get("deepinv")
+    kinds = (Operator,) if deepinv is None else (Operator, deepinv.physics.Physics)
+    if isinstance(y, kinds):
         raise InputError(
             "the arguments are exchanged: reconstruct(y, A) takes the measurements first"
         )
-    deepinv = sys.modules.get("deepinv")
-    if deepinv is not None and isinstance(obj, deepinv.physics.Physics):
+    if isinstance(obj, kinds):
         from invtoolbox.operators.deepinv_physics import operator_of
 
-        return operator_of(y, obj, None)
+        return operator_of(as_measurements(y) if _is_array(y) else y, obj, None)
     from invtoolbox.operators.adapters import as_operator
 
     return as_operator(obj)

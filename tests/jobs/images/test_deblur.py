@@ -110,6 +110,19 @@ def test_valid_boundary_gives_what_the_camera_did_not_see(run: Run, here: Path) 
     assert np.load("a.npy").shape == (1, 18, 18)
 
 
+@pytest.mark.parametrize(("boundary", "rows"), [("reflect", 16), ("valid", 28)])
+def test_a_kernel_with_empty_borders_states_what_was_not_seen(
+    run: Run, here: Path, boundary: str, rows: int
+) -> None:
+    """A crop would change the size of the picture, which has 13 - 1 pixels more than were seen."""
+    kernel = np.zeros((13, 13))
+    kernel[5:8, 5:8] = 1
+    np.save("wide.npy", kernel)
+    options = ("--kernel", "wide.npy", "--boundary", boundary, *QUICK, "--output", "a.npy")
+    assert run("deblur", "photo.png", *options).code == 0
+    assert np.load("a.npy").shape == (1, rows, rows)
+
+
 def test_a_kernel_is_scaled_to_the_sum_one(run: Run, here: Path) -> None:
     np.save("large.npy", np.full((3, 3), 7.0))
     for kernel in ("kernel.png", "large.npy"):

@@ -1,4 +1,4 @@
-"""Scans whose pixels are too coarse are solved on pixels of half the size, if held-out views are for it."""
+"""Scans whose pixels are too coarse are solved on pixels of half the size, if these predict more."""
 
 import math
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.core.interrupts import limit
 from invtoolbox.jobs.images.held_out import compare_in_norm_of_image
 from invtoolbox.operators.tomography.scan_2d import Scan
 from tests.operators.scan_helpers import turn
@@ -78,7 +79,9 @@ class OneSize(it.priors.ExplicitPrior):
     """Penalty of the squares, for images of 20 x 20 pixels."""
 
     def energy(self, x: Tensor) -> Tensor:
-        return 0.5 * x.reshape(len(x), 20, 20).square().sum((1, 2))
+        if x.shape[-1] != 20:
+            raise ValueError("images have 20 columns")
+        return 0.5 * x.square().flatten(1).sum(1)
 
     def prox(self, x: Tensor, step: Tensor) -> Tensor:
         return x / (1 + torch.as_tensor(step).reshape(-1, 1, 1, 1))
@@ -88,6 +91,14 @@ def test_a_prior_of_one_size_keeps_the_grid() -> None:
     A, y, _ = bars(0.01)
     solution = it.reconstruct(y, A, OneSize(), max_iterations=20, progress=False)
     assert solution.x.shape == (1, 1, 20, 20) and not is_finer(solution)
+    assert "smaller pixels were not compared: images have 20 columns" in solution.notes
+
+
+def test_no_time_is_left_for_smaller_pixels() -> None:
+    A, y, _ = bars(0.01)
+    with limit(1e-3):
+        solution = it.reconstruct(y, A, progress=False)
+    assert any("no time for a comparison with smaller pixels" in note for note in solution.notes)
 
 
 def test_residuals_that_are_not_finite_lose() -> None:

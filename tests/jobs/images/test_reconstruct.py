@@ -118,3 +118,19 @@ def test_devices_and_precisions_that_do_not_exist_are_named() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="the device cuda was given"):
             A.to("cuda")
+
+
+def test_physics_of_deepinv_take_arrays_and_name_what_is_missing() -> None:
+    """The adjoint was called with the array, and the error was that of deepinv."""
+    import deepinv
+
+    physics = deepinv.physics.Blur(torch.ones(1, 1, 3, 3) / 9, padding="circular")
+    y = physics.A(torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    settings: dict[str, object] = {"regularization": 0.1, "max_iterations": 3, "progress": False}
+    answers = [it.reconstruct(values, physics, **settings).x for values in (y, y.numpy())]
+    assert torch.equal(*answers)
+    for values in (y[0, 0], y[0, 0].numpy(), y.double(), y.tolist()):
+        with pytest.raises(InputError, match="Blur does not state the shape of its images"):
+            it.reconstruct(values, physics)
+    with pytest.raises(InputError, match="the arguments are exchanged"):
+        it.reconstruct(physics, y)
