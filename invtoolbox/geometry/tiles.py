@@ -80,11 +80,11 @@ class _Interval(NamedTuple):
 def _cut_axis(length: int, kernel: int, tile: int, margin: int, factor: int) -> Iterator[_Interval]:
     count, small, margin = math.ceil(length / tile), length // factor, math.ceil(margin / factor)
     ends = [(small * k // count, small * (k + 1) // count) for k in range(count)]
-    seen = [(max(0, first - margin), min(small, last + margin)) for first, last in ends]
-    if (0, small) in seen:
+    reached = [(max(0, first - margin), min(small, last + margin)) for first, last in ends]
+    if (0, small) in reached:
         # One tile that sees the whole axis needs no more memory, and spares the others.
-        ends = seen = [(0, small)]
-    for (first, last), (low, high) in zip(ends, seen):
+        ends = reached = [(0, small)]
+    for (first, last), (low, high) in zip(ends, reached):
         # With "valid", n pixels are measured by n - kernel + 1 values.
         measured = slice(low, high - kernel + 1)
         inside, inner = slice(first * factor, last * factor), (first - low, last - low)

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from invtoolbox.catalogue.presets import prior_named
-from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.fine_grid import solve_finer
 from invtoolbox.jobs.images.floor import keep_floor
-from invtoolbox.jobs.images.join import join
+from invtoolbox.jobs.images.held_out import repeat
+from invtoolbox.jobs.images.join import join, take
 from invtoolbox.jobs.images.one_material import (
     empty_level,
     is_absorption,
@@ -185,20 +185,16 @@ def solve_with_defaults(
     if not is_automatic:
         return fitted.restore(solution, posed)
 
+    limit = settings.get("max_iterations")
+
     def again(item: Problem, place: Tensor) -> Tensor:
-        weights = solution.regularization[place.to(solution.regularization.device)]
-        limits = {"max_iterations": settings.get("max_iterations"), "progress": False}
         some = None if prior is None else prior.select(place)
-        x = inner_solve(item, some, solver, weights, seed=solution.seed, **limits).x
-        if budget().is_spent:
-            raise OutOfTime
-        return x
+        return repeat(take(solution, place), some, solver, limit)(item)
 
     continued = continue_views(problem, solution, again)
     # The pixels of an object wider than the detector are no reason for its residual.
     is_same = (continued.x == solution.x).flatten(1).all(1)
     solution, residual = solve_finer(problem, continued, is_same, prior, solver, settings)
-    limit = settings.get("max_iterations")
     return fitted.restore(keep_floor(problem, solution, prior, solver, limit, residual), posed)
 
 

@@ -10,6 +10,7 @@ even half of `benchmarks/zoo.py`, and on squares, rings, ellipses and photograph
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,7 +72,7 @@ def refine(problem: Problem, solution: Solution, prior: Prior | None) -> Problem
         or needs_unit(prior)
         or is_drawn
         or solution.parameters
-        or problem.zeros()[0].numel() > _LARGEST
+        or math.prod(problem.image_shape) > _LARGEST
         or number_held(problem) < _LEAST_VIEWS
     ):
         return None

@@ -193,7 +193,7 @@ def compare_views(problem: Problem, again: Again, residual: Tensor | None = None
         return first_guess(scan.with_data_term(LeastSquares()), inverse=True)
 
     if residual is None:
-        residual = predict_views(problem, again(problem.subset(fitted)))
+        residual = predict_views(problem, solve_without_views(problem, again))
     by_simple = predict_views(problem, invert(model.subset(fitted)))
     weights = _weights_of(unseen)
     squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]

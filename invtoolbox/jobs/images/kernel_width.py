@@ -39,10 +39,10 @@ def scale_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
         return problem, ()
     changed = with_width(problem, width.factor)
     try:
-        given, other = (_ringing(problem.y0, trial.operator) for trial in (problem, changed))
+        before, after = (_ringing(problem.y0, trial.operator) for trial in (problem, changed))
     except InputError:  # the middle of the picture is constant, or has no noise level
         return problem, ()
-    if not other < given:
+    if not after < before:
         return problem, ()
     note = (
         f"{describe_width(width)}, and edges ring less in an image deblurred with it: the kernel was "
