@@ -1,6 +1,6 @@
 """Scans whose edges lie between pixels: the default answer against its grid, and against FBP.
 
-    python benchmarks/small_pixels.py [--first 100] [--count 30] [--prior tv]
+    python benchmarks/small_pixels.py [--first 100] [--count 100] [--prior tv]
 
 Objects of 28 to 71 pixels (squares, rings, photographs, ellipses) are measured on pixels of a sixth of
 the size, in 60 to 159 views, parallel or of a fan, with noise of 0.03 to 6 % of the largest line
@@ -29,7 +29,7 @@ CHOSEN_ON, REPORTED_ON = ("camera", "coins", "moon", "page"), ("brick", "cat", "
 KINDS = ("squares", "rings", "photograph", "ellipses", "image of the pixels")
 
 
-def main(first: int = 100, count: int = 30, prior: str = "tv") -> None:
+def main(first: int = 100, count: int = 100, prior: str = "tv") -> None:
     """Print errors of the default and of the grid of the image alone.
 
     Args:
