@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,7 @@ import invtoolbox as it
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.posteriors.diagnostics import effective_sample_size, split_rhat, standard_error
 from invtoolbox.posteriors.running_moments import Chain, ChainPosterior, Moments
+from invtoolbox.solving import call
 
 
 def autoregressive(correlation: float, chains: int, n: int, quantities: int = 3) -> Tensor:
@@ -156,7 +155,7 @@ def test_a_diverging_chain_is_not_told_to_go_on() -> None:
 
 
 def test_a_sampler_by_its_name_alone_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys.modules["invtoolbox.solve"], "SAMPLER_SECONDS", 0.3)
+    monkeypatch.setattr(call, "SAMPLER_SECONDS", 0.3)
     problem, prior = gaussian_problem(1000)
     solution = it.solve(problem, prior, "ula", progress=False)
     assert solution.status == ("limit",) and int(solution.iterations) < 20_000

@@ -1,0 +1,1 @@
+"""The steps of a call of `invtoolbox.solve`: its arguments, its choices, its run, its answer."""

@@ -1,0 +1,93 @@
+"""Choices before the first iteration: objective, rule for the weight, and solver."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from invtoolbox.catalogue.presets import solver_named
+from invtoolbox.errors import InputError
+from invtoolbox.objective.first_call import check_implicit
+from invtoolbox.objective.initial_guess import initial_variable
+from invtoolbox.objective.objective import Objective
+from invtoolbox.parameter_choice.base import WeightRule
+from invtoolbox.parameter_choice.search import WeightSearch
+from invtoolbox.priors.base import PriorSum
+from invtoolbox.priors.first_call import check_first_call, is_foreign
+from invtoolbox.problem import Problem
+from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers.binding import Regularization, bind_objective
+from invtoolbox.solvers.choice import check_fits, choose
+from invtoolbox.solvers.half_quadratic import HalfQuadratic
+from invtoolbox.solving.call import Call
+
+log = logging.getLogger("invtoolbox")
+
+
+def choose_parts(
+    problem: Problem,
+    priors: PriorSum,
+    call: Call,
+    solve: Callable[..., Any],
+    notes: list[str],
+) -> tuple[Objective, Regularization, WeightRule | WeightSearch | None, str, Solver, str]:
+    """Bind the objective and choose what is not given; append what a user should know to the notes.
+
+    Returns the objective, the regularization, the rule for the weight and why this rule, the solver
+    and why this solver.
+    """
+    named = solver_named(call.solver) if isinstance(call.solver, str) else call.solver
+    if named is not None and not isinstance(named, Solver):
+        got = type(named).__name__
+        if isinstance(named, type):
+            got = f"the class {named.__name__}; pass an object of it, {named.__name__}()"
+        raise InputError(f"solver must be one of it.solvers or a subclass of Solver, got {got}")
+    regularization = call.regularization
+    by_itself = isinstance(regularization, str) and regularization == "auto"
+    if named is not None and named.samples and by_itself:
+        regularization = 1.0
+    # Without a solver, half-quadratic splitting is chosen for denoisers.
+    strength = (HalfQuadratic if named is None else named).denoiser_strength
+    objective, rule, why = bind_objective(
+        problem, priors, regularization, solve, call.seed, strength
+    )
+    if call.check:
+        check_implicit(objective)
+    if named is None:
+        solver, reason = choose(objective, call.differentiate == "implicit")
+    else:
+        check_fits(named, objective)
+        if named.samples and rule is not None:
+            raise InputError(
+                f"{type(named).__name__} draws from a density, whose weight no rule can choose; give "
+                "a number as regularization, or leave it out"
+            )
+        solver, reason = named, f"{type(named).__name__} was asked for"
+    if rule is not None and not objective.terms:
+        raise InputError(
+            "a rule for the weight needs an explicit prior to weigh, and there is none"
+        )
+    if why:
+        notes.insert(0, why)
+    if not solver.reformulate(objective).has_value:
+        without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
+        notes.append(f"history holds no objective: {without!r} has no energy")
+    if remark := solver.remark(objective):
+        notes.append(remark)
+    for note in (reason, *notes):
+        log.info(note)
+    return objective, regularization, rule, why, solver, reason
+
+
+def call_priors_of_user(objective: Objective, initial: Tensor | dict[str, Tensor] | None) -> None:
+    """Refuse priors of the user that no solver can use, unless x has a form of its own.
+
+    They are called with the initial guess of the user, or with zeros.
+    """
+    if objective.layout is None:
+        for term in objective.prior.terms:
+            if is_foreign(term.prior):
+                check_first_call(term.prior, initial_variable(objective, initial, at_zero=True))
