@@ -6,6 +6,7 @@ Usage: python benchmarks/house.py; writes results/house.txt.
 from __future__ import annotations
 
 import ast
+import gc
 import importlib
 import inspect
 import io
@@ -14,6 +15,7 @@ import re
 import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,22 @@ def sources(folder: str = "") -> Iterator[tuple[Path, str]]:
         yield path.relative_to(PACKAGE), path.read_text(encoding="utf-8")
 
 
+def trees() -> tuple[tuple[Path, ast.Module], ...]:
+    """Parse every module of the package, once for all counts."""
+    return _trees(PACKAGE)
+
+
+@cache
+def _trees(package: Path) -> tuple[tuple[Path, ast.Module], ...]:
+    # The garbage collector would visit a million nodes that stay, again and again.
+    gc.disable()
+    try:
+        return tuple((path, ast.parse(text)) for path, text in sources())
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def statements(folder: str = "") -> int:
     """Count logical lines, the NEWLINE tokens of `tokenize`."""
     return sum(_tokens(text)[0] for _, text in sources(folder))
@@ -64,13 +82,12 @@ def calls_by_position() -> list[str]:
     Starred arguments do not count, nor do the functions `NAMELESS`.
     """
     places = []
-    for path, text in sources():
-        for node in ast.walk(ast.parse(text)):
+    for path, tree in trees():
+        for node in ast.walk(tree):
             if not isinstance(node, ast.Call):
                 continue
-            name = ast.unparse(node.func)
             count = sum(not isinstance(argument, ast.Starred) for argument in node.args)
-            if count >= MANY and not name.endswith(NAMELESS):
+            if count >= MANY and not (name := ast.unparse(node.func)).endswith(NAMELESS):
                 places.append(f"{path}:{node.lineno} {name}({count})")
     return places
 
@@ -78,8 +95,8 @@ def calls_by_position() -> list[str]:
 def long_functions() -> list[tuple[int, int, str]]:
     """List the functions of more than `LONG` lines: lines without the docstring, lines, place."""
     rows = []
-    for path, text in sources():
-        for node in ast.walk(ast.parse(text)):
+    for path, tree in trees():
+        for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno is not None
                 lines = node.end_lineno - node.lineno + 1
@@ -94,8 +111,8 @@ def assigned_names() -> Counter[str]:
     """Count the names that are assigned, also by loops and comprehensions."""
     return Counter(
         node.id
-        for _, text in sources()
-        for node in ast.walk(ast.parse(text))
+        for _, tree in trees()
+        for node in ast.walk(tree)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     )
 
@@ -106,12 +123,13 @@ def circles() -> list[list[str]]:
     Imports inside of functions count, those for types alone do not.
     """
     arrows: dict[str, set[str]] = {_module(path): set() for path, _ in sources()}
-    for path, text in sources():
-        tree = ast.parse(text)
+    for path, tree in trees():
         typing = {
             id(inner)
             for node in ast.walk(tree)
-            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            if isinstance(node, ast.If)
+            and isinstance(node.test, ast.Name)
+            and node.test.id == "TYPE_CHECKING"
             for inner in ast.walk(node)
         }
         for node in ast.walk(tree):

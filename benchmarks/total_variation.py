@@ -1,16 +1,16 @@
-"""Total variation on a 512x512 picture: ours, pyproximal, deepinv, scikit-image; seconds to a gap.
+"""Total variation on a 256x256 picture: ours, pyproximal, deepinv, scikit-image; seconds to a gap.
 
-    python benchmarks/total_variation.py [--threads 1] [--repeats 5]
+    python benchmarks/total_variation.py [--threads 1] [--repeats 5] [--only deblurring]
 
 Denoising, ``min 1/2 |u - y|^2 + weight |D u|_{2,1}``: isotropic, forward differences, Neumann's
 boundary, the same objective for all. Ours runs until its duality gap, ``weight (|D u| - <D u, p>)``
 at ``u = y - weight D^T p``, is 1e-4 of the primal objective there. The peers return no dual, or an
 over-relaxed one. They only need an objective within 1e-4 of the least one, which is a weaker
 condition than such a gap. Deblurring, ``min 1/2 |A u - y|^2 + weight |D u|_{2,1}`` with a periodic
-blur: no method has a feasible dual, so all need an objective within 1e-4 of the least one and an
-image within 1e-3 of the minimizer (the blur hides much from the objective). The number of
-iterations of a method is determined beforehand (to 5 %), and is not timed; the methods then take
-turns in one process.
+blur: no method has a feasible dual, so all need an objective within 1e-3 of the least one; how far
+the image is from the minimizer is printed, because the blur hides much from the objective. The
+number of iterations of a method is determined beforehand (to 5 %), and is not timed; the methods
+then take turns in one process.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.operators.finite_difference import FiniteDifference
-
-GAP = 1e-4
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,7 @@ class Task:
     y: Tensor  # (1, 1, rows, columns)
     weight: float
     operator: Any = None
+    goal: float = 1e-4  # relative excess of the objective at which a method is done
 
     def objective(self, u: Tensor) -> float:
         u = u.double().reshape(self.y.shape)
@@ -108,9 +107,8 @@ def compare(
     def good(answer: tuple[Tensor, Tensor | None]) -> bool:
         image, dual = answer
         if dual is not None and task.operator is None:
-            return task.relative_gap(dual) <= GAP
-        near = task.operator is None or _distance(image, best) < 1e-3
-        return near and task.objective(image) <= (1 + GAP) * least
+            return task.relative_gap(dual) <= task.goal
+        return task.objective(image) <= (1 + task.goal) * least
 
     iterations = {method.name: needed(method, good) for method in [*ours, *peers]}
     usable = [method for method in [*ours, *peers] if iterations[method.name] is not None]
@@ -126,10 +124,10 @@ def compare(
             if dual is not None and task.operator is None
             else f"objective {task.objective(image) / least - 1:.1e} above"
         )
+        near = verdict(distance < 1e-3, "below 1e-3") if task.operator is None else ""
         print(
             f"  {method.name:<44} {iterations[method.name]:5d} iterations "
-            f"{1e3 * times[method.name]:9.1f} ms   {judged}, minimizer off by {distance:.1e} "
-            f"{verdict(distance < 1e-3, 'below 1e-3')}"
+            f"{1e3 * times[method.name]:9.1f} ms   {judged}, minimizer off by {distance:.1e} {near}"
         )
     fastest = min((m for m in ours if m in usable), key=lambda m: times[m.name])
     for method in peers:
@@ -328,7 +326,8 @@ def peer_deblurrers(task: Task, kernel: Tensor) -> list[Method]:
 def picture() -> Tensor:
     from skimage import data
 
-    return torch.from_numpy(data.camera().astype(np.float32) / 255).view(1, 1, 512, 512)
+    camera = torch.from_numpy(data.camera().astype(np.float32) / 255).view(1, 1, 512, 512)
+    return torch.nn.functional.avg_pool2d(camera, 2)
 
 
 def main(
@@ -355,9 +354,9 @@ def main(
             )
     if only != "denoising":
         kernel = torch.ones(9, 9) / 81
-        operator = it.operators.Blur(kernel, (512, 512), boundary="periodic")
+        operator = it.operators.Blur(kernel, (256, 256), boundary="periodic")
         y = operator.simulate(clean, 0.01, seed=0)
-        task = Task(y, 1e-3, operator)
+        task = Task(y, 1e-3, operator, goal=1e-3)
         exact = it.Problem(y.double(), operator.to(torch.float64))
         best = it.solve(
             exact,

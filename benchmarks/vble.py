@@ -1,6 +1,6 @@
 """Posteriors from a compressive autoencoder: VBLE and VBLE-xz on the problems of their papers.
 
-    python benchmarks/vble.py [--part table|tune|steps|batch|print] [--pictures 1,2]
+    python benchmarks/vble.py [--part table|tune|steps|print] [--pictures 1,2]
                               [--problems g1-7.65,x2] [--methods VBLE,MAP-z] [--crop 256]
                               [--minutes 9]
 
@@ -11,9 +11,8 @@ PSNR has peak 1 and leaves out 5 pixels along the border, as the papers do. ``pr
 was not trained on any of these pictures.
 
 ``tune`` compares weights and rate scales on BSD68's last pictures, which are not part of the table;
-the table uses the values in `SETTINGS`. ``batch`` runs eight pictures as one batch and one by one.
-``steps`` compares the solver's steps with the paper's 300 of one size, whose last iterate is the
-answer. Every finished cell is kept in ``results/vble.json``, so that the table may be computed in
+the table uses the values in `SETTINGS`. ``steps`` compares the solver's steps with the paper's 300
+of one size, whose last iterate is the answer. Every finished cell is kept in ``results/vble.json``, so that the table may be computed in
 pieces: a later call skips finished cells. ``print`` writes ``results/vble.txt`` from the finished
 cells.
 
@@ -447,47 +446,14 @@ def steps(folder: Path, numbers: list[int], crop: int) -> str:
     return "\n".join(lines)
 
 
-def batch_of_eight(folder: Path, crop: int, iterations: int) -> str:
-    """Compare eight pictures as one batch with single runs: answers, and alternating times."""
-    this = case("g1-7.65", pictures(folder, list(range(1, 9)), crop), list(range(1, 9)), folder)
-    prior = it.priors.load("cae-natural", {"rate_scale": 0.35})
-
-    def run(problem: it.Problem) -> tuple[Tensor, Tensor]:
-        solution = it.solve(
-            problem, prior, VariationalLatent(number=20), max_iterations=iterations, progress=False
-        )
-        return solution.x, solution.posterior.std
-
-    def alone() -> tuple[Tensor, Tensor]:
-        parts = [run(this.problem.select(torch.tensor([k]))) for k in range(8)]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-
-    seconds: dict[str, list[float]] = {"batch": [], "alone": []}
-    answers = {}
-    for _ in range(3):
-        for name, call in (("batch", lambda: run(this.problem)), ("alone", alone)):
-            began = time.perf_counter()
-            answers[name] = call()
-            seconds[name].append(time.perf_counter() - began)
-    apart = [float((a - b).abs().max()) for a, b in zip(answers["batch"], answers["alone"])]
-    batch, lone = (float(np.median(seconds[name])) for name in ("batch", "alone"))
-    return (
-        f"{machine()}\n8 pictures {crop}x{crop}, {iterations} iterations and 20 samples: batch "
-        f"{batch:.1f} s, one by one {lone:.1f} s, ratio {batch / lone:.2f} "
-        f"{verdict(batch <= 1.05 * lone, 'not slower')}; largest difference of x {apart[0]:.2g}, "
-        f"of the standard deviation {apart[1]:.2g} {verdict(max(apart) <= 1e-6, 'equal')}"
-    )
-
-
 def main(
-    part: Literal["table", "tune", "steps", "batch", "print"] = "table",
+    part: Literal["table", "tune", "steps", "print"] = "table",
     pictures: str = "1,2,3,4,5,6,7,8,9,10",
     problems: str = ",".join(SETTINGS),
     methods: str = ",".join(METHODS),
     scales: str = "1,0.5,0.25",
     weights: str = "0.3,0.5,0.7,1",
     crop: int = 256,
-    iterations: int = 30,
     at_once: int = 5,
     minutes: float = math.inf,
     again: bool = False,
@@ -498,7 +464,6 @@ def main(
     Args:
         scales: values for --part tune
         weights: values for --part tune
-        iterations: iterations of --part batch
         minutes: time limit for starting new cells; a later call continues
     """
     options = argparse.Namespace(**locals())
@@ -508,11 +473,6 @@ def main(
     done: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
     numbers = [int(n) for n in pictures.split(",")]
     problems, methods = problems.split(","), methods.split(",")
-    if part == "batch":
-        text = batch_of_eight(folder, crop, iterations)
-        print(text)
-        write_bytes(results / "vble_batch.txt", (text + "\n").encode(), overwrite=True)
-        return
     if part == "steps":
         text = steps(folder, [66, 68], crop)
         print(text)

@@ -32,7 +32,7 @@ BUILT = ROOT / "build" / "gallery"
 
 BENCHMARKS = ROOT / "benchmarks"
 #: Results of a script whose name differs from the script's.
-RESULT_OF = {"euler_parts": "euler", "vble_batch": "vble", "vble_steps": "vble"}
+RESULT_OF = {"euler_parts": "euler", "vble_steps": "vble"}
 
 #: The scripts of the gallery, in the order of its first page.
 SCRIPTS = (

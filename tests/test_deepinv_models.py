@@ -248,7 +248,7 @@ def test_deepinvs_test_and_a_loop_over_models_rank_ours() -> None:
     x = torch.cat([pictures(), pictures().flip(2)])
     physics = dp.Inpainting((1, N, N), mask=0.6, noise_model=dp.GaussianNoise(0.05))
     loader = torch.utils.data.DataLoader(Pairs(x, physics), batch_size=2)
-    ours = it.as_reconstructor("tv", max_iterations=100)
+    ours = it.as_reconstructor("tv", regularization=5.0, max_iterations=100)
     metrics = deepinv.test(
         ours,
         loader,

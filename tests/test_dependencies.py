@@ -99,9 +99,8 @@ def names_of(node: ast.AST) -> Iterator[str]:
         yield node.module
     elif isinstance(node, ast.Call) and node.args:
         first = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
-        if ast.unparse(node.func).rpartition(".")[2] in IMPORTERS and isinstance(
-            first, ast.Constant
-        ):
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else ast.unparse(node.func)
+        if name in IMPORTERS and isinstance(first, ast.Constant):
             yield first.value
 
 
@@ -129,11 +128,9 @@ def test_the_package_imports_an_optional_package_where_it_can_be_missing() -> No
     core = set().union(*map(modules, declared()))
     optional = set().union(*map(modules, set().union(*map(declared, EXTRAS - OURS)))) - core
     for file in (ROOT / "invtoolbox").rglob("*.py"):
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-        tried = {
-            k for t in ast.walk(tree) if isinstance(t, ast.Try) for n in t.body for k in ast.walk(n)
-        }
-        plain = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        tried = {k for t in nodes if isinstance(t, ast.Try) for n in t.body for k in ast.walk(n)}
+        plain = [n for n in nodes if isinstance(n, ast.Import | ast.ImportFrom)]
         for node in set(plain) - tried:
             assert not {name.partition(".")[0] for name in names_of(node)} & optional, file
 

@@ -45,9 +45,11 @@ TV, L1, POSITIVE = it.priors.TotalVariation(), it.priors.L1(), it.priors.NonNega
     ("prior", "solver"),
     [
         (TV, PDHG()),
-        (TV, ADMM()),
+        # As over PDHG, and unrolling/test_unrolled.py differentiates these steps too.
+        pytest.param(TV, ADMM(), marks=pytest.mark.slow),
         (L1, FISTA()),
-        (L1, DouglasRachford()),
+        # The steps of this solver are differentiated in unrolling/test_unrolled.py too.
+        pytest.param(L1, DouglasRachford(), marks=pytest.mark.slow),
         (POSITIVE, PDHG()),
         pytest.param(TV + POSITIVE, ADMM(), marks=pytest.mark.slow),
     ],

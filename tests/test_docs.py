@@ -27,6 +27,8 @@ SLOW = {
     "calibration",
     "choosing_the_weight",
     "cone_beam",
+    "ct_slice",
+    "inverted_network",
     "mri",
     "deblurring",
     "gated_ct",

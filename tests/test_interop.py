@@ -215,7 +215,7 @@ def test_deepinvs_prior_in_our_solvers_is_our_prior(name: str, own: str, solver:
     A, y = blurred()
     found = [
         it.solve(
-            it.Problem(y, A), p, solver, regularization=0.02, max_iterations=15, progress=False
+            it.Problem(y, A), p, solver, regularization=0.02, max_iterations=6, progress=False
         ).x
         for p in (it.as_prior(getattr(deepinv.optim, name)()), getattr(it.priors, own)())
     ]
@@ -316,7 +316,7 @@ def test_a_denoiser_of_deepinv_stands_for_the_prox_it_computes() -> None:
     deepinv = pytest.importorskip("deepinv")
     A = it.operators.Blur(torch.ones(3, 3) / 9, (24, 24), "periodic")
     y = A.simulate(phantom(24), noise=0.05, seed=0)
-    network = deepinv.models.TVDenoiser(n_it_max=300, crit=1e-7)
+    network = deepinv.models.TVDenoiser(n_it_max=150, crit=1e-7)
 
     def denoiser(x: torch.Tensor, sigma: float) -> torch.Tensor:
         found: torch.Tensor = network(x, ths=0.02 * sigma**2)
@@ -328,7 +328,7 @@ def test_a_denoiser_of_deepinv_stands_for_the_prox_it_computes() -> None:
         it.priors.Denoiser(denoiser, sigma=1.0),
         it.solvers.ADMM(rho=0.3),
         regularization=1.0,
-        max_iterations=100,
+        max_iterations=50,
         tolerance=1e-5,
         progress=False,
     )

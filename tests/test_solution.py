@@ -95,7 +95,8 @@ def test_a_certificate_that_stalls_is_not_extrapolated() -> None:
 
 def test_explain_names_noise_weight_alternatives_and_remedies() -> None:
     tv = it.priors.TotalVariation()
-    stated = solve(blurred(0.02), tv, regularization="sure").explain()
+    rule = it.parameter_choice.SURE(points=3, sections=0)
+    stated = solve(blurred(0.02), tv, regularization=rule).explain()
     assert "Noise: the stated level of LeastSquares(noise_std=0.02)" in stated
     assert re.search(r"Compared: \d+ weights from .* to .* by sure", stated)
     assert "noise_std=" not in stated.splitlines()[-1]

@@ -55,6 +55,11 @@ SINGLE = {
 }
 #: Items that take five seconds or more, so that items are not chosen by their time alone.
 SLOW = [
+    # "ct parallel" and "ct fan" take the same path; what is special about these three is tested in
+    # operators/test_filtered_backprojection.py and jobs/images/test_truncated.py.
+    ("ct half fan", 1),
+    ("ct truncated", 1),
+    ("ct short arc", 7),
     ("super-resolution", 7),
     ("inpainting lines", 1),
     ("inpainting blocks", 7),

@@ -19,10 +19,9 @@ from invtoolbox.networks.hyperprior import (
     FactorizedDensity,
     HyperpriorNetwork,
     Residual,
-    down,
     extend,
+    hyper_transforms,
     log_box_normal_or_odd,
-    up,
 )
 
 #: Norm of a cosine's first weights. Steps of Adam all have one size and must not destroy the basis.
@@ -122,20 +121,7 @@ class CosineHyperprior(HyperpriorNetwork):
                 _conv3x3(fine, 64 * channels),
                 nn.PixelShuffle(8),
             )
-            self.hyper_analysis = nn.Sequential(
-                _conv3x3(latents, hyper),
-                nn.LeakyReLU(),
-                down(hyper, hyper),
-                nn.LeakyReLU(),
-                down(hyper, hyper),
-            )
-            self.hyper_synthesis = nn.Sequential(
-                up(hyper, hyper),
-                nn.LeakyReLU(),
-                up(hyper, hyper),
-                nn.LeakyReLU(),
-                _conv3x3(hyper, 2 * latents),
-            )
+            self.hyper_analysis, self.hyper_synthesis = hyper_transforms(latents, hyper)
             order = frequencies(latents, channels)
             self.context = ChannelContext(_groups(order), max(12, coarse), 2 * latents)
         self.density = FactorizedDensity(hyper, seed=seed)

@@ -136,20 +136,7 @@ class MeanScaleHyperprior(HyperpriorNetwork):
                 nn.LeakyReLU(),
                 up(fine // 2 or 1, channels),
             )
-            self.hyper_analysis = nn.Sequential(
-                nn.Conv2d(latents, hyper, 3, padding=1),
-                nn.LeakyReLU(),
-                down(hyper, hyper),
-                nn.LeakyReLU(),
-                down(hyper, hyper),
-            )
-            self.hyper_synthesis = nn.Sequential(
-                up(hyper, hyper),
-                nn.LeakyReLU(),
-                up(hyper, hyper),
-                nn.LeakyReLU(),
-                nn.Conv2d(hyper, 2 * latents, 3, padding=1),
-            )
+            self.hyper_analysis, self.hyper_synthesis = hyper_transforms(latents, hyper)
         self.density = FactorizedDensity(hyper, seed=seed)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -277,6 +264,28 @@ def down(into: int, out: int) -> nn.Conv2d:
 def up(into: int, out: int) -> nn.ConvTranspose2d:
     """Return a transposed convolution that doubles the resolution."""
     return nn.ConvTranspose2d(into, out, 5, stride=2, padding=2, output_padding=1)
+
+
+def hyper_transforms(latents: int, hyper: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Create the analysis of latents to hyper-latents, and the synthesis of means and deviations.
+
+    The analysis divides the sides by four, and the synthesis multiplies them by four.
+    """
+    analysis = nn.Sequential(
+        nn.Conv2d(latents, hyper, 3, padding=1),
+        nn.LeakyReLU(),
+        down(hyper, hyper),
+        nn.LeakyReLU(),
+        down(hyper, hyper),
+    )
+    synthesis = nn.Sequential(
+        up(hyper, hyper),
+        nn.LeakyReLU(),
+        up(hyper, hyper),
+        nn.LeakyReLU(),
+        nn.Conv2d(hyper, 2 * latents, 3, padding=1),
+    )
+    return analysis, synthesis
 
 
 def log_box_normal(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:

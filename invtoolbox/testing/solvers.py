@@ -246,7 +246,7 @@ def _check_converged(
             solver,
             regularization,
             initial=answer.x,
-            max_iterations=200,
+            max_iterations=60,
             tolerance=0.0,
             progress=False,
         )
@@ -260,7 +260,7 @@ def _check_converged(
             "converged items have converged",
             gain / size,
             max(100 * bound, rounding),
-            "200 iterations more improve a converged item by {figure:.1e} of the gain since the "
+            "60 iterations more improve a converged item by {figure:.1e} of the gain since the "
             "start",
         )
 

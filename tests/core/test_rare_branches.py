@@ -118,7 +118,7 @@ def test_the_host_waits_every_tenth_step() -> None:
     assert sum(few) == 10  # of the first ten steps
 
 
-def deblurred(device: str, steps: int = 25) -> Tensor:
+def deblurred(device: str, steps: int = 14) -> Tensor:
     """Return an answer of FISTA, whose prox of total variation is a loop within a step."""
     blur = it.operators.Blur(torch.ones(3, 3) / 9, (10, 10))
     y = torch.rand(2, 1, 10, 10, generator=torch.Generator().manual_seed(0))

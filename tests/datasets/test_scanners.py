@@ -333,7 +333,8 @@ def test_a_zeiss_file_takes_a_white_level(tmp_path: Path) -> None:
         "nikon",
         pytest.param("skyscan", marks=pytest.mark.slow),
         pytest.param("zeiss", marks=pytest.mark.slow),
-        "table",
+        # How a table is read is tested by its cases of the phantom above.
+        pytest.param("table", marks=pytest.mark.slow),
     ],
 )
 def test_the_command_alone_gives_a_volume_and_a_report(

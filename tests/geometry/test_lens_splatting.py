@@ -86,7 +86,7 @@ def test_derivatives_pass_through_a_lens_and_a_pinhole_lens_changes_nothing() ->
         return image, alpha
 
     free = [t.clone().requires_grad_(True) for t in (*leaves(x), views.world_to_camera)]
-    assert torch.autograd.gradcheck(render, free, eps=1e-6, atol=1e-6, rtol=1e-5)
+    assert torch.autograd.gradcheck(render, free, eps=1e-6, atol=1e-6, rtol=1e-5, fast_mode=True)
     assert GaussianRenderer(views, lens=Lens()).lenses == ()
     with pytest.raises(InputError, match="rendered by a pinhole"):
         GaussianRenderer(views, ("normal",), lens=FISHEYE)(x)

@@ -65,7 +65,8 @@ def test_more_samples_than_a_task_takes_and_every_number_of_threads() -> None:
 def test_derivatives_and_vmap_reach_the_image() -> None:
     A, B = pair((5, 4), torch.complex128)
     x = torch.randn(2, 1, 5, 4, dtype=torch.complex128, requires_grad=True)
-    assert torch.autograd.gradcheck(A, (x,)) and torch.autograd.gradgradcheck(A, (x,))
+    assert torch.autograd.gradcheck(A, (x,))
+    assert torch.autograd.gradgradcheck(A, (x,), fast_mode=True)
     many = torch.randn(3, 2, 1, 5, 4, dtype=torch.complex128)
     torch.testing.assert_close(torch.vmap(A._forward)(many), torch.stack([*map(B._forward, many)]))
     tangent = torch.func.jvp(A._forward, (x.detach(),), (many[0],))[1]

@@ -272,7 +272,7 @@ def test_findings_are_warnings_and_notes_once() -> None:
     A = parallel()
     y = parallel(detector_shift=3.0).simulate(phantom(), NOISE, seed=0)
     with pytest.warns(MeasurementWarning) as seen:
-        solution = it.reconstruct(y, A, prior="tikhonov", progress=False)
+        solution = it.reconstruct(y, A, "tikhonov", regularization=1.0, progress=False)
     assert len(seen) == 1
     assert [n for n in solution.notes if n == str(seen[0].message)] == [str(seen[0].message)]
     with warnings.catch_warnings():

@@ -113,7 +113,8 @@ def sound_scan() -> tuple[it.operators.Operator, Tensor, Tensor, it.Solution]:
     return A, x, y, it.reconstruct(y, A, repair=True, progress=False)
 
 
-@pytest.mark.parametrize("fault", ["dead", "hot", "gains"])
+# A dead cell takes the path of a hot one.
+@pytest.mark.parametrize("fault", [pytest.param("dead", marks=pytest.mark.slow), "hot", "gains"])
 def test_a_fault_does_not_decide_the_weight(fault: str) -> None:
     A, x, y, right = sound_scan()
     broken = with_fault(y, fault)

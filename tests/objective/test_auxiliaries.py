@@ -24,7 +24,7 @@ from invtoolbox.priors import (
 )
 from invtoolbox.priors.base import Term
 from invtoolbox.solve import bind
-from invtoolbox.solvers import ADMM, FISTA, PDHG, CondatVu, StochasticPDHG
+from invtoolbox.solvers import ADMM, FISTA, PDHG, CondatVu, Solver, StochasticPDHG
 from invtoolbox.testing import check_operator, check_solver
 
 TGV = TotalGeneralizedVariation()
@@ -78,19 +78,20 @@ def test_the_objective_with_auxiliaries_is_least_at_that_of_the_prior() -> None:
     )
 
 
-def test_solvers_find_what_the_prox_finds() -> None:
+# Condat and Vu's method sees the same variables as PDHG, which is the reference.
+@pytest.mark.parametrize(
+    ("solver", "steps"),
+    [(ADMM(), 120), pytest.param(CondatVu(), 500, marks=pytest.mark.slow)],
+    ids=["admm", "condat-vu"],
+)
+def test_solvers_find_what_the_prox_finds(solver: Solver, steps: int) -> None:
     problem, weight = blurred(), torch.tensor([0.01, 0.03])
     settings: dict[str, Any] = {"regularization": weight, "tolerance": 1e-4, "progress": False}
     solution = it.solve(problem, TGV, PDHG(), max_iterations=400, **settings)
     assert solution.x.shape == (2, 1, N, N)
-    for solver, steps in ((CondatVu(), 500), (ADMM(), 120)):
-        torch.testing.assert_close(
-            it.solve(problem, TGV, solver, max_iterations=steps, **settings).x,
-            solution.x,
-            rtol=0,
-            atol=5e-3,
-        )
-    direct = it.solve(problem, TGV, FISTA(), max_iterations=3, initial=solution.x, **settings)
+    ours = it.solve(problem, TGV, solver, max_iterations=steps, **settings)
+    torch.testing.assert_close(ours.x, solution.x, rtol=0, atol=5e-3)
+    direct = it.solve(problem, TGV, FISTA(), max_iterations=1, initial=solution.x, **settings)
     torch.testing.assert_close(solution.x, direct.x, rtol=0, atol=5e-3)
     # History ends with the value that the prior's own energy gives.
     last = torch.stack(
@@ -118,18 +119,23 @@ def test_stochastic_pdhg_too() -> None:
 
 
 def test_the_promises_of_a_solver_hold() -> None:
-    check_solver(PDHG(), blurred(), TGV + NonNegative(), regularization=0.01, max_iterations=400)
+    check_solver(PDHG(), blurred(), TGV + NonNegative(), regularization=0.01, max_iterations=100)
 
 
-def test_rules_for_the_weight() -> None:
+def test_the_discrepancy_principle_is_met() -> None:
     problem = blurred(0.03)
     settings: dict[str, Any] = {"max_iterations": 150, "tolerance": 1e-2, "progress": False}
     morozov = it.solve(problem, TGV, regularization="discrepancy", **settings)
     residual = (problem.operator(morozov.x) - problem.y).flatten(1).norm(dim=1)
     torch.testing.assert_close(residual, torch.full((2,), 1.01 * 0.03 * N), rtol=0.02, atol=0)
     assert "PDHG" in morozov.reason
+
+
+@pytest.mark.slow  # docs/how_do_i/which_prior_deblurs.md runs this rule with this prior
+def test_a_rule_that_compares_weights() -> None:
+    problem, rule = blurred(0.03), it.parameter_choice.SURE(points=6, sections=0)
     sure = it.solve(
-        problem, TGV, regularization=it.parameter_choice.SURE(points=6, sections=0), **settings
+        problem, TGV, regularization=rule, max_iterations=150, tolerance=1e-2, progress=False
     )
     assert bool(
         (it.metrics.psnr(sure.x, picture()) > it.metrics.psnr(problem.y, picture()) + 2).all()
@@ -152,16 +158,9 @@ def test_callbacks_and_checkpoints_see_images(tmp_path: Path) -> None:
     assert torch.equal(whole.x, resumed.x) and resumed.iterations.tolist() == [30, 30]
     # A start is an image, and a good one stays so.
     settings["tolerance"] = 1e-3
-    again = it.solve(
-        problem,
-        TGV,
-        initial=it.solve(problem, TGV, max_iterations=300, **settings).x,
-        max_iterations=300,
-        **settings,
-    )
-    torch.testing.assert_close(
-        again.x, it.solve(problem, TGV, max_iterations=300, **settings).x, rtol=0, atol=0.01
-    )
+    first = it.solve(problem, TGV, max_iterations=300, **settings)
+    again = it.solve(problem, TGV, initial=first.x, max_iterations=300, **settings)
+    torch.testing.assert_close(again.x, first.x, rtol=0, atol=0.01)
 
 
 class InfimalConvolution(ExplicitPrior):

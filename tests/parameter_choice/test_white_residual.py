@@ -104,7 +104,7 @@ def test_the_graph_of_a_scan_is_chosen_by_validation_and_sees_no_held_out_view()
 
 def test_the_graph_of_a_picture_follows_its_noise() -> None:
     graph = it.priors.GraphLaplacian(radius=1)
-    assert it.solve(blurred(), graph, progress=False).weight_search is None
+    assert it.solve(blurred(), graph, max_iterations=10, progress=False).weight_search is None
     noise = it.Problem(blurred().y, it.operators.Identity((1, N, N)))
-    search = it.solve(noise, graph, progress=False).weight_search
+    search = it.solve(noise, graph, max_iterations=10, progress=False).weight_search
     assert search is not None and search.rule == "sure"

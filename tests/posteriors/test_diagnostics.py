@@ -329,7 +329,7 @@ def test_myula_spreads_a_border_by_the_root_of_its_smoothing() -> None:
 
     for smoothing in (0.25, 0.05):
         solver = it.solvers.MYULA(
-            burn_in=300, max_iterations=2500, smoothing=smoothing, tolerance=0.0
+            burn_in=300, max_iterations=1500, smoothing=smoothing, tolerance=0.0
         )
         solution = it.solve(problem, it.priors.NonNegative(), solver, progress=False)
         assert float(solution.x.mean()) == pytest.approx(mean_of(smoothing), abs=0.02)

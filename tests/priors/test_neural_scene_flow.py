@@ -242,6 +242,7 @@ RUN = """
 """
 
 
+@pytest.mark.slow  # tests/test_solve.py kills and resumes the same loop, with Adam
 def test_killed_and_resumed_is_bitwise_undisturbed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

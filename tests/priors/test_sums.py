@@ -52,7 +52,11 @@ def reference(prior: Prior) -> Tensor:
     return x
 
 
-@pytest.mark.parametrize("name", SUMS)
+# The coupled variation is another term of the same sum.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(k, marks=pytest.mark.slow if "coupled" in k else ()) for k in SUMS],
+)
 def test_every_solver_finds_the_same_minimizer(name: str) -> None:
     prior = SUMS[name]
     expected = reference(prior)

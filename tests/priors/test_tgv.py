@@ -73,9 +73,12 @@ def test_jumps_and_bends_have_their_price() -> None:
 @pytest.mark.parametrize(
     ("shape", "settings"),
     [
-        ((2, 2, 4, 5), {"ratio": 0.7, "coupled": True}),
-        ((2, 1, 3, 3, 4), {"spacing": (2.0, 1.0, 1.0)}),
-        ((2, 1, 10), {"tolerance": 3e-3, "max_iterations": 300}),
+        ((2, 2, 3, 4), {"ratio": 0.7, "coupled": True}),
+        # The prox of three axes and of one is compared with long runs below.
+        pytest.param((2, 1, 3, 3, 4), {"spacing": (2.0, 1.0, 1.0)}, marks=pytest.mark.slow),
+        pytest.param(
+            (2, 1, 10), {"tolerance": 3e-3, "max_iterations": 300}, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_keeps_the_contracts(shape: tuple[int, ...], settings: dict[str, object]) -> None:
@@ -120,17 +123,17 @@ def test_batch_equals_items_bitwise() -> None:
 
 
 def test_the_gap_bounds_the_error() -> None:
-    x = slopes_and_edges(16).double() + 0.1 * drawn(1, 1, 16, 16)
-    near, finest = TotalGeneralizedVariation(tolerance=2e-5, max_iterations=20000).prox_with_gap(
+    x = slopes_and_edges(12).double() + 0.1 * drawn(1, 1, 12, 12)
+    near, finest = TotalGeneralizedVariation(tolerance=5e-5, max_iterations=20000).prox_with_gap(
         x, 0.2
     )
-    assert float(finest) <= 2e-5
+    assert float(finest) <= 5e-5
     for tolerance in (1e-2, 1e-3, 1e-4):
         prior = TotalGeneralizedVariation(tolerance=tolerance)
         u, gap = prior.prox_with_gap(x, 0.2)
         value = float(prior.energy(u) + (u - x).square().sum() / 0.4)
         assert float(gap) <= tolerance and float((u - near).norm()) <= (2 * 0.2 * value) ** 0.5 * (
-            float(gap) ** 0.5 + 2e-5**0.5
+            float(gap) ** 0.5 + 5e-5**0.5
         )
 
 

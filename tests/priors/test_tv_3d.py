@@ -19,9 +19,16 @@ def volume(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("isotropic", [True, False])
-@pytest.mark.parametrize("coupled", [True, False])
-@pytest.mark.parametrize("bounds", [{}, {"lower": 0.0}])
+# Every pair of two settings occurs.
+@pytest.mark.parametrize(
+    ("isotropic", "coupled", "bounds"),
+    [
+        (True, True, {}),
+        (False, False, {}),
+        (True, False, {"lower": 0.0}),
+        (False, True, {"lower": 0.0}),
+    ],
+)
 def test_keeps_the_contracts(isotropic: bool, coupled: bool, bounds: dict[str, float]) -> None:
     prior = TotalVariation(
         isotropic, coupled=coupled, tolerance=1e-7, max_iterations=20000, spacing=SPACING, **bounds

@@ -149,7 +149,7 @@ def test_everything_metal_and_wrong_thresholds_get_one_sentence() -> None:
 
 def test_a_fit_leaves_the_rays_out_and_keeps_the_metal() -> None:
     y, A, truth, metal = scan(*STEEL)
-    settings = {"regularization": 0.1, "max_iterations": 100, "progress": False, "repair": False}
+    settings = {"regularization": 0.1, "max_iterations": 60, "progress": False, "repair": False}
     with pytest.warns(it.MeasurementWarning, match="it.reconstruct.*metal=True"):
         plain = it.reconstruct(y, A, "tv,nonnegative", **settings)
     solution = it.reconstruct(y, A, "tv,nonnegative", metal=True, **settings)

@@ -220,7 +220,8 @@ def test_the_first_steps_are_no_estimate_of_the_distance() -> None:
     assert float(travel.update(x, 4).update(x, 8).distance(x, 9)) == float(x.norm())
 
 
-@pytest.mark.parametrize("background", [0.0, 1.0, 10.0])
+# A background between the two others is no case of its own.
+@pytest.mark.parametrize("background", [0.0, pytest.param(1.0, marks=pytest.mark.slow), 10.0])
 def test_counts_end_at_a_finite_optimum(background: float) -> None:
     x = torch.zeros(2, 1, 16, 16)
     x[:, :, 4:10, 5:12] = torch.tensor([20.0, 3.0])[:, None, None, None]
@@ -232,7 +233,7 @@ def test_counts_end_at_a_finite_optimum(background: float) -> None:
     prior, settings = it.priors.TotalVariation(), {"regularization": 0.1, "progress": False}
     quick = it.solve(problem, prior, PDHG(2000), **settings)
     assert quick.status == ("converged", "converged")
-    best = it.solve(problem, prior, PDHG(3000, 1e-5), **settings)
+    best = it.solve(problem, prior, PDHG(3000, 1e-4), **settings)
     values = [
         problem.data_term.value(blur(s.x), y) + 0.1 * prior.energy(s.x) for s in (quick, best)
     ]

@@ -26,7 +26,7 @@ def objective(problem: it.Problem, prior: it.priors.PriorSum, x: Tensor) -> Tens
 def test_several_priors_agree_with_fista_and_with_pdhg() -> None:
     problem = blurred()
     prior = 30.0 * it.priors.TotalVariation() + it.priors.Box(0.0, 0.9)
-    ours = it.solve(problem, prior, CondatVu(max_iterations=5000), tolerance=1e-4)
+    ours = it.solve(problem, prior, CondatVu(max_iterations=5000), tolerance=3e-4)
     assert (
         ours.status == ("converged",) * 2
         and float(ours.x.min()) >= 0
@@ -35,7 +35,7 @@ def test_several_priors_agree_with_fista_and_with_pdhg() -> None:
     bounded = 30.0 * it.priors.TotalVariation(lower=0.0, upper=0.9, tolerance=1e-6)
     for theirs in (
         it.solve(problem, bounded, FISTA(max_iterations=3000), tolerance=1e-4),
-        it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=1e-4),
+        it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=3e-4),
     ):
         torch.testing.assert_close(
             objective(problem, prior, ours.x),

@@ -30,18 +30,30 @@ def test_lasso_with_an_orthogonal_operator() -> None:
     assert bool((solution.x == 0).any())  # the answer is on the side of the prior
 
 
-@pytest.mark.parametrize("boundary", ["periodic", "reflect"])
+# The prox of total variation does not depend on the boundary of the blur.
 @pytest.mark.parametrize(
-    "prior",
-    [it.priors.L1(), it.priors.TotalVariation(tolerance=1e-6), it.priors.Box(0.0, 0.9)],
+    ("prior", "boundary"),
+    [
+        pytest.param(
+            prior,
+            boundary,
+            marks=pytest.mark.slow if (name, boundary) == ("tv", "periodic") else (),
+        )
+        for name, prior in {
+            "l1": it.priors.L1(),
+            "tv": it.priors.TotalVariation(tolerance=1e-5),
+            "box": it.priors.Box(0.0, 0.9),
+        }.items()
+        for boundary in ("periodic", "reflect")
+    ],
     ids=str,
 )
-def test_agrees_with_fista(boundary: str, prior: it.priors.ExplicitPrior) -> None:
+def test_agrees_with_fista(prior: it.priors.ExplicitPrior, boundary: str) -> None:
     problem, weight = blurred(boundary), torch.tensor([30.0, 100.0])
     values = []
     for solver in (
-        FISTA(max_iterations=3000, tolerance=1e-5),
-        DouglasRachford(max_iterations=3000, tolerance=1e-4),
+        FISTA(max_iterations=3000, tolerance=1e-4),
+        DouglasRachford(max_iterations=3000, tolerance=1e-3),
     ):
         solution = it.solve(problem, prior, solver, regularization=weight)
         assert solution.status == ("converged",) * 2
@@ -59,10 +71,10 @@ def test_counts_behind_the_identity() -> None:
         it.data_terms.Poisson(),
     )
     ours = it.solve(
-        problem, it.priors.TotalVariation(tolerance=1e-6), DouglasRachford(), 0.5, tolerance=1e-4
+        problem, it.priors.TotalVariation(tolerance=1e-5), DouglasRachford(), 0.5, tolerance=1e-3
     )
     theirs = it.solve(
-        problem, it.priors.TotalVariation(), PDHG(max_iterations=5000), 0.5, tolerance=1e-5
+        problem, it.priors.TotalVariation(), PDHG(max_iterations=5000), 0.5, tolerance=1e-4
     )
     torch.testing.assert_close(ours.x, theirs.x, atol=0.05, rtol=0)
 

@@ -39,7 +39,7 @@ def test_a_gaussian_is_drawn_exactly() -> None:
     prior = it.priors.Tikhonov(reference=torch.full((1, 1, 1, 5), 0.5))
     exact = it.solve(problem, prior, regularization=4.0, progress=False)
     solver = it.solvers.Gibbs(
-        fixed_weight=4.0, max_iterations=1200, burn_in=10, tolerance=1e-9, inner_iterations=7
+        fixed_weight=4.0, max_iterations=900, burn_in=10, tolerance=1e-9, inner_iterations=7
     )
     drawn = it.solve(problem, prior, solver, progress=False)
     assert exact.posterior is not None and drawn.posterior is not None
@@ -73,7 +73,7 @@ def test_noise_level_and_weight_of_a_walk() -> None:
     y = steps.cumsum(-1) + 2 * noise + 100 * (1 - weights)
     term = it.data_terms.LeastSquares(weights=weights)
     problem = it.Problem(y, it.operators.Identity((1, 400)), term)
-    solver = it.solvers.Gibbs(burn_in=100, max_iterations=700)
+    solver = it.solvers.Gibbs(burn_in=100, max_iterations=500)
     with independent_items():
         solution = it.solve(problem, it.priors.Tikhonov("gradient"), solver, progress=False)
     posterior: Any = solution.posterior

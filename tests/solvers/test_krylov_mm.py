@@ -287,7 +287,7 @@ def scan(batch: int, dtype: torch.dtype = torch.float32) -> tuple[it.Problem, Te
     "prior",
     [
         GraphLaplacian(first="fbp"),
-        GraphLaplacian(first="tv"),
+        pytest.param(GraphLaplacian(first="tv"), marks=pytest.mark.slow),  # as over "fbp"
         it.priors.TotalVariation(),
         it.priors.Tikhonov(),
     ],
@@ -338,7 +338,7 @@ def test_a_target_out_of_reach_ends_all_the_same() -> None:
 
 def test_an_item_gives_the_same_alone_permuted_and_twice() -> None:
     problem, _ = scan(3)
-    prior = GraphLaplacian(first="tv")
+    prior = GraphLaplacian(first="fbp")
 
     def run(p: it.Problem) -> Tensor:
         x: Tensor = it.solve(
@@ -439,7 +439,8 @@ def test_settings_are_not_changed_by_a_run() -> None:
     [
         (GraphLaplacian(first="fbp"), 1e6),
         (it.priors.TotalVariation(), 30.0),
-        (it.priors.Tikhonov(), 30.0),
+        # A quadratic prior takes the path of total variation, with weights of 1.
+        pytest.param(it.priors.Tikhonov(), 30.0, marks=pytest.mark.slow),
     ],
     ids=repr,
 )

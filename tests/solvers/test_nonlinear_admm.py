@@ -97,7 +97,7 @@ def test_contract() -> None:
         problem(cube=0.3),
         TV + it.priors.NonNegative(),
         iterations=6,
-        max_iterations=40,
+        max_iterations=20,
     ).ok
 
 

@@ -140,8 +140,8 @@ def test_a_misfit_without_a_prox_enters_by_its_gradient() -> None:
     problem, _ = blurred()
     prior = 0.8 * it.priors.TotalVariation() + it.priors.NonNegative()
     hidden = it.Problem(problem.y, problem.operator, NoProx(noise_std=0.02))
-    with_gradient = it.solve(hidden, prior, PDHG(max_iterations=5000), tolerance=1e-4)
-    with_prox = it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=1e-4)
+    with_gradient = it.solve(hidden, prior, PDHG(max_iterations=5000), tolerance=3e-4)
+    with_prox = it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=3e-4)
     assert with_gradient.status == ("converged",) * 2
     torch.testing.assert_close(
         objective(problem, prior, with_gradient.x),
@@ -267,7 +267,7 @@ def test_the_certificate_bounds_the_distance_to_optimality() -> None:
     problem, _ = blurred()
     prior = 0.8 * it.priors.TotalVariation()
     best = objective(
-        problem, prior, it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=1e-5).x
+        problem, prior, it.solve(problem, prior, PDHG(max_iterations=5000), tolerance=1e-4).x
     )
     gaps = []
     for tolerance in (1e-1, 1e-2, 1e-3):

@@ -44,7 +44,7 @@ def objective(problem: it.Problem, prior: it.priors.PriorSum, x: Tensor) -> Tens
 )
 def test_agrees_with_pdhg(problem: it.Problem, weight: float) -> None:
     prior = weight * it.priors.TotalVariation() + it.priors.NonNegative()
-    theirs = it.solve(problem, prior, PDHG(), max_iterations=2000, tolerance=1e-4).x
+    theirs = it.solve(problem, prior, PDHG(), max_iterations=2000, tolerance=1e-3).x
     ours = it.solve(problem, prior, StochasticPDHG(subset_size=5), tolerance=1e-3)
     assert ours.status == ("converged",) * 2 and float(ours.x.min()) >= 0
     torch.testing.assert_close(
@@ -127,13 +127,13 @@ def test_another_seed_is_another_run_to_the_same_answer() -> None:
     ]
     assert torch.equal(early[0], early[1]) and not torch.equal(early[0], early[2])
     late = [
-        it.solve(problem, prior, StochasticPDHG(subset_size=5), tolerance=1e-3, seed=seed).x
+        it.solve(problem, prior, StochasticPDHG(subset_size=5), tolerance=3e-3, seed=seed).x
         for seed in (0, 1)
     ]
     torch.testing.assert_close(
         objective(problem, prior.as_sum(), late[0]),
         objective(problem, prior.as_sum(), late[1]),
-        rtol=1e-3,
+        rtol=3e-3,
         atol=0,
     )
 

@@ -142,7 +142,7 @@ def _problem() -> it.Problem:
         (BatchNorm, "item by item", "belong to each item"),
         (WarmStart, "twice", "keep nothing between calls"),
         (WritesSettings, "settings are kept", "its own settings"),
-        (StepLengthCertificate, "converged items have converged", "200 iterations more"),
+        (StepLengthCertificate, "converged items have converged", "60 iterations more"),
         (Ascent, "objective goes down", "above the objective of the start"),
         (WritesMeasurements, "problem and prior are kept", "writes into 0.y"),
         (Unordered, "permuted batch", "permuted"),

@@ -43,14 +43,14 @@ def test_a_slice_ends_where_its_motion_is_clear() -> None:
 
 def test_the_flow_of_a_recording_is_that_of_its_slice() -> None:
     recording = long_recording()
-    found = it.event_flow(recording.events, recording.intrinsics, iterations=30)
+    found = it.event_flow(recording.events, recording.intrinsics, iterations=15)
     used = len(found.slices[0])
     assert used < len(recording.events) and "first" in found.notes[0]
     flow = found.at_events()
     assert flow.shape == recording.flow.shape
     wrong = (flow[:used] - recording.flow[:used]).norm(dim=1).mean()
     assert float(wrong / recording.flow[:used].norm(dim=1).mean()) < 0.12
-    alone = it.event_flow(found.slices[0], recording.intrinsics, iterations=30)
+    alone = it.event_flow(found.slices[0], recording.intrinsics, iterations=15)
     assert torch.equal(alone.flow, found.flow)
 
 

@@ -70,7 +70,8 @@ def content(study: FlowStudy) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(study.folder.glob("*.npz"))}
 
 
-@pytest.mark.parametrize("latency", [0, 1, 2])
+# The latency between the two others is the same code.
+@pytest.mark.parametrize("latency", [0, pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_stream_is_the_batch_over_the_same_windows_bit_for_bit(
     street: list[Sweep], tmp_path: Path, latency: int
 ) -> None:

@@ -151,7 +151,7 @@ def test_inpaint_fills_white_pixels_and_keeps_the_others(run: Run, photos: Path)
     mask = np.zeros((40, 48), np.uint8)
     mask[10:14, 8:30] = 255
     Image.fromarray(mask).save("mask.png")
-    words = ("inpaint", "photos/color.png", "--mask", "mask.png")
+    words = ("inpaint", "photos/color.png", "--mask", "mask.png", *QUICK)
     assert run(*words, "--output", "filled.png", "--quiet").code == 0
     before, after = read("photos/color.png"), read("filled.png")
     known = torch.as_tensor(mask == 0)
@@ -160,7 +160,7 @@ def test_inpaint_fills_white_pixels_and_keeps_the_others(run: Run, photos: Path)
 
     with Image.open("photos/color.png") as picture:
         Image.fromarray(np.dstack([np.asarray(picture), 255 - mask])).save("cut.png")
-    assert run("inpaint", "cut.png", "--quiet").code == 0
+    assert run("inpaint", "cut.png", *QUICK, "--quiet").code == 0
     with Image.open("cut_inpainted.png") as picture:
         assert picture.mode == "RGBA" and np.asarray(picture)[..., 3].min() == 255
     assert torch.equal(read("cut_inpainted.png"), after)

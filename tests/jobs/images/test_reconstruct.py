@@ -57,8 +57,8 @@ def test_a_scan_in_a_batch_with_a_faulty_one_is_solved_as_alone() -> None:
     x[..., 8:22, 10:24] = 0.1
     y = A.simulate(x, 0.01, seed=0)
     y[1, 0, :, 20] = 0.0
-    together = it.reconstruct(y, A, repair=True, progress=False)
-    alone = [it.reconstruct(item[None], A, repair=True, progress=False) for item in y]
+    together = it.reconstruct(y, A, "tikhonov", repair=True, progress=False)
+    alone = [it.reconstruct(item[None], A, "tikhonov", repair=True, progress=False) for item in y]
     assert not any("repaired" in note for note in alone[0].notes)
     assert any("repaired" in note for note in alone[1].notes)
     for k in range(2):

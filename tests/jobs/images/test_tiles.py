@@ -9,7 +9,7 @@ import invtoolbox as it
 from invtoolbox.geometry.tiles import cut
 from invtoolbox.jobs.images.tiles import deblur_in_tiles
 
-STRICT = {"solver": "admm", "regularization": 0.01, "tolerance": 1e-4, "progress": False}
+STRICT = {"solver": "admm", "regularization": 0.01, "tolerance": 2e-4, "progress": False}
 
 
 @pytest.mark.parametrize("boundary", ["reflect", "valid"])
@@ -40,7 +40,9 @@ def test_one_weight_is_chosen_for_all_tiles() -> None:
     truth = it.datasets.photograph("camera")[..., ::16, ::16].contiguous()
     A = it.operators.Blur(torch.ones(3, 3) / 9, (32, 32))
     y = A.simulate(truth, noise=0.03, seed=0)
-    solution = deblur_in_tiles(y, A, noise_std=0.03, tile=16, margin=8, progress=False)
+    solution = deblur_in_tiles(
+        y, A, noise_std=0.03, tile=16, margin=8, max_iterations=100, progress=False
+    )
     assert "median of 3 tiles" in solution.notes[1]
     assert float(it.metrics.psnr(solution.x, truth)) > float(it.metrics.psnr(y, truth)) + 1
 

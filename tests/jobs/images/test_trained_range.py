@@ -90,10 +90,11 @@ def test_auto_compares_the_priors_of_ct_slices() -> None:
 
 def test_a_scan_in_hounsfield_units_is_no_scan_of_the_wrong_sign() -> None:
     y = measure("HU")
-    solution = it.reconstruct(y, scan(), prior="tv", progress=False, max_iterations=20)
+    settings = {"prior": "tv", "regularization": 0.1, "max_iterations": 2, "progress": False}
+    solution = it.reconstruct(y, scan(), **settings)
     assert any("Hounsfield" in note for note in solution.notes)
     with pytest.warns(it.MeasurementWarning, match="not negated"):
-        it.reconstruct(-measure("1/mm"), scan(), prior="tv", progress=False, max_iterations=2)
+        it.reconstruct(-measure("1/mm"), scan(), **settings)
 
 
 def test_a_card_without_sizes_of_pixels_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -47,18 +48,15 @@ def error(x: Tensor, truth: Tensor) -> float:
 def test_the_level_of_an_object_wider_than_the_detector_is_found() -> None:
     truth = body()
     A, y = scan(truth)
-    solution = it.reconstruct(y, A, prior="tv", progress=False)
+    settings: dict[str, Any] = {"max_iterations": 300, "progress": False}
+    solution = it.reconstruct(y, A, prior="tv", **settings)
+    weight = solution.regularization
     alone = it.solve(
-        it.Problem(y, A),
-        it.priors.TotalVariation(),
-        regularization=solution.regularization,
-        progress=False,
+        it.Problem(y, A), it.priors.TotalVariation(), regularization=weight, **settings
     )
     assert any("continued by a guess" in note for note in solution.notes)
     assert error(solution.x, truth) < 0.5 * error(alone.x, truth)
-    written = it.reconstruct(
-        y, A, prior="tv", regularization=solution.regularization, progress=False
-    )
+    written = it.reconstruct(y, A, prior="tv", regularization=weight, **settings)
     assert torch.equal(written.x, alone.x)
 
 
@@ -79,11 +77,12 @@ def test_a_guess_that_no_image_explains_is_not_believed() -> None:
 def test_items_are_continued_alone_as_in_company() -> None:
     A, y = scan(body())
     small = A.simulate(0.02 * (torch.hypot(X, Y) < 0.4)[None, None], 0.01, seed=1)
-    both = it.reconstruct(torch.cat([y, small]), A, prior="tikhonov", progress=False)
+    settings: dict[str, Any] = {"prior": "tikhonov", "max_iterations": 40, "progress": False}
+    both = it.reconstruct(torch.cat([y, small]), A, **settings)
     assert any("object of item 0 is wider" in note for note in both.notes)
     assert not any("object of item 1 is wider" in note for note in both.notes)
     for k, views in enumerate((y, small)):
-        single = it.reconstruct(views, A, prior="tikhonov", progress=False)
+        single = it.reconstruct(views, A, **settings)
         assert torch.equal(single.x, both.x[k : k + 1])
 
 

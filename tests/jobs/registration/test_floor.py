@@ -79,7 +79,7 @@ def test_a_note_names_its_pair_and_pairs_stay_apart() -> None:
 
 
 def test_equal_images_need_no_note() -> None:
-    motion = it.register(textured(size=32), textured(size=32))
+    motion = it.register(textured(size=32), textured(size=32), max_iterations=5)
     assert not motion.displacement.any() and not motion.notes
 
 
