@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Generator, Tensor
@@ -33,6 +33,9 @@ _LEAST_SHARE = 1e-3
 _INNER = 30
 #: Number of steps that restore an image to start from.
 _RESTORING = 10
+#: Settings of a sampler by its name alone: levels from above the error of a restored image. They
+#: were chosen on pictures that no results file reports (benchmarks/diffusion_prior.py).
+_QUICK: dict[str, Any] = {"levels": (0.2, 0.01), "begin": "restored"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class AnnealedSampler(DiffusionSampler):
     begin: Literal["grey", "restored"] = "grey"
 
     linear_only: ClassVar[bool] = True
+    quick: ClassVar[dict[str, Any]] = {**_QUICK, "steps": 20}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -270,6 +274,8 @@ class PiGDM(GuidedSampler):
 
     fresh: float = 1.0
 
+    quick: ClassVar[dict[str, Any]] = {**_QUICK, "steps": 10, "inner": 3}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "[0, 1]", "fresh")
@@ -314,6 +320,8 @@ class EDM(GuidedSampler):
 
     steps: int = 40
     churn: float = 0.0
+
+    quick: ClassVar[dict[str, Any]] = {**_QUICK, "steps": 5, "inner": 3}
 
     def __post_init__(self) -> None:
         super().__post_init__()
