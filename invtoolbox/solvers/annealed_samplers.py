@@ -152,7 +152,8 @@ class DAPS(AnnealedSampler):
 
     The paper takes the end of the probability flow for m, and r equal to the noise level. Here m is
     the posterior mean, the denoiser's own answer, and ``r^2 = level^2 tr(J) / n`` the mean of its variance by Tweedie's
-    formula, J the denoiser's Jacobian, with one probe per image (benchmarks/samplers.py).
+    formula, J the denoiser's Jacobian, with one probe per image (benchmarks/samplers.py). On
+    photographs its draws are below total variation (benchmarks/samplers_by_name.py).
 
     >>> import torch, invtoolbox as it
     >>> problem = it.Problem(
@@ -166,6 +167,8 @@ class DAPS(AnnealedSampler):
     >>> [round(float(v.mean()), 2) for v in (solution.x, solution.posterior.std)]  # 0.5, 0.071
     [0.5, 0.07]
     """
+
+    mark: ClassVar[str] = "by its name alone below total variation on photographs"
 
     def refine(
         self, objective: Objective, x: Tensor, level: float, following: float, noise: Noise

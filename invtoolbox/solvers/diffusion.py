@@ -320,7 +320,8 @@ class DPS(DeepinvSampler):
     variance-preserving schedule with the steps of DDPM; the draws have the bits of deepinv's. The
     operator may be nonlinear; each step differentiates the denoiser. Mean and spread are approximate
     even if the score is exact (benchmarks/samplers.py): the method treats the uncertain part of the
-    denoised image as known.
+    denoised image as known. With a network and a limited time it is below total variation on
+    photographs (benchmarks/samplers_by_name.py).
 
     Args:
         steps: number of diffusion steps, each an evaluation of the denoiser and its derivative.
@@ -351,6 +352,7 @@ class DPS(DeepinvSampler):
 
     normalizes: ClassVar[bool] = True
     quick: ClassVar[dict[str, Any]] = {"steps": 100}
+    mark: ClassVar[str] = "by its name alone below total variation on photographs"
 
     def __post_init__(self) -> None:
         super().__post_init__()
