@@ -255,6 +255,8 @@ def test_a_prior_of_deepinv_without_an_equal_stays_deepinvs() -> None:
 
     for theirs in (Mine(), deepinv.optim.L12Prior(), deepinv.optim.TVL1Prior()):
         assert "DeepinvPrior" in repr(it.as_prior(theirs))
+    with pytest.raises(InputError, match=r"the class TVPrior; pass TVPrior\(\)"):
+        it.as_prior(deepinv.optim.TVPrior)
 
 
 def test_deepinvs_priors_keep_our_contracts() -> None:

@@ -63,6 +63,10 @@ def as_prior(obj: Any, sigma: float | None = None, *, role: Role = "denoiser") -
             if type(obj) is not optim.PnP:
                 return equal_prior(obj) or DeepinvPrior(obj, sigma)
             obj = obj.denoiser
+    if isinstance(obj, type):
+        raise InputError(
+            f"as_prior takes an object, got the class {obj.__name__}; pass {obj.__name__}()"
+        )
     if not callable(obj):
         raise InputError(
             "as_prior takes a prior or denoiser of deepinv, a torch.nn.Module or a function, got "

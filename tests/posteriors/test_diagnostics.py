@@ -204,6 +204,9 @@ def test_chains_of_a_norm_without_a_weight_take_that_of_the_minimizer() -> None:
     minimizer = it.solve(problem, prior, progress=False)
     assert torch.equal(solution.regularization, 1.5 * minimizer.regularization)
     assert any("starts at the minimizer" in note for note in solution.notes)
+    told = it.solve(problem, prior, solver, initial=problem.y, **limits)
+    assert torch.equal(told.regularization, solution.regularization)
+    assert not any("starts at the minimizer" in note for note in told.notes)
     # A weight of the user, and a density that has a scale of its own, are taken as they are.
     for chosen, weight in ((2.0 * prior, "auto"), (prior, 1.0)):
         kept = it.solve(problem, chosen, solver, weight, **limits)
