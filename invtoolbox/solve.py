@@ -766,19 +766,16 @@ def _minimize_first(problem: Problem, priors: PriorSum, call: Call, notes: list[
         return call  # a sampler takes no rule, which is refused with the solver
     check_fits(solver, bind(problem, priors, 1.0, call.seed)[0])  # before anything costs
     answer = inner_solve(problem, priors, seed=call.seed, progress=False)
-    draws = "draws"
-    if call.initial is None:
-        draws, call = (
-            "starts at the minimizer and draws",
-            dataclasses.replace(call, initial=answer.x),
-        )
+    starts = "starts at the minimizer and " if call.initial is None else ""
+    if starts:
+        call = dataclasses.replace(call, initial=answer.x)
     if not needs_weight:
         return call
     weight = _HEAVIER * answer.regularization
     values = ", ".join(f"{value:.3g}" for value in weight.tolist())
     notes.append(
-        f"{type(solver).__name__} {draws} from exp(-D - w R) with {_HEAVIER} times the weight of the "
-        f"minimizer, w = {values}; regularization= a number takes another density"
+        f"{type(solver).__name__} {starts}draws from exp(-D - w R) with {_HEAVIER} times the weight "
+        f"of the minimizer, w = {values}; regularization= a number takes another density"
     )
     return dataclasses.replace(call, regularization=weight)
 
