@@ -148,7 +148,8 @@ def solve(
             principle with the noise level of the data term, or with a noise level estimated from
             the data; if neither is available, the L-curve. All rules but ``"discrepancy"`` first
             solve with several weights (for at most half of ``time_limit``); callbacks and history
-            belong to the last solve.
+            belong to the last solve. For samplers it is 1, or 1.5 times the weight of the minimizer
+            if the prior is a norm or a square without a scale of its own, with a note.
         initial: initial guess: images ``(batch or 1, channel, *space)``, or parameters of the
             implicit prior.
         max_iterations: largest number of iterations; None for the setting of the solver. Weight and
@@ -162,7 +163,8 @@ def solve(
             half of the time, and so does a search for the weight of what is left; a search without
             any answer leaves a weight from the size of the noise. A sampler that is given by its
             name alone, without ``max_iterations``, ``tolerance`` and ``checkpoint``, ends after
-            150 s, with a note.
+            150 s, with a note; it takes fewer steps per draw (`Solver.alone`), and a chain starts
+            at the minimizer.
         seed: seed of random draws, which are a function of it and of the iteration.
         device: device that problem and prior are copied to first; None leaves them where they are.
         dtype: precision that problem and prior are converted to first; None keeps it.

@@ -222,12 +222,49 @@ def test_deepinvs_prior_in_our_solvers_is_our_prior(name: str, own: str, solver:
     assert relative(*found) < 5e-3
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "own", "shape"),
+    [
+        ("L1Prior", {}, "L1", (2, 3, 5, 4)),
+        ("Tikhonov", {}, "Tikhonov", (2, 3, 5, 4)),
+        ("L12Prior", {"l2_axis": 1}, "GroupL1", (2, 3, 5, 4)),
+        ("TVPrior", {"def_crit": 1e-9, "n_it_max": 3000}, "TotalVariation", (2, 3, 5, 4)),
+        ("TVPrior", {"def_crit": 1e-9, "n_it_max": 3000}, "TotalVariation", (1, 1, 3, 4, 3)),
+    ],
+)
+def test_a_prior_of_deepinv_with_an_equal_becomes_it(
+    name: str, settings: dict[str, Any], own: str, shape: tuple[int, ...]
+) -> None:
+    """Value and prox are deepinv's to 1e-5, of channels, volumes and batches with their own steps."""
+    deepinv = pytest.importorskip("deepinv")
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    theirs = getattr(deepinv.optim, name)(**settings)
+    prior = it.as_prior(theirs)
+    assert type(prior).__name__ == own
+    torch.testing.assert_close(prior.energy(x), theirs.fn(x).double(), rtol=1e-5, atol=0)
+    expected = theirs.prox(x, gamma=0.3)
+    assert relative(prior.prox(x, 0.3), expected) < 1e-5
+
+
+def test_a_prior_of_deepinv_without_an_equal_stays_deepinvs() -> None:
+    """A subclass is another function, the norm of rows too, and wavelets differ at the border."""
+    deepinv = pytest.importorskip("deepinv")
+
+    class Mine(deepinv.optim.L1Prior):
+        pass
+
+    for theirs in (Mine(), deepinv.optim.L12Prior(), deepinv.optim.TVL1Prior()):
+        assert "DeepinvPrior" in repr(it.as_prior(theirs))
+    with pytest.raises(InputError, match=r"the class TVPrior; pass TVPrior\(\)"):
+        it.as_prior(deepinv.optim.TVPrior)
+
+
 def test_deepinvs_priors_keep_our_contracts() -> None:
     deepinv = pytest.importorskip("deepinv")
     x = torch.cat([phantom(16), 0.3 * phantom(16)]) + 0.1 * torch.randn(
         2, 1, 16, 16, generator=torch.Generator().manual_seed(0)
     )
-    for source in (deepinv.optim.TVPrior(), deepinv.optim.Tikhonov(), deepinv.optim.L1Prior()):
+    for source in (deepinv.optim.TVL1Prior(), deepinv.optim.L12Prior()):
         prior = it.as_prior(source)
         assert prior.offers == {"energy", "gradient", "prox"}
         steps = torch.tensor([0.05, 0.2])

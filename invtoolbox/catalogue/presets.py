@@ -69,6 +69,35 @@ MEANT = {
 }
 
 
+#: Solvers by their names in deepinv and other packages, as `spell` spells them.
+MEANT_SOLVERS = {
+    word: name
+    for name, words in {
+        "proximal-gradient": "pgd ista fbs forwardbackward md pmd mirrordescent",
+        "gradient-descent": "gd landweber steepestdescent",
+        "pdhg": "pdcp cp chambollepock primaldual",
+        "douglas-rachford": "drs dr",
+        "half-quadratic": "hqs epll",
+        "osem": "mlem em bsrem mlosem",
+        "richardson-lucy": "rl blindrl lucyrichardson",
+        "admm": "splitbregman ppxa admml2",
+        "stochastic-pdhg": "spdhg",
+        "pnp-admm": "pnp plugandplay",
+        "sart": "art kaczmarz",
+        "lsmr": "lsqr",
+        "cgls": "cgne cgnr",
+        "lbfgs": "bfgs quasinewton",
+        "gauss-newton": "newton",
+        "levenberg-marquardt": "lm",
+        "adam": "sgd rmsprop",
+        "reweighted": "irls irl1",
+        "ula": "langevin pnpula mala",
+        "edm": "posteriordiffusion ddpm ddim heun",
+    }.items()
+    for word in words.split()
+}
+
+
 def priors_named(prior: str | Prior | Sequence[str | Prior] | None) -> Prior | None:
     """Return the sum of priors; None without any.
 
@@ -166,6 +195,9 @@ def solver_named(name: str, settings: Mapping[str, Any] | None = None) -> Solver
 
     changes = dict(settings or {})
     is_preset = has_preset(name) and not is_shadow("solvers", name)
+    if not is_preset and registered_name("solvers", name) is None:
+        known = {*names("solvers"), *entries("solvers")}
+        raise unknown_name("solver", name, known, MEANT_SOLVERS)
     solver = load_preset(name, changes) if is_preset else build("solvers", name, changes)
     if not isinstance(solver, Solver):
         raise InputError(f"the plug-in {name!r} gave a {type(solver).__name__}, not a solver")

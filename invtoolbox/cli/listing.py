@@ -63,7 +63,9 @@ def _entries(kind: str) -> dict[str, str]:
     if kind in registry.KINDS:
         for name, load in registry.names(kind).items():
             try:
-                summaries[name] = _first_sentence(load())
+                named = load()
+                mark = getattr(named, "mark", "")
+                summaries[name] = _first_sentence(named) + (f" [{mark}]" if mark else "")
             except (ImportError, AttributeError) as error:  # a plug-in whose package is broken
                 summaries[name] = f"cannot be loaded: {' '.join(str(error).split())}"
     if kind in shelves.SHELVES:

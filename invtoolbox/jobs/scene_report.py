@@ -20,7 +20,8 @@ class Compared:
     """Result of a scene beside the simple answer and the truth.
 
     Attributes:
-        images: images ``(channel, *space)`` of one shape by name, the simple answer first.
+        images: images ``(channel, *space)`` of one shape by name, the simple answer first; empty if
+            the result is no image.
         shown: name of the result.
         truth: name of the truth, the last of the images; empty without one.
         unit: unit of the values.
@@ -57,7 +58,7 @@ def write_scene_report(
     scene = file.scene
     title = scene.title or file.name
     body = [_verdict(outcome, compared)]
-    if compared is not None:
+    if compared is not None and compared.images:
         planes = {name: plane(image) for name, image in compared.images.items()}
         pictures = {name: picture for name, picture in planes.items() if picture is not None}
         figures = side_by_side(pictures, compared.shown, compared.truth, compared.unit)
@@ -66,7 +67,8 @@ def write_scene_report(
     if files:
         figures = [page.picture(imread(name), name.stem, "", light=True) for name in files]
         shown = page.row(figures, 1)
-        body.append(shown if compared is None else page.folded("More pictures", shown))
+        is_first = compared is None or not compared.images
+        body.append(shown if is_first else page.folded("More pictures", shown))
     if outcome.metrics:
         rows = {name: f"{v:.4g} {units.get(name, '')}" for name, v in outcome.metrics.items()}
         body += ["<h2>Measures</h2>", page.facts(rows)]

@@ -195,7 +195,10 @@ class ChainPosterior(MomentPosterior):
         effective_number: number of independent samples with the same error of the mean,
             ``(batch,)``.
         std_error: the Monte-Carlo standard error of `std`, like it.
+        bias: sentence about the bias of the chain; empty if none is known.
     """
+
+    bias: str = ""
 
     def __init__(self, moments: Moments) -> None:
         # Items may have stopped after different numbers of states.

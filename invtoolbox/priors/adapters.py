@@ -24,7 +24,9 @@ def as_prior(obj: Any, sigma: float | None = None, *, role: Role = "denoiser") -
     ==============================================  ================================================
     ``obj``                                         result
     ==============================================  ================================================
-    deepinv ``Prior`` with ``fn``, ``grad``, ...    the same energy, gradient and prox
+    deepinv ``L1Prior``, ``Tikhonov``, ``TVPrior``  `L1`, `Tikhonov`, `TotalVariation`
+    deepinv ``L12Prior(l2_axis=1)``                 `GroupL1`
+    another deepinv ``Prior``                       the same energy, gradient and prox
     deepinv ``PnP``, denoiser, ``torch.nn.Module``  `Denoiser`
     function                                        the ``role`` that the argument states
     a prior                                         the prior itself
@@ -54,13 +56,17 @@ def as_prior(obj: Any, sigma: float | None = None, *, role: Role = "denoiser") -
     if "deepinv" in sys.modules:
         optim = sys.modules["deepinv"].optim
         if isinstance(obj, optim.Prior):
-            from invtoolbox.priors.deepinv_prior import DeepinvPrior, PriorForDeepinv
+            from invtoolbox.priors.deepinv_prior import DeepinvPrior, PriorForDeepinv, equal_prior
 
             if isinstance(obj, PriorForDeepinv):
                 return obj.prior
             if type(obj) is not optim.PnP:
-                return DeepinvPrior(obj, sigma)
+                return equal_prior(obj) or DeepinvPrior(obj, sigma)
             obj = obj.denoiser
+    if isinstance(obj, type):
+        raise InputError(
+            f"as_prior takes an object, got the class {obj.__name__}; pass {obj.__name__}()"
+        )
     if not callable(obj):
         raise InputError(
             "as_prior takes a prior or denoiser of deepinv, a torch.nn.Module or a function, got "

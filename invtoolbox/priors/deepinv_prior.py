@@ -14,9 +14,39 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.operators.deepinv_physics import place_like
 from invtoolbox.priors.base import ExplicitPrior, Prior
+from invtoolbox.priors.images.sparsity import L1, GroupL1
+from invtoolbox.priors.images.tikhonov import Tikhonov
+from invtoolbox.priors.images.total_variation import TotalVariation
 
 #: Priors of deepinv that are convex functions.
 _CONVEX = (optim.ZeroPrior, optim.Tikhonov, optim.L1Prior, optim.TVPrior, optim.prior.L12Prior)
+
+
+#: Relative duality gap of the prox of total variation; twice its root bounds the error.
+_GAP = 1e-9
+
+
+def equal_prior(source: optim.Prior) -> ExplicitPrior | None:
+    """Return the prior of the toolbox that is the same function; None without one.
+
+    Its prox has a closed form, or a duality gap that bounds its error, where deepinv iterates
+    without a bound. A class that the user derives from one of deepinv is another function, and so
+    is `WaveletPrior`, whose transform is not orthogonal at the border.
+
+    Args:
+        source: a prior of deepinv.
+    """
+    kind = type(source)
+    if kind is optim.L1Prior:
+        return L1()
+    if kind is optim.Tikhonov:
+        return Tikhonov()
+    if kind is optim.TVPrior:
+        return TotalVariation(tolerance=_GAP)
+    # Its norm runs along any axis, and ours over the channels.
+    if kind is optim.prior.L12Prior and source.l2_axis == 1:
+        return GroupL1()
+    return None
 
 
 class DeepinvPrior(ExplicitPrior):

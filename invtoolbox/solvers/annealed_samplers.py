@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Generator, Tensor
@@ -33,6 +33,9 @@ _LEAST_SHARE = 1e-3
 _INNER = 30
 #: Number of steps that restore an image to start from.
 _RESTORING = 10
+#: Settings of a sampler by its name alone: levels from above the error of a restored image, chosen
+#: on pictures 60 to 65 of BSD68 (benchmarks/diffusion_prior.py).
+_QUICK: dict[str, Any] = {"levels": (0.2, 0.01), "begin": "restored"}
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class AnnealedSampler(DiffusionSampler):
     begin: Literal["grey", "restored"] = "grey"
 
     linear_only: ClassVar[bool] = True
+    quick: ClassVar[dict[str, Any]] = {**_QUICK, "steps": 20}
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -148,7 +152,8 @@ class DAPS(AnnealedSampler):
 
     The paper takes the end of the probability flow for m, and r equal to the noise level. Here m is
     the posterior mean, the denoiser's own answer, and ``r^2 = level^2 tr(J) / n`` the mean of its variance by Tweedie's
-    formula, J the denoiser's Jacobian, with one probe per image (benchmarks/samplers.py).
+    formula, J the denoiser's Jacobian, with one probe per image (benchmarks/samplers.py). On
+    photographs its draws are below total variation (benchmarks/samplers_by_name.py).
 
     >>> import torch, invtoolbox as it
     >>> problem = it.Problem(
@@ -162,6 +167,8 @@ class DAPS(AnnealedSampler):
     >>> [round(float(v.mean()), 2) for v in (solution.x, solution.posterior.std)]  # 0.5, 0.071
     [0.5, 0.07]
     """
+
+    mark: ClassVar[str] = "by its name alone below total variation on photographs"
 
     def refine(
         self, objective: Objective, x: Tensor, level: float, following: float, noise: Noise
@@ -270,6 +277,8 @@ class PiGDM(GuidedSampler):
 
     fresh: float = 1.0
 
+    quick: ClassVar[dict[str, Any]] = {**_QUICK, "steps": 10, "inner": 3}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_range(self, "[0, 1]", "fresh")
@@ -314,6 +323,8 @@ class EDM(GuidedSampler):
 
     steps: int = 40
     churn: float = 0.0
+
+    quick: ClassVar[dict[str, Any]] = {**_QUICK, "steps": 5, "inner": 3}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,7 +13,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective.auxiliaries import with_auxiliary_variables
 from invtoolbox.objective.objective import Objective
 from invtoolbox.posteriors.base import Posterior
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, PriorSum
+from invtoolbox.problem import Problem
 
 
 @dataclass(kw_only=True)
@@ -45,8 +46,11 @@ class Solver(ABC):
         starts_at_zero: whether the start regularizes, so that a run starts at 0 unless the caller
             passes an initial guess.
         starts_at_inverse: whether a run starts at the filtered back-projection of a scan.
+        starts_at_minimizer: whether a run that is given the name of the solver and nothing else
+            starts at the answer of the solver that `solve` chooses.
         samples: whether the iterates are draws from ``exp(-D - sum_i w_i R_i)``; a weight that the
-            user leaves out is then 1, and no rule chooses it.
+            user leaves out is then 1, unless `needs_weight`.
+        mark: remark that ``invtoolbox list solvers`` adds to the name; empty for none.
         takes_projection: whether parameters of a constrained implicit prior (``has_projection``)
             are projected after every step.
         takes_unit_step: whether, for a prior with ``unit_step``, the solver keeps to proximal steps
@@ -64,7 +68,9 @@ class Solver(ABC):
     certificate_name: ClassVar[str] = "relative gradient norm"
     starts_at_zero: ClassVar[bool] = False
     starts_at_inverse: ClassVar[bool] = False
+    starts_at_minimizer: ClassVar[bool] = False
     samples: ClassVar[bool] = False
+    mark: ClassVar[str] = ""
     sums_over_ranks: ClassVar[bool] = False
     takes_projection: ClassVar[bool] = False
     takes_unit_step: ClassVar[bool] = False
@@ -81,6 +87,25 @@ class Solver(ABC):
         It is equivalent to the original one and easier for this solver.
         """
         return objective
+
+    def alone(self, problem: Problem, priors: PriorSum) -> Self:
+        """Return settings for a run that is given the name of the solver and nothing else.
+
+        A sampler takes fewer steps per draw, so that its time limit is enough for several draws.
+
+        Args:
+            problem: the problem.
+            priors: the priors as they were given.
+        """
+        return self
+
+    def needs_weight(self, priors: PriorSum) -> bool:
+        """Return whether a run without a weight takes a multiple of that of the minimizer.
+
+        Args:
+            priors: the priors as they were given.
+        """
+        return False
 
     def start(self, objective: Objective, variable: Tensor) -> Tensor:
         """Return the variable of the reformulated objective for a variable of the original one."""

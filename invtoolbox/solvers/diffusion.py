@@ -8,9 +8,9 @@ from __future__ import annotations
 import itertools
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 import torch
@@ -26,8 +26,10 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, item_norm
 from invtoolbox.posteriors.base import MomentPosterior, Posterior
 from invtoolbox.posteriors.running_moments import Chain
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, PriorSum
+from invtoolbox.priors.learned.denoiser import Denoiser
 from invtoolbox.priors.settings import check_intensity_range
+from invtoolbox.problem import Problem
 from invtoolbox.solvers.base import Solver, State, implicit_reason
 from invtoolbox.solvers.deepinv_sampling import (
     Network,
@@ -37,6 +39,9 @@ from invtoolbox.solvers.deepinv_sampling import (
     undecomposed_reason,
 )
 from invtoolbox.solvers.langevin import sampling_reason
+
+#: Number of pixels up to which a sampler by its name alone has its usual settings.
+_SMALL = 64 * 64
 
 
 @dataclass(kw_only=True)
@@ -56,6 +61,10 @@ class DiffusionSampler(Solver):
 
     Args:
         at_once: number of draws per step, which go through the network as one batch.
+
+    Attributes:
+        linear_only: whether the operator must be linear.
+        quick: settings of a run by the name alone, see `alone`.
     """
 
     max_iterations: int = 100
@@ -65,9 +74,16 @@ class DiffusionSampler(Solver):
     certificate_name: ClassVar[str] = "relative Monte-Carlo error of the standard deviation"
     samples: ClassVar[bool] = True
     linear_only: ClassVar[bool] = False
+    quick: ClassVar[dict[str, Any]] = {}
 
     def __post_init__(self) -> None:
         check_range(self, "[1, inf)", "at_once")
+
+    def alone(self, problem: Problem, priors: PriorSum) -> Self:
+        # A draw of a small image, or with a score in closed form, takes seconds anyway.
+        is_large = problem.zeros()[0].numel() > _SMALL
+        is_network = any(isinstance(term.prior, Denoiser) for term in priors.terms)
+        return replace(self, **self.quick) if is_large and is_network else self
 
     @abstractmethod
     def draws(self, objective: Objective, generators: list[Generator]) -> Tensor:
@@ -304,7 +320,8 @@ class DPS(DeepinvSampler):
     variance-preserving schedule with the steps of DDPM; the draws have the bits of deepinv's. The
     operator may be nonlinear; each step differentiates the denoiser. Mean and spread are approximate
     even if the score is exact (benchmarks/samplers.py): the method treats the uncertain part of the
-    denoised image as known.
+    denoised image as known. With a network and a limited time it is below total variation on
+    photographs (benchmarks/samplers_by_name.py).
 
     Args:
         steps: number of diffusion steps, each an evaluation of the denoiser and its derivative.
@@ -334,6 +351,8 @@ class DPS(DeepinvSampler):
     intensity_range: tuple[float, float] = (0.0, 1.0)
 
     normalizes: ClassVar[bool] = True
+    quick: ClassVar[dict[str, Any]] = {"steps": 100}
+    mark: ClassVar[str] = "by its name alone below total variation on photographs"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -421,6 +440,8 @@ class DiffPIR(DeepinvSampler):
     intensity_range: tuple[float, float] = (0.0, 1.0)
 
     linear_only: ClassVar[bool] = True
+    # Networks have larger errors than exact scores, of which a larger strength believes more.
+    quick: ClassVar[dict[str, Any]] = {"steps": 20, "strength": 4.0, "fresh": 1.0}
 
     def sample(self, measured: UnitRangeProblem, network: Network) -> Tensor:
         from deepinv.sampling import DiffPIR as Sampler

@@ -113,50 +113,92 @@ def gmres(
         running = beta > tolerance * size
         if not bool(running.any()):
             break
-        steps = min(restart, max_iterations - products)
         # Arnoldi's relation A V_k = V_{k+1} H, with v_1 = r / beta; H is upper Hessenberg and
         # small, so it is kept in float64.
         V = [r * expand(1 / beta.clamp_min(tiny), r)]
-        H = torch.zeros(len(right), steps + 1, steps, dtype=torch.float64, device=right.device)
-        c = H.new_zeros(len(right), 0)
-        for k in range(steps):
+        system = HessenbergSystem(beta)
+        for k in range(min(restart, max_iterations - products)):
             check_time()
             w = product(V[k])
             products += 1
+            column = [torch.zeros_like(beta, dtype=torch.float64) for _ in V]
             # Modified Gram-Schmidt, twice, because the first pass leaves rounding.
             for _ in range(2):
                 for i, v in enumerate(V):
                     h = inner(w, v)
-                    H[:, i, k] += h
+                    column[i] = column[i] + h
                     w = torch.addcmul(w, expand(-h, w), v)
             norm = item_norm(w)
-            H[:, k + 1, k] = norm
             # If the solution lies in the basis, no direction is left.
             unit = w * expand(1 / norm.clamp_min(tiny), w)
             V.append(torch.where(expand(norm, w) > 0, unit, torch.zeros_like(w)))
-            H[:, :, k] *= running.unsqueeze(1)
-            # x = V_k c has the residual |beta e_1 - H c|.
-            least, bound = map_items(_least_squares, H[:, : k + 2, : k + 1], beta)
-            earlier = torch.cat([c, H.new_zeros(len(right), 1)], 1)
-            c = torch.where(running.unsqueeze(1), least, earlier)
+            bound = system.append([*column, norm.double()], running).to(beta)
             # Half the tolerance, because the bound knows nothing of the rounding of V.
             running = running & (bound > 0.5 * tolerance * size)
             if not bool(running.any()):
                 break
-        for i in range(c.shape[1]):
-            x = torch.addcmul(x, expand(c[:, i], x), V[i])
+        # x = V_k c has the residual |beta e_1 - H c|.
+        for c, v in zip(system.solve(), V):
+            x = torch.addcmul(x, expand(c, x), v)
         r = right - product(x)
     return x, item_norm(r) / size.clamp_min(tiny)
 
 
-def _least_squares(H: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``argmin_c |beta e_1 - H c|`` and the minimum."""
-    # An item that has diverged must not stop the others, and the decomposition takes no NaN.
-    H = torch.where(H.isfinite().flatten(1).all(1).view(-1, 1, 1), H, 0.0)
-    right = H.new_zeros(*H.shape[:2], 1)
-    right[:, 0, 0] = beta.double()
-    c = torch.linalg.pinv(H) @ right
-    return c.squeeze(2), (right - H @ c).flatten(1).norm(dim=1).to(beta)
+class HessenbergSystem:
+    """The least-squares problem ``min_c |beta e_1 - H c|`` of `gmres`, one per item.
+
+    Givens rotations turn H, column by column, into an upper triangle R, and ``beta e_1`` into g,
+    whose last entry has the modulus of the least residual (Saad 2003, section 6.5.3). Every
+    operation works on one number per item, so that an item has the same bits alone and in a batch.
+
+    Args:
+        beta: norm of the right-hand side, ``(batch,)``.
+
+    >>> system = HessenbergSystem(torch.tensor([2.0]))
+    >>> residual = system.append([torch.tensor([3.0]), torch.tensor([4.0])], torch.tensor([True]))
+    >>> residual, system.solve()[0]  # c = 2 * 3 / (9 + 16)
+    (tensor([1.6000], dtype=torch.float64), tensor([0.2400], dtype=torch.float64))
+    """
+
+    def __init__(self, beta: Tensor) -> None:
+        self.g = [beta.double()]
+        self.columns: list[list[Tensor]] = []
+        self.rotations: list[tuple[Tensor, Tensor]] = []
+
+    def append(self, column: list[Tensor], used: Tensor) -> Tensor:
+        """Append a column of H, and return the least residual, ``(batch,)``.
+
+        Args:
+            column: entries of the column down to the one below the diagonal, ``(batch,)`` each.
+            used: items whose solution may use the column, ``(batch,)`` booleans. The coefficient of
+                the others is 0, and so is that of an item with an infinite or undefined entry.
+        """
+        k, entries = len(self.columns), torch.stack(column).double()
+        used = used & entries.isfinite().all(0)
+        rows = list(torch.where(used, entries, 0.0).unbind(0))
+        size = (entries * entries).sum(0).sqrt()
+        for i, (cosine, sine) in enumerate(self.rotations):
+            upper, lower = rows[i], rows[i + 1]
+            rows[i], rows[i + 1] = cosine * upper + sine * lower, cosine * lower - sine * upper
+        diagonal = (rows[k] * rows[k] + rows[k + 1] * rows[k + 1]).sqrt()
+        # A column that depends on the earlier ones, to rounding, has the coefficient 0.
+        free = used & (diagonal > (k + 2) * torch.finfo(diagonal.dtype).eps * size)
+        cosine = torch.where(free, rows[k] / diagonal, 0.0)
+        sine = torch.where(free, rows[k + 1] / diagonal, 1.0)
+        self.rotations.append((cosine, sine))
+        self.columns.append([*rows[:k], torch.where(free, diagonal, 0.0)])
+        self.g[k:] = [cosine * self.g[k], -sine * self.g[k]]
+        return self.g[-1].abs()
+
+    def solve(self) -> list[Tensor]:
+        """Return c, one entry ``(batch,)`` per column."""
+        c: list[Tensor] = []
+        for k in reversed(range(len(self.columns))):
+            total = self.g[k]
+            for column, entry in zip(self.columns[k + 1 :], c):
+                total = total - column[k] * entry
+            c.insert(0, quotient(total, self.columns[k][k]))
+        return c
 
 
 #: Pairs ``(rho_i, K_i)``, the weights ``(batch,)``; no operator is the identity.

@@ -11,13 +11,13 @@ from torch import Tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, item_norm
-from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.solvers.base import missing_density_reason
 from invtoolbox.solvers.langevin import (
     LangevinSampler,
     LangevinState,
     largest_curvature,
     smooth_potential,
+    takes_envelope,
 )
 
 
@@ -88,16 +88,23 @@ class MYULA(LangevinSampler):
         return value, slope, discrepancy
 
     def choose_step(self, objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
-        largest = self._curvature(objective, x)
-        if self.smoothing is None:
-            smoothing = 1 / largest
-        else:
-            smoothing = torch.full_like(largest, self.smoothing)
-        rough = any(takes_envelope(prior) for prior in objective.explicit_priors)
-        stiffest = largest + 1 / smoothing if rough else largest
+        smooth = self._curvature(objective, x)
+        smoothing = self._smoothing(smooth)
         if self.step_size is None:
-            return self.default_step(stiffest), smoothing
-        return torch.full_like(largest, self.step_size), smoothing
+            return self.default_step(self._stiffest(objective, smooth)), smoothing
+        return torch.full_like(smooth, self.step_size), smoothing
+
+    def stiffness(self, objective: Objective, x: Tensor) -> Tensor:
+        return self._stiffest(objective, self._curvature(objective, x))
+
+    def _smoothing(self, smooth: Tensor) -> Tensor:
+        """Return l for the largest curvature of the smooth part of U, ``(batch,)``."""
+        return 1 / smooth if self.smoothing is None else torch.full_like(smooth, self.smoothing)
+
+    def _stiffest(self, objective: Objective, smooth: Tensor) -> Tensor:
+        """Return the largest curvature of U_l for that of its smooth part, ``(batch,)``."""
+        rough = any(takes_envelope(prior) for prior in objective.explicit_priors)
+        return smooth + 1 / self._smoothing(smooth) if rough else smooth
 
     def default_step(self, stiffest: Tensor) -> Tensor:
         """Return the step for the largest curvature of U_l, ``(batch,)``.
@@ -163,6 +170,9 @@ class SKROCK(MYULA):
         super().__post_init__()
         check_range(self, "[2, inf)", "stages")
 
+    def describe_bias(self, objective: Objective, x: Tensor) -> str:
+        return ""  # a long step narrows the stiff directions, as the docstring says
+
     def default_step(self, stiffest: Tensor) -> Tensor:
         return 0.8 * chebyshev(self.stages).longest / stiffest
 
@@ -181,11 +191,6 @@ class SKROCK(MYULA):
             _, slope, _ = self.potential(objective, latest, smoothing)
             before, latest = latest, nu * latest + (1 - nu) * before - mu * t * slope
         return latest
-
-
-def takes_envelope(prior: ExplicitPrior) -> bool:
-    """Return whether a prior is not smooth and has a prox, so that it enters by its envelope."""
-    return "prox" in prior.offers and ("gradient" not in prior.offers or not prior.smooth)
 
 
 @dataclass(frozen=True)

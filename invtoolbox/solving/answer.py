@@ -66,8 +66,8 @@ def read_posterior(
     objective: Objective,
     x: Any,
     solve: Callable[..., Solution],
-) -> tuple[Posterior | None, str]:
-    """Return the posterior, if there is one, and a sentence about draws that are no sound sample.
+) -> tuple[Posterior | None, list[str]]:
+    """Return the posterior, if there is one, and sentences about draws that are no sound sample.
 
     Args:
         loop: the loop after its last step.
@@ -81,15 +81,17 @@ def read_posterior(
         working.with_regularization(loop.weight), loop.x, None if loop.keeps_state else loop.summary
     )
     if isinstance(posterior, ChainPosterior):
-        return posterior, posterior.finding()
+        return posterior, [
+            sentence for sentence in (posterior.finding(), posterior.bias) if sentence
+        ]
     if posterior is None and solver.samples:
-        return None, (
+        return None, [
             "the run ended before its first draw, so that x is no mean of draws, and there is "
             "no posterior; give a larger max_iterations or time_limit, or a shorter burn_in"
-        )
+        ]
     if posterior is None:
         posterior = gaussian_posterior(objective.with_regularization(loop.weight), x, solve)
-    return posterior, ""
+    return posterior, []
 
 
 def read_parameters(

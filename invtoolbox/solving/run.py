@@ -61,7 +61,7 @@ from invtoolbox.solving.answer import (
     read_statuses,
 )
 from invtoolbox.solving.call import Call
-from invtoolbox.solving.choices import call_priors_of_user, choose_parts
+from invtoolbox.solving.choices import call_priors_of_user, choose_parts, minimize_first
 
 log = logging.getLogger("invtoolbox")
 
@@ -82,7 +82,8 @@ class Run:
         problem: the same without skipped items, and in float64 if its squares need it.
         priors: the priors before they are prepared.
         objective: the problem with prepared priors and, once it is found, the weight.
-        regularization: the weight or rule of the call; 1 instead of ``"auto"`` for a sampler.
+        regularization: the weight or rule of the call; for a sampler a number instead of
+            ``"auto"``.
         rule: rule that finds the weight.
         solver, reason: the solver, and why it was chosen.
         limits: limits of the loop.
@@ -137,6 +138,7 @@ class Run:
         priors = priors.to(device=call.device, dtype=dtype)
         is_resumed = call.checkpoint is not None and Path(call.checkpoint.path).exists()
         with torch.no_grad(), limit(share=0.5):
+            call = minimize_first(problem, priors, call, solve, notes)
             objective, regularization, rule, why, solver, reason = choose_parts(
                 problem, priors, call, solve, notes
             )
@@ -385,8 +387,8 @@ class Run:
                 weight = call.regularization.expand(self.problem.batch)
             x = differentiate_answer(x, objective, working, solver, loop, weight)
         parameters, problem = read_parameters(self.original, working, loop.x)
-        posterior, finding = read_posterior(loop, solver, working, objective, x, self.solve)
-        self._remark_on_answer(loop, problem, x, finding)
+        posterior, findings = read_posterior(loop, solver, working, objective, x, self.solve)
+        self._remark_on_answer(loop, problem, x, findings)
         in_float64 = self.problem.image_dtype != self.original.image_dtype
         solution = Solution(
             x=x.to(self.original.image_dtype) if in_float64 else x,
@@ -412,14 +414,14 @@ class Run:
         skipped = self.original.skipped
         return solution if skipped is None else blank_skipped(solution, skipped)
 
-    def _remark_on_answer(self, loop: Loop, problem: Problem, x: Any, finding: str) -> None:
+    def _remark_on_answer(self, loop: Loop, problem: Problem, x: Any, findings: list[str]) -> None:
         """Append what a user should know about the answer to the notes.
 
         Args:
             loop: the loop after its last step.
             problem: the problem with the operator that was found.
             x: the answer.
-            finding: sentence about draws that are no sound sample, or nothing.
+            findings: sentences about draws that are no sound sample.
         """
         if self.weight_choice.startswith(KEPT) and isinstance(x, Tensor):
             solved = self.problem
@@ -437,5 +439,5 @@ class Run:
                 "the place of this limit"
             )
         # More states are no remedy for chains that diverge.
-        if finding and not bool((loop.status == DIVERGED).all()):
-            self.notes.append(finding)
+        if not bool((loop.status == DIVERGED).all()):
+            self.notes.extend(findings)

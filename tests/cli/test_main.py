@@ -64,6 +64,12 @@ def test_list_shows_every_name_with_what_it_is(run: Run) -> None:
             assert set(catalogue.entries(kind)) <= names
 
 
+def test_samplers_that_lose_are_marked_in_the_list(run: Run) -> None:
+    lines = {line.split()[0]: line for line in run("list", "solvers").out.splitlines() if line}
+    marked = {name for name, line in lines.items() if "below total variation" in line}
+    assert 1 <= len(marked) <= 3 and "daps" in marked
+
+
 def test_info_shows_versions_devices_and_extras(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     from invtoolbox.core import environment
 

@@ -166,6 +166,82 @@ def test_a_sampler_by_its_name_alone_ends_by_itself(monkeypatch: pytest.MonkeyPa
     assert not any("by its name alone" in note for note in limited.notes)
 
 
+def test_a_long_step_is_noted_with_its_bias() -> None:
+    """The factor of the note is that by which the chain's variance exceeds the exact one."""
+    problem, prior = gaussian_problem(400)
+    variance = 1 / 8
+    for product, factor in ((0.5, None), (1.5, 4.0)):
+        solver = it.solvers.UnadjustedLangevin(
+            burn_in=20, max_iterations=300, tolerance=0.0, step_size=product * variance
+        )
+        solution = it.solve(problem, prior, solver, progress=False)
+        notes = [note for note in solution.notes if "longest stable one" in note]
+        assert len(notes) == (factor is not None)
+        if factor is not None:
+            assert "0.75 of the longest stable one in item 0" in notes[0]
+            assert "comes out 4 times too large" in notes[0]
+            wide = float(solution.posterior.std.square().mean()) / variance
+            assert wide == pytest.approx(factor, rel=0.1)
+    # The default step has no note.
+    usual = it.solve(problem, prior, ULA(max_iterations=300), progress=False)
+    assert not any("longest stable one" in note for note in usual.notes)
+
+
+def test_the_step_of_a_rough_prior_counts_its_envelope() -> None:
+    problem, _ = gaussian_problem(50)
+    # Misfit and envelope have the curvature 4 each, and the longest stable step is 2 / 8.
+    solver = it.solvers.MYULA(burn_in=20, max_iterations=200, step_size=0.6 * 2 / 8)
+    solution = it.solve(problem, it.priors.L1(), solver, 1.0, progress=False)
+    assert any("0.6 of the longest stable one" in note for note in solution.notes)
+
+
+def test_chains_of_a_norm_without_a_weight_take_that_of_the_minimizer() -> None:
+    problem, _ = gaussian_problem(12)
+    prior, limits = it.priors.TotalVariation(), {"max_iterations": 16, "progress": False}
+    solver = it.solvers.MYULA(burn_in=4, blocks=4)
+    solution = it.solve(problem, prior, solver, **limits)
+    minimizer = it.solve(problem, prior, progress=False)
+    assert torch.equal(solution.regularization, 1.5 * minimizer.regularization)
+    assert any("starts at the minimizer" in note for note in solution.notes)
+    told = it.solve(problem, prior, solver, initial=problem.y, **limits)
+    assert torch.equal(told.regularization, solution.regularization)
+    assert not any("starts at the minimizer" in note for note in told.notes)
+    # A weight of the user, and a density that has a scale of its own, are taken as they are.
+    for chosen, weight in ((2.0 * prior, "auto"), (prior, 1.0)):
+        kept = it.solve(problem, chosen, solver, weight, **limits)
+        assert float(kept.regularization) == 1
+    # A misfit without a noise level is refused before anything is minimized.
+    unknown = it.Problem(problem.y, problem.operator)
+    with pytest.raises(InputError, match="MYULA needs to know the noise"):
+        it.solve(unknown, prior, solver, progress=False)
+    gaussian = it.solve(problem, gaussian_problem(12)[1], solver, **limits)
+    assert not any("minimizer" in note for note in gaussian.notes)
+
+
+def test_samplers_by_their_name_alone_take_settings_that_fit_their_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.modules["invtoolbox.solve"], "SAMPLER_SECONDS", 0.5)
+    network = it.priors.Denoiser(lambda x, sigma: x, sigma=0.1, level="batch").as_sum()
+    closed = it.priors.Gaussian(torch.zeros(1, 80, 80), 0.25).as_sum()
+    large, small = (
+        it.Problem(torch.zeros(1, 1, n, n), it.operators.Identity((1, n, n))) for n in (80, 64)
+    )
+    for name in ("EDM", "PiGDM", "DAPS", "DPS", "DiffPIR"):
+        sampler = getattr(it.solvers, name)()
+        quick = sampler.alone(large, network)
+        assert quick.steps < sampler.steps and quick.max_iterations == sampler.max_iterations
+        # A small image, or a score in closed form, leaves time for the usual settings.
+        assert sampler.alone(small, network) == sampler == sampler.alone(large, closed)
+    # A chain forgets the minimizer, at which it starts, in fewer states.
+    assert ULA().alone(large, closed).burn_in == 125
+    problem, prior = gaussian_problem(12)
+    solution = it.solve(problem, prior, "ula", progress=False)
+    assert solution.reason.endswith("by its name alone, and takes burn_in=125 here")
+    other = it.solve(problem, prior, "ula", max_iterations=3, progress=False)
+    assert other.reason == "UnadjustedLangevin was asked for"
+
+
 def test_chains_in_two_modes_say_so() -> None:
     problem, _ = gaussian_problem(20, noise_std=1.0)
     means = torch.stack([torch.full((1, 20), value) for value in (-1.0, 1.0)])

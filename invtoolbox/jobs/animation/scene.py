@@ -34,7 +34,9 @@ from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
 from invtoolbox.jobs.registration.scene import read_image
+from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.operators import ImageWarp, NoMeasurement
+from invtoolbox.plotting.comparison import describe_gain
 from invtoolbox.priors import DenoiserScore, GaussianMixture, ScoreDistillation, ThroughOperator
 from invtoolbox.problem import Problem
 from invtoolbox.simulation.beating_ring import simulate_ring
@@ -185,6 +187,19 @@ def _measure(animation: Animation, inputs: Inputs) -> dict[str, float]:
     return measures
 
 
+def _compare(file: CheckedScene[AnimationScene], animation: Animation, inputs: Inputs) -> Compared:
+    """Return the picture at rest, which is the simple answer, the moved one, and the truth."""
+    images = {"At rest": inputs["picture"][0], "Moved": animation.picture[0]}
+    if inputs["truth"] is None:
+        return Compared(images, "Moved")
+    measures = _measure(animation, inputs)
+    words, is_good = describe_gain(
+        measures["psnr"], measures["psnr at rest"], "the picture at rest"
+    )
+    images["Truth"] = inputs["truth"][0]
+    return Compared(images, "Moved", "Truth", words=words, is_good=is_good)
+
+
 def _write_moved(path: Path, animation: Animation, inputs: Inputs) -> None:
     datasets.write(path, animation.picture[0], overwrite=True)
 
@@ -227,5 +242,6 @@ KIND = Kind(
     },
     usual=("npz", "npy", "png"),
     units={"moved": "pixels", "psnr": "dB", "psnr at rest": "dB"},
+    compare=_compare,
     command=COMMAND,
 )

@@ -122,7 +122,8 @@ class RowResult:
     @property
     def split(self) -> str:
         """Items of the row, in words."""
-        first = "" if self.count == self.total else f"the first {self.count} of "
+        number = "" if self.count == 1 else f"{self.count} "
+        first = "" if self.count == self.total else f"the first {number}of "
         return f"reported on {first}{self.total} items ({', '.join(self.row.reported_on)})"
 
     def splits(self) -> Iterator[tuple[str, str]]:

@@ -30,6 +30,7 @@ from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.events.event_flow import EventFlow, event_flow
 from invtoolbox.jobs.events.slices import MOST
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of, write_figure, write_solution
+from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.simulation.events import simulate_events
 
 
@@ -159,6 +160,19 @@ def _measure(flow: EventFlow, inputs: Inputs) -> dict[str, float]:
     return metrics
 
 
+def _compare(file: CheckedScene[EventScene], flow: EventFlow, inputs: Inputs) -> Compared:
+    """Return how the flow compares with events that stay where they are, the simple answer."""
+    measures = _measure(flow, inputs)
+    words = f"{measures['gain']:.3g} times the contrast of events that stay where they are."
+    is_good = measures["gain"] > 1
+    if "error" in measures:
+        words = (
+            f"Error {100 * measures['error']:.3g} % of the flow, 100 % if nothing moves; {words}"
+        )
+        is_good = is_good and measures["error"] < 1
+    return Compared({}, "", words=words, is_good=is_good)
+
+
 def _describe(flow: EventFlow) -> tuple[str]:
     """Return the motion of the camera in words."""
     twist = flow.twist[0]
@@ -219,6 +233,7 @@ KIND = Kind(
     },
     usual=("npz", "png", "h5"),
     units={"gain": "-fold contrast", "speed": "pixels per second", "direction": "degrees"},
+    compare=_compare,
     describe=_describe,
     command=COMMAND,
 )

@@ -27,6 +27,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
+from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.jobs.shapes.articulation import find_bones
 from invtoolbox.solution import Solution
 
@@ -100,6 +101,19 @@ def _measure(solution: Solution, inputs: Inputs) -> dict[str, float]:
     }
 
 
+def _compare(file: CheckedScene[BonesScene], solution: Solution, inputs: Inputs) -> Compared:
+    """Return how the frames by bones compare with the shape at rest, the simple answer."""
+    rest: Mesh = inputs["rest"]
+    diagonal = float((rest.vertices.amax(0) - rest.vertices.amin(0)).norm())
+    at_rest = 100 * float((inputs["positions"] - rest.vertices).norm(dim=2).mean()) / diagonal
+    distance = _measure(solution, inputs)["distance"]
+    words = (
+        f"The vertices are {distance:.3g} % of the diagonal from the frames, and {at_rest:.3g} % if "
+        "the shape stays at rest."
+    )
+    return Compared({}, "", words=words, is_good=distance <= at_rest)
+
+
 def _frame(solution: Solution, rest: Mesh, time: int) -> Mesh:
     """Return the mesh as the bones move it."""
     return rest.with_vertices(rest.vertices + solution.x.displacements[0, time])
@@ -147,5 +161,6 @@ KIND = Kind(
     },
     usual=("npz", "ply"),
     units=dict.fromkeys(("distance", "largest"), "% of the diagonal"),
+    compare=_compare,
     command=COMMAND,
 )

@@ -43,6 +43,7 @@ from invtoolbox.jobs.images.parts import prior_of, solver_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure, write_solution
+from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.operators import ObservedPoints
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -287,6 +288,18 @@ def _measure(moved: MovedMesh, inputs: Inputs) -> dict[str, float]:
     return metrics
 
 
+def _compare(file: CheckedScene[MeshScene], moved: MovedMesh, inputs: Inputs) -> Compared | None:
+    """Return how the unobserved vertices compare with those at rest, the simple answer."""
+    measures = _measure(moved, inputs)
+    if "unseen" not in measures:
+        return None
+    words = (
+        f"The vertices that were not observed are {measures['unseen']:.3g} % of the diagonal from "
+        f"the truth, and {measures['at_rest']:.3g} % at rest."
+    )
+    return Compared({}, "", words=words, is_good=measures["unseen"] <= measures["at_rest"])
+
+
 def _diagonal(vertices: Tensor) -> float:
     return float((vertices.amax(0) - vertices.amin(0)).norm())
 
@@ -330,5 +343,6 @@ KIND = Kind(
     },
     usual=("ply", "h5", "png"),
     units=dict.fromkeys(("moved", "unseen", "at_rest"), "% of the diagonal"),
+    compare=_compare,
     command=COMMAND,
 )

@@ -31,6 +31,7 @@ from invtoolbox.datasets.volumes.normal_maps import read_depth
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
+from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.jobs.video_depths.align import AlignedDepths, align_depths
 
 
@@ -188,6 +189,20 @@ def _measure(depths: AlignedDepths, inputs: Inputs) -> dict[str, float]:
     }
 
 
+def _compare(
+    file: CheckedScene[VideoScene], depths: AlignedDepths, inputs: Inputs
+) -> Compared | None:
+    """Return how the depths of a simulation compare with its maps, the simple answer."""
+    measures = _measure(depths, inputs)
+    if "rms error" not in measures:
+        return None
+    words = (
+        f"RMS error {measures['rms error']:.3g}, and {measures['rms noise']:.3g} of the maps with "
+        "their true scales and shifts."
+    )
+    return Compared({}, "", words=words, is_good=measures["rms error"] <= measures["rms noise"])
+
+
 def _arrays(depths: AlignedDepths, inputs: Inputs) -> dict[str, Any]:
     maps, scale, shift = depths.depths[0], depths.scale[0], depths.shift[0]
     return {"depths": maps, "scale": scale, "shift": shift, "names": inputs["pinholes"].names}
@@ -227,5 +242,6 @@ KIND = Kind(
     {"npz": ("depths.npz", arrays_of(_arrays)), "png": ("depths.png", _write_picture)},
     usual=("npz", "png"),
     solution=lambda depths: depths.alignments[0],
+    compare=_compare,
     command=COMMAND,
 )

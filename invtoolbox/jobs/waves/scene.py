@@ -43,6 +43,7 @@ from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure, write_solution
+from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.jobs.waves.first_arrivals import invert_first_arrivals, pick_first_arrivals
 from invtoolbox.jobs.waves.invert import invert_waveforms
 from invtoolbox.jobs.waves.windows import Times, data_window
@@ -390,6 +391,20 @@ def _measure(solution: Solution, inputs: Inputs) -> dict[str, float]:
     return metrics
 
 
+def _compare(file: CheckedScene[WaveScene], solution: Solution, inputs: Inputs) -> Compared:
+    """Return the velocity at the start, which is the simple answer, the result, and the truth."""
+    images = {"Start": inputs["start"][0], "Inversion": solution.x[0]}
+    if inputs["truth"] is None:
+        return Compared(images, "Inversion", unit="m/s")
+    measures = _measure(solution, inputs)
+    words = (
+        f"Error {measures['error']:.3g} m/s, and {measures['start error']:.3g} m/s at the start."
+    )
+    is_good = measures["error"] <= measures["start error"]
+    images["Truth"] = inputs["truth"][0]
+    return Compared(images, "Inversion", "Truth", "m/s", words, is_good)
+
+
 def _write_velocity(path: Path, solution: Solution, inputs: Inputs) -> None:
     write_npy(path, solution.x[0, 0].cpu().numpy(), overwrite=True)
 
@@ -457,5 +472,6 @@ KIND = Kind(
     },
     usual=("npy", "png", "h5"),
     units={"start error": "m/s", "error": "m/s"},
+    compare=_compare,
     command=COMMAND,
 )

@@ -37,6 +37,9 @@ def test_the_difference_of_two_scores_moves_a_picture(
         "moved.npy",
         "animation.png",
     }
+    for folder, words, tone in (("out", "dB better", "good"), ("plain", "dB worse", "bad")):
+        page = Path(folder, "report.html").read_text()
+        assert f"{words} than the picture at rest." in page and f"verdict {tone}" in page
     again: Any = it.run("animation-simulated", short, "out", resume=True, progress=False)
     assert again.solution is None and again.metrics == found.metrics
     ring = simulate_ring(1, 0.0, 32)

@@ -159,7 +159,7 @@ def test_priors_solvers_and_functions_join_by_their_place(mine: Path, run: Run) 
         "--quick",
         "--output=out",
     )
-    assert ran.code == 0 and "first 1 of 3" in ran.out, ran
+    assert ran.code == 0 and "the first of 3" in ran.out, ran
     table = json.loads((mine / "out" / "table.json").read_text())["rows"][0]
     by_name = {method["method"]: method for method in table["methods"]}
     named, prior = (by_name[name]["scores"] for name in ("tikhonov", "my_methods:prior"))

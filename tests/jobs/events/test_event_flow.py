@@ -108,6 +108,11 @@ def test_a_scene_and_the_command_line(
         "scene.json",
         "solution.h5",
     }
+    error, gain = outcome.metrics["error"], outcome.metrics["gain"]
+    page = Path("out/report.html").read_text()
+    assert f"Error {100 * error:.3g} % of the flow, 100 % if nothing moves;" in page
+    assert f"{gain:.3g} times the contrast of events that stay where they are" in page
+    assert ("verdict good" in page) == (gain > 1 and error < 1)
     again: Any = it.run("events-simulated", small, output="out", resume=True, progress=False)
     assert again.files == () and again.metrics == outcome.metrics
     # The same events as a recording, with a lens to take out.

@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     )
     (tmp_path / "seen.toml").write_text(
         '[mesh]\npath = "strip.npz"\n[observed]\nframe = 1\nshare = 0.3\nrelative_noise = 0.001\n'
-        '[prior]\nname = "arap"\nweight = 1e3\n[output]\nformats = ["obj"]\n'
+        '[prior]\nname = "arap"\nweight = 1e3\n[output]\nformats = ["obj", "html"]\n'
     )
     return tmp_path
 
@@ -79,6 +79,9 @@ def test_sparse_vertices_are_followed_from_the_command_line(
     assert main(["run", str(folder / "seen.toml"), "--output", str(folder / "out"), "--quiet"]) == 0
     metrics = json.loads((folder / "out" / "metrics.json").read_text())
     assert metrics["unseen"] < 0.1 * metrics["at_rest"]
+    page = (folder / "out" / "report.html").read_text()
+    assert f"{metrics['unseen']:.3g} % of the diagonal from the truth" in page
+    assert f"{metrics['at_rest']:.3g} % at rest" in page and "verdict good" in page
     assert (folder / "out" / "mesh.obj").is_file() and not (folder / "out" / "mesh.png").exists()
     assert main(["run", str(folder / "seen.toml"), "--output", str(folder / "out")]) == 2
     assert (

@@ -60,6 +60,9 @@ def test_a_model_is_found_and_a_finished_run_is_read(
     found = json.loads(Path("out/metrics.json").read_text())
     assert found["error"] < found["start error"] and found["misfit"] < 0.3
     assert np.load("out/velocity.npy").shape == (12, 21)
+    page = Path("out/report.html").read_text()
+    words = f"Error {found['error']:.3g} m/s, and {found['start error']:.3g} m/s at the start."
+    assert words in page and "verdict good" in page and page.count('class="swipe"') == 2
     again: Any = it.run(scene, {}, "out", resume=True, progress=False)
     assert isinstance(again, SceneOutcome) and again.files == () and again.metrics == found
     changes = {"inversion.start": [1500.0, 1800.0], "inversion.order": -1, "inversion.length": 0.2}
