@@ -56,14 +56,16 @@ def minimize_first(
     # Before anything costs.
     check_fits(solver, bind_objective(problem, priors, 1.0, solve, call.seed)[0])
     answer = solve(problem, priors, seed=call.seed, progress=False)
-    call = dataclasses.replace(call, initial=answer.x if call.initial is None else call.initial)
+    starts = "starts at the minimizer and " if call.initial is None else ""
+    if starts:
+        call = dataclasses.replace(call, initial=answer.x)
     if not needs_weight:
         return call
     weight = _HEAVIER * answer.regularization
     values = ", ".join(f"{value:.3g}" for value in weight.tolist())
     notes.append(
-        f"{type(solver).__name__} starts at the minimizer and draws from exp(-D - w R) with "
-        f"{_HEAVIER} times its weight, w = {values}; regularization= a number takes another density"
+        f"{type(solver).__name__} {starts}draws from exp(-D - w R) with {_HEAVIER} times the weight "
+        f"of the minimizer, w = {values}; regularization= a number takes another density"
     )
     return dataclasses.replace(call, regularization=weight)
 

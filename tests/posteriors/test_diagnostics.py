@@ -221,7 +221,7 @@ def test_chains_of_a_norm_without_a_weight_take_that_of_the_minimizer() -> None:
 def test_samplers_by_their_name_alone_take_settings_that_fit_their_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sys.modules["invtoolbox.solve"], "SAMPLER_SECONDS", 0.5)
+    monkeypatch.setattr(call, "SAMPLER_SECONDS", 0.5)
     network = it.priors.Denoiser(lambda x, sigma: x, sigma=0.1, level="batch").as_sum()
     closed = it.priors.Gaussian(torch.zeros(1, 80, 80), 0.25).as_sum()
     large, small = (
