@@ -192,7 +192,11 @@ def parser() -> argparse.ArgumentParser:
     adders: dict[str, tuple[str, OptionAdder]] = {
         name: (summary, partial(_fill, module)) for name, (module, summary) in COMMANDS.items()
     }
-    adders |= {name: (entry.summary, entry.fill) for name, entry in commands().items()}
+    adders |= {
+        name: (entry.summary, entry.fill)
+        for name, entry in commands().items()
+        if name not in adders  # of a plug-in
+    }
     for name, (summary, add_options) in adders.items():
         command = parsers.add_parser(
             name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.content import digest
+from invtoolbox.core.reductions import norm_items
 from invtoolbox.errors import InputError
+from invtoolbox.operators.base import expand
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
 from invtoolbox.problem import Problem
@@ -28,6 +32,10 @@ from invtoolbox.testing.common import (
 from invtoolbox.testing.implicit_priors import check_implicit
 from invtoolbox.testing.operators import PRECISIONS
 from invtoolbox.testing.prior_methods import check_agreement
+
+#: Error of a denoised image that is no fault: in norms of the noise, whatever the image, and in
+#: errors of a constant image, which networks before their training have.
+_SHARE_OF_NOISE, _WORSE = 3.0, 1.25
 
 
 def check_prior(
@@ -56,6 +64,7 @@ def check_prior(
     * if ``is_convex``, no midpoint of two images has a larger energy than the two on average (or,
       without an energy, the gradient is monotone);
     * a prox of a convex prior is firmly nonexpansive, with or without an energy;
+    * ``denoise`` leaves noisy images nearer to the clean ones than a constant is;
     * ``weights(x) x`` is the gradient, and if ``is_majorizer``, the weights make a majorant;
     * the quadratic of ``majorizer(x)`` lies above the energy;
     * ``prox_conjugate`` is Moreau's; ``split() = (K, F)`` has ``F(K x) = R(x)``;
@@ -94,8 +103,18 @@ def check_prior(
     energy has shape (), expected one number for each of 2 items
     """
     if not isinstance(prior, (PriorSum, ImplicitPrior, ExplicitPrior)):
+        is_class = isinstance(prior, type)
+        name = prior.__name__ if is_class else type(prior).__name__
         raise InputError(
-            f"check_prior takes an explicit or an implicit prior, got {type(prior).__name__}"
+            "check_prior takes an explicit or an implicit prior, got "
+            + (f"the class {name}; make an object of it, {name}()" if is_class else f"a {name}")
+            + ("; it.as_prior makes functions and networks priors" if callable(prior) else "")
+        )
+    x = as_tensor(x)
+    if x.ndim < 3:
+        raise InputError(
+            f"check_prior takes images (batch, channel, *space), got the shape {tuple(x.shape)}; "
+            "add axes in front, x[None, None]"
         )
     check = Checklist(repr(prior))
     if len(x) == 1 and problem is None:
@@ -205,8 +224,9 @@ def _check_calls(
         levels: Sequence[float],
         image: bool,
     ) -> None:
-        with check.attempt(f"{name} ({short})"):
-            _test(name, call, levels, image)
+        if _check_signature(check, prior, name):
+            with check.attempt(f"{name} ({short})"):
+                _test(name, call, levels, image)
 
     def _test(
         name: str,
@@ -280,4 +300,45 @@ def _check_calls(
             lambda r, u, s: r.denoise(u, s),
             (prior.sigma,) if prior.fixed_level or prior.unit_step else sigmas,
             True,
+        )
+        if _check_signature(check, prior, "denoise"):
+            with check.attempt(f"the effect of denoise ({short})"):
+                _check_effect(check, prior, x, sigmas, short)
+
+
+def _check_signature(check: Checklist, prior: ExplicitPrior, name: str) -> bool:
+    """Check that a method takes the arguments that solvers pass by position."""
+    expected = inspect.signature(getattr(ExplicitPrior, name))
+    given = inspect.signature(getattr(prior, name))
+    try:
+        given.bind(*list(expected.parameters)[1:])
+    except TypeError as error:
+        return check.holds(
+            f"{name} takes its arguments",
+            False,
+            f"{name}{given} does not take what solvers pass, {error}; write def {name}"
+            f"({', '.join(expected.parameters)})",
+        )
+    return True
+
+
+def _check_effect(
+    check: Checklist, prior: ExplicitPrior, x: Tensor, sigmas: Sequence[float], short: str
+) -> None:
+    """Check that denoised images are nearer to clean images than constant images are."""
+    levels = (prior.sigma,) if prior.fixed_level or prior.unit_step else sigmas
+    clean = x - x.flatten(2).mean(2).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+    for level in levels:
+        sigma = torch.as_tensor(level, dtype=x.real.dtype, device=x.device).expand(len(x))
+        noise = expand(sigma, x) * randn_like(x, seed=1)
+        error = norm_items(prior.denoise(x + noise, sigma) - x)
+        # Images that a level exceeds may well become constant.
+        allowed = torch.maximum(norm_items(clean), _SHARE_OF_NOISE * norm_items(noise))
+        check.at_most(
+            f"denoise keeps the image ({short})",
+            (error / allowed).min(),
+            _WORSE,
+            f"denoise at sigma {float(sigma[0]):g} leaves images farther from the clean ones than a "
+            "constant is, {figure:.2g} times; it returns the image without noise, in the scale of "
+            "its argument: subtract a predicted noise from x, and divide by the scale of the network",
         )
