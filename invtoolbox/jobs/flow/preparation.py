@@ -292,9 +292,22 @@ def sensor_frame(sweep: Sweep, preparation: Preparation, notes: list[str]) -> Te
     points = sweep.points[sweep.finite].double() - place
     level = find_level(points)
     if bool(level[2, 2] < 1):
-        tilt = math.degrees(math.acos(float(level[2, 2])))
-        notes.append(f"the ground is tilted by {tilt:.0f} degrees in the frame of the points")
+        notes.append(_describe_level(level))
     return rigid(level, place)
+
+
+def _describe_level(level: Tensor) -> str:
+    """Return a note on the vertical axis of the points, a column of the rotation ``(3, 3)``."""
+    up = level[:, 2]
+    axis = int(up.abs().argmax())
+    if axis == 2 and float(up[2]) > 0:
+        tilt = math.degrees(math.acos(min(float(up[2]), 1.0)))
+        return f"the ground is tilted by {tilt:.0f} degrees in the frame of the points"
+    direction = "up" if float(up[axis]) > 0 else "down"
+    return (
+        f"the ground lies across the axis {'xyz'[axis]}, so this axis is taken to point {direction}; "
+        "the flow has the axes of the points"
+    )
 
 
 def _sensor_origin(sweep: Sweep, preparation: Preparation, notes: list[str]) -> Tensor:
@@ -532,6 +545,6 @@ def _find_ground(
     if not bool(on_ground.any()):
         notes.append(
             f"{sweep.source}: no ground was found, so no point is removed, and heights count from "
-            "the lowest points"
+            "the lowest points; x points forward, y left and z up, so exchange other axes"
         )
     return on_ground
