@@ -203,6 +203,14 @@ class ExplicitPrior(Prior):
             return x - self.denoise(x, self.sigma)
         raise InputError(f"{self!r} has no gradient")
 
+    def remark(self, like: Tensor) -> str | None:
+        """Return a note for a user of this prior, such as a likely mistake; or None.
+
+        Args:
+            like: images of the shape, type and device that the prior will get.
+        """
+        return None
+
     def density_gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """Return ``-grad log p(x)`` of the prior's probability density p, for samplers.
 

@@ -15,6 +15,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
+from invtoolbox.priors.learned.denoiser import WORSE
 from invtoolbox.problem import Problem
 from invtoolbox.solve import solve
 from invtoolbox.testing.common import (
@@ -33,9 +34,8 @@ from invtoolbox.testing.implicit_priors import check_implicit
 from invtoolbox.testing.operators import PRECISIONS
 from invtoolbox.testing.prior_methods import check_agreement
 
-#: Error of a denoised image that is no fault: in norms of the noise, whatever the image, and in
-#: errors of a constant image, which networks before their training have.
-_SHARE_OF_NOISE, _WORSE = 3.0, 1.25
+#: Error of a denoised image, in norms of the noise, that is no fault whatever the image.
+_SHARE_OF_NOISE = 3.0
 
 
 def check_prior(
@@ -337,7 +337,7 @@ def _check_effect(
         check.at_most(
             f"denoise keeps the image ({short})",
             (error / allowed).min(),
-            _WORSE,
+            WORSE,
             f"denoise at sigma {float(sigma[0]):g} leaves images farther from the clean ones than a "
             "constant is, {figure:.2g} times; it returns the image without noise, in the scale of "
             "its argument: subtract a predicted noise from x, and divide by the scale of the network",

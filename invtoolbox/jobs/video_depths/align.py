@@ -149,6 +149,11 @@ def align_depths(
     >>> found.scale.round(decimals=1)
     tensor([[2., 2., 2.]])
     """
+    if not isinstance(cameras, Cameras):
+        raise InputError(
+            f"align_depths takes maps and it.geometry.Cameras, in this order, got {type(maps).__name__} "
+            f"and {type(cameras).__name__}"
+        )
     batch = as_tensor(maps)
     if not batch.is_floating_point():
         batch = batch.float()
