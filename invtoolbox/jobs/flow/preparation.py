@@ -353,7 +353,7 @@ def from_sensor(sweep: Sweep, origin: Tensor) -> Sweep:
     if grain > _COARSE:
         raise InputError(
             f"{sweep.source}: coordinates this large are rounded to {grain:.2g} m as {points.dtype}"
-            " numbers; give them in float64, or in the sensor's own frame with its pose"
+            " numbers; give them in metres and in float64, or in the sensor's own frame with its pose"
         )
     # Rows that are no measurements stay as they are. If the points p become F^-1 p, the pose P becomes
     # P F, so that the places in the world stay.
@@ -403,8 +403,8 @@ def check_sweep(sweep: Sweep) -> None:
     if len(late) and float(late.max()) > LONGEST:
         raise InputError(
             f"{sweep.source}: a point was measured {float(late.max()):.3g} s from the time of "
-            "its sweep; times of points must be seconds from it, so divide nanoseconds by 1e9 "
-            "and microseconds by 1e6"
+            "its sweep; times of points must be seconds from it, so divide nanoseconds by 1e9, "
+            "microseconds by 1e6 and milliseconds by 1000"
         )
 
 
@@ -415,8 +415,8 @@ def _period(source: Sweep, target: Sweep, notes: list[str]) -> float:
     if period > LONGEST:
         raise InputError(
             f"{source.source} and {target.source} are {period:.3g} s apart; timestamps must be "
-            f"seconds, and at most {LONGEST:g} s apart, so divide nanoseconds by 1e9 and "
-            "microseconds by 1e6"
+            f"seconds, and at most {LONGEST:g} s apart, so divide nanoseconds by 1e9, "
+            "microseconds by 1e6 and milliseconds by 1000"
         )
     if not period >= _SHORTEST:
         notes.append(f"the time between the sweeps is unknown, so {_USUAL_PERIOD} s are assumed")
