@@ -103,13 +103,12 @@ def check_prior(
     energy has shape (), expected one number for each of 2 items
     """
     if not isinstance(prior, (PriorSum, ImplicitPrior, ExplicitPrior)):
-        is_class = isinstance(prior, type)
-        name = prior.__name__ if is_class else type(prior).__name__
-        raise InputError(
-            "check_prior takes an explicit or an implicit prior, got "
-            + (f"the class {name}; make an object of it, {name}()" if is_class else f"a {name}")
-            + ("; it.as_prior makes functions and networks priors" if callable(prior) else "")
-        )
+        if isinstance(prior, type):
+            name = prior.__name__
+            got = f"the class {name}; make an object of it, {name}()"
+        else:
+            got = f"a {type(prior).__name__}; it.as_prior makes functions and networks priors"
+        raise InputError(f"check_prior takes an explicit or an implicit prior, got {got}")
     x = as_tensor(x)
     if x.ndim < 3:
         raise InputError(

@@ -109,8 +109,9 @@ class LidarFolder(SweepFiles):
                 return stored, self.pose_file
         # Sweeps that are missing between the others leave a gap in the numbers.
         numbers = _frame_numbers(self.files)
-        times = times_at_rate(len(self) if numbers is None else int(numbers[-1]) + 1, rate)
-        return times if numbers is None else times[numbers], None
+        if numbers is None:
+            return times_at_rate(len(self), rate), None
+        return times_at_rate(int(numbers[-1]) + 1, rate)[numbers], None
 
     def _find(self, names: Sequence[str]) -> Path | None:
         places = (folder / name for folder in self.folders for name in names)
