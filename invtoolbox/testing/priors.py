@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -102,19 +103,7 @@ def check_prior(
     >>> print(report.faults[0].sentence.split(";")[0])
     energy has shape (), expected one number for each of 2 items
     """
-    if not isinstance(prior, (PriorSum, ImplicitPrior, ExplicitPrior)):
-        if isinstance(prior, type):
-            name = prior.__name__
-            got = f"the class {name}; make an object of it, {name}()"
-        else:
-            got = f"a {type(prior).__name__}; it.as_prior makes functions and networks priors"
-        raise InputError(f"check_prior takes an explicit or an implicit prior, got {got}")
-    x = as_tensor(x)
-    if x.ndim < 3:
-        raise InputError(
-            f"check_prior takes images (batch, channel, *space), got the shape {tuple(x.shape)}; "
-            "add axes in front, x[None, None]"
-        )
+    x = _require(prior, x)
     check = Checklist(repr(prior))
     if len(x) == 1 and problem is None:
         x = torch.cat([x, 0.5 * x, x + 0.1 * x.abs().mean() * randn_like(x, seed)])
@@ -145,6 +134,24 @@ def check_prior(
             with check.attempt("the implicit prior"):
                 check_implicit(check, prepared.implicit, precisions, seed)
     return check.finish(raise_error)
+
+
+def _require(prior: Any, x: Any) -> Tensor:
+    """Return images as a tensor, or raise an `InputError` if an argument is of another kind."""
+    if not isinstance(prior, (PriorSum, ImplicitPrior, ExplicitPrior)):
+        if isinstance(prior, type):
+            name = prior.__name__
+            got = f"the class {name}; make an object of it, {name}()"
+        else:
+            got = f"a {type(prior).__name__}; it.as_prior makes functions and networks priors"
+        raise InputError(f"check_prior takes an explicit or an implicit prior, got {got}")
+    images = as_tensor(x)
+    if images.ndim < 3:
+        raise InputError(
+            f"check_prior takes images (batch, channel, *space), got the shape {tuple(images.shape)}; "
+            "add axes in front, x[None, None]"
+        )
+    return images
 
 
 def _check_explicit(

@@ -77,15 +77,7 @@ def check_solver(
     >>> check_solver(it.solvers.GradientDescent(), problem, it.priors.Tikhonov()).ok
     True
     """
-    if not isinstance(solver, Solver):
-        raise InputError(
-            f"check_solver takes an object of a subclass of it.solvers.Solver, got {solver!r}; "
-            "give the solver with its settings, such as it.solvers.GradientDescent()"
-        )
-    if problem.batch < 2:
-        raise InputError(
-            "check_solver needs a problem with at least two items, to test their independence"
-        )
+    _require(solver, problem)
     check = Checklist(repr(solver))
     settings, held = copy.deepcopy(solver), tensors_of((problem, prior))
 
@@ -136,6 +128,19 @@ def check_solver(
             "with the batch as their first axis",
         )
     return check.finish(raise_error)
+
+
+def _require(solver: Any, problem: Problem) -> None:
+    """Raise an `InputError` unless a solver and several items are given."""
+    if not isinstance(solver, Solver):
+        raise InputError(
+            f"check_solver takes an object of a subclass of it.solvers.Solver, got {solver!r}; "
+            "give the solver with its settings, such as it.solvers.GradientDescent()"
+        )
+    if problem.batch < 2:
+        raise InputError(
+            "check_solver needs a problem with at least two items, to test their independence"
+        )
 
 
 def _check_items(

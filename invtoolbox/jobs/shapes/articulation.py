@@ -85,6 +85,35 @@ def find_bones(
     from invtoolbox.priors import Bones, Deformation
     from invtoolbox.solvers import LBFGS
 
+    body, rest, positions, index = _read(shape, frames, index)
+    times = len(positions)
+    diagonal = float((rest[0].amax(0) - rest[0].amin(0)).norm())
+    if noise_std is None:
+        noise_std = _MODEL * diagonal
+    A = TrackedPoints(rest, times, index)
+    skinning: Literal["learned"] | Tensor = "learned"
+    if weights is not None:
+        skinning, count = weights, weights.shape[-1]
+    bones = Bones(count, times, skinning, acceleration=0.1 if ordered else torch.inf)
+    start = rest[0] if body.faces is None else Mesh(rest[0], body.faces)
+    problem = Problem(A.displacements(positions[None]), A, LeastSquares(noise_std))
+    solution = solve(
+        problem,
+        Deformation(start, bones),
+        LBFGS(memory=20) if solver is None else solver,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        progress=progress,
+    )
+    note = _describe_distance(A(solution.x) - problem.y, diagonal, noise_std)
+    return replace(solution, notes=(*solution.notes, note)) if note else solution
+
+
+def _read(shape: Any, frames: Any, index: Any) -> tuple[Body, Tensor, Tensor, Tensor | None]:
+    """Return a shape, its points ``(1, N, 3)``, the positions ``(T, m, 3)``, and their numbers.
+
+    An `InputError` names what does not fit.
+    """
     if isinstance(shape, list):
         raise InputError(
             f"find_bones takes the shape at rest first and the frames second, got a list of "
@@ -114,34 +143,25 @@ def find_bones(
             f"the frames have {positions.shape[1]} points, and "
             f"{'the shape' if index is None else 'the index'} has {expected}"
         )
-    times = len(positions)
-    diagonal = float((rest[0].amax(0) - rest[0].amin(0)).norm())
-    if noise_std is None:
-        noise_std = _MODEL * diagonal
-    A = TrackedPoints(rest, times, index)
-    skinning: Literal["learned"] | Tensor = "learned"
-    if weights is not None:
-        skinning, count = weights, weights.shape[-1]
-    bones = Bones(count, times, skinning, acceleration=0.1 if ordered else torch.inf)
-    start = rest[0] if body.faces is None else Mesh(rest[0], body.faces)
-    problem = Problem(A.displacements(positions[None]), A, LeastSquares(noise_std))
-    solution = solve(
-        problem,
-        Deformation(start, bones),
-        LBFGS(memory=20) if solver is None else solver,
-        max_iterations=max_iterations,
-        tolerance=tolerance,
-        progress=progress,
+    return body, rest, positions, index
+
+
+def _describe_distance(gaps: Tensor, diagonal: float, noise_std: float) -> str:
+    """Return a note on positions that no motion of bones explains, else nothing.
+
+    Args:
+        gaps: predicted less measured positions, ``(..., 3)``.
+        diagonal: diagonal of the shape.
+        noise_std: standard deviation of the positions.
+    """
+    off = float(gaps.norm(dim=-1).mean())
+    if off <= max(_FAR * diagonal, 5 * noise_std):
+        return ""
+    return (
+        f"the positions are {off:.3g} away from the frames in the mean, {off / diagonal:.0%} of the "
+        "diagonal of the shape; check that frames are positions and no displacements, in the unit of "
+        "the shape, with the vertices in the same order"
     )
-    off = float((A(solution.x) - problem.y).norm(dim=-1).mean())
-    if off > max(_FAR * diagonal, 5 * noise_std):
-        note = (
-            f"the positions are {off:.3g} away from the frames in the mean, {off / diagonal:.0%} of the "
-            "diagonal of the shape; check that frames are positions and no displacements, in the unit "
-            "of the shape, with the vertices in the same order"
-        )
-        solution = replace(solution, notes=(*solution.notes, note))
-    return solution
 
 
 def _positions(frames: Any) -> Tensor:

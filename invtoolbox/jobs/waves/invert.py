@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,35 +89,14 @@ def invert_waveforms(
     >>> bool(x.mean() > 1505)
     True
     """
-    if not isinstance(survey, AcousticWaves):
-        raise InputError(
-            "invert_waveforms takes records, survey and start in this order, got "
-            f"{type(survey).__name__} as the survey"
-        )
-    y, initial = as_tensor(y), as_tensor(initial)
-    if isinstance(bands, (int, float)):
-        bands = (bands,)
-    if not bands or any(b <= a for a, b in zip([0.0, *bands], bands)):
-        raise InputError(f"bands are frequencies in Hz in rising order, got {tuple(bands)}")
-    if bands[-1] >= 0.5 / survey.time_step:
-        raise InputError(
-            f"the band up to {bands[-1]:g} Hz reaches half of the sampling rate of the records, "
-            f"{0.5 / survey.time_step:g} Hz; leave it out or lower it"
-        )
-    low, high = survey.velocities
-    if not bool(((initial >= low) & (initial <= high)).all()):
-        raise InputError(
-            f"the start has velocities from {float(initial.amin()):g} to {float(initial.amax()):g} "
-            f"m/s, and the survey takes {low:g} to {high:g}; clamp the start or widen velocities="
-        )
-    if not bool(y.any()):
-        raise InputError("all records are 0, so they hold no wave; check the file and its traces")
+    y, initial, bands = _read(y, survey, initial, bands)
     if weights is not None:
         check_weights(weights, y)
     # One problem per band, D(P_b A(x), P_b y) + R(x), from the answer of the band before. Low
     # frequencies come first, because their periods are longer than the errors of the start.
     term = LeastSquares() if data_term is None else data_term
-    terms = Box(low, high) if prior is None else prior + Box(low, high)
+    bounds = Box(*survey.velocities)
+    terms = bounds if prior is None else prior + bounds
     solver = LBFGS(scale=survey.distances()) if solver is None else solver
     x, notes = initial, []
     for band in bands:
@@ -142,6 +122,36 @@ def invert_waveforms(
         at_zero = misfit.value(torch.zeros_like(records), records)
         notes.append(_note(band, solution.history["objective"], at_zero))
     return dataclasses.replace(solution, notes=(*solution.notes, *notes))
+
+
+def _read(
+    y: Any, survey: AcousticWaves, initial: Any, bands: Sequence[float] | float
+) -> tuple[Tensor, Tensor, Sequence[float]]:
+    """Return records, start and bands, or raise an `InputError` if one does not fit the survey."""
+    if not isinstance(survey, AcousticWaves):
+        raise InputError(
+            "invert_waveforms takes records, survey and start in this order, got "
+            f"{type(survey).__name__} as the survey"
+        )
+    y, initial = as_tensor(y), as_tensor(initial)
+    if isinstance(bands, (int, float)):
+        bands = (bands,)
+    if not bands or any(b <= a for a, b in zip([0.0, *bands], bands)):
+        raise InputError(f"bands are frequencies in Hz in rising order, got {tuple(bands)}")
+    if bands[-1] >= 0.5 / survey.time_step:
+        raise InputError(
+            f"the band up to {bands[-1]:g} Hz reaches half of the sampling rate of the records, "
+            f"{0.5 / survey.time_step:g} Hz; leave it out or lower it"
+        )
+    low, high = survey.velocities
+    if not bool(((initial >= low) & (initial <= high)).all()):
+        raise InputError(
+            f"the start has velocities from {float(initial.amin()):g} to {float(initial.amax()):g} "
+            f"m/s, and the survey takes {low:g} to {high:g}; clamp the start or widen velocities="
+        )
+    if not bool(y.any()):
+        raise InputError("all records are 0, so they hold no wave; check the file and its traces")
+    return y, initial, bands
 
 
 def check_weights(weights: Tensor, y: Tensor) -> None:
