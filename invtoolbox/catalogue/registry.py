@@ -12,8 +12,8 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
-from importlib.metadata import entry_points
+from functools import cache, partial
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from invtoolbox.errors import (
@@ -72,7 +72,8 @@ def names(kind: str) -> dict[str, Callable[[], Any]]:
     """
     check_name("kind of part", kind, KINDS)
     loaders: dict[str, Callable[[], Any]] = {
-        point.name: point.load for point in entry_points(group=f"invtoolbox.{kind}")
+        point.name: partial(load_plugin, point)
+        for point in entry_points(group=f"invtoolbox.{kind}")
     }
     for cls in _classes(kind).values():
         loaders[_name_of(cls)] = lambda cls=cls: cls  # type: ignore[misc]
@@ -131,8 +132,35 @@ def reader_named(
         return readers[registered]
     plugins = {point.name: point for point in entry_points(group="invtoolbox.readers")}
     if (registered := match_name(name, plugins)) is not None:
-        return plugins[registered].load()
+        return load_plugin(plugins[registered])  # type: ignore[no-any-return]
     raise unknown_name(kind, name, [*readers, *plugins])
+
+
+def load_plugin(point: EntryPoint) -> Any:
+    """Return the object of an entry point.
+
+    Args:
+        point: entry point of a package.
+
+    Raises:
+        InputError: the package cannot be imported, or lacks the object.
+
+    >>> load_plugin(EntryPoint("mine", "my_priors:Mine", "invtoolbox.priors"))
+    Traceback (most recent call last):
+        ...
+    invtoolbox.errors.InputError: the plug-in 'mine' (my_priors:Mine) cannot be loaded, \
+ModuleNotFoundError: No module named 'my_priors'; mend its package, or uninstall it
+    """
+    try:
+        return point.load()
+    except Exception as error:
+        # The module of a package is any code, and may raise any exception.
+        fault = " ".join(f"{type(error).__name__}: {error}".split())
+        package = "" if point.dist is None else f" of the package {point.dist.name}"
+        raise InputError(
+            f"the plug-in {point.name!r}{package} ({point.value}) cannot be loaded, {fault}; mend "
+            "its package, or uninstall it"
+        ) from error
 
 
 def build(kind: str, name: str, settings: dict[str, Any]) -> Any:

@@ -154,10 +154,13 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     refuse_special(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # Some editors write a mark of the byte order in front, which is no part of TOML.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8 ({error}); save it as UTF-8") from error
+    except OSError as error:
         raise InputError(f"{path} cannot be read: {error}") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not valid TOML: {error}") from error

@@ -53,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: words after ``invtoolbox``; by default the arguments of the process.
     """
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed by the caller, such as a service
+            setattr(sys, stream, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     debug = os.environ.get("INVTOOLBOX_DEBUG", "") not in ("", "0")
     warnings.showwarning = _note
     try:
@@ -85,6 +88,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         from invtoolbox.core.memory import is_out_of_memory, memory_error
 
+        if "home directory" in str(error) and not debug:  # of Path.expanduser
+            return _complain(
+                "a path begins with ~, and this user has no home folder; give the whole path"
+            )
         if debug or not is_out_of_memory(error):
             raise
         return _complain(str(memory_error(error)))
@@ -192,7 +199,11 @@ def parser() -> argparse.ArgumentParser:
     adders: dict[str, tuple[str, OptionAdder]] = {
         name: (summary, partial(_fill, module)) for name, (module, summary) in COMMANDS.items()
     }
-    adders |= {name: (entry.summary, entry.fill) for name, entry in commands().items()}
+    adders |= {
+        name: (entry.summary, entry.fill)
+        for name, entry in commands().items()
+        if name not in adders  # of a plug-in
+    }
     for name, (summary, add_options) in adders.items():
         command = parsers.add_parser(
             name, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -6,6 +6,8 @@ import argparse
 import inspect
 from typing import Any
 
+from invtoolbox.errors import InputError
+
 KINDS = (
     "priors",
     "solvers",
@@ -66,8 +68,8 @@ def _entries(kind: str) -> dict[str, str]:
                 named = load()
                 mark = getattr(named, "mark", "")
                 summaries[name] = _first_sentence(named) + (f" [{mark}]" if mark else "")
-            except (ImportError, AttributeError) as error:  # a plug-in whose package is broken
-                summaries[name] = f"cannot be loaded: {' '.join(str(error).split())}"
+            except InputError as error:  # a plug-in whose package is broken
+                summaries[name] = str(error)
     if kind in shelves.SHELVES:
         summaries |= {entry.name: entry.summary for entry in shelves.entries(kind).values()}
     return summaries

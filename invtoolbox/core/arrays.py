@@ -47,4 +47,31 @@ def as_tensor(
         is_irregular = any(stride < 0 or stride % size for stride in values.strides)
         if not values.flags.writeable or values.dtype != native or is_irregular:
             values = values.astype(native, order="C")
-    return torch.as_tensor(values, dtype=dtype, device=device)
+    _refuse_images(values)
+    try:
+        return torch.as_tensor(values, dtype=dtype, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(values, (Tensor, float, int, complex)):
+            raise
+        kind = f"{type(values).__module__}.{type(values).__qualname__}".removeprefix("builtins.")
+        if isinstance(values, np.ndarray):
+            kind = f"an array of {values.dtype}"
+        raise InputError(
+            f"an array or a tensor of numbers is expected, got {kind} "
+            f"({' '.join(str(error).split())[:100]}); check the order of the arguments"
+        ) from error
+
+
+def _refuse_images(values: Any) -> None:
+    """Refuse images of other packages, whose axes and places an array would lose."""
+    package = type(values).__module__.partition(".")[0]
+    if package in ("SimpleITK", "itk") and hasattr(values, "GetDirection"):
+        way = f"{package}.GetArrayFromImage(image), with the axes (slice, row, column)"
+    elif package == "nibabel" and hasattr(values, "dataobj"):
+        way = "image.get_fdata().T, with the axes (slice, row, column)"
+    else:
+        return
+    raise InputError(
+        f"an array or a tensor is expected, got an image of {package}; give {way}; it.register takes "
+        "such images with their place"
+    )

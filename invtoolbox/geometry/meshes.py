@@ -156,8 +156,8 @@ class Body:
         The object is a `Mesh`, ``(vertices, faces)``, points ``(N, 3)`` or ``(batch, N, 3)`` as a
         tensor or an array, or an object of trimesh (`Trimesh`, `PointCloud`), Open3D
         (`TriangleMesh`, `PointCloud`, also those of tensors) or PyTorch3D (`Meshes`,
-        `Pointclouds`), or any object with the attributes of Open3D: ``points``, or ``vertices``
-        and ``triangles``.
+        `Pointclouds`) or PyVista (`PolyData`), or any object with the attributes of Open3D:
+        ``points``, or ``vertices`` and ``triangles``.
         """
         if isinstance(shape, Mesh):
             return cls(
@@ -173,10 +173,19 @@ class Body:
             )
         if isinstance(shape, (Tensor, np.ndarray)):
             return _of_array(shape)
+        if hasattr(shape, "geometry") and hasattr(shape, "to_mesh"):  # a scene of trimesh
+            raise InputError(
+                f"a {type(shape).__name__} holds {len(shape.geometry)} meshes; give one of "
+                "scene.geometry.values(), or all as one mesh, scene.to_mesh()"
+            )
         package = type(shape).__module__.split(".")[0]
         reader = {"trimesh": _of_trimesh, "open3d": _of_open3d, "pytorch3d": _of_pytorch3d}.get(
             package
         )
+        if reader is None and hasattr(shape, "points") and hasattr(shape, "n_points"):
+            reader = _of_pyvista
+        if reader is None and hasattr(shape, "verts_list"):
+            reader = _of_pytorch3d
         if reader is None and is_cloud(shape):
             reader = _of_open3d
         if reader is None:
@@ -384,6 +393,26 @@ def _of_open3d(shape: Any) -> Body:
         _whole(np.asarray(shape.triangles)) if name == "vertices" else None,
         rebuild_legacy,
     )
+
+
+def _of_pyvista(shape: Any) -> Body:
+    points = torch.from_numpy(np.array(shape.points, dtype=np.float64))
+    # Every face is its number of corners and their numbers; a cloud has faces of one corner or none.
+    listed = np.asarray(getattr(shape, "faces", ())).ravel()
+    is_triangles = len(listed) % 4 == 0 and bool((listed[::4] == 3).all())
+    if len(listed) and not is_triangles:
+        raise InputError(
+            f"the faces of this {type(shape).__name__} are not all triangles; give "
+            "mesh.triangulate()"
+        )
+
+    def rebuild(positions: Tensor) -> Any:
+        copied = copy.deepcopy(shape)
+        copied.points = positions[0].cpu().numpy()
+        return copied
+
+    faces = _whole(listed.reshape(-1, 4)[:, 1:]) if len(listed) else None
+    return Body(points[None], faces, rebuild)
 
 
 def _of_pytorch3d(shape: Any) -> Body:

@@ -294,7 +294,7 @@ class SceneCommand:
             last = key.rpartition(".")[2]
             # No word of a sentence, and no key of a file that the user wrote.
             if "_" in last and ".toml: " not in sentence:
-                sentence = re.sub(rf"(?<![\w.=-]){last}(?![\w=])", option, sentence)
+                sentence = re.sub(rf"(?<![\w.='-]){last}(?![\w=])", option, sentence)
         # The user of options has written no tables.
         return re.sub(r"^(\w+): \[[\w.]+\]: ", r"\1: ", sentence)
 

@@ -10,8 +10,11 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
+
+from invtoolbox.catalogue.registry import load_plugin
+from invtoolbox.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -23,21 +26,40 @@ class Entry:
         noun: noun phrase for messages.
         command: name of its command, or None.
         summary: what the command does, for the list of commands.
+        plugin: entry point of a plug-in, or None for a kind of the toolbox.
     """
 
     place: str
     noun: str
     command: str | None = None
     summary: str = ""
+    plugin: EntryPoint | None = None
 
     def load(self) -> Any:
-        """Return the kind."""
-        module, _, name = self.place.partition(":")
-        return getattr(import_module(module), name)
+        """Return the kind.
+
+        Raises:
+            InputError: a plug-in cannot be imported, or is no kind with a command.
+        """
+        if self.plugin is None:
+            module, _, name = self.place.partition(":")
+            return getattr(import_module(module), name)
+        kind = load_plugin(self.plugin)
+        if not hasattr(kind, "prepare"):
+            raise InputError(
+                f"the plug-in {self.plugin.name!r} ({self.place}) is a {type(kind).__name__}; an "
+                "entry point of invtoolbox.jobs is an invtoolbox.jobs.kind.Kind"
+            )
+        return kind
 
     def fill(self, parser: argparse.ArgumentParser) -> None:
         """Add the options of the command to its parser."""
         kind = self.load()
+        if kind.command is None:
+            raise InputError(
+                f"{self.place} has no command; give its Kind command=SceneCommand(...), or run its "
+                "scene files by `invtoolbox run`"
+            )
         kind.command.fill(parser, kind)
         parser.set_defaults(command=self.run)
 
@@ -157,12 +179,22 @@ KINDS = {
 def kinds() -> dict[str, Entry]:
     """Return the kinds of the toolbox and of plug-ins, by their tables."""
     plugins = {
-        point.name: Entry(point.value, f"[{point.name}]", point.name, f"plug-in {point.value}")
+        point.name: Entry(
+            point.value, f"[{point.name}]", point.name, f"plug-in {point.value}", point
+        )
         for point in entry_points(group="invtoolbox.jobs")
     }
     return plugins | KINDS
 
 
 def commands() -> dict[str, Entry]:
-    """Return the entries that have a command, by the command."""
-    return {entry.command: entry for entry in (*IMAGES, *kinds().values()) if entry.command}
+    """Return the entries that have a command, by the command.
+
+    A plug-in cannot replace a command of the toolbox.
+    """
+    own = {entry.command: entry for entry in (*IMAGES, *KINDS.values()) if entry.command}
+    return own | {
+        entry.command: entry
+        for entry in kinds().values()
+        if entry.plugin is not None and entry.command and entry.command not in own
+    }

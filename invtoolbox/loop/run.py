@@ -144,11 +144,7 @@ class Loop:
             objective = objective.with_regularization(rule_state.weight)
         variable = move_into_domain(objective, variable)
         state = solver.init(objective, variable)
-        if not isinstance(state, State):
-            raise InputError(
-                f"init of {type(solver).__name__} returns {type(state).__name__}, expected a subclass "
-                "of it.solvers.State, a dataclass with x, value, discrepancy and certificate"
-            )
+        _check_state(solver, "init", state, batch)
         loop = cls(
             iteration=0,
             active=torch.arange(batch, device=device),
@@ -245,6 +241,8 @@ def run(
             _end(loop, objective, solver, LIMIT, loop.running.clone())
             break
         length = time.monotonic() - began
+        if loop.iteration == 0:
+            _check_state(solver, "step", loop.state, len(loop.active))
         loop.iteration += 1
         if loop.travel is not None:
             loop.travel = loop.travel.update(loop.state.x, loop.iteration)
@@ -424,6 +422,31 @@ def _check_gap(
     done, certificate = accept(gap, within, state.certificate, limits.tolerance, alone)
     _correct(loop, 1, loop.running, certificate)
     return done
+
+
+def _check_state(solver: Solver, method: str, state: Any, batch: int) -> None:
+    """Refuse what is no state of a solver, or holds no number per item.
+
+    Args:
+        solver: the solver.
+        method: method that has returned the state.
+        state: what it has returned.
+        batch: number of items.
+    """
+    name = f"{method} of {type(solver).__name__}"
+    if not isinstance(state, State):
+        raise InputError(
+            f"{name} returns {type(state).__name__}, expected a subclass of it.solvers.State, a "
+            "dataclass with x, value, discrepancy and certificate"
+        )
+    for quantity in ("value", "discrepancy", "certificate"):
+        numbers = getattr(state, quantity)
+        shape = tuple(numbers.shape) if isinstance(numbers, Tensor) else type(numbers).__name__
+        if shape != (batch,):
+            raise InputError(
+                f"{name} returns a state whose {quantity} has the shape {shape} for {batch} items, "
+                f"expected ({batch},): reduce over every axis but the first, .flatten(1).sum(1)"
+            )
 
 
 def _weights(loop: Loop, solver: Solver, objective: Objective) -> Tensor:

@@ -85,6 +85,17 @@ def as_operator(
         return Matrix(obj, domain_shape, cast("Sequence[int] | None", range_shape))
     if _is_scipy(obj):
         return ScipyOperator(obj, domain_shape, cast("Sequence[int] | None", range_shape))
+    if type(obj).__module__.partition(".")[0] == "odl":
+        if not hasattr(obj, "adjoint"):
+            raise InputError(
+                f"a {type(obj).__name__} of ODL is no operator; a geometry becomes one by "
+                "it.operators.from_odl(geometry, space)"
+            )
+        raise InputError(
+            f"an operator of ODL, such as this {type(obj).__name__}, comes in as it.as_operator("
+            "odl.as_scipy_operator(operator), (channel, *space)); a scan as it.operators.from_odl("
+            "geometry, space)"
+        )
     if callable(obj):
         if domain_shape is None:
             raise InputError(

@@ -195,13 +195,21 @@ class ExplicitPrior(Prior):
         if "energy" in self.offers:
             with torch.enable_grad():
                 free = x if x.requires_grad else x.detach().requires_grad_(True)
-                (result,) = torch.autograd.grad(
-                    self.energy(free).sum(), free, create_graph=x.requires_grad
-                )
+                energy = self.energy(free)
+                self._require_derivative(energy)
+                (result,) = torch.autograd.grad(energy.sum(), free, create_graph=x.requires_grad)
             return result
         if "denoise" in self.offers:
             return x - self.denoise(x, self.sigma)
         raise InputError(f"{self!r} has no gradient")
+
+    def remark(self, like: Tensor) -> str | None:
+        """Return a note for a user of this prior, such as a likely mistake; or None.
+
+        Args:
+            like: images of the shape, type and device that the prior will get.
+        """
+        return None
 
     def density_gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """Return ``-grad log p(x)`` of the prior's probability density p, for samplers.
@@ -230,8 +238,17 @@ class ExplicitPrior(Prior):
         with torch.enable_grad():
             free = x if tracked else x.detach().requires_grad_(True)
             energy = self.energy(free)
+            self._require_derivative(energy)
             (slope,) = torch.autograd.grad(energy.sum(), free, create_graph=tracked)
         return energy if tracked else energy.detach(), slope
+
+    def _require_derivative(self, energy: Tensor) -> None:
+        """Raise an `InputError` if an energy is no function of its argument for torch."""
+        if not energy.requires_grad:
+            raise InputError(
+                f"{self!r}.energy has no derivative, because it leaves torch or detaches; compute it "
+                "with operations of torch, or write gradient(x, generator) too"
+            )
 
     def split(self) -> tuple[LinearOperator, ExplicitPrior]:
         raise InputError(f"{self!r} does not split into a linear operator and a simple prior")

@@ -100,12 +100,7 @@ over all axes but the first, .flatten(1).sum(1)
         if type(prior).gradient is ExplicitPrior.gradient and not {"prox", "split"} & offers:
             with torch.enable_grad():
                 free = x.clone().requires_grad_(True)
-                value = _call(prior, "energy", prior.energy, free)
-            if not value.requires_grad:
-                raise InputError(
-                    f"{prior!r}.energy has no derivative, because it leaves torch or detaches; "
-                    "compute it with operations of torch, or write gradient(x, generator) too"
-                )
+                prior._require_derivative(_call(prior, "energy", prior.energy, free))
     if "prox" in offers:
         _same_shape(prior, "prox", _call(prior, "prox", prior.prox, x, step), x)
     if type(prior).gradient is not ExplicitPrior.gradient and "gradient" in offers:

@@ -125,6 +125,9 @@ def choose_parts(
         notes.append(f"history holds no objective: {without!r} has no energy")
     if remark := solver.remark(objective):
         notes.append(remark)
+    if objective.layout is None and call.check:
+        zeros = problem.zeros()
+        notes += filter(None, (prior.remark(zeros) for prior in objective.explicit_priors))
     for note in (reason, *notes):
         log.info(note)
     return objective, regularization, rule, why, solver, reason

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -270,11 +271,11 @@ def tensors_of(subject: Any, path: str = "") -> dict[str, Tensor]:
 
 
 def same_tensors(before: dict[str, Tensor], after: dict[str, Tensor]) -> str | None:
-    """Return the name of a tensor that has changed, or ``None``."""
+    """Return the name of a tensor that has changed, appeared or vanished, or ``None``."""
     for name, value in before.items():
         if name not in after or not torch.equal(value.nan_to_num(), after[name].nan_to_num()):
             return name
-    return None
+    return next((name for name in after if name not in before), None)
 
 
 def check_purity(
@@ -306,6 +307,14 @@ def check_purity(
         f"{what} gives tensors",
         wrong is None,
         f"{what} gives a {type(wrong).__module__}.{type(wrong).__qualname__}; write it in torch",
+    ):
+        raise Unusable
+    is_defined = not any(bool(p.isnan().any()) for p in parts(first))
+    if not check.holds(
+        f"{what} gives numbers",
+        is_defined or any(bool(p.isnan().any()) for p in chain(*map(parts, arguments))),
+        f"{what} gives NaN for finite images; a root has no derivative at 0, and a logarithm no "
+        "value below 0: write (d.square() + 1e-12).sqrt(), or clamp the argument",
     ):
         raise Unusable
     copies_of_result = tuple(p.detach().clone() for p in parts(first))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator, expand, item_norm
 from invtoolbox.testing.common import (
     ROUNDING,
@@ -67,12 +68,24 @@ def check_operator(
     >>> check_operator(it.operators.FiniteDifference((1, 5, 4))).ok
     True
     """
+    if not isinstance(A, Operator):
+        raise InputError(
+            f"check_operator takes an operator, got a {type(A).__name__}; it.as_operator converts "
+            "functions, matrices and operators of other packages"
+        )
+    missing = [name for name in ("domain_shape", "range_shape") if not hasattr(A, name)]
+    if missing:
+        raise InputError(
+            f"{type(A).__name__} has no {' and no '.join(missing)}; set the shapes (channel, *space) "
+            "of images and of measurements in __init__"
+        )
     check = Checklist(repr(A))
     if x is None:
         x = torch.zeros(A.items or batch, *A.domain_shape, dtype=torch.float64, device=_device(A))
         x = randn_like(x, seed)
     for dtype in precisions:
-        _check_in(check, A.to(dtype), in_precision(x, dtype), dtype, seed)
+        with check.attempt(f"the operator ({str(dtype).removeprefix('torch.')})"):
+            _check_in(check, A.to(dtype), in_precision(x, dtype), dtype, seed)
     return check.finish(raise_error)
 
 

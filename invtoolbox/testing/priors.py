@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.content import digest
+from invtoolbox.core.reductions import norm_items
 from invtoolbox.errors import InputError
+from invtoolbox.operators.base import expand
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Prior, PriorSum
+from invtoolbox.priors.learned.denoiser import WORSE
 from invtoolbox.problem import Problem
 from invtoolbox.solve import solve
 from invtoolbox.testing.common import (
@@ -28,6 +34,9 @@ from invtoolbox.testing.common import (
 from invtoolbox.testing.implicit_priors import check_implicit
 from invtoolbox.testing.operators import PRECISIONS
 from invtoolbox.testing.prior_methods import check_agreement
+
+#: Error of a denoised image, in norms of the noise, that is no fault whatever the image.
+_SHARE_OF_NOISE = 3.0
 
 
 def check_prior(
@@ -56,6 +65,7 @@ def check_prior(
     * if ``is_convex``, no midpoint of two images has a larger energy than the two on average (or,
       without an energy, the gradient is monotone);
     * a prox of a convex prior is firmly nonexpansive, with or without an energy;
+    * ``denoise`` leaves noisy images nearer to the clean ones than a constant is;
     * ``weights(x) x`` is the gradient, and if ``is_majorizer``, the weights make a majorant;
     * the quadratic of ``majorizer(x)`` lies above the energy;
     * ``prox_conjugate`` is Moreau's; ``split() = (K, F)`` has ``F(K x) = R(x)``;
@@ -93,10 +103,7 @@ def check_prior(
     >>> print(report.faults[0].sentence.split(";")[0])
     energy has shape (), expected one number for each of 2 items
     """
-    if not isinstance(prior, (PriorSum, ImplicitPrior, ExplicitPrior)):
-        raise InputError(
-            f"check_prior takes an explicit or an implicit prior, got {type(prior).__name__}"
-        )
+    x = _require(prior, x)
     check = Checklist(repr(prior))
     if len(x) == 1 and problem is None:
         x = torch.cat([x, 0.5 * x, x + 0.1 * x.abs().mean() * randn_like(x, seed)])
@@ -127,6 +134,24 @@ def check_prior(
             with check.attempt("the implicit prior"):
                 check_implicit(check, prepared.implicit, precisions, seed)
     return check.finish(raise_error)
+
+
+def _require(prior: Any, x: Any) -> Tensor:
+    """Return images as a tensor, or raise an `InputError` if an argument is of another kind."""
+    if not isinstance(prior, (PriorSum, ImplicitPrior, ExplicitPrior)):
+        if isinstance(prior, type):
+            name = prior.__name__
+            got = f"the class {name}; make an object of it, {name}()"
+        else:
+            got = f"a {type(prior).__name__}; it.as_prior makes functions and networks priors"
+        raise InputError(f"check_prior takes an explicit or an implicit prior, got {got}")
+    images = as_tensor(x)
+    if images.ndim < 3:
+        raise InputError(
+            f"check_prior takes images (batch, channel, *space), got the shape {tuple(images.shape)}; "
+            "add axes in front, x[None, None]"
+        )
+    return images
 
 
 def _check_explicit(
@@ -205,8 +230,9 @@ def _check_calls(
         levels: Sequence[float],
         image: bool,
     ) -> None:
-        with check.attempt(f"{name} ({short})"):
-            _test(name, call, levels, image)
+        if _check_signature(check, prior, name):
+            with check.attempt(f"{name} ({short})"):
+                _test(name, call, levels, image)
 
     def _test(
         name: str,
@@ -280,4 +306,45 @@ def _check_calls(
             lambda r, u, s: r.denoise(u, s),
             (prior.sigma,) if prior.fixed_level or prior.unit_step else sigmas,
             True,
+        )
+        if _check_signature(check, prior, "denoise"):
+            with check.attempt(f"the effect of denoise ({short})"):
+                _check_effect(check, prior, x, sigmas, short)
+
+
+def _check_signature(check: Checklist, prior: ExplicitPrior, name: str) -> bool:
+    """Check that a method takes the arguments that solvers pass by position."""
+    expected = inspect.signature(getattr(ExplicitPrior, name))
+    given = inspect.signature(getattr(prior, name))
+    try:
+        given.bind(*list(expected.parameters)[1:])
+    except TypeError as error:
+        return check.holds(
+            f"{name} takes its arguments",
+            False,
+            f"{name}{given} does not take what solvers pass, {error}; write def {name}"
+            f"({', '.join(expected.parameters)})",
+        )
+    return True
+
+
+def _check_effect(
+    check: Checklist, prior: ExplicitPrior, x: Tensor, sigmas: Sequence[float], short: str
+) -> None:
+    """Check that denoised images are nearer to clean images than constant images are."""
+    levels = (prior.sigma,) if prior.fixed_level or prior.unit_step else sigmas
+    clean = x - x.flatten(2).mean(2).reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+    for level in levels:
+        sigma = torch.as_tensor(level, dtype=x.real.dtype, device=x.device).expand(len(x))
+        noise = expand(sigma, x) * randn_like(x, seed=1)
+        error = norm_items(prior.denoise(x + noise, sigma) - x)
+        # Images that a level exceeds may well become constant.
+        allowed = torch.maximum(norm_items(clean), _SHARE_OF_NOISE * norm_items(noise))
+        check.at_most(
+            f"denoise keeps the image ({short})",
+            (error / allowed).min(),
+            WORSE,
+            f"denoise at sigma {float(sigma[0]):g} leaves images farther from the clean ones than a "
+            "constant is, {figure:.2g} times; it returns the image without noise, in the scale of "
+            "its argument: subtract a predicted noise from x, and divide by the scale of the network",
         )

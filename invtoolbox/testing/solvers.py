@@ -77,10 +77,7 @@ def check_solver(
     >>> check_solver(it.solvers.GradientDescent(), problem, it.priors.Tikhonov()).ok
     True
     """
-    if problem.batch < 2:
-        raise InputError(
-            "check_solver needs a problem with at least two items, to test their independence"
-        )
+    _require(solver, problem)
     check = Checklist(repr(solver))
     settings, held = copy.deepcopy(solver), tensors_of((problem, prior))
 
@@ -131,6 +128,19 @@ def check_solver(
             "with the batch as their first axis",
         )
     return check.finish(raise_error)
+
+
+def _require(solver: Any, problem: Problem) -> None:
+    """Raise an `InputError` unless a solver and several items are given."""
+    if not isinstance(solver, Solver):
+        raise InputError(
+            f"check_solver takes an object of a subclass of it.solvers.Solver, got {solver!r}; "
+            "give the solver with its settings, such as it.solvers.GradientDescent()"
+        )
+    if problem.batch < 2:
+        raise InputError(
+            "check_solver needs a problem with at least two items, to test their independence"
+        )
 
 
 def _check_items(
@@ -214,7 +224,7 @@ def _check_converged(
         f"an item is called converged with a certificate of {{figure:.1e}}, "
         f"above the tolerance {bound:.1e}",
     )
-    _check_tolerance(check, solver, problem, prior, regularization)
+    _check_first_step(check, solver, problem, prior, regularization)
     objective, _, _ = bind(problem, _as_sum(prior), regularization)
     if not objective.has_value or objective.layout is not None:
         return
@@ -265,10 +275,10 @@ def _check_converged(
         )
 
 
-def _check_tolerance(
+def _check_first_step(
     check: Checklist, solver: Solver, problem: Problem, prior: Prior | None, regularization: float
 ) -> None:
-    """Check that no item is called converged while its certificate is above the tolerance."""
+    """Check that no item is called converged above the tolerance, and that a step keeps x."""
     objective, _, _ = bind(problem, _as_sum(prior), regularization)
     if objective.layout is not None:
         return
@@ -281,6 +291,14 @@ def _check_tolerance(
             ),
         )
         early = solver.converged(state, 0.0) & (state.certificate > 0)
+        start, before = state.x, state.x.clone()
+        solver.step(objective.at(0), state)
+    check.holds(
+        "step keeps x",
+        torch.equal(start, before),
+        "step writes into state.x, which the loop keeps as the last finite answer; compute a new "
+        "tensor and put it into the state by dataclasses.replace",
+    )
     check.holds(
         "converged obeys the tolerance",
         not bool(early.any()),

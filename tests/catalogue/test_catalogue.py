@@ -219,3 +219,11 @@ def test_truncated_weights_are_refused(shelf: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(InputError, match=r"weights\.safetensors is not a readable file of weights"):
         it.priors.load("tiny")
+
+
+def test_a_scene_of_any_editor_is_read(tmp_path: Path) -> None:
+    (tmp_path / "bom.toml").write_bytes(b"\xef\xbb\xbfseed = 3\r\n")
+    assert catalogue.read_toml(tmp_path / "bom.toml") == {"seed": 3}
+    (tmp_path / "utf16.toml").write_bytes("seed = 3".encode("utf-16"))
+    with pytest.raises(InputError, match="save it as UTF-8"):
+        catalogue.read_toml(tmp_path / "utf16.toml")

@@ -108,7 +108,7 @@ def test_a_plug_in_works_everywhere(plugged: dict[str, str], tmp_path: Path) -> 
         and "Everything is doubled" in listed
         and "Text files of numbers" in listed
     )
-    assert "broken " in listed and "cannot be loaded: No module named 'gone'" in listed
+    assert "broken " in listed and "ModuleNotFoundError: No module named 'gone'" in listed
 
 
 def test_the_page_that_brings_a_prior_into_a_scene(tmp_path: Path) -> None:

@@ -198,3 +198,13 @@ def test_an_older_python_is_told_in_one_sentence(start: str) -> None:
     assert "invtoolbox needs Python 3.11 or later, and this is Python 3.10" in last
     source = Path(catalogue.__file__).parents[1] / "__init__.py"
     ast.parse(source.read_text(), feature_version=(3, 7))
+
+
+def test_an_unknown_home_is_one_sentence(run: Run) -> None:
+    assert "give the whole path" in one_sentence(run("denoise", "~nobody-of-this-name/x.png"))
+
+
+def test_a_command_without_output_streams_works(tmp_path: Path) -> None:
+    code = "import sys; sys.stdout = sys.stderr = None\nfrom invtoolbox.cli import main\nmain(['list', 'tables'])"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=120)
+    assert ran.returncode == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import pickle
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -619,3 +619,38 @@ def test_sweeps_have_no_geometry(tmp_path: Path) -> None:
             sets.write_folder(tmp_path / "set"),
             datasets.Geometry("parallel", (0.0, 1.0), 5, (4, 4)),
         )
+
+
+def _bins(folder: Path, numbers: Sequence[int], name: str = "{:06d}.bin") -> Path:
+    folder.mkdir(parents=True)
+    for number in numbers:
+        np.full((5, 4), number + 1, "<f4").tofile(folder / name.format(number))
+    return folder
+
+
+def test_the_folders_around_and_within_a_sequence_open_it(tmp_path: Path) -> None:
+    _bins(tmp_path / "dataset" / "sequences" / "07" / "velodyne", range(2))
+    assert len(datasets.open_sweeps(tmp_path / "dataset")) == 2
+    drive = tmp_path / "2011_09_26" / "2011_09_26_drive_0001_sync"
+    data = _bins(drive / "velodyne_points" / "data", range(2), "{:010d}.bin")
+    stamps = "2011-09-26 13:02:25.000000000\n2011-09-26 13:02:25.500000000\n"
+    (drive / "velodyne_points" / "timestamps.txt").write_text(stamps)
+    for place in (tmp_path / "2011_09_26", drive, data.parent, data):
+        sweeps = datasets.open_sweeps(place)
+        assert sweeps[1].timestamp - sweeps[0].timestamp == pytest.approx(0.5), place
+    _bins(tmp_path / "2011_09_26" / "other_sync" / "velodyne_points" / "data", range(2))
+    with pytest.raises(InputError, match="holds 2 sequences .*other_sync.*; give one of them"):
+        datasets.open_sweeps(tmp_path / "2011_09_26")
+
+
+def test_a_missing_frame_leaves_a_gap_in_time(tmp_path: Path) -> None:
+    sweeps = datasets.open_sweeps(_bins(tmp_path / "drive", [4, 5, 7, 8]))
+    assert [round(sweeps[k].timestamp, 6) for k in range(4)] == [0.0, 0.1, 0.3, 0.4]
+    late = datasets.open_sweeps(_bins(tmp_path / "times", [1000, 1100, 1200]))
+    assert late[2].timestamp == pytest.approx(0.2)
+
+
+def test_an_array_of_columns_is_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "0.npy", np.ones((3, 50)))
+    with pytest.raises(InputError, match="save array.T"):
+        datasets.open_sweeps(tmp_path)[0]

@@ -82,7 +82,10 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (site / "blurring.py").write_text(MODULE)
     about = site / "blurring-1.0.dist-info"
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: blurring\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[invtoolbox.jobs]\nblur = blurring:KIND\n")
+    (about / "entry_points.txt").write_text(
+        "[invtoolbox.jobs]\nblur = blurring:KIND\nlist = blurring:KIND\ndenoise = blurring:KIND\n"
+        "gone = gone:KIND\nother = blurring:BlurTable\n"
+    )
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.delitem(sys.modules, "blurring", raising=False)
     monkeypatch.chdir(tmp_path)
@@ -117,3 +120,11 @@ def test_its_command_is_listed_and_works(run: Run, installed: Path) -> None:
     assert run("blur", "picture.npy", "--output", "b.npy", "b.json", "-q").code == 0
     assert json.loads(Path("b.json").read_text())["contrast"] < 1
     assert "--width is" in one_sentence(run("blur", "picture.npy", "--width", "0"))
+
+
+def test_a_plug_in_replaces_no_command_and_its_faults_are_named(run: Run, installed: Path) -> None:
+    assert "remove the noise" in run("denoise", "--help").out.lower()
+    assert "square kernel" not in run("list", "--help").out
+    sentence = one_sentence(run("gone", "picture.npy"))
+    assert "the plug-in 'gone' of the package blurring (gone:KIND) cannot be loaded" in sentence
+    assert "is an invtoolbox.jobs.kind.Kind" in one_sentence(run("other", "picture.npy"))

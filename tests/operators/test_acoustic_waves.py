@@ -247,3 +247,26 @@ def test_receivers_at_one_place_have_one_record(along: float) -> None:
         whole[0, 0, shot].index_add_(0, torch.tensor(numbers), w[0, 0, shot])
     slope = padded.linearize(x).adjoint(w)
     torch.testing.assert_close(slope, plain.linearize(x).adjoint(whole), rtol=1e-6, atol=1e-12)
+
+
+def test_arguments_of_an_inversion_are_named() -> None:
+    wavelet = it.simulation.ricker(15.0, time_step=1e-3, samples=120)
+    ends = torch.tensor([[10.0, 20.0], [10.0, 80.0]])
+    A = it.operators.AcousticWaves((7, 11), 10.0, ends, ends, wavelet, 1e-3, (1400, 1700))
+    start = torch.full((1, 1, 7, 11), 1500.0)
+    y = A(start + 50)
+    with pytest.raises(it.InputError, match="records, survey and start in this order, got Tensor"):
+        it.invert_waveforms(A, y, start, 15, progress=False)  # type: ignore[arg-type]
+    with pytest.raises(it.InputError, match="all records are 0"):
+        it.invert_waveforms(0 * y, A, start, (15,), progress=False)
+    found = it.invert_waveforms(
+        1e6 * y.numpy(),
+        A,
+        start.numpy(),
+        15,
+        max_iterations=1,
+        progress=False,  # type: ignore[arg-type]
+    )
+    assert any("bring the wavelet to the unit" in note for note in found.notes)
+    alike = it.invert_waveforms(y, A, start, (15,), max_iterations=1, progress=False)
+    assert not any("bring the wavelet" in note for note in alike.notes)

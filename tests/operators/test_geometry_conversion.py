@@ -544,3 +544,20 @@ def test_missing_keys_of_astra_and_exchanged_geometries_are_named() -> None:
         it.operators.from_astra(volume, views)
     with pytest.raises(it.InputError, match=r"by it.operators.from_astra\(proj_geom, vol_geom\)"):
         it.as_operator(views)
+
+
+def test_arguments_in_another_order_are_named() -> None:
+    geometry = SimpleNamespace(DSO=100.0)
+    with pytest.raises(InputError, match="from_tigre takes a geometry and the angles"):
+        it.operators.from_tigre([0.0, 1.0], geometry)
+    with pytest.raises(InputError, match="from_odl takes a geometry and the space"):
+        it.operators.from_odl(SimpleNamespace(partition=None), SimpleNamespace(angles=None))
+
+
+def test_objects_of_odl_are_told_how_to_come_in() -> None:
+    odl = pytest.importorskip("odl")
+    space = odl.uniform_discr([0, 0], [1, 1], [4, 4])
+    with pytest.raises(InputError, match=r"odl.as_scipy_operator\(operator\)"):
+        it.as_operator(odl.IdentityOperator(space))
+    with pytest.raises(InputError, match="no operator"):
+        it.as_operator(space)

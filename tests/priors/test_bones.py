@@ -283,3 +283,26 @@ def test_what_bones_cannot_move_is_said() -> None:
         it.find_bones(mesh, torch.zeros(2, 5, 3))
     moving = Deformation(mesh, PointMotion(2)).prepare(None, None)
     assert moving.decode(moving.initial()).at(1).shape == (1, 54, 3)
+
+
+def test_frames_that_are_no_positions_are_named() -> None:
+    bar = torch.cartesian_prod(torch.arange(8.0), torch.arange(3.0), torch.arange(3.0))
+    lift = (bar[:, :1] - 4).clamp_min(0) * torch.tensor([0.0, 0.0, 1.0])
+    frames = [bar + a * lift for a in (0.1, 0.2)]
+
+    def find(frames: Any, **settings: Any) -> Any:
+        return it.find_bones(bar, frames, count=2, max_iterations=10, **settings)
+
+    assert find(frames).notes == ()
+    order = torch.randperm(len(bar), generator=torch.Generator().manual_seed(0))
+    changes = (lambda f: f - bar, lambda f: 1000 * f, lambda f: f[order])
+    for change in changes:
+        wrong = find([change(frame) for frame in frames])
+        assert "are positions and no displacements" in wrong.notes[-1]
+    is_seen = torch.arange(len(bar)) % 2 == 0
+    numbers = is_seen.nonzero().squeeze(1)
+    seen = [f[is_seen] for f in frames]
+    masked, numbered = find(seen, index=is_seen), find(seen, index=numbers)
+    assert torch.equal(masked.x.at(0), numbered.x.at(0))
+    with pytest.raises(InputError, match="the shape at rest first"):
+        it.find_bones(frames, bar, count=2)

@@ -245,3 +245,46 @@ def test_complex_images_take_their_levels_from_real_numbers(
     prior = Denoiser(Shrink(), sigma=0.5, channelwise=True)
     torch.testing.assert_close(prior.prox(x, torch.tensor([1.0, 4.0]))[1], x[1] / 2)
     assert not recwarn.list
+
+
+def smooth(x: Tensor) -> Tensor:
+    return nn.functional.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+
+
+@pytest.mark.parametrize(
+    ("network", "is_named"),
+    [
+        (smooth, False),
+        (lambda x: x - smooth(x), True),  # predicts the noise
+        (lambda x: 255 * smooth(x), True),
+        (lambda x: smooth(x) if x.shape[-1] == 80 else None, False),  # for one size
+    ],
+)
+def test_what_a_network_returns_is_looked_at_once(network: Any, is_named: bool) -> None:
+    y = torch.linspace(0, 1, 80).expand(1, 1, 80, 80)
+    problem = it.Problem(y, it.operators.Identity((1, 80, 80)), it.data_terms.LeastSquares(0.1))
+    solution = it.solve(
+        problem, Denoiser(network, sigma=0.1), "admm", max_iterations=1, progress=False
+    )
+    named = [note for note in solution.notes if "subtract a predicted noise" in note]
+    assert len(named) == is_named
+    assert Denoiser(DnCNN(depth=3, width=4), sigma=0.1).remark(y) is None  # of this package
+
+
+class Output(dict[str, Tensor]):
+    """As diffusers returns its samples."""
+
+
+class WithMap(nn.Module):
+    """As KAIR's networks, whose second channel is the noise level."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, torch.ones(1, 2, 1, 1))
+
+
+@pytest.mark.parametrize(
+    "network", [lambda x, t: Output(sample=x), lambda x, t: (x,), WithMap(), lambda x: x.mean()]
+)
+def test_networks_of_other_calls_are_told_how_to_come_in(network: Any) -> None:
+    with pytest.raises(InputError, match=r"give a function \(x, sigma\)"):
+        Denoiser(network, sigma=0.1).denoise(torch.zeros(1, 1, 8, 8), 0.1)

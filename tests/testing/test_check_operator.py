@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.errors import InputError
 from invtoolbox.operators import LinearOperator, Operator
 from invtoolbox.testing import check_operator
 
@@ -176,3 +179,22 @@ def test_a_wrong_jacobian_is_found() -> None:
 def test_complex_images() -> None:
     A = it.as_operator(lambda x: torch.fft.fft(x, norm="ortho"), (1, 8), linear=True)
     check_operator(A, torch.randn(2, 1, 8, dtype=torch.complex128))
+
+
+class Shapeless(LinearOperator):
+    domain_shape = (1, 4, 4)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        (Shapeless(), "Shapeless has no range_shape"),
+        (torch.eye(4), "it.as_operator converts"),
+    ],
+)
+def test_what_is_no_operator_is_named(argument: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        check_operator(argument)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor
 
 import invtoolbox as it
+from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.operators.elementary import ChannelSlices
 from invtoolbox.priors import ExplicitPrior, ImplicitPrior, PriorSum
@@ -165,7 +168,7 @@ def test_sound_priors_pass() -> None:
         priors.NonNegative(),
         priors.SmoothedNorm(),
         priors.TotalVariation(),
-        priors.Denoiser(torch.nn.Conv2d(1, 1, 3, padding=1)),
+        priors.Denoiser(torch.nn.AvgPool2d(3, 1, 1)),
         0.1 * priors.L1() + 2 * priors.Tikhonov(),
     ):
         check_prior(prior, x - 0.3)
@@ -212,6 +215,73 @@ class DecodeForgets(Pixels):
 class ScalarEnergy(Pixels):
     def energy(self, parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         return x.sum()
+
+
+class KeepsFirst(ExplicitPrior):
+    """The mean of the first images that it sees."""
+
+    def __init__(self) -> None:
+        self.memory: dict[str, Tensor] = {}
+
+    def energy(self, x: Tensor) -> Tensor:
+        mean = self.memory.setdefault("mean", x.mean().detach())
+        return (x - mean.to(x)).square().flatten(1).sum(1)
+
+
+class RootOfZero(ExplicitPrior):
+    def energy(self, x: Tensor) -> Tensor:
+        return x.diff(dim=-1).square().sqrt().flatten(1).sum(1)
+
+
+class WithoutGenerator(ExplicitPrior):
+    def gradient(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x
+
+
+class PredictsNoise(ExplicitPrior):
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return x - torch.nn.functional.avg_pool2d(x, 3, 1, 1)
+
+
+class OtherScale(ExplicitPrior):
+    def denoise(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        return 255 * x
+
+
+@pytest.mark.parametrize(
+    ("kind", "finding", "words"),
+    [
+        (KeepsFirst, "energy (float32) changes nothing", "memory.mean"),
+        (RootOfZero, "gradient (float32) gives numbers", "a root has no derivative at 0"),
+        (
+            WithoutGenerator,
+            "gradient takes its arguments",
+            "write def gradient(self, x, generator)",
+        ),
+        (PredictsNoise, "denoise keeps the image (float32)", "subtract a predicted noise"),
+        (OtherScale, "denoise keeps the image (float32)", "the scale of its argument"),
+    ],
+)
+def test_habits_of_other_packages_are_named(
+    kind: type[ExplicitPrior], finding: str, words: str
+) -> None:
+    x = 0.5 + 0.2 * torch.linspace(-1, 1, 8).expand(2, 1, 8, 8).clone()
+    x[:, :, 2:4, 2:4] = 0.7  # neighbours of the same value
+    report = check_prior(kind(), x, raise_error=False, precisions=(torch.float32,))
+    assert words in report[finding].sentence, str(report)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((Ridge, torch.rand(2, 1, 4)), "the class Ridge; make an object of it"),
+        ((torch.sum, torch.rand(2, 1, 4)), "it.as_prior"),
+        ((Ridge(), torch.rand(4, 4)), "add axes in front"),
+    ],
+)
+def test_arguments_of_check_prior(arguments: tuple[Any, Tensor], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        check_prior(*arguments)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +418,7 @@ class RaisesInPrepare(Ridge):
         (ReseedsNumPy, "energy (float32) leaves the process alone", "generator of NumPy"),
         (SwitchesGradOff, "energy (float32) leaves the process alone", "grad mode"),
         (GivesNumPy, "energy (float32) gives tensors", "numpy.ndarray; write it in torch"),
-        (LeavesTheGraph, "gradient (float32) runs", "does not require grad"),
+        (LeavesTheGraph, "gradient (float32) runs", "leaves torch or detaches"),
         (Elsewhere, "energy (float32) runs", "raises"),
         (Raises, "energy (float32) runs", "RuntimeError: size mismatch, m1: [3 x 4]"),
         (RaisesInPrepare, "prepare runs", "ValueError: no graph"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -109,6 +109,26 @@ class SaysSo(Descent):
         return torch.ones_like(state.certificate, dtype=torch.bool)
 
 
+@dataclass(frozen=True)
+class WritesX(Descent):
+    def step(self, objective: Objective, state: State) -> State:
+        x = state.x.sub_(self.step_size * self._slope(objective, state.x))
+        return self._at(objective, x.clone())
+
+
+@dataclass(frozen=True)
+class OneCertificate(Descent):
+    def step(self, objective: Objective, state: State) -> State:
+        state = super().step(objective, state)
+        return replace(state, certificate=state.certificate.max())
+
+
+@dataclass(frozen=True)
+class GivesAnImage(Descent):
+    def step(self, objective: Objective, state: State) -> State:
+        return super().step(objective, state).x  # type: ignore[return-value]
+
+
 @dataclass(kw_only=True)
 class CountedState(State):
     count: int = 0
@@ -147,6 +167,7 @@ def _problem() -> it.Problem:
         (WritesMeasurements, "problem and prior are kept", "writes into 0.y"),
         (Unordered, "permuted batch", "permuted"),
         (Counts, "resumed", "into tensors of the state"),
+        (WritesX, "step keeps x", "dataclasses.replace"),
         (SaysSo, "converged obeys the tolerance", "compare it with the tolerance"),
     ],
 )
@@ -171,3 +192,20 @@ def test_sound_solvers_pass() -> None:
 def test_a_problem_of_one_item_shows_nothing() -> None:
     with pytest.raises(it.InputError, match="at least two items"):
         check_solver(Descent(), _problem().select(torch.tensor([0])))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (OneCertificate, r"whose certificate has the shape \(\) for 3 items"),
+        (GivesAnImage, "step of GivesAnImage returns Tensor, expected a subclass of"),
+    ],
+)
+def test_a_state_without_a_number_per_item_is_refused(kind: type[Solver], words: str) -> None:
+    with pytest.raises(it.InputError, match=words):
+        check_solver(kind(), _problem(), 0.1 * it.priors.Tikhonov())
+
+
+def test_a_name_is_no_solver() -> None:
+    with pytest.raises(it.InputError, match="the solver with its settings"):
+        check_solver("fista", _problem())  # type: ignore[arg-type]

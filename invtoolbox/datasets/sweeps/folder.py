@@ -57,7 +57,8 @@ class LidarFolder(SweepFiles):
         times: file of seconds or dates, one per sweep. The default is ``times.txt`` or
             ``timestamps.txt`` in the folder, then the times of a TUM file of poses, then times from
             `rate`.
-        rate: number of sweeps per second, if no times are known.
+        rate: number of sweeps per second, if no times are known; numbers that are missing among
+            those of the names leave a gap in time.
         columns: number of columns of `.bin` and `.npy`, or their names (see `read_points`).
         deskewed: whether the sensor's motion within the sweeps has been removed, if known.
 
@@ -106,7 +107,11 @@ class LidarFolder(SweepFiles):
             stored = read_poses(self.pose_file).times
             if stored is not None:
                 return stored, self.pose_file
-        return times_at_rate(len(self), rate), None
+        # Sweeps that are missing between the others leave a gap in the numbers.
+        numbers = _frame_numbers(self.files)
+        if numbers is None:
+            return times_at_rate(len(self), rate), None
+        return times_at_rate(int(numbers[-1]) + 1, rate)[numbers], None
 
     def _find(self, names: Sequence[str]) -> Path | None:
         places = (folder / name for folder in self.folders for name in names)
@@ -284,6 +289,19 @@ def first_time(file: Path) -> int | None:
             return int(np.frombuffer(stream.read(dtype.itemsize), dtype)[0])
     except InputError:
         return None
+
+
+def _frame_numbers(files: Sequence[Path]) -> np.ndarray | None:
+    """Return the numbers of frames in the names, counted from the first; None for other names."""
+    found = [re.fullmatch(r"(.*?)(\d{1,9})", file.stem) for file in files]
+    words = {match[1] for match in found if match is not None}
+    if len(words) != 1 or any(match is None for match in found):
+        return None
+    numbers = np.array([int(match[2]) for match in found if match is not None])
+    steps = np.diff(numbers)
+    if not len(steps) or not (steps > 0).all() or np.median(steps) != 1:
+        return None
+    return numbers - numbers[0]
 
 
 def _most_common_suffix(files: Sequence[Path]) -> str:

@@ -57,6 +57,12 @@ _OTHERS = {
     ".pts": "text; write it as .npy: numpy.save(name, numpy.loadtxt(file, skiprows=1))",
     ".csv": "text; write its columns x, y, z, intensity as .npy by numpy.loadtxt and numpy.save",
 }
+#: Folders within a sequence that hold the sweeps alone, without times and poses.
+_INNER = ("velodyne_points/data", "velodyne_points", "sensors/lidar", "sensors")
+#: Readers of layouts that the names of their folders show, and largest number of folders that are
+#: searched for them.
+_LAYOUTS = ("argoverse2", "kitti-raw", "kitti-odometry", "nuscenes", "waymo")
+_MOST_FOLDERS = 500
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -288,9 +294,23 @@ def locate(path: str | os.PathLike[str]) -> tuple[Path, str]:
         reader = reader_of_file(place)
     else:
         reader = reader_of_folder(place)
+    around = (
+        _sequence_around(place) if place.is_dir() and reader in (None, "lidar-folder") else None
+    )
+    if around is not None:
+        return around
     if reader is not None:
         return place, reader
     place = require_folder(path, "a lidar sequence")
+    within = _sequences_within(place)
+    if len(within) == 1:
+        return within[0]
+    if within:
+        names = ", ".join(str(folder.relative_to(place)) for folder, _ in within[:4])
+        raise InputError(
+            f"{path}: the folder holds {len(within)} sequences ({names}{', ...' * (len(within) > 4)}); "
+            "give one of them"
+        )
     inside = [file for file in sorted(place.iterdir()) if file.suffix.lower() in RECORDINGS]
     if len(inside) == 1:
         return inside[0], RECORDINGS[inside[0].suffix.lower()]
@@ -342,6 +362,34 @@ def reader_of_folder(folder: Path) -> str | None:
     if (folder / "metadata.yaml").is_file() and suffixes & {".db3", ".mcap", ".zstd"}:
         return "bag"
     return "lidar-folder" if folder_of_sweeps(folder) is not None else None
+
+
+def _sequence_around(folder: Path) -> tuple[Path, str] | None:
+    """Return the sequence whose files lie in a folder, for layouts with a folder of their own."""
+    for inner in _INNER:
+        parts = inner.split("/")
+        if folder.resolve().parts[-len(parts) :] == tuple(parts):
+            place = Path(*folder.resolve().parts[: -len(parts)])
+            reader = reader_of_folder(place)
+            return None if reader is None else (place, reader)
+    return None
+
+
+def _sequences_within(folder: Path) -> list[tuple[Path, str]]:
+    """Return the sequences in the folders within a folder, up to three levels down."""
+    level = [folder]
+    for _ in range(3):
+        level = [
+            inner
+            for place in level[:_MOST_FOLDERS]
+            for inner in sorted(place.iterdir())
+            if inner.is_dir() and not inner.name.startswith(".")
+        ]
+        readers = [(place, reader_of_folder(place)) for place in level[:_MOST_FOLDERS]]
+        sequences = [(place, reader) for place, reader in readers if reader in _LAYOUTS]
+        if sequences:
+            return sequences
+    return []
 
 
 def _reader_of_archives(folder: Path) -> str:

@@ -332,6 +332,11 @@ def _read_npy(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.n
             f"{path}: an array of shape {array.shape} and type {array.dtype} is not a cloud; save "
             "numbers (N, 3), or more columns"
         )
+    if array.shape[0] <= max(COLUMNS) < array.shape[1]:
+        raise InputError(
+            f"{path}: an array of shape {array.shape} has one column per point; save array.T, with one "
+            "row per point"
+        )
     if array.size:
         require_bytes(path, int(array.offset), array.shape, array.dtype)
     if columns is None and array.shape[1] > max(COLUMNS):

@@ -32,9 +32,9 @@ from invtoolbox.datasets.volumes.volume import Volume, grid_to_write, slices_of,
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
 
-# In NIfTI, x grows to the patient's right and y to the front; in DICOM and in `Grid`, x grows to
-# the left and y to the back.
-_FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
+#: In NIfTI, x grows to the patient's right and y to the front; in DICOM and in `Grid`, x grows to
+#: the left and y to the back.
+FLIP = np.diag([-1.0, -1.0, 1.0, 1.0])
 _UNITS = {"meter": "m", "mm": "mm", "micron": "um", "unknown": "mm"}
 _NAMES = {"m": "meter", "mm": "mm", "um": "micron"}
 _CHUNK = 2**20
@@ -122,7 +122,7 @@ class Nifti(Volume):
             require_bytes(self._data, self._offset, self._whole, dtype)
         scale = (1.0, 0.0) if slope is None else (float(slope), float(intercept or 0.0))
         self._scale = None if scale == (1.0, 0.0) else scale
-        matrix = _FLIP @ affine
+        matrix = FLIP @ affine
         matrix[:, :3] = matrix[:, 2::-1]  # the axes of the file are column, row, slice
         with decoding(path, "NIfTI"):
             grid = Grid.from_affine(matrix, _UNITS.get(unit, unit))
@@ -194,7 +194,7 @@ def start_of_file(
         intent: meaning of the values, in the words of nibabel.
     """
     nibabel = _nibabel()
-    matrix = _FLIP @ grid.affine()
+    matrix = FLIP @ grid.affine()
     matrix[:, :3] = matrix[:, 2::-1]
     large = max(sizes) > _LARGEST_SIZE
     header = (nibabel.Nifti2Header if large else nibabel.Nifti1Header)(endianness="<")

@@ -5,6 +5,8 @@ The motion between two sweeps comes from their poses, or from a registration of 
 
 from __future__ import annotations
 
+import importlib.util
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -149,8 +151,12 @@ _STARTS = (
 #: Overlap below which other initial guesses are tried, and below which the sweeps are refused.
 #: Successive sweeps have 0.83 and more, sweeps of different streets 0.2 and less.
 _GOOD, _LEAST = 0.7, 0.5
-#: Smallest number of cells of a sweep that can be registered.
-_FEWEST = 100
+#: Smallest number of cells of a sweep that can be registered, and number of points below which the
+#: surfaces of a street have too few points for a reliable overlap.
+_FEWEST, _SPARSE = 100, 5000
+#: Number of points by which poses are judged, and overlap by which another motion is clearly better.
+#: On eleven pairs of streets and cars, poses have 0.76 to 0.94, and their inverses 0.3 to 0.6 less.
+_MOST, _CLEARLY = 40_000, 0.1
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,12 +228,63 @@ def ego_motion(
             for sweep in (source, target)
             if sweep.pose is not None
         )
-        return EgoMotion(relative_motion(pose, later), "poses")
+        matrix = relative_motion(pose, later)
+        return EgoMotion(matrix, "poses", _judge_poses(source, target, matrix))
     motion = _register(source, target, guess)
     if how == "auto" and len(missing) == 1:
         note = f"{missing[0]} has no pose; the motion is from the points"
         return replace(motion, notes=(*motion.notes, note))
     return motion
+
+
+def _judge_poses(source: Sweep, target: Sweep, matrix: Tensor) -> tuple[str, ...]:
+    """Return a note on poses that fit the points worse than a registration does.
+
+    Without small-gicp, and for sweeps of few cells, nothing is compared.
+
+    Args:
+        source: first sweep.
+        target: second sweep.
+        matrix: E of the poses.
+
+    Raises:
+        InputError: the inverses of the poses fit clearly better.
+    """
+    if importlib.util.find_spec("small_gicp") is None:
+        return ()
+    small_gicp = optional_package("small_gicp", "registration needs it;", "lidar")
+    pyramid = []
+    for sweep in (source, target):
+        points = sweep.points.detach()[:: max(1, math.ceil(len(sweep) / _MOST))]
+        thinned = Sweep(points, source=sweep.source)
+        try:
+            pyramid.append(_cells(small_gicp, thinned, np.eye(3), _CELLS[-1]))
+        except InputError:  # too few cells
+            return ()
+    (first, _), (second, tree) = pyramid
+    overlap = _overlap(first, second, tree, matrix.cpu().numpy())
+    if overlap >= _LEAST or source.pose is None or target.pose is None:
+        return ()
+    opposite = relative_motion(inverse(source.pose.double()), inverse(target.pose.double()))
+    better = _overlap(first, second, tree, opposite.cpu().numpy())
+    if better > overlap + _CLEARLY:
+        raise InputError(
+            f"{source.source}: by the poses {overlap:.0%} of its upright structure lies on surfaces of "
+            f"the next sweep, and by their inverses {better:.0%}; a pose maps points of the sensor to "
+            "the world, so invert poses that map the world to the sensor"
+        )
+    try:
+        registered = _register(source, target, None).matrix
+    except InputError:  # no overlap either
+        return ()
+    better = _overlap(first, second, tree, registered.numpy())
+    if better <= overlap + _CLEARLY:
+        return ()
+    return (
+        f"{source.source}: by the poses {overlap:.0%} of its upright structure lies on surfaces of "
+        f"the next sweep, and after registration {better:.0%}, so the poses are probably those of "
+        "another sensor, sweep or unit; ego_motion='icp' takes the motion from the points",
+    )
 
 
 def _register(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
@@ -273,7 +330,7 @@ def _register(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
         raise InputError(
             f"{source.source} and {target.source} do not overlap: after registration {overlap:.0%} "
             "of the upright structure of the first lies on surfaces of the second; check that "
-            f"they follow each other{bent}, or give poses"
+            f"they follow each other{bent}{_describe_density(source)}, or give poses"
         )
     notes = [] if converged else [f"the registration of {source.source} had not converged"]
     if overlap < _GOOD:
@@ -282,6 +339,14 @@ def _register(source: Sweep, target: Sweep, guess: Tensor | None) -> EgoMotion:
             "surfaces of the next sweep"
         )
     return EgoMotion(torch.from_numpy(matrix), "icp", tuple(notes))
+
+
+def _describe_density(sweep: Sweep) -> str:
+    """Return a part of a sentence if a sweep has few points for a registration, else nothing."""
+    count = len(_near(sweep))
+    if count >= _SPARSE:
+        return ""
+    return f", that {count:,} points are enough (registration needs some thousands)"
 
 
 def _near(sweep: Sweep) -> np.ndarray:

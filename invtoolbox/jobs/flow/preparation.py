@@ -292,9 +292,22 @@ def sensor_frame(sweep: Sweep, preparation: Preparation, notes: list[str]) -> Te
     points = sweep.points[sweep.finite].double() - place
     level = find_level(points)
     if bool(level[2, 2] < 1):
-        tilt = math.degrees(math.acos(float(level[2, 2])))
-        notes.append(f"the ground is tilted by {tilt:.0f} degrees in the frame of the points")
+        notes.append(_describe_level(level))
     return rigid(level, place)
+
+
+def _describe_level(level: Tensor) -> str:
+    """Return a note on the vertical axis of the points, a column of the rotation ``(3, 3)``."""
+    up = level[:, 2]
+    axis = int(up.abs().argmax())
+    if axis == 2 and float(up[2]) > 0:
+        tilt = math.degrees(math.acos(min(float(up[2]), 1.0)))
+        return f"the ground is tilted by {tilt:.0f} degrees in the frame of the points"
+    direction = "up" if float(up[axis]) > 0 else "down"
+    return (
+        f"the ground lies across the axis {'xyz'[axis]}, so this axis is taken to point {direction}; "
+        "the flow has the axes of the points"
+    )
 
 
 def _sensor_origin(sweep: Sweep, preparation: Preparation, notes: list[str]) -> Tensor:
@@ -340,7 +353,7 @@ def from_sensor(sweep: Sweep, origin: Tensor) -> Sweep:
     if grain > _COARSE:
         raise InputError(
             f"{sweep.source}: coordinates this large are rounded to {grain:.2g} m as {points.dtype}"
-            " numbers; give them in float64, or in the sensor's own frame with its pose"
+            " numbers; give them in metres and in float64, or in the sensor's own frame with its pose"
         )
     # Rows that are no measurements stay as they are. If the points p become F^-1 p, the pose P becomes
     # P F, so that the places in the world stay.
@@ -390,8 +403,8 @@ def check_sweep(sweep: Sweep) -> None:
     if len(late) and float(late.max()) > LONGEST:
         raise InputError(
             f"{sweep.source}: a point was measured {float(late.max()):.3g} s from the time of "
-            "its sweep; times of points must be seconds from it, so divide nanoseconds by 1e9 "
-            "and microseconds by 1e6"
+            "its sweep; times of points must be seconds from it, so divide nanoseconds by 1e9, "
+            "microseconds by 1e6 and milliseconds by 1000"
         )
 
 
@@ -402,8 +415,8 @@ def _period(source: Sweep, target: Sweep, notes: list[str]) -> float:
     if period > LONGEST:
         raise InputError(
             f"{source.source} and {target.source} are {period:.3g} s apart; timestamps must be "
-            f"seconds, and at most {LONGEST:g} s apart, so divide nanoseconds by 1e9 and "
-            "microseconds by 1e6"
+            f"seconds, and at most {LONGEST:g} s apart, so divide nanoseconds by 1e9, "
+            "microseconds by 1e6 and milliseconds by 1000"
         )
     if not period >= _SHORTEST:
         notes.append(f"the time between the sweeps is unknown, so {_USUAL_PERIOD} s are assumed")
@@ -532,6 +545,6 @@ def _find_ground(
     if not bool(on_ground.any()):
         notes.append(
             f"{sweep.source}: no ground was found, so no point is removed, and heights count from "
-            "the lowest points"
+            "the lowest points; x points forward, y left and z up, so exchange other axes"
         )
     return on_ground

@@ -44,13 +44,24 @@ _FLOOR, _PLANES = (2.0, 20.0, 4000), 300
 _MOUNTED, _THICK = (0.3, 4.0), 0.1
 #: Least share of the points on the ground, and largest share below it.
 _ON, _BELOW = 0.3, 0.02
+#: Axes x, y and z of frames whose vertical axis is another one than z upwards, by their rows, and
+#: number of times by which the ground has to show more points along such an axis than along z.
+_UPRIGHT = (
+    ((1.0, 0.0, 0.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)),
+    ((1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.0, -1.0, 0.0)),
+    ((0.0, 0.0, -1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0)),
+    ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (-1.0, 0.0, 0.0)),
+    ((1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, -1.0)),
+)
+_CLEARLY = 2.0
 
 
 def find_level(points: Tensor) -> Tensor:
     """Find the axes of a sensor's level frame, whose z is the normal of the ground near the sensor.
 
     The ground is the plane of three points that most points lie on and almost none below (random
-    sample consensus). Frames tilted by less than 6 degrees count as level.
+    sample consensus). Frames tilted by less than 6 degrees count as level. If no ground lies below
+    the sensor along z, but along another axis, as in the frame of a camera, that axis is vertical.
 
     Args:
         points: finite points ``(N, 3)``, metres, with the sensor at the origin.
@@ -64,6 +75,45 @@ def find_level(points: Tensor) -> Tensor:
     points = _choose(points, points.norm(dim=1), *_FLOOR)
     if len(points) < 500:
         return level
+    axes, floor = level, _find_floor(points)
+    if floor.share < _ON or floor.below > _BELOW:
+        others = [torch.tensor(rows, dtype=torch.float64).T for rows in _UPRIGHT]
+        floors = [_find_floor(points @ frame) for frame in others]
+        best = max(range(len(others)), key=lambda k: floors[k].share)
+        least = max(_ON, _CLEARLY * floor.share)
+        if floors[best].share < least or floors[best].below > _BELOW:
+            return level
+        axes, floor = others[best], floors[best]
+    tilt = math.atan(math.hypot(*floor.slope))
+    if tilt < _LEVEL:
+        return axes
+    # The shortest rotation from z to the normal turns about the axis z x n = (q, -p, 0).
+    p, q = floor.slope
+    axis = torch.tensor([q, -p, 0.0], dtype=torch.float64)
+    return axes @ rotation(axis / axis.norm() * tilt)
+
+
+@dataclass(frozen=True)
+class _Floor:
+    """Plane ``z = p x + q y + r`` that most points near a sensor lie on.
+
+    Attributes:
+        share: share of the points on the plane.
+        below: share of the points below the plane.
+        slope: p and q.
+    """
+
+    share: float = 0.0
+    below: float = 1.0
+    slope: tuple[float, float] = (0.0, 0.0)
+
+
+def _find_floor(points: Tensor) -> _Floor:
+    """Return the floor under a sensor at the origin, of share 0 if there is none.
+
+    Args:
+        points: points ``(n, 3)``, float64, some metres away.
+    """
     generator = torch.Generator().manual_seed(0)
     a, b, c = points[torch.randint(len(points), (3, _PLANES), generator=generator)]
     normal = torch.linalg.cross(b - a, c - a)
@@ -72,7 +122,7 @@ def find_level(points: Tensor) -> Tensor:
     upright = normal[:, 2] > math.cos(_STEEPEST)
     upright &= (height > _MOUNTED[0]) & (height < _MOUNTED[1])
     if not bool(upright.any()):
-        return level
+        return _Floor()
     normal, height = normal[upright], height[upright]
     # The planes n x + h = 0.
     above = points @ normal.T + height
@@ -83,12 +133,7 @@ def find_level(points: Tensor) -> Tensor:
     x, y, z = points[on_it].T
     columns = torch.stack([x, y, torch.ones_like(x)], 1)
     p, q, _ = torch.linalg.lstsq(columns, z[:, None]).solution[:, 0].tolist()
-    tilt = math.atan(math.hypot(p, q))
-    if share < _ON or below > _BELOW or tilt < _LEVEL:
-        return level
-    # The shortest rotation from z to the normal turns about the axis z x n = (q, -p, 0).
-    axis = torch.tensor([q, -p, 0.0], dtype=torch.float64)
-    return rotation(axis / axis.norm() * tilt)
+    return _Floor(share, below, (p, q))
 
 
 @dataclass(frozen=True)

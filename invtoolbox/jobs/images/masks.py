@@ -43,6 +43,29 @@ def known_by_mask(mask: Tensor, size: tuple[int, ...], place: str) -> Tensor:
     return _require_any(is_known, place)
 
 
+def refuse_inverted(is_known: Tensor, picture: Tensor, place: str) -> Tensor:
+    """Return the known pixels, or raise an `InputError` if they are empty in a picture with content.
+
+    Args:
+        is_known: known pixels, ``(1, rows, columns)``.
+        picture: the picture, ``(batch, channel, rows, columns)``.
+        place: file of the mask, for errors.
+
+    >>> refuse_inverted(torch.tensor([[[True, False]]]), torch.tensor([[[[0.0, 0.3]]]]), "mask.png")
+    Traceback (most recent call last):
+        ...
+    invtoolbox.errors.InputError: all pixels that are black in the mask mask.png are empty in the \
+picture, and others are not; white pixels are missing, so invert the mask
+    """
+    at_known, at_missing = picture[..., is_known[0]], picture[..., ~is_known[0]]
+    if not bool(at_known.any()) and bool(at_missing.any()):
+        raise InputError(
+            f"all pixels that are black in the mask {place} are empty in the picture, and others are "
+            "not; white pixels are missing, so invert the mask"
+        )
+    return is_known
+
+
 def known_by_picture(original: Original | None, source: str) -> Tensor:
     """Return the pixels that are neither NaN nor wholly transparent, ``(1, rows, columns)``.
 

@@ -26,7 +26,7 @@ from invtoolbox.datasets.volumes.pictures import Original
 from invtoolbox.errors import InputError, check_name, match_name, nearest, suggest
 from invtoolbox.geometry.grids import Grid
 from invtoolbox.jobs.images.kernels import SHAPES
-from invtoolbox.jobs.images.masks import known_by_mask, known_by_picture
+from invtoolbox.jobs.images.masks import known_by_mask, known_by_picture, refuse_inverted
 from invtoolbox.jobs.images.tables import Crop, SceneFile, Source
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
@@ -428,7 +428,9 @@ def _array(file: SceneFile, key: str, table: dict[str, Any], image: Tensor) -> T
     array = read(file, source, f"operator.{key}", is_volume=is_volume).y[0]
     if "missing" in table:
         check_name(f"color of missing pixels in {where}", table["missing"], ("white",))
-        return known_by_mask(array, tuple(image.shape[2:]), str(source.path or source.dataset))
+        place = str(source.path or source.dataset)
+        is_known = known_by_mask(array, tuple(image.shape[2:]), place)
+        return refuse_inverted(is_known, image, place)
     if key == "kernel" and not bool((array == array[:1]).all()):
         raise InputError(
             f"the kernel {source.path or source.dataset} has {len(array)} channels that differ, and "

@@ -91,7 +91,11 @@ class ImageJob(SceneJob[Scene]):
     def checkpoint(self) -> Path:
         """File from which an interrupted run is resumed."""
         for path in self.outputs:
-            return path.with_name(f"{path.name}.checkpoint")
+            # Beside a file or folder; within a folder without a name of its own.
+            is_named = path.name not in ("", "..")
+            return (
+                path.with_name(f"{path.name}.checkpoint") if is_named else path / "run.checkpoint"
+            )
         return self.folder / CHECKPOINT
 
     def check(self, request: Request) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from invtoolbox import metrics
 from invtoolbox.core.arrays import as_tensor
 from invtoolbox.data_terms import DataTerm
+from invtoolbox.datasets.volumes.foreign_images import as_volume
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
 from invtoolbox.geometry.transforms import Affine, Composite, DisplacementField, Transform, resample
@@ -212,8 +213,8 @@ def register(
 
     Args:
         moving: image or volume, ``(*space)`` or ``(batch, channel, *space)`` with 2 or 3 axes of
-            space; a tensor, an array, or a volume of `datasets.open`, which may have another grid
-            than the fixed one: its header gives its place.
+            space; a tensor, an array, or a volume of `datasets.open` or image of SimpleITK, ITK or
+            nibabel, which may have another grid than the fixed one: its header gives its place.
         fixed: image or volume that the moving one is taken to.
         prior: prior of the displacement: `priors.Bending` (the default), `priors.Diffusion`,
             `priors.LinearElastic`, `priors.GridARAP`, or any other or a sum.
@@ -266,7 +267,8 @@ def register(
     >>> [round(float(u)) for u in motion.displacement[0, :, 20, 20]]
     [1, -1]
     """
-    pair = read_pair(moving, fixed, spacing, affine)
+    pair = read_pair(as_volume(moving), as_volume(fixed), spacing, affine)
+    mask, moving_mask = as_volume(mask), as_volume(moving_mask)
     notes = list(pair.notes)
     usual = (BENDING,) if pair.is_one_grid else USUAL
     plan = read_stages(usual if stages is None else stages)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.data_terms import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Body, Mesh
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Standard deviation of what bones cannot follow, relative to the diagonal.
 _MODEL = 0.002
+#: Mean distance from the frames, relative to the diagonal, that no motion of bones leaves.
+_FAR = 0.05
 
 
 def find_bones(
@@ -46,7 +50,8 @@ def find_bones(
         frames: positions at T times: a tensor ``(T, m, 3)``, or a list of shapes like the first
             one, with the vertices in the same order.
         count: number of bones.
-        index: numbers of the m points that the positions are those of; all points by default.
+        index: numbers of the m points that the positions are those of, or a mask of all points; all
+            points by default.
         noise_std: standard deviation of the positions, in their unit; 0.2 % of the diagonal of the
             shape by default, about what bones cannot follow.
         weights: known shares ``(N, bones)`` with which each point follows each bone, such as
@@ -80,6 +85,40 @@ def find_bones(
     from invtoolbox.priors import Bones, Deformation
     from invtoolbox.solvers import LBFGS
 
+    body, rest, positions, index = _read(shape, frames, index)
+    times = len(positions)
+    diagonal = float((rest[0].amax(0) - rest[0].amin(0)).norm())
+    if noise_std is None:
+        noise_std = _MODEL * diagonal
+    A = TrackedPoints(rest, times, index)
+    skinning: Literal["learned"] | Tensor = "learned"
+    if weights is not None:
+        skinning, count = weights, weights.shape[-1]
+    bones = Bones(count, times, skinning, acceleration=0.1 if ordered else torch.inf)
+    start = rest[0] if body.faces is None else Mesh(rest[0], body.faces)
+    problem = Problem(A.displacements(positions[None]), A, LeastSquares(noise_std))
+    solution = solve(
+        problem,
+        Deformation(start, bones),
+        LBFGS(memory=20) if solver is None else solver,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        progress=progress,
+    )
+    note = _describe_distance(A(solution.x) - problem.y, diagonal, noise_std)
+    return replace(solution, notes=(*solution.notes, note)) if note else solution
+
+
+def _read(shape: Any, frames: Any, index: Any) -> tuple[Body, Tensor, Tensor, Tensor | None]:
+    """Return a shape, its points ``(1, N, 3)``, the positions ``(T, m, 3)``, and their numbers.
+
+    An `InputError` names what does not fit.
+    """
+    if isinstance(shape, list):
+        raise InputError(
+            f"find_bones takes the shape at rest first and the frames second, got a list of "
+            f"{len(shape)} shapes first"
+        )
     body = Body.of(shape)
     if len(body.points) != 1 or not body.points.numel():
         raise InputError(
@@ -94,28 +133,34 @@ def find_bones(
             f"{int(is_lost.sum())} positions of the frames are NaN or infinite, the first is point "
             f"{point} of frame {time}; leave the point out by index="
         )
+    if index is not None:
+        index = as_tensor(index)
+        if index.dtype == torch.bool:  # a mask
+            index = index.nonzero().squeeze(1)
     expected = rest.shape[1] if index is None else len(index)
     if positions.shape[1] != expected:
         raise InputError(
             f"the frames have {positions.shape[1]} points, and "
             f"{'the shape' if index is None else 'the index'} has {expected}"
         )
-    times = len(positions)
-    if noise_std is None:
-        noise_std = _MODEL * float((rest[0].amax(0) - rest[0].amin(0)).norm())
-    A = TrackedPoints(rest, times, index)
-    skinning: Literal["learned"] | Tensor = "learned"
-    if weights is not None:
-        skinning, count = weights, weights.shape[-1]
-    bones = Bones(count, times, skinning, acceleration=0.1 if ordered else torch.inf)
-    start = rest[0] if body.faces is None else Mesh(rest[0], body.faces)
-    return solve(
-        Problem(A.displacements(positions[None]), A, LeastSquares(noise_std)),
-        Deformation(start, bones),
-        LBFGS(memory=20) if solver is None else solver,
-        max_iterations=max_iterations,
-        tolerance=tolerance,
-        progress=progress,
+    return body, rest, positions, index
+
+
+def _describe_distance(gaps: Tensor, diagonal: float, noise_std: float) -> str:
+    """Return a note on positions that no motion of bones explains, else nothing.
+
+    Args:
+        gaps: predicted less measured positions, ``(..., 3)``.
+        diagonal: diagonal of the shape.
+        noise_std: standard deviation of the positions.
+    """
+    off = float(gaps.norm(dim=-1).mean())
+    if off <= max(_FAR * diagonal, 5 * noise_std):
+        return ""
+    return (
+        f"the positions are {off:.3g} away from the frames in the mean, {off / diagonal:.0%} of the "
+        "diagonal of the shape; check that frames are positions and no displacements, in the unit of "
+        "the shape, with the vertices in the same order"
     )
 
 

@@ -85,7 +85,6 @@ def deform(
     >>> lifted.shape, bool(torch.equal(lifted[ends], goal))
     (torch.Size([32, 3]), True)
     """
-    body = Body.of(shape)
     solution = deformation(
         shape,
         handles,
@@ -98,6 +97,7 @@ def deform(
         tolerance=tolerance,
         progress=progress,
     )
+    body = Body.of(shape)
     index, positions = _handles(handles, body)
     points = body.points.double() + solution.x
     if noise_std is None:  # exact handles return the given position, not rest plus displacement
@@ -126,6 +126,8 @@ def deformation(
     from invtoolbox.priors import ARAP
     from invtoolbox.solvers import LocalGlobal
 
+    if isinstance(shape, Mapping):
+        raise InputError("deform takes the shape first and the handles second, got handles first")
     body = Body.of(shape)
     points = body.points.double()
     if not bool(points.isfinite().all()):
@@ -173,8 +175,13 @@ def _handles(handles: Handles, body: Body) -> tuple[Tensor, Tensor]:
             [as_tensor(p, dtype=torch.float64, device=device) for p in handles.values()]
             or [torch.zeros(3)]
         )
-    else:
+    elif isinstance(handles, (tuple, list)) and len(handles) == 2:
         index, positions = (as_tensor(array, device=device) for array in handles)
+    else:
+        raise InputError(
+            "handles are {number: position}, or the numbers and the positions, (numbers, positions), "
+            f"got {type(handles).__name__}"
+        )
     positions = positions.double()
     positions = positions[None] if positions.ndim == 2 else positions
     if index.ndim != 1 or not index.numel() or index.is_floating_point():

@@ -149,6 +149,11 @@ def align_depths(
     >>> found.scale.round(decimals=1)
     tensor([[2., 2., 2.]])
     """
+    if not isinstance(cameras, Cameras):
+        raise InputError(
+            f"align_depths takes maps and it.geometry.Cameras, in this order, got {type(maps).__name__} "
+            f"and {type(cameras).__name__}"
+        )
     batch = as_tensor(maps)
     if not batch.is_floating_point():
         batch = batch.float()
@@ -192,6 +197,8 @@ def _align_item(
     """Align the maps of one item, ``(1, 1, C, rows, columns)``."""
     alignment, spread, doubt = _find_scales(maps, cameras)
     status, notes = _judge(spread, doubt, alignment.x[0, 0])
+    if status == "undetermined":
+        notes += _try_other_maps(maps, cameras)
     # The solution holds depth = exp(x_0) map + x_1, and the result map = scale depth + shift.
     gain, offset = alignment.x[0, 0].exp().to(maps), alignment.x[0, 1].to(maps)
     aligned = gain[:, None, None] * maps + offset[:, None, None]
@@ -232,6 +239,27 @@ def _align_item(
         status=(status,),
         notes=notes,
     )
+
+
+def _try_other_maps(maps: Tensor, cameras: Cameras) -> tuple[str, ...]:
+    """Return a note if disparities, or maps with larger values nearer, determine the scales.
+
+    Args:
+        maps: maps of one item whose scales are open, ``(1, 1, C, rows, columns)``.
+        cameras: cameras of the views.
+    """
+    disparities = torch.where(maps > 0, 1 / maps.clamp_min(1e-12), torch.nan)
+    for converted, way in ((disparities, "1 / map"), (-maps, "-map")):
+        if float(converted.isfinite().sum()) < 0.5 * float(maps.isfinite().sum()):
+            continue
+        alignment, spread, doubt = _find_scales(converted, cameras)
+        if _judge(spread, doubt, alignment.x[0, 0])[0] in ("unchanged", "determined"):
+            return (
+                f"the views agree on {way}, so the maps probably hold "
+                f"{'disparities' if way == '1 / map' else 'larger values for nearer points'}; give "
+                f"{way}, whose values are larger farther away",
+            )
+    return ()
 
 
 def _judge(spread: float, doubt: Tensor, change: Tensor) -> tuple[str, tuple[str, ...]]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from invtoolbox.core.arrays import as_tensor
 from invtoolbox.data_terms import LeastSquares, Windowed
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.errors import InputError
@@ -25,6 +27,8 @@ from invtoolbox.solvers.base import Solver
 
 #: Share of the misfit at zero records that is rounding: residuals of 1e-5 of the records.
 _ROUNDING = 1e-10
+#: Ratio up to which the sizes of measured and predicted records count as alike.
+_ALIKE = 10.0
 
 
 def invert_waveforms(
@@ -85,29 +89,20 @@ def invert_waveforms(
     >>> bool(x.mean() > 1505)
     True
     """
-    if not bands or any(b <= a for a, b in zip([0.0, *bands], bands)):
-        raise InputError(f"bands are frequencies in Hz in rising order, got {tuple(bands)}")
-    if bands[-1] >= 0.5 / survey.time_step:
-        raise InputError(
-            f"the band up to {bands[-1]:g} Hz reaches half of the sampling rate of the records, "
-            f"{0.5 / survey.time_step:g} Hz; leave it out or lower it"
-        )
-    low, high = survey.velocities
-    if not bool(((initial >= low) & (initial <= high)).all()):
-        raise InputError(
-            f"the start has velocities from {float(initial.amin()):g} to {float(initial.amax()):g} "
-            f"m/s, and the survey takes {low:g} to {high:g}; clamp the start or widen velocities="
-        )
+    y, initial, bands = _read(y, survey, initial, bands)
     if weights is not None:
         check_weights(weights, y)
     # One problem per band, D(P_b A(x), P_b y) + R(x), from the answer of the band before. Low
     # frequencies come first, because their periods are longer than the errors of the start.
     term = LeastSquares() if data_term is None else data_term
-    terms = Box(low, high) if prior is None else prior + Box(low, high)
+    bounds = Box(*survey.velocities)
+    terms = bounds if prior is None else prior + bounds
     solver = LBFGS(scale=survey.distances()) if solver is None else solver
     x, notes = initial, []
     for band in bands:
         records, low_survey = survey.lowpass(y, band)
+        if band == bands[0]:
+            notes += _compare_sizes(records, low_survey(initial))
         misfit = term
         if weights is not None:
             # At low frequencies the filter of fourth order delays by 2.61 / (2 pi f).
@@ -129,6 +124,36 @@ def invert_waveforms(
     return dataclasses.replace(solution, notes=(*solution.notes, *notes))
 
 
+def _read(
+    y: Any, survey: AcousticWaves, initial: Any, bands: Sequence[float] | float
+) -> tuple[Tensor, Tensor, Sequence[float]]:
+    """Return records, start and bands, or raise an `InputError` if one does not fit the survey."""
+    if not isinstance(survey, AcousticWaves):
+        raise InputError(
+            "invert_waveforms takes records, survey and start in this order, got "
+            f"{type(survey).__name__} as the survey"
+        )
+    y, initial = as_tensor(y), as_tensor(initial)
+    if isinstance(bands, (int, float)):
+        bands = (bands,)
+    if not bands or any(b <= a for a, b in zip([0.0, *bands], bands)):
+        raise InputError(f"bands are frequencies in Hz in rising order, got {tuple(bands)}")
+    if bands[-1] >= 0.5 / survey.time_step:
+        raise InputError(
+            f"the band up to {bands[-1]:g} Hz reaches half of the sampling rate of the records, "
+            f"{0.5 / survey.time_step:g} Hz; leave it out or lower it"
+        )
+    low, high = survey.velocities
+    if not bool(((initial >= low) & (initial <= high)).all()):
+        raise InputError(
+            f"the start has velocities from {float(initial.amin()):g} to {float(initial.amax()):g} "
+            f"m/s, and the survey takes {low:g} to {high:g}; clamp the start or widen velocities="
+        )
+    if not bool(y.any()):
+        raise InputError("all records are 0, so they hold no wave; check the file and its traces")
+    return y, initial, bands
+
+
 def check_weights(weights: Tensor, y: Tensor) -> None:
     """Raise an `InputError` unless weights broadcast against records and leave some of them."""
     fits = weights.ndim == y.ndim and all(n in (1, m) for n, m in zip(weights.shape, y.shape))
@@ -142,6 +167,17 @@ def check_weights(weights: Tensor, y: Tensor) -> None:
             "weights of records are numbers of at least 0 and not all 0; check the window and the "
             "mask of the receivers"
         )
+
+
+def _compare_sizes(records: Tensor, predicted: Tensor) -> list[str]:
+    """Return a note on records of another size than those that the start predicts."""
+    ratio = float(records.norm() / predicted.norm().clamp_min(torch.finfo(predicted.dtype).tiny))
+    if 1 / _ALIKE <= ratio <= _ALIKE:
+        return []
+    return [
+        f"the records are {ratio:.1e} times as large as those that the start predicts, and velocities "
+        "cannot explain it; bring the wavelet to the unit of the records"
+    ]
 
 
 def _note(band: float, objectives: Tensor, at_zero: Tensor) -> str:

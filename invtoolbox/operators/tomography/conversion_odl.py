@@ -38,6 +38,11 @@ def from_odl(geometry: Any, space: Any) -> Scan2D | Scan3D:
         InputError: if a curved detector is not around the source, or if 2D views cannot be
             expressed by `FanBeam` and `ParallelBeam`.
     """
+    if not hasattr(space, "partition") or not hasattr(geometry, "det_partition"):
+        raise InputError(
+            "from_odl takes a geometry and the space of the volumes, in this order, got "
+            f"{type(geometry).__name__} and {type(space).__name__}"
+        )
     partition = space.partition
     centre = (np.asarray(partition.min_pt) + np.asarray(partition.max_pt)) / 2
     grid = Grid(

@@ -34,6 +34,11 @@ def from_tigre(geometry: Any, angles: Any) -> Scan3D:
     >>> from_tigre(geometry, [0.0, 1.0])
     ConeBeam(4x8x8, 2 views, panel 8x16)
     """
+    if not hasattr(geometry, "DSO") or hasattr(angles, "DSO"):
+        raise InputError(
+            "from_tigre takes a geometry and the angles in radians, in this order, got "
+            f"{type(geometry).__name__} and {type(angles).__name__}"
+        )
     euler = np.asarray(angles, dtype=np.float64)
     euler = np.stack([euler, 0 * euler, 0 * euler], 1) if euler.ndim == 1 else euler
     views = len(euler)

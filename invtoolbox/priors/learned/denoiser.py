@@ -32,6 +32,15 @@ _OPPONENT = tuple(
     tuple(value / sum(v * v for v in row) ** 0.5 for value in row)
     for row in ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 )
+#: Errors of a denoised image, in errors of a constant one, above which a network returns something
+#: else; networks before their training have about 1.
+WORSE = 1.25
+#: What to do with a network that is called in another way.
+_OTHER = (
+    "give a function (x, sigma) that calls the network and returns the denoised image, such as lambda "
+    "x, sigma: network(torch.cat([x, torch.full_like(x[:, :1], sigma)], 1)) for a map of the level as "
+    "a channel, or network(x, t).sample for an object; a predicted noise is subtracted from x"
+)
 _LEVEL_NAMES = {"sigma", "noise_level", "noise_std", "level", "std"}
 
 
@@ -196,6 +205,35 @@ class Denoiser(ExplicitPrior):
                 clean = self._at_level(scaled, levels)
             return clean if (low, high) == (0, 1) else clean * (high - low) + low
 
+    def remark(self, like: Tensor) -> str | None:
+        if like.is_complex() or like.ndim < 3 or not self._is_foreign():
+            return None
+        # A ramp along the last axis, a quarter of the range away from its ends.
+        low, high = self.intensity_range
+        most = 64 if like.ndim == 4 else 32
+        shape = (1, like.shape[1], *(n if n < most else most for n in like.shape[2:]))
+        ramp = torch.linspace(0.25, 0.75, shape[-1], dtype=like.dtype, device=like.device)
+        ramp = (low + (high - low) * ramp).expand(shape)
+        sigma = torch.as_tensor(self.sigma, dtype=like.dtype, device=like.device).flatten()[:1]
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like) * sigma
+        try:
+            with torch.no_grad(), torch.random.fork_rng([]):
+                error = self.denoise(ramp + noise, sigma) - ramp
+        except InputError:  # a network for one size
+            return None
+        ratio = float(error.norm() / torch.maximum((ramp - ramp.mean()).norm(), 3 * noise.norm()))
+        if ratio < WORSE:
+            return None
+        return (
+            f"the network of {self!r} leaves a noisy ramp {ratio:.2g} times as far from the clean one as "
+            "a constant is; a denoiser returns the image without noise, in the scale of its argument: "
+            "subtract a predicted noise from x, and divide by the scale of the network"
+        )
+
+    def _is_foreign(self) -> bool:
+        kind = self.network if inspect.isfunction(self.network) else type(self.network)
+        return str(kind.__module__).partition(".")[0] != __name__.partition(".")[0]
+
     def _separately(self, x: Tensor, levels: Tensor) -> Tensor:
         """Apply the network to every channel as an item.
 
@@ -228,7 +266,7 @@ class Denoiser(ExplicitPrior):
                     f"{x.device}; move the prior with prior.to({str(x.device)!r})"
                 )
             x = x.to(reference.dtype)
-        with naming_faults(f"the network of {self!r}", f"images of shape {tuple(x.shape)}"):
+        with naming_faults(f"the network of {self!r}", f"images of shape {tuple(x.shape)}", _OTHER):
             if self.level == "none":
                 clean = map_items(self.network, x)
             elif self.level == "batch":
@@ -242,9 +280,15 @@ class Denoiser(ExplicitPrior):
                     [self.network(x[k : k + 1], float(levels[k])) for k in range(x.shape[0])]
                 )
         if not isinstance(clean, Tensor) or clean.shape != x.shape:
-            got = tuple(clean.shape) if isinstance(clean, Tensor) else type(clean).__name__
+            is_image = isinstance(clean, Tensor) and clean.ndim == x.ndim
+            got = (
+                tuple(clean.shape)
+                if isinstance(clean, Tensor)
+                else f"a value of the class {type(clean).__name__}"
+            )
             raise InputError(
                 f"the network of {self!r} must keep the shape {tuple(x.shape)}, it returned {got}"
+                + ("" if is_image else f"; {_OTHER}")
             )
         return clean
 

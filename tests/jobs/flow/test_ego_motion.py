@@ -193,3 +193,24 @@ def test_kitti_sweeps_without_poses(data_dir: Path) -> None:
             ego_motion(sweeps[k], sweeps[k + 1]).matrix, relative_motion(poses[k], poses[k + 1])
         )
         assert metres < 0.015 and degrees < 0.06
+
+
+@needs_registration
+def test_inverted_poses_are_refused_and_other_poses_noted() -> None:
+    drive = simulation.street(sweeps=4, points=12_000, seed=3)
+    first, second = drive[0], drive[1]
+    assert ego_motion(first, second).notes == ()
+    inverted = [replace(sweep, pose=inverse(sweep.pose)) for sweep in (first, second)]
+    with pytest.raises(InputError, match="so invert poses that map the world to the sensor"):
+        ego_motion(*inverted)
+    late = [replace(sweep, pose=drive[k].pose) for sweep, k in ((first, 1), (second, 3))]
+    (note,) = ego_motion(*late).notes
+    assert "after registration" in note and "ego_motion='icp'" in note
+
+
+@needs_registration
+def test_a_sparse_sweep_is_named() -> None:
+    drive = simulation.street(sweeps=2, points=12_000, seed=3)
+    few = [Sweep(drive[k].points[k::40]) for k in range(2)]
+    with pytest.raises(InputError, match="points are enough"):
+        ego_motion(*few)

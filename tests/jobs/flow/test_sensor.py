@@ -11,6 +11,9 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.geometry.rigid import rotation
+from invtoolbox.geometry.sweeps import Sweep
+from invtoolbox.jobs.flow.estimation import estimate
+from invtoolbox.jobs.flow.preparation import Preparation
 from invtoolbox.jobs.flow.sensor import Rays, contrast, find_level, find_sensor
 from invtoolbox.simulation import SimulatedSequence, SpinningLidar, random_town
 
@@ -149,3 +152,25 @@ def test_a_lattice_of_points_has_rays_of_some_spacing() -> None:
     points = torch.cartesian_prod(torch.arange(-9.0, 10), torch.arange(-9.0, 10), torch.ones(1))
     rays = Rays.of(points.repeat(6, 1))
     assert rays.beside > 0 and rays.lines < 1
+
+
+@pytest.mark.parametrize(
+    ("axes", "words"),
+    [
+        ([[0, -1, 0], [0, 0, 1], [-1, 0, 0]], "axis y, so this axis is taken to point up"),
+        ([[0, -1, 0], [0, 0, -1], [1, 0, 0]], "axis y, so this axis is taken to point down"),
+        ([[1, 0, 0], [0, -1, 0], [0, 0, -1]], "axis z, so this axis is taken to point down"),
+        ([[0, 0, 1], [0, 1, 0], [-1, 0, 0]], "axis x, so this axis is taken to point up"),
+    ],
+)
+def test_the_axes_of_the_points_change_no_flow(axes: list[list[int]], words: str) -> None:
+    street = it.simulation.street(sweeps=2, points=6000, seed=1)
+    turn = torch.tensor(axes, dtype=torch.float32)
+    first, second = (Sweep(sweep.points) for sweep in (street[0], street[1]))
+    turned = [Sweep(sweep.points @ turn.T) for sweep in (street[0], street[1])]
+    still = Preparation(ego_motion="none")
+    usual = estimate(first, second, preparation=still)
+    found = estimate(*turned, preparation=still)
+    assert any(words in note for note in found.notes)
+    assert torch.equal(found.ground, usual.ground)
+    assert float((found.flow @ turn - usual.flow).abs().max()) < 1e-4

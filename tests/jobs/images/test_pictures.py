@@ -233,3 +233,30 @@ def test_kernels_cover_their_shape() -> None:
     assert torch.allclose(slanted, slanted.T.flip(0, 1)) and float(slanted[2, -3]) > 0.05
     for kernel in (disc, motion, slanted):
         assert float(kernel.sum()) == pytest.approx(1)
+
+
+def test_the_current_folder_takes_the_results(
+    run: Run, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos.parent / "out").mkdir()
+    monkeypatch.chdir(photos.parent / "out")
+    ran = run("denoise", "../photos/color.png", "--output", ".", *QUICK)
+    assert ran.code == 0, ran.err
+    assert "reconstruction.png" in {path.name for path in Path().iterdir()}
+    again = run("denoise", "../photos/color.png", "--output", ".", *QUICK)
+    assert "holds results already" in one_sentence(again)
+
+
+def test_an_inverted_mask_is_named(run: Run, photos: Path) -> None:
+    picture = np.asarray(Image.open(photos / "color.png").convert("L")).copy()
+    is_known = np.zeros(picture.shape, bool)
+    is_known[::2] = True
+    Image.fromarray(np.where(is_known, picture, 0).astype(np.uint8)).save("gaps.png")
+    Image.fromarray((is_known * 255).astype(np.uint8)).save("known.png")
+    ran = run("inpaint", "gaps.png", "--mask", "known.png", "--output", "x.png", *QUICK)
+    assert "so invert the mask" in one_sentence(ran)
+
+
+def test_a_key_is_named_as_the_user_wrote_it(run: Run, photos: Path) -> None:
+    ran = run("denoise", str(photos / "color.png"), "--set", "noise_std=0.1", "--output", "x.png")
+    assert "has no key 'noise_std'" in one_sentence(ran)

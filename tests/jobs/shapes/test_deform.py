@@ -315,3 +315,32 @@ def test_the_knight_goes_where_libigl_takes_it(weights: Any, data_dir: Path) -> 
     )  # iterate by iterate the same algorithm
     found = it.deform(mesh, (index, goal), weights=weights, tolerance=1e-6)
     assert float((found.vertices - of_libigl(3000)).abs().max()) < 1e-4
+
+
+class PolyData:
+    """The attributes of PyVista's meshes that are read."""
+
+    def __init__(self, points: Any, faces: Any) -> None:
+        self.points, self.faces, self.n_points = np.asarray(points), np.asarray(faces), len(points)
+
+
+def test_meshes_of_pyvista_come_in_and_go_out() -> None:
+    trimesh = pytest.importorskip("trimesh")
+    ball = trimesh.creation.icosphere(1)
+    mesh = PolyData(ball.vertices, np.c_[np.full(len(ball.faces), 3), ball.faces].ravel())
+    handles = {0: 1.5 * ball.vertices[0], 9: ball.vertices[9], 20: ball.vertices[20]}
+    found, expected = it.deform(mesh, handles), it.deform(ball, handles)
+    assert isinstance(found, PolyData) and np.allclose(found.points, expected.vertices)
+    assert np.array_equal(mesh.points, ball.vertices)
+    with pytest.raises(InputError, match="triangulate"):
+        it.deform(PolyData(ball.vertices, [4, 0, 1, 2, 3]), handles)
+    with pytest.raises(InputError, match=r"scene.to_mesh\(\)"):
+        it.deform(trimesh.Scene([ball]), handles)
+
+
+def test_handles_in_another_form_are_named() -> None:
+    points = torch.rand(20, 3)
+    with pytest.raises(InputError, match="the shape first"):
+        it.deform({0: (0, 0, 0)}, points)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"\{number: position\}.*got list"):
+        it.deform(points, [(0, (0, 0, 1)), (1, (0, 0, 0)), (2, (1, 0, 0))])  # type: ignore[arg-type]

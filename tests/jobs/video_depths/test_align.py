@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -126,3 +128,21 @@ def test_a_change_of_a_scale_that_is_not_clear_is_named() -> None:
     assert "scale of map 1 was changed by 34%" in notes[0] and "open by 16%" in notes[0]
     assert _judge(0.3, doubt / 4, change) == ("supported", ())
     assert _judge(0.3, doubt, change / 20) == ("supported", ())
+
+
+@pytest.mark.parametrize(
+    ("other", "way"), [(lambda d: 3 / d, "1 / map"), (lambda d: 6 - d, "-map")]
+)
+def test_maps_that_grow_towards_the_camera_are_named(
+    other: Callable[[Tensor], Tensor], way: str
+) -> None:
+    x = torch.tensor([-0.4, 0.0, 0.4])
+    cameras = look_at(torch.stack([x, 0 * x, -3 + 0 * x], 1), size=(18, 24), field_of_view=40.0)
+    origins, directions = cameras.rays()
+    slopes = [torch.tensor(n) for n in ((0.0, -0.6, -0.8), (0.6, 0.0, -0.8))]
+    depth = torch.stack([-(origins @ n) / (directions @ n) for n in slopes]).amin(0)
+    found = it.align_depths(other(depth), cameras, consistency=0)
+    assert found.status == ("undetermined",)
+    assert any(f"give {way}" in note for note in found.notes)
+    with pytest.raises(InputError, match="maps and it.geometry.Cameras, in this order"):
+        it.align_depths(cameras, depth)  # type: ignore[arg-type]
