@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.jobs.images.held_out import Again, Verdict
+from invtoolbox.objective.gaps import interpolate, measured
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.mri.cartesian import CartesianMRI
@@ -116,8 +117,11 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
     A: Any = problem.operator
     term, y, x = problem.data_term, problem.y0, solution.x
     is_k_space = isinstance(A, CartesianMRI)
+    known = None if is_k_space else measured(problem)
 
     def to_image(measurements: Tensor) -> Tensor:
+        if known is not None:
+            measurements = interpolate(measurements, known.expand_as(measurements))
         if isinstance(A, Blur):
             return A.pad(measurements)
         return A.pseudo_inverse(measurements) if is_k_space else measurements
@@ -148,7 +152,8 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
         generator = torch.Generator().manual_seed(_SEED)
         white = torch.randn((1, *x.shape[1:]), generator=generator).to(x)
         # Points are as rough as white noise too, but noise explains what they leave.
-        is_coloured = whiteness(y - clean) > COLOURED
+        left = y - clean if known is None else (y - clean).where(known, 0)
+        is_coloured = whiteness(left) > COLOURED
         is_noise = is_coloured & (roughness(A, x) > roughness(A, white))
     wins = ~(by_prior <= _LEAST_GAIN * by_simple)
     if bool(wins.any()):
@@ -156,14 +161,13 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
         wins = wins & ~(sizes(again(problem) - x) > by_prior / 4)
 
     def reason(k: int) -> str:
+        has_gaps = known is not None and not bool(known[k].all())
+        end = f"x is {name}" + has_gaps * ", interpolated where pixels are left out"
         if bool(is_noise[k]):
-            return (
-                "the prior's answer is rougher than white noise, and its residual is not white: "
-                f"x is {name}"
-            )
+            return f"the prior's answer is rougher than white noise, and its residual is not white: {end}"
         return (
             f"on measurements simulated from the answer, the prior errs by {_root(by_prior[k])} and "
-            f"{name} by {_root(by_simple[k])}: x is {name}"
+            f"{name} by {_root(by_simple[k])}: {end}"
         )
 
     return Verdict(wins | is_noise, lambda k: simple(y[k : k + 1]), reason)
@@ -210,13 +214,17 @@ def _simulate(problem: Problem, clean: Tensor) -> Tensor:
     draw = torch.Generator().manual_seed(_SEED)
     white = torch.randn((1, *y.shape[1:]), dtype=y.dtype, generator=draw).to(y.device)
     residual = y - clean
+    known = measured(problem)
+    if known is not None:  # measurements without a weight leave no residual
+        residual = residual.where(known, 0)
     size = residual.abs().square().flatten(1).double().mean(1)
     variance = noise_std_of(problem) ** 2
     if y.is_complex():  # real and imaginary part have the variance of the noise each
         white, variance = white * math.sqrt(2), 2 * variance
     if isinstance(problem.operator, CartesianMRI):
         white = white * problem.operator.sampled
-        size = size * y.numel() / problem.operator.sampled.expand(y.shape).sum()
+    if known is not None:
+        size = size * known[0].numel() / known.flatten(1).sum(1)
     shift = [n // 2 for n in y.shape[2:]]
     shifted = residual.roll(shift, tuple(range(2, y.ndim)))
     share = (1 - variance / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_min(0).sqrt()
