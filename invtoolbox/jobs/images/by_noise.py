@@ -15,7 +15,7 @@ from invtoolbox.operators.base import expand, inner
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.mri.cartesian import CartesianMRI
 from invtoolbox.parameter_choice import SURE
-from invtoolbox.parameter_choice.noise import noise_std_of
+from invtoolbox.parameter_choice.noise import correct_level, noise_std_of
 from invtoolbox.parameter_choice.validation import COLOURED, whiteness
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -48,7 +48,7 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
         again: solves another problem in the same way.
     """
     y, x = problem.y0, solution.x
-    std = noise_std_of(problem)
+    std = _noise_level(problem)
     count = y[0].numel()
     residual = (x - y).flatten(1).double().square().mean(1)
     wins = torch.zeros(len(y), dtype=torch.bool, device=y.device)
@@ -218,7 +218,7 @@ def _simulate(problem: Problem, clean: Tensor) -> Tensor:
     if known is not None:  # measurements without a weight leave no residual
         residual = residual.where(known, 0)
     size = residual.abs().square().flatten(1).double().mean(1)
-    variance = noise_std_of(problem) ** 2
+    variance = _noise_level(problem) ** 2
     if y.is_complex():  # real and imaginary part have the variance of the noise each
         white, variance = white * math.sqrt(2), 2 * variance
     if isinstance(problem.operator, CartesianMRI):
@@ -229,6 +229,16 @@ def _simulate(problem: Problem, clean: Tensor) -> Tensor:
     shifted = residual.roll(shift, tuple(range(2, y.ndim)))
     share = (1 - variance / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_min(0).sqrt()
     return clean + expand(variance.sqrt(), y) * white + expand(share, y) * shifted
+
+
+def _noise_level(problem: Problem) -> Tensor:
+    """Return the noise level by which the weight was chosen, ``(batch,)``.
+
+    A stated level that the measurements contradict is replaced, one that is too small only if no
+    texture can be taken for noise, as in a blurred picture.
+    """
+    level, _ = correct_level(problem, is_reliable=isinstance(problem.operator, Blur))
+    return noise_std_of(problem) if level is None else level
 
 
 def _root(square: Tensor) -> str:
