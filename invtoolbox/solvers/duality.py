@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from invtoolbox.core.pytrees import tree_map
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.solvers.base import Solver, State, nonconvex_reason
+from invtoolbox.solvers.base import Solver, nonconvex_reason
 from invtoolbox.solvers.linear_systems import relative
 from invtoolbox.solvers.splitting import DataSummand, PriorSummand
 
@@ -174,7 +174,7 @@ class GradientSolver(Solver):
     def has_gap(self, objective: Objective) -> bool:
         return has_gradient_gap(objective)
 
-    def gap(self, objective: Objective, state: State, distance: Tensor) -> Tensor:
+    def gap(self, objective: Objective, state: Any, distance: Tensor) -> Tensor:
         return gradient_gap(objective, state.x, distance, self.safety)
 
 
