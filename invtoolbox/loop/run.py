@@ -228,10 +228,7 @@ def run(
         if full or stop or began >= limits.deadline:
             after_step(loop, True)
             if not full and length < _SHORT and loop.iteration:
-                done = loop.running & _converged(
-                    loop, solver, rule, limits, objective, every=every, last=True
-                )
-                _finish(loop, solver, CONVERGED, done)
+                _finish_at_optimum(loop, objective, solver, rule, limits)
             status = limits.when_full if full else STOPPED if stop else LIMIT
             _end(loop, objective, solver, status, loop.running.clone())
             break
@@ -267,16 +264,12 @@ def run(
         running_items = _RunningItems(read)
         given_up = solver.gives_up(loop.state)
         if checks or (limits.tolerance > 0 and loop.travel is None):
-            done = loop.running & _converged(
-                loop,
-                solver,
-                rule,
-                limits,
-                objective=objective,
-                every=every,
-                running_items=running_items,
-                ending=given_up,
-            )
+            settings: dict[str, Any] = {
+                "every": every,
+                "running_items": running_items,
+                "ending": given_up,
+            }
+            done = loop.running & _converged(loop, solver, rule, limits, objective, **settings)
             _finish(loop, solver, CONVERGED, done)
         if given_up is not None:
             _end(loop, objective, solver, limits.when_given_up, loop.running & given_up)
@@ -296,6 +289,15 @@ def run(
         stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
         after_step(loop, not left)
     return loop
+
+
+def _finish_at_optimum(
+    loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | None, limits: Limits
+) -> None:
+    """Finish the items that are converged when the time is over."""
+    every = limits.check_every
+    done = _converged(loop, solver, rule, limits, objective, every=every, last=True)
+    _finish(loop, solver, CONVERGED, loop.running & done)
 
 
 class _RunningItems:

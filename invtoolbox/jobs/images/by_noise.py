@@ -148,14 +148,8 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
         bias = bias - sizes(to_image(A(d)) - d)
     by_simple = bias.clamp_min(0) + sizes(simple(simulated) - to_image(exact))
     name = "the zero-filled image" if is_k_space else "the picture itself"
-    is_noise = torch.zeros_like(by_prior, dtype=torch.bool)
-    if isinstance(A, Blur) and A.domain_shape == A.range_shape:
-        generator = torch.Generator().manual_seed(_SEED)
-        white = torch.randn((1, *x.shape[1:]), generator=generator).to(x)
-        # Points are as rough as white noise too, but noise explains what they leave.
-        left = y - clean if known is None else (y - clean).where(known, 0)
-        is_coloured = whiteness(left) > COLOURED
-        is_noise = is_coloured & (roughness(A, x) > roughness(A, white))
+    left = y - clean if known is None else (y - clean).where(known, 0)
+    is_noise = _is_rough(A, x, left)
     least_gain = _LEAST_GAIN_OF_K_SPACE if is_k_space else _LEAST_GAIN
     wins = ~(by_prior <= least_gain * by_simple)
     if bool(wins.any()):
@@ -173,6 +167,16 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
         )
 
     return Verdict(wins | is_noise, lambda k: simple(y[k : k + 1]), reason)
+
+
+def _is_rough(A: Any, x: Tensor, residual: Tensor) -> Tensor:
+    """Return where a deblurred picture is as rough as white noise, ``(batch,)``."""
+    if not isinstance(A, Blur) or A.domain_shape != A.range_shape:
+        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    generator = torch.Generator().manual_seed(_SEED)
+    white = torch.randn((1, *x.shape[1:]), generator=generator).to(x)
+    # Points are as rough as white noise too, but noise explains what they leave.
+    return (whiteness(residual) > COLOURED) & (roughness(A, x) > roughness(A, white))
 
 
 def roughness(A: Blur, x: Tensor) -> Tensor:
