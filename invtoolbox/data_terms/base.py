@@ -81,6 +81,10 @@ class DataTerm(Settings, ABC):
             )
         return gradient if isinstance(prediction, tuple) else gradient[0]
 
+    def least_subgradient(self, prediction: Any, y: Any) -> Any:
+        """Compute a subgradient; at the end of the domain of the misfit the one nearest to 0."""
+        return self.grad(prediction, y)
+
     def value_and_grad(self, prediction: Any, y: Any) -> tuple[Tensor, Any]:
         """Compute `value` and `grad` of one prediction.
 

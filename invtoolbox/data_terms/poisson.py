@@ -111,6 +111,11 @@ class Poisson(_Counts):
         # Outside of the domain there is no gradient; this value points back into the domain.
         return 1 - y / mean.clamp_min(torch.finfo(mean.dtype).eps)
 
+    def least_subgradient(self, prediction: Tensor, y: Tensor) -> Tensor:
+        # The domain ends at a mean of 0, where every slope up to 1 is a subgradient if y is 0.
+        is_end = (self.mean(prediction) <= 0) & (y == 0)
+        return torch.where(is_end, 0.0, self.grad(prediction, y))
+
     def prox(self, prediction: Tensor, y: Tensor, step: float | Tensor) -> Tensor:
         """Compute the mean m, the root of ``m^2 + (t - v) m - t y = 0``.
 

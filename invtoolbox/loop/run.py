@@ -76,6 +76,9 @@ RUNNING, CONVERGED, LIMIT, DIVERGED, STOPPED, INVALID, EARLY_STOPPING = range(7)
 #: Number of steps after which the host reads the flags of the items on an accelerator by default.
 ACCELERATED_CHECKS = 10
 
+#: Seconds of a step below which the gap is also evaluated once the time is over.
+_SHORT = 1.0
+
 #: Quantities recorded after every step, ``(batch,)`` each.
 RECORDED = ("objective", "certificate", "discrepancy", "regularization")
 
@@ -220,6 +223,8 @@ def run(
         check_time()
         if full or stop or began >= limits.deadline:
             after_step(loop, True)
+            if not full and length < _SHORT and loop.iteration:
+                _finish_at_optimum(loop, objective, solver, rule, limits)
             status = limits.when_full if full else STOPPED if stop else LIMIT
             _end(loop, objective, solver, status, loop.running.clone())
             break
@@ -245,7 +250,7 @@ def run(
             _check_state(solver, "step", loop.state, len(loop.active))
         loop.iteration += 1
         if loop.travel is not None:
-            loop.travel = loop.travel.update(loop.state.x, loop.iteration)
+            loop.travel = loop.travel.update(loop.state.x, loop.state.certificate, loop.iteration)
         objective = _update_weight(loop, objective, rule)
         _record(loop, solver, objective)
         checks = limits.is_check(loop.iteration) or loop.iteration >= limits.max_iterations
@@ -255,12 +260,15 @@ def run(
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
         # Without a tolerance no item is expected to converge, and none is frozen between checks.
         running_items = _RunningItems(read)
-        if checks or (limits.tolerance > 0 and loop.travel is None):
-            done = loop.running & _converged(
-                loop, solver, rule, limits, objective, every=every, running_items=running_items
-            )
-            _finish(loop, solver, CONVERGED, done)
         given_up = solver.gives_up(loop.state)
+        if checks or (limits.tolerance > 0 and loop.travel is None):
+            settings: dict[str, Any] = {
+                "every": every,
+                "running_items": running_items,
+                "ending": given_up,
+            }
+            done = loop.running & _converged(loop, solver, rule, limits, objective, **settings)
+            _finish(loop, solver, CONVERGED, done)
         if given_up is not None:
             _end(loop, objective, solver, limits.when_given_up, loop.running & given_up)
         if checks:
@@ -279,6 +287,15 @@ def run(
         stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
         after_step(loop, not left)
     return loop
+
+
+def _finish_at_optimum(
+    loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | None, limits: Limits
+) -> None:
+    """Finish the items that are converged when the time is over."""
+    every = limits.check_every
+    done = _converged(loop, solver, rule, limits, objective, every=every, last=True)
+    _finish(loop, solver, CONVERGED, loop.running & done)
 
 
 class _RunningItems:
@@ -330,8 +347,13 @@ def _converged(
     objective: Objective | None = None,
     every: int = 1,
     running_items: _RunningItems | None = None,
+    ending: Tensor | None = None,
+    last: bool = False,
 ) -> Tensor:
-    """Return which items are converged; after a step, its objective also bounds their gap."""
+    """Return which items are converged; after a step, its objective also bounds their gap.
+
+    Items of ``ending`` are decided now, and all of them if no step follows.
+    """
     done, state = solver.converged(loop.state, limits.tolerance), loop.state
     if objective is not None:
         state = _move_inside(state, objective, solver, loop.running & done)
@@ -347,6 +369,8 @@ def _converged(
                 within=done,
                 state=state,
                 running_items=running_items,
+                ending=ending,
+                last=last or loop.iteration >= limits.max_iterations,
             )
     if loop.rule_state is not None and rule is not None:
         done = done & rule.satisfied(loop.rule_state, loop.state.discrepancy)
@@ -401,23 +425,25 @@ def _check_gap(
     within: Tensor,
     state: Any,
     running_items: _RunningItems,
+    ending: Tensor | None,
+    last: bool,
 ) -> Tensor:
     """Return which items are converged, for those whose certificate is within the tolerance.
 
     The gap is evaluated only if it decides something. The recorded certificate is corrected.
     """
     assert loop.travel is not None
-    last = loop.iteration >= limits.max_iterations
     alone = last or is_due(loop.iteration, every)
     if not alone and not running_items.any_within(loop.running, within):
         return within
     if not last and not is_grid(loop.iteration, every) and len(loop.history) > every:
         # Between the points of the grid, only items that have just come within the tolerance.
         before = loop.history[-1 - every][1][loop.active]
-        within = within & ~(before <= limits.tolerance)
+        is_new = ~(before <= limits.tolerance)
+        within = within & (is_new if ending is None else is_new | ending)
         if not alone and not bool((loop.running & within).any()):
             return within
-    distance = loop.travel.distance(loop.state.x, loop.iteration)
+    distance = loop.travel.distance(loop.state.x, loop.state.certificate, loop.iteration)
     gap = solver.gap(objective.at(loop.iteration - 1), state, distance)
     done, certificate = accept(gap, within, state.certificate, limits.tolerance, alone)
     _correct(loop, 1, loop.running, certificate)

@@ -22,34 +22,63 @@ class Travel:
     """Estimate of the distance to the minimizer, from the distance between iterates.
 
     It is a bound if the distance falls at least like 1 / k: it is then at most
-    ``|x_k - x_a| a / (k - a)``, where a is an earlier iteration. The first steps do not show how
-    it falls, so the estimate then is at least ``|x_k|``.
+    ``|x_k - x_a| a / (k - a)``, where a is an earlier iteration. If it falls linearly, as the
+    certificate c does, it is ``|x_k - x_a| c_k / (c_a - c_k)``, which is large if the certificate
+    has not fallen: the values of a gap may then move on with the same small steps. The larger of
+    the two is the estimate, at most ``|x_k|`` by the second. The first steps do not show how the
+    distance falls, so the estimate then is at least ``|x_k|``.
     """
 
     anchor: Tensor  # the iterate of the latest iteration that is a power of two
     before: Tensor  # (batch,) distance of the anchor from the anchor before it
+    certificate: Tensor  # (batch,) certificate at the anchor
+    earlier: Tensor  # (batch,) certificate at the anchor before it
+    flatness: Tensor  # (batch,) distance per fall of the certificate, at the last move
 
     @classmethod
     def start(cls, x: Tensor) -> Self:
-        return cls(x, torch.full_like(item_norm(x), torch.inf))
+        infinite = torch.full_like(item_norm(x), torch.inf)
+        # Certificates are relative to the start or to 0.
+        ones = torch.ones_like(infinite)
+        return cls(x, infinite, ones, ones, infinite)
 
-    def update(self, x: Tensor, iteration: int) -> Self:
+    def update(self, x: Tensor, certificate: Tensor, iteration: int) -> Self:
         """Return the anchor for the next iterations; call it at every iteration."""
         if iteration & (iteration - 1):
             return self
-        return type(self)(x, item_norm(x - self.anchor))
+        moved_by = item_norm(x - self.anchor)
+        fallen = self.certificate - certificate
+        flatness = torch.where(fallen > 0, moved_by / fallen, torch.inf)
+        flatness = torch.where(moved_by > _rounding_of(x), flatness, self.flatness)
+        return type(self)(x, moved_by, certificate, self.certificate, flatness)
 
-    def distance(self, x: Tensor, iteration: int) -> Tensor:
+    def distance(self, x: Tensor, certificate: Tensor, iteration: int) -> Tensor:
         """Return the estimate after the update of this iteration, ``(batch,)``."""
         anchor, size = 1 << (iteration.bit_length() - 1), item_norm(x)
         if iteration < _FEW:
             return torch.maximum(self.before, size)
-        distance = self.before
+        # Where neither x nor the certificate changes by more than rounding, the last move counts.
+        still = torch.where(certificate > 0, self.flatness * certificate, 0.0).minimum(size)
+        is_rounding = certificate <= 4 * torch.finfo(size.dtype).eps
+
+        def extrapolate(moved_by: Tensor, factor: float, certificate_before: Tensor) -> Tensor:
+            fallen = certificate_before - certificate
+            ratio = torch.where(fallen > 0, certificate / fallen, torch.inf)
+            linear = torch.where(is_rounding, still, torch.minimum(ratio * moved_by, size))
+            return torch.maximum(factor * moved_by, linear)
+
+        distance = extrapolate(self.before, 1.0, self.earlier)
         if iteration > anchor:
+            step = item_norm(x - self.anchor)
             factor = max(1.0, anchor / (iteration - anchor))
-            distance = torch.minimum(distance, factor * item_norm(x - self.anchor))
-        # An iterate that does not move, as after a failed line search, shows no distance.
-        return torch.where(distance > 8 * torch.finfo(size.dtype).eps * size, distance, size)
+            distance = torch.minimum(distance, extrapolate(step, factor, self.certificate))
+        return torch.where(distance > _rounding_of(x), distance, still)
+
+
+def _rounding_of(x: Tensor) -> Tensor:
+    """Return the length of a move that may be rounding, ``(batch,)``."""
+    size = item_norm(x)
+    return 8 * torch.finfo(size.dtype).eps * size
 
 
 def is_grid(iteration: int, every: int) -> bool:

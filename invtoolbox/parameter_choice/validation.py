@@ -49,6 +49,8 @@ _TOO_LARGE, _TOO_SMALL, COLOURED = 1.15, 0.9, 0.5
 #: Whiteness of the whitest residual of a scan, and its size in units of the noise, above which no
 #: weight explains the measurements.
 _STRUCTURED, _ABOVE_NOISE = 0.1, 1.02
+#: Residual of a picture, relative to the range of its measurements, that needs no explanation.
+_SMALL = 2e-3
 #: Residual of a scan, relative to its measurements, that pixels leave of an object without pixels.
 _PIXELS = 0.03
 
@@ -381,7 +383,8 @@ def explain(
     if problem.y0.is_complex():
         unseen, fitted = unseen / 2**0.5, fitted / 2**0.5  # the noise level is that of one part
     size = float(problem.y0[item].abs().square().mean().sqrt())
-    if white > COLOURED and fitted > (_PIXELS * size if has_views(problem) else 0):
+    least = _PIXELS * size if has_views(problem) else _least_residual(problem, item, level)
+    if white > COLOURED and fitted > least:
         return (
             f"noise does not explain the residual{where}, which is not white: check that the "
             "operator describes the measurements"
@@ -398,6 +401,15 @@ def explain(
             f"{unseen:.3g}"
         )
     return ""
+
+
+def _least_residual(problem: Problem, item: int, level: float | None) -> float:
+    """Return the residual that noise explains, or that is 54 dB below the measurements' range."""
+    y = problem.y0[item].abs()
+    if level is None:
+        std = _rough_noise(problem.select(torch.tensor([item], device=y.device))).std
+        level = float(std.nan_to_num(0.0))
+    return max(level, _SMALL * float(y.max() - y.min()))
 
 
 class _Noise(NamedTuple):

@@ -96,6 +96,11 @@ def _compared(solution: Solution, item: int) -> list[str]:
 def _outlook(curve: Tensor, tolerance: float) -> str:
     """Return what more iterations would bring, from the trend of the certificate."""
     count, quarter = len(curve), len(curve) // 4
+    if 0 < float(curve[-1]) <= tolerance:
+        return (
+            "The tolerance is met, but the objective may be more than 0.1 % above its minimum; "
+            "max_iterations= more iterations, or dtype=torch.float64 if they change little, show it"
+        )
     quarters = [
         values[values.isfinite() & (values > 0)].log()
         for values in (curve[-2 * quarter : -quarter], curve[-quarter:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -13,10 +13,36 @@ from invtoolbox.core.rare_branches import is_any
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.solvers.base import State, implicit_reason
-from invtoolbox.solvers.duality import GradientSolver
+from invtoolbox.solvers.duality import SAFETY, GradientSolver, gradient_gap
 from invtoolbox.solvers.learned_direction import LearnedDirection, Recent, mask_pairs
 from invtoolbox.solvers.linear_systems import quotient
 from invtoolbox.solvers.preconditioner import Kind, Preconditioner, preconditioner
+
+
+class Curvatures(NamedTuple):
+    """Smallest and largest curvature ``<p, H p> / <p, p>`` of the directions so far, ``(batch,)``.
+
+    They are estimates, from within, of the eigenvalues of H that matter to the solution (the Ritz
+    values of Lanczos' method lie within these eigenvalues too).
+    """
+
+    least: Tensor
+    largest: Tensor
+
+    @classmethod
+    def none_yet(cls, like: Tensor) -> Self:
+        return cls(torch.full_like(like, torch.inf), torch.zeros_like(like))
+
+    def update(self, bend: Tensor, direction: Tensor) -> Self:
+        """Return the curvatures with those of a direction, given ``bend = <p, H p>``."""
+        curvature = quotient(bend, inner(direction, direction))
+        is_one = curvature > 0
+        least = torch.where(is_one, self.least.minimum(curvature), self.least)
+        return type(self)(least, torch.where(is_one, self.largest.maximum(curvature), self.largest))
+
+    def hide(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return where a residual is below the rounding of ``H x``, ``(batch,)``."""
+        return residual <= torch.finfo(residual.dtype).eps * self.largest * item_norm(x)
 
 
 @dataclass(kw_only=True)
@@ -28,6 +54,7 @@ class CGState(State):
     weight: Tensor  # (batch,) the regularization of the residual
     prediction: Tensor  # A x, carried along
     scale: Tensor  # (batch,) |b|
+    curvatures: Curvatures  # of the directions so far
     inverse: Preconditioner | None
     recent: Recent = ()  # the last directions, if a network proposes them
 
@@ -41,7 +68,9 @@ class ConjugateGradient(GradientSolver):
     of a quadratic data term and quadratic priors ``w_i / 2 |L_i x - b_i|^2``. Each item has its own
     step lengths, and restarts when its weight changes. Converges to the minimizer (of least norm
     from 0) for every linear A; the error decreases monotonically in the norm of the system.
-    Certificate: ``|b - H x| / |b|``, b the right-hand side.
+    Certificate: ``|b - H x| / |b|``, b the right-hand side, and a bound of the objective by its
+    gradient at x (`Solver.gap`): if H is ill-conditioned, a small residual is no small excess, and
+    float32 may not reach the bound at all.
 
     Args:
         preconditioner: ``"fourier"`` for systems next to a convolution (a blur of any boundary),
@@ -89,10 +118,6 @@ class ConjugateGradient(GradientSolver):
     def suits(self, objective: Objective) -> bool:
         return bool(objective.terms)
 
-    def has_gap(self, objective: Objective) -> bool:
-        # Without a prior more steps than the gradient norm requires amplify rounding.
-        return bool(objective.terms) and super().has_gap(objective)
-
     def init(self, objective: Objective, start: Tensor) -> CGState:
         right = right_side(objective)
         prediction = objective.problem.operator(start)
@@ -113,13 +138,14 @@ class ConjugateGradient(GradientSolver):
             weight=objective.regularization,
             prediction=prediction,
             scale=scale,
+            curvatures=Curvatures.none_yet(scale),
             inverse=inverse,
             recent=recent,
         )
 
     def step(self, objective: Objective, state: CGState) -> CGState:
         residual, direction, inverse = state.residual, state.direction, state.inverse
-        recent = state.recent
+        recent, curvatures = state.recent, state.curvatures
         changed = objective.regularization != state.weight
         # Without a rule the weight is that of the start, also in another place of the memory.
         test = (lambda flags: bool(flags.any())) if objective.has_rule else is_any
@@ -136,6 +162,7 @@ class ConjugateGradient(GradientSolver):
                 torch.where(mask, _precondition(inverse, fresh), direction),
             )
             recent = mask_pairs(recent, ~changed)
+            curvatures = where_items(changed, Curvatures.none_yet(state.scale), curvatures)
         if self.direction is not None:
             direction = self.direction.next(residual, recent)
         forward = objective.problem.operator(direction)
@@ -147,7 +174,9 @@ class ConjugateGradient(GradientSolver):
         )
         # Saad 2003, algorithm 9.1: alpha = <r, M r> / <p, H p> (line 3), x <- x + alpha p (4),
         # r <- r - alpha H p (5); by linearity A x <- A x + alpha A p.
-        alpha = quotient(squared, inner(direction, product))
+        bend = inner(direction, product)
+        alpha = quotient(squared, bend)
+        curvatures = curvatures.update(bend, direction)
         x = torch.addcmul(state.x, expand(alpha, direction), direction)
         prediction = torch.addcmul(state.prediction, expand(alpha, forward), forward)
         residual = torch.addcmul(residual, expand(-alpha, product), product)
@@ -169,9 +198,17 @@ class ConjugateGradient(GradientSolver):
             direction=direction,
             weight=objective.regularization,
             prediction=prediction,
+            curvatures=curvatures,
             inverse=inverse,
             recent=recent,
         )
+
+    def gap(self, objective: Objective, state: CGState, distance: Tensor) -> Tensor:
+        return quadratic_gap(objective, state.x, distance, state.curvatures.least)
+
+    def gives_up(self, state: CGState) -> Tensor:
+        # What follows is rounding of H x, which the residual that is carried along does not show.
+        return state.curvatures.hide(state.x, state.certificate * state.scale)
 
     def fixed_point(self, state: CGState) -> tuple[Tensor, ...]:
         return (state.x,)
@@ -225,3 +262,20 @@ def right_side(objective: Objective) -> Tensor:
             LTb = b if L is None else L.adjoint(b)
             right = right + expand(weight, LTb) * LTb
     return right
+
+
+def quadratic_gap(objective: Objective, x: Tensor, distance: Tensor, curvature: Tensor) -> Tensor:
+    """Return a bound of the excess of a quadratic objective, relative to F, ``(batch,)``.
+
+    ``F(x) - min F <= |grad F|^2 / (2 mu)`` with mu the smallest eigenvalue of H whose eigenvector
+    has a share in x. The larger of this estimate and `gradient_gap` is returned.
+
+    Args:
+        objective: quadratic objective.
+        x: images at which it is bounded.
+        distance: estimate of ``|x - x*|``, ``(batch,)``.
+        curvature: estimate of mu, ``(batch,)``.
+    """
+    gradient = right_side(objective) - apply_hessian(objective, x, objective.problem.operator(x))
+    newton = item_norm(gradient) / (2 * SAFETY * curvature)
+    return gradient_gap(objective, x, distance.maximum(newton))

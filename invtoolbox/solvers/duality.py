@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,14 +13,14 @@ from invtoolbox.core.pytrees import tree_map
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.solvers.base import Solver, State, nonconvex_reason
+from invtoolbox.solvers.base import Solver, nonconvex_reason
 from invtoolbox.solvers.linear_systems import relative
 from invtoolbox.solvers.splitting import DataSummand, PriorSummand
 
 #: The least scale of a gap, in units of the misfit at 0: noise of 0.1 % of the measurements.
 _FLOOR = 1e-6
 #: Factor on the distance of gradient methods, chosen on `benchmarks/convex_problems.py`, even half.
-SAFETY = 4.0
+SAFETY = 10.0
 
 
 def has_gap(objective: Objective, splits_misfit: bool = False) -> bool:
@@ -106,7 +107,8 @@ def objective_gap(
     if any(isinstance(summand, DataSummand) for summand in (primal, *(row[0] for row in duals))):
         value, pull = torch.zeros_like(floor), torch.zeros_like(x)
     else:
-        value, pull = D.value(prediction, y), A.adjoint(D.grad(prediction, y))
+        value = D.value(prediction, y)
+        pull = A.adjoint(D.least_subgradient(prediction, y))
     gap = torch.zeros_like(value)
     for weight, prior in smooth:
         value = value + weight * prior.energy(x)
@@ -147,24 +149,33 @@ def has_gradient_gap(objective: Objective) -> bool:
     return smooth and has_gap(objective)
 
 
-def gradient_gap(objective: Objective, x: Tensor, distance: Tensor) -> Tensor:
+def gradient_gap(
+    objective: Objective, x: Tensor, distance: Tensor, safety: float = SAFETY
+) -> Tensor:
     """Return `objective_gap` of a differentiable objective, ``|grad F| distance / F``, ``(batch,)``.
 
-    If the objective is ill-conditioned, iterates travel further than the estimate of the distance.
+    If the objective is ill-conditioned, iterates travel further than the estimate of the distance,
+    which is multiplied by ``safety``.
     """
     ones = torch.ones_like(distance)
-    return objective_gap(objective, x, SAFETY * distance, None, ones, smooth=objective.terms)
+    return objective_gap(objective, x, safety * distance, None, ones, smooth=objective.terms)
 
 
 @dataclass(frozen=True)
 class GradientSolver(Solver):
-    """Base of solvers whose certificate is a gradient norm; `gradient_gap` bounds their answer."""
+    """Base of solvers whose certificate is a gradient norm; `gradient_gap` bounds their answer.
+
+    Attributes:
+        safety: factor on the estimated distance to the minimizer.
+    """
+
+    safety: ClassVar[float] = SAFETY
 
     def has_gap(self, objective: Objective) -> bool:
         return has_gradient_gap(objective)
 
-    def gap(self, objective: Objective, state: State, distance: Tensor) -> Tensor:
-        return gradient_gap(objective, state.x, distance)
+    def gap(self, objective: Objective, state: Any, distance: Tensor) -> Tensor:
+        return gradient_gap(objective, state.x, distance, self.safety)
 
 
 def _energy(summand: PriorSummand | DataSummand, z: Tensor) -> Tensor:

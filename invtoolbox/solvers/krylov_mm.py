@@ -102,6 +102,7 @@ class KrylovMM(GradientSolver):
     smoothing: float = 0.1
 
     certificate_name: ClassVar[str] = "relative gradient norm, preconditioned"
+    safety: ClassVar[float] = 4.0  # its steps are minimizers over a basis
 
     def unsupported_reason(self, objective: Objective) -> str | None:
         if reason := implicit_reason(objective, "KrylovMM"):

@@ -15,8 +15,9 @@ from invtoolbox.core.pytrees import where_items
 from invtoolbox.core.rare_branches import is_any
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
-from invtoolbox.solvers.base import Solver, State, implicit_reason
-from invtoolbox.solvers.conjugate_gradient import quadratic_reason
+from invtoolbox.solvers.base import State, implicit_reason
+from invtoolbox.solvers.conjugate_gradient import Curvatures, quadratic_gap, quadratic_reason
+from invtoolbox.solvers.duality import GradientSolver
 from invtoolbox.solvers.linear_systems import quotient
 
 
@@ -29,10 +30,11 @@ class CGLSState(State):
     squared: Tensor  # (batch,) |A^T W residual|^2
     scale: Tensor  # (batch,) |A^T W y|
     target: Tensor  # (batch,) stop at this discrepancy; 0 if the noise level is unknown
+    curvatures: Curvatures  # of the directions so far
 
 
 @dataclass(frozen=True)
-class CGLS(Solver):
+class CGLS(GradientSolver):
     r"""CGLS (Bjorck 1996, algorithm 7.4.1) for ``min 1/2 <Ax - y, W (Ax - y)>``, started at 0.
 
     It keeps the residual in the space of the measurements, which squares no condition number in
@@ -40,7 +42,7 @@ class CGLS(Solver):
     1995), so if the data term knows the noise level, an item ends, with the status
     ``early_stopping``, once its discrepancy is ``tau`` times the expected one. Converges to the
     solution of least norm; the residual decreases monotonically. Certificate:
-    ``|A^T W (y - Ax)| / |A^T W y|``.
+    ``|A^T W (y - Ax)| / |A^T W y|``, and a bound of the objective by its gradient (`Solver.gap`).
 
     Args:
         tau: stop at ``tau`` times the expected discrepancy; 0 never stops early.
@@ -89,6 +91,7 @@ class CGLS(Solver):
             squared=squared,
             scale=scale,
             target=target,
+            curvatures=Curvatures.none_yet(scale),
         )
 
     def step(self, objective: Objective, state: CGLSState) -> CGLSState:
@@ -114,13 +117,16 @@ class CGLS(Solver):
             residual=residual,
             direction=direction,
             squared=squared,
+            curvatures=state.curvatures.update(curvature, state.direction),
         )
 
-    def converged(self, state: CGLSState, tolerance: float) -> Tensor:
-        return state.certificate <= tolerance
+    def gap(self, objective: Objective, state: CGLSState, distance: Tensor) -> Tensor:
+        return quadratic_gap(objective, state.x, distance, state.curvatures.least)
 
     def gives_up(self, state: CGLSState) -> Tensor:
-        return state.discrepancy <= state.target
+        # Without a target the steps end at the rounding of the gradient.
+        hidden = state.curvatures.hide(state.x, state.certificate * state.scale)
+        return (state.discrepancy <= state.target) | (hidden & (state.target == 0))
 
     def stops_early(self, objective: Objective) -> bool:
         problem = objective.problem
@@ -152,12 +158,13 @@ class LSMRState(State):
     cosine: Tensor
     sine: Tensor
     squared_norm: Tensor  # squared Frobenius norm of K, as far as it is known
+    least: Tensor  # estimate of the smallest singular value of K, infinite before the first step
     weight: Tensor  # regularization of the bidiagonalization
     scale: Tensor  # |b|
 
 
 @dataclass(frozen=True)
-class LSMR(Solver):
+class LSMR(GradientSolver):
     r"""LSMR (Fong and Saunders, SIAM J. Sci. Comput. 33, 2011) for least squares, also with priors.
 
     Quadratic priors are further rows: it minimizes
@@ -254,8 +261,13 @@ class LSMR(Solver):
                 cosine=cosine,
                 sine=sine,
                 squared_norm=s.squared_norm + s.alpha.square() + beta.square(),
+                least=torch.where(rho_bar > 0, s.least.minimum(rho_bar), s.least),
             ),
         )
+
+    def gap(self, objective: Objective, state: LSMRState, distance: Tensor) -> Tensor:
+        # The least diagonal entry rho_bar estimates the smallest singular value (ibid., 3.4).
+        return quadratic_gap(objective, state.x, distance, state.least.square())
 
     def _begin(self, objective: Objective, x: Tensor, residual: Rows, scale: Tensor) -> LSMRState:
         # Step 1: beta u = b - K x, alpha v = K^T u. Steps 3 to 6 start from rho = rho_bar = 1,
@@ -289,6 +301,7 @@ class LSMR(Solver):
                 cosine=ones,
                 sine=zeros,
                 squared_norm=zeros,
+                least=torch.full_like(alpha, torch.inf),
                 weight=objective.regularization.clone(),
                 scale=scale,
             ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from invtoolbox.solvers.splitting import (
     copy_of_image,
     denoising_term,
     first_penalty,
+    operator_norm,
     summands_of,
     take_primal,
 )
@@ -43,6 +44,7 @@ class NonlinearADMMState(State):
     steps: Tensor  # (batch,)
     descent: LBFGSState  # of the augmented objective
     scale: Tensor  # (batch,) scale of the gradient norm
+    norms: Tensor  # (batch, copies) norms of the K_i; 0 for the misfit
     answer: Tensor  # the copy of a constraint if the variable is the image, else the variable
 
 
@@ -149,6 +151,7 @@ class NonlinearADMM(Solver):
             steps=torch.zeros_like(norm),
             descent=descent,
             scale=gradient_scale(model, norm),
+            norms=_norms(summands, decoded.x, norm),
             answer=start,
         )
 
@@ -171,7 +174,11 @@ class NonlinearADMM(Solver):
         # copies.
         gap, size = torch.zeros_like(rho), torch.zeros_like(rho)
         change, pull = torch.zeros_like(rho), torch.zeros_like(rho)
-        for summand, z, u in zip(summands, state.copies, duals):
+        # An image with small slopes is not far from optimal for that reason, as in `ADMM`.
+        x = decoded.x
+        extent = item_norm(x) if isinstance(x, Tensor) else torch.zeros_like(rho)
+        least = (1e-2 * state.norms * extent.unsqueeze(1)).unbind(1)
+        for summand, z, u, floor in zip(summands, state.copies, duals, least):
             # z_i = prox_{w_i R_i / rho}(K_i x + u_i),   u_i = u_i + K_i x - z_i
             image = summand.apply(decoded.x)
             z_next = summand.prox(image + u, 1 / rho)
@@ -179,7 +186,8 @@ class NonlinearADMM(Solver):
             copies.append(z_next)
             multipliers.append(u)
             gap = gap + item_norm(image - z_next).square()
-            size = size + torch.maximum(item_norm(image), item_norm(z_next)).square()
+            length = torch.maximum(item_norm(image), item_norm(z_next)).maximum(floor)
+            size = size + length.square()
             change = change + item_norm(z_next - z).square()
             pull = pull + item_norm(u).square()
         # K_i g may be nonlinear, so both residuals are measured in the copies.
@@ -269,6 +277,15 @@ def _summands(objective: Objective, decoded: Decoded) -> tuple[PriorSummand | Da
         return priors
     operator = cast(LinearOperator, decoded.operator)  # of which `apply` alone is used
     return (*priors, DataSummand(1.0, problem.data_term, operator, problem.y))
+
+
+def _norms(summands: Sequence[PriorSummand | DataSummand], x: Any, like: Tensor) -> Tensor:
+    """Return the norms of the K_i for images like x, 0 for a misfit, ``(batch, copies)``."""
+    norms = torch.zeros(len(like), len(summands), dtype=like.dtype, device=like.device)
+    for k, summand in enumerate(summands):
+        if isinstance(summand, PriorSummand):
+            norms[:, k] = operator_norm(summand.operator, x)
+    return norms
 
 
 def _augmented(

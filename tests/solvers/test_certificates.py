@@ -122,8 +122,9 @@ def test_travel_bounds_errors_that_fall_like_one_over_k() -> None:
     travel = Travel.start(2 * error)
     for k in range(1, 50):
         x = error / k
-        travel = travel.update(x, k)
-        assert float(travel.distance(x, k)) >= 0.99 * float((error / k).norm())
+        c = torch.tensor([1 / k])
+        travel = travel.update(x, c, k)
+        assert float(travel.distance(x, c, k)) >= 0.99 * float((error / k).norm())
 
 
 @pytest.mark.parametrize(
@@ -212,12 +213,78 @@ def test_a_misfit_without_a_gradient_has_a_gap_by_its_dual() -> None:
 
 def test_the_first_steps_are_no_estimate_of_the_distance() -> None:
     x = torch.ones(1, 1, 4)
-    travel = Travel.start(0.99 * x).update(x, 1).update(x, 2)
-    assert float(travel.distance(x, 3)) >= float(x.norm())
-    settled = travel.update(x, 4).update(1.01 * x, 8)
-    assert 0 < float(settled.distance(1.01 * x + 0.001, 9)) < 0.1 * float(x.norm())
-    # An iterate that does not move at all has not measured a distance.
-    assert float(travel.update(x, 4).update(x, 8).distance(x, 9)) == float(x.norm())
+    falling = [torch.tensor([2.0**-k]) for k in range(10)]
+    travel = Travel.start(0.99 * x).update(x, falling[1], 1).update(x, falling[2], 2)
+    assert float(travel.distance(x, falling[3], 3)) >= float(x.norm())
+    settled = travel.update(x, falling[4], 4).update(1.01 * x, falling[8], 8)
+    end = 1.01 * x + 0.001
+    assert 0 < float(settled.distance(end, falling[9], 9)) < 0.1 * float(x.norm())
+    # Small moves under which the certificate has not fallen have not measured a distance either.
+    assert float(settled.distance(end, falling[4], 9)) == float(end.norm())
+    # Of an iterate that does not move at all, the last move counts: 0.01 per fall of 0.5.
+    still = travel.update(x, falling[4], 4).update(x, falling[8], 8)
+    assert float(still.distance(x, falling[9], 9)) == pytest.approx(0.02 * 2 * 2.0**-9, rel=1e-3)
+    assert float(Travel.start(x).distance(x, falling[9], 9)) == float(x.norm())
+
+
+def test_values_in_gaps_that_drift_are_not_converged() -> None:
+    # A weight of 1e-4 moves the values in the gaps by 1e-4 per step, with the same gradient.
+    y = torch.randn(1, 1, 9, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mask = torch.rand(9, 7, generator=torch.Generator().manual_seed(1)) > 0.4
+    A = it.operators.Inpainting(mask, (1, 9, 7)).to(torch.float64)
+    problem, prior = it.Problem(A(y), A), it.priors.TotalVariation()
+    settings: dict[str, Any] = {"regularization": 1e-4, "progress": False, "check": False}
+    best = it.solve(problem, prior, ADMM(), tolerance=1e-7, max_iterations=5000, **settings)
+    least = float(best.history["objective"][-1, 0])
+    for solver in (FISTA(max_iterations=100), it.solvers.ProximalGradient(max_iterations=100)):
+        solution = it.solve(problem, prior, solver, **settings)
+        value = float(solution.history["objective"][-1, 0])
+        assert solution.status != ("converged",) or value <= 1.001 * least
+
+
+@pytest.mark.parametrize("solver", ["conjugate-gradient", "cgls", "lsmr"])
+def test_a_small_residual_of_an_ill_conditioned_system_is_no_small_excess(solver: str) -> None:
+    # Singular values from 1 to 1e-4, and no noise: F vanishes at the answer.
+    size = 16
+    left, right = (
+        torch.linalg.qr(
+            torch.randn(size, size, generator=torch.Generator().manual_seed(k)).double()
+        )[0]
+        for k in (0, 1)
+    )
+    matrix = (left * torch.logspace(0, -4, size, dtype=torch.float64)) @ right.T
+    x = torch.ones(1, 1, size, dtype=torch.float64)
+    for dtype in (torch.float32, torch.float64):
+        A = it.operators.Matrix(matrix).to(dtype)
+        problem = it.Problem(A(x.to(dtype)), A)
+        solution = it.solve(problem, solver=solver, progress=False, check=False)
+        residual = it.operators.Matrix(matrix)(solution.x.double()) - problem.y0.double()
+        excess = residual.square().sum() / problem.y0.double().square().sum()
+        assert solution.status != ("converged",) or float(excess) <= 2e-9
+        if solution.status != ("converged",):
+            assert "may be more than 0.1 % above" in solution.explain() or float(
+                solution.history["certificate"][-1, 0]
+            ) > float(solution.tolerance)
+
+
+def test_counts_of_an_empty_picture_are_converged_at_zero() -> None:
+    A = it.operators.Downsampling((6, 8), 2).to(torch.float64)
+    problem = it.Problem(torch.zeros(1, 1, 3, 4).double(), A, it.data_terms.Poisson())
+    solution = it.solve(
+        problem, it.priors.TotalVariation(), "nonlinear-admm", 0.1, progress=False, check=False
+    )
+    assert solution.status == ("converged",)
+    assert float(solution.x.abs().max()) <= 1e-12
+
+
+def test_a_constant_answer_is_converged_without_a_linear_first_line() -> None:
+    y = 10 + 0.1 * torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)).double()
+    problem = it.Problem(y, it.operators.Identity((1, 8, 8)))
+    solution = it.solve(
+        problem, it.priors.TotalVariation(), "nonlinear-admm", 50.0, progress=False, check=False
+    )
+    assert solution.status == ("converged",) and int(solution.iterations) < 100
+    assert float((solution.x - y.mean()).abs().max()) < 1e-3
 
 
 # A background between the two others is no case of its own.

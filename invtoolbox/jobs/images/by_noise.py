@@ -10,11 +10,12 @@ from torch import Tensor
 
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.jobs.images.held_out import Again, Verdict
+from invtoolbox.objective.gaps import interpolate, measured
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.mri.cartesian import CartesianMRI
 from invtoolbox.parameter_choice import SURE
-from invtoolbox.parameter_choice.noise import noise_std_of
+from invtoolbox.parameter_choice.noise import correct_level, noise_std_of
 from invtoolbox.parameter_choice.validation import COLOURED, whiteness
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -27,8 +28,9 @@ _LEAST_RESIDUAL = 0.55
 #: whiteness above which what a prior removes has structure.
 _LOW_NOISE, _STRUCTURED = 10 ** (-32 / 20), 0.1
 #: Ratio of squared errors (0.7 dB) by which the prior must win on simulated measurements, which
-#: suit it too well, because they come from its own answer.
-_LEAST_GAIN = 0.85
+#: suit it too well, because they come from its own answer. K-space (1.5 dB) is hardly predicted where
+#: it was not sampled, so an answer that is too smooth looks better there.
+_LEAST_GAIN, _LEAST_GAIN_OF_K_SPACE = 0.85, 0.7
 #: Pixels by which an image is moved from which k-space is simulated.
 _MOVED = (5, 3)
 #: Step of the divergence in units of the noise, and seed of its signs.
@@ -47,7 +49,7 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
         again: solves another problem in the same way.
     """
     y, x = problem.y0, solution.x
-    std = noise_std_of(problem)
+    std = _noise_level(problem)
     count = y[0].numel()
     residual = (x - y).flatten(1).double().square().mean(1)
     wins = torch.zeros(len(y), dtype=torch.bool, device=y.device)
@@ -116,8 +118,11 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
     A: Any = problem.operator
     term, y, x = problem.data_term, problem.y0, solution.x
     is_k_space = isinstance(A, CartesianMRI)
+    known = None if is_k_space else measured(problem)
 
     def to_image(measurements: Tensor) -> Tensor:
+        if known is not None:
+            measurements = interpolate(measurements, known.expand_as(measurements))
         if isinstance(A, Blur):
             return A.pad(measurements)
         return A.pseudo_inverse(measurements) if is_k_space else measurements
@@ -143,30 +148,35 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
         bias = bias - sizes(to_image(A(d)) - d)
     by_simple = bias.clamp_min(0) + sizes(simple(simulated) - to_image(exact))
     name = "the zero-filled image" if is_k_space else "the picture itself"
-    is_noise = torch.zeros_like(by_prior, dtype=torch.bool)
-    if isinstance(A, Blur) and A.domain_shape == A.range_shape:
-        generator = torch.Generator().manual_seed(_SEED)
-        white = torch.randn((1, *x.shape[1:]), generator=generator).to(x)
-        # Points are as rough as white noise too, but noise explains what they leave.
-        is_coloured = whiteness(y - clean) > COLOURED
-        is_noise = is_coloured & (roughness(A, x) > roughness(A, white))
-    wins = ~(by_prior <= _LEAST_GAIN * by_simple)
+    left = y - clean if known is None else (y - clean).where(known, 0)
+    is_noise = _is_rough(A, x, left)
+    least_gain = _LEAST_GAIN_OF_K_SPACE if is_k_space else _LEAST_GAIN
+    wins = ~(by_prior <= least_gain * by_simple)
     if bool(wins.any()):
         # An answer that another solve does not find again was not what its weight asks for.
         wins = wins & ~(sizes(again(problem) - x) > by_prior / 4)
 
     def reason(k: int) -> str:
+        has_gaps = known is not None and not bool(known[k].all())
+        end = f"x is {name}" + has_gaps * ", interpolated where pixels are left out"
         if bool(is_noise[k]):
-            return (
-                "the prior's answer is rougher than white noise, and its residual is not white: "
-                f"x is {name}"
-            )
+            return f"the prior's answer is rougher than white noise, and its residual is not white: {end}"
         return (
             f"on measurements simulated from the answer, the prior errs by {_root(by_prior[k])} and "
-            f"{name} by {_root(by_simple[k])}: x is {name}"
+            f"{name} by {_root(by_simple[k])}: {end}"
         )
 
     return Verdict(wins | is_noise, lambda k: simple(y[k : k + 1]), reason)
+
+
+def _is_rough(A: Any, x: Tensor, residual: Tensor) -> Tensor:
+    """Return where a deblurred picture is as rough as white noise, ``(batch,)``."""
+    if not isinstance(A, Blur) or A.domain_shape != A.range_shape:
+        return torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    generator = torch.Generator().manual_seed(_SEED)
+    white = torch.randn((1, *x.shape[1:]), generator=generator).to(x)
+    # Points are as rough as white noise too, but noise explains what they leave.
+    return (whiteness(residual) > COLOURED) & (roughness(A, x) > roughness(A, white))
 
 
 def roughness(A: Blur, x: Tensor) -> Tensor:
@@ -210,17 +220,31 @@ def _simulate(problem: Problem, clean: Tensor) -> Tensor:
     draw = torch.Generator().manual_seed(_SEED)
     white = torch.randn((1, *y.shape[1:]), dtype=y.dtype, generator=draw).to(y.device)
     residual = y - clean
+    known = measured(problem)
+    if known is not None:  # measurements without a weight leave no residual
+        residual = residual.where(known, 0)
     size = residual.abs().square().flatten(1).double().mean(1)
-    variance = noise_std_of(problem) ** 2
+    variance = _noise_level(problem) ** 2
     if y.is_complex():  # real and imaginary part have the variance of the noise each
         white, variance = white * math.sqrt(2), 2 * variance
     if isinstance(problem.operator, CartesianMRI):
         white = white * problem.operator.sampled
-        size = size * y.numel() / problem.operator.sampled.expand(y.shape).sum()
+    if known is not None:
+        size = size * known[0].numel() / known.flatten(1).sum(1)
     shift = [n // 2 for n in y.shape[2:]]
     shifted = residual.roll(shift, tuple(range(2, y.ndim)))
     share = (1 - variance / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_min(0).sqrt()
     return clean + expand(variance.sqrt(), y) * white + expand(share, y) * shifted
+
+
+def _noise_level(problem: Problem) -> Tensor:
+    """Return the noise level by which the weight was chosen, ``(batch,)``.
+
+    A stated level that the measurements contradict is replaced, one that is too small only if no
+    texture can be taken for noise, as in a blurred picture.
+    """
+    level, _ = correct_level(problem, is_reliable=isinstance(problem.operator, Blur))
+    return noise_std_of(problem) if level is None else level
 
 
 def _root(square: Tensor) -> str:

@@ -132,7 +132,7 @@ def _kind(problem: Problem) -> type[Operator | DataTerm] | None:
         return None
     if isinstance(A, Blur):
         is_picture |= A.boundary == "valid" and not problem.unknown
-        return Blur if is_picture and measured(problem) is None else None
+        return Blur if is_picture else None
     if isinstance(A, Downsampling):
         return Downsampling if y.ndim == 4 else None
     return Identity if isinstance(A, (Identity, Inpainting)) else None

@@ -10,6 +10,7 @@ from skimage.restoration import inpaint_biharmonic
 
 import invtoolbox as it
 from invtoolbox.jobs.images.by_noise import (
+    _noise_level,
     compare_by_simulation,
     compare_with_measurements,
     roughness,
@@ -23,6 +24,7 @@ from invtoolbox.jobs.images.held_out import (
     hold_out_gaps,
     interpolate_smoothly,
 )
+from invtoolbox.objective.gaps import interpolate
 from invtoolbox.parameter_choice.held_out import quadratic_model
 from tests.operators.scan_helpers import cells, chords, disc, parallel_distance, turn
 
@@ -424,3 +426,39 @@ def test_deblurred_points_are_returned() -> None:
     y = A.simulate(truth, 1e-3, seed=0)
     solution = it.reconstruct(y, A, "tv", noise_std=1e-3, progress=False)
     assert rmse(solution.x, truth) < 0.2 * rmse(y, truth)
+
+
+def test_a_blurred_picture_with_left_out_pixels_has_a_floor() -> None:
+    # A picture of two values is no blurred picture, and the prior's answer is far off.
+    edges = torch.arange(24) / 23
+    sharp = ((edges[:, None] - 0.4).square() + (edges - 0.6).square() < 0.09).float()[None, None]
+    width = torch.arange(-6, 7).float()
+    taps = torch.exp(-(width[:, None].square() + width.square()) / 12)
+    A = it.operators.Blur(taps / taps.sum(), (1, 24, 24))
+    mask = torch.rand(1, 1, 24, 24, generator=torch.Generator().manual_seed(0)) > 0.2
+    term = it.data_terms.LeastSquares(weights=mask.float())
+    problem, prior = it.Problem(sharp, A, term), it.priors.TotalVariation()
+    settings = {"regularization": 1e-7, "max_iterations": 100}
+    solution = it.solve(problem, prior, progress=False, check=False, **settings)
+    assert rmse(solution.x, sharp) > 0.15
+    floored = keep_floor(problem, solution, prior, None, 100)
+    assert torch.equal(floored.x, interpolate(sharp, mask))
+    assert any("interpolated where pixels are left out" in note for note in floored.notes)
+    # Measurements without a weight change nothing.
+    junk = problem.with_measurements(torch.where(mask, sharp, 50.0))
+    again = keep_floor(junk, solution, prior, None, 100)
+    assert torch.equal(again.x, floored.x)
+
+
+def test_simulated_noise_has_the_level_that_the_measurements_show() -> None:
+    truth = picture()
+    A = it.operators.Blur(torch.ones(5, 5) / 25, (1, 48, 48))
+    y = A.simulate(truth, 0.02, seed=0)
+    right, wrong = (
+        _noise_level(it.Problem(y, A, it.data_terms.LeastSquares(std))) for std in (0.02, 0.2)
+    )
+    assert float(right) == pytest.approx(0.02)
+    assert float(wrong) == pytest.approx(0.02, rel=0.3)
+    # The texture of a sharp picture may be taken for noise, so a small stated level counts.
+    sharp = it.Problem(truth, it.operators.Identity((1, 48, 48)), it.data_terms.LeastSquares(1e-4))
+    assert float(_noise_level(sharp)) == pytest.approx(1e-4)
