@@ -16,14 +16,13 @@ from invtoolbox.jobs.images.by_noise import (
 )
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import (
-    _filter,
     _judge,
     _like_gaps,
     _sum_holes,
     hold_out_gaps,
     interpolate_smoothly,
 )
-from invtoolbox.parameter_choice.held_out import quadratic_model
+from invtoolbox.parameter_choice.held_out import in_norm_of_image, quadratic_model
 from tests.operators.scan_helpers import cells, chords, disc, parallel_distance, turn
 
 
@@ -171,7 +170,7 @@ def test_filtered_views_have_the_norm_of_the_image() -> None:
     for width in (2.0, 4.0, 8.0):
         x = torch.exp(-(u**2 + v**2) / (2 * width**2))[None, None]
         A = it.operators.ParallelBeam((n, n), torch.arange(30) * math.pi / 30, 72)
-        norms.append(float(_filter(A(x)).square().mean() / x.square().mean()))
+        norms.append(float(in_norm_of_image(A(x)).square().mean() / x.square().mean()))
     assert max(norms) < 1.02 * min(norms)
 
 
