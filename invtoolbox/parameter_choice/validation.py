@@ -405,6 +405,15 @@ def explain(
             f"noise does not explain the residual{where}, which is not white: check that the "
             "operator describes the measurements"
         )
+    if level is not None and has_views(problem) and white <= _STRUCTURED:
+        if fitted <= _TOO_LARGE * level and unseen >= _TOO_SMALL * level:
+            return ""
+        # Only the level is in doubt: a wrong model would leave structure in the residual.
+        return (
+            f"noise_std = {level:.3g} does not fit the residual{where}, which is white at "
+            f"{fitted:.3g}: held-out views are predicted to {unseen:.3g}; the image does not depend "
+            "on noise_std"
+        )
     if level is not None and fitted > _TOO_LARGE * level:
         return (
             f"noise does not explain the residual{where}, {fitted:.3g} against noise_std = "

@@ -28,7 +28,7 @@ from invtoolbox.jobs.images.held_out import (
     repeat,
     solve_without_views,
 )
-from invtoolbox.jobs.images.join import join, take
+from invtoolbox.jobs.images.join import NO_POSTERIOR, join, take
 from invtoolbox.jobs.images.trained_range import needs_unit
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.posteriors.base import MappedPosterior
@@ -144,8 +144,11 @@ def solve_finer(
         if choice:
             answer = _reduce(problem, solution, fine, {int(k): float(ratio[k]) for k in items})
         parts.append((items, answer if len(items) == problem.batch else take(answer, items)))
+    joined = join(problem, parts)
+    if len(parts) > 1 and solution.posterior is not None:
+        joined = dataclasses.replace(joined, notes=(*joined.notes, NO_POSTERIOR))
     column = is_fine.reshape(-1, *[1] * (large.ndim - 1))
-    return join(problem, parts), torch.where(column, average_pixels(small), large)
+    return joined, torch.where(column, average_pixels(small), large)
 
 
 def _reduce(

@@ -46,6 +46,8 @@ _PARTS, _MOST_HELD, _HEAVIEST = (8, 4, 2), 0.4, 8.0
 #: Standard errors by which the prior must lose to the filtered back-projection, and least number of
 #: held-out views whose filtered residuals are compared.
 _VIEW_ERRORS, _LEAST_VIEWS = 2.0, 10
+#: Largest ratio of two steps between the angles of views that are interpolated.
+_EVEN = 1.5
 #: Number of times that pixels are halved for the detail within them, and largest number of pixels.
 _HALVINGS, _MOST_PIXELS = 2, 1 << 20
 
@@ -207,6 +209,9 @@ def compare_views(problem: Problem, again: Again, image: Tensor | None = None) -
     def invert(scan: Problem) -> Tensor:
         return first_guess(scan.with_data_term(LeastSquares()), inverse=True)
 
+    def invert_fitted(scan: Problem) -> Tensor:
+        return invert(fill_views(scan, held) or scan.subset(fitted))
+
     if image is None:
         image = solve_without_views(problem, again)
     finer, levels = problem, 0
@@ -216,11 +221,11 @@ def compare_views(problem: Problem, again: Again, image: Tensor | None = None) -
         finer, levels = finer.with_operator(operator), levels + 1
     detail: Tensor | float = 0.0
     if levels:
-        small = invert(quadratic_model(finer)[0].subset(fitted))
+        small = invert_fitted(quadratic_model(finer)[0])
         detail = small - enlarge_pixels(average_pixels(small, levels), levels)
     residual, by_simple = (
         predict_views(finer, enlarge_pixels(x, levels) + detail)
-        for x in (image, invert(model.subset(fitted)))
+        for x in (image, invert_fitted(model))
     )
     weights = _weights_of(unseen)
     squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]
@@ -238,6 +243,35 @@ def compare_views(problem: Problem, again: Again, image: Tensor | None = None) -
         )
 
     return Verdict(wins, lambda k: invert(model.select(held.new_tensor([k]))), reason)
+
+
+def fill_views(problem: Problem, missing: Tensor) -> Problem | None:
+    """Return the scan whose missing views are interpolated from their neighbours, without these views.
+
+    Cubic interpolation, linear next to the last view. None if the views are not in the order of evenly
+    spaced angles.
+
+    Args:
+        problem: views of a scan.
+        missing: places of views with a neighbour on either side; the last view may be one of them.
+    """
+    angles, y = getattr(problem.operator, "angles", None), problem.y0
+    if angles is None or angles.ndim != 1 or len(angles) != y.shape[2]:
+        return None
+    steps = angles.detach().diff()
+    if not bool((steps * steps.median() > 0).all()):
+        return None
+    if float(steps.abs().max()) > _EVEN * float(steps.abs().min()):
+        return None
+    filled, last = y.clone(), y.shape[2] - 1
+    for k in missing.tolist():
+        after = y[:, :, k + 1] if k < last else y[:, :, k - 1]
+        filled[:, :, k] = (y[:, :, k - 1] + after) / 2
+        if k + 2 <= last:
+            # The cubic polynomial through the neighbours at one and two steps.
+            bend = y[:, :, k - 1] + after - y[:, :, k - 2] - y[:, :, k + 2]
+            filled[:, :, k] += bend / 6
+    return problem.with_measurements(filled)
 
 
 def average_pixels(image: Tensor, halvings: int = 1) -> Tensor:

@@ -19,6 +19,7 @@ from invtoolbox.jobs.images.held_out import (
     _judge,
     _like_gaps,
     _sum_holes,
+    fill_views,
     hold_out_gaps,
     interpolate_smoothly,
 )
@@ -280,7 +281,7 @@ def test_the_filtered_back_projection_is_kept_where_it_predicts_views_better() -
     """A weight that is far too large stands for a prior that does not fit."""
     A, y, truth = disc_scan(0.0)
     problem, prior = it.Problem(y, A), it.priors.TotalVariation()
-    good = it.solve(problem, prior, regularization=0.3, progress=False)
+    good = it.solve(problem, prior, regularization=10.0, progress=False)
     bad = it.solve(problem, prior, regularization=1000.0, progress=False)
     assert keep_floor(problem, good, prior, None) is not good
     assert torch.equal(keep_floor(problem, good, prior, None).x, good.x)
@@ -412,3 +413,28 @@ def test_deblurred_points_are_returned() -> None:
     y = A.simulate(truth, 1e-3, seed=0)
     solution = it.reconstruct(y, A, "tv", noise_std=1e-3, progress=False)
     assert rmse(solution.x, truth) < 0.2 * rmse(y, truth)
+
+
+def test_views_are_filled_without_a_look_at_them() -> None:
+    """A cubic polynomial of the angle is interpolated exactly; the values in the gaps do not count."""
+    A = it.operators.ParallelBeam((8, 8), turn(14, 0.1, math.pi), 9)
+    cubic = (torch.arange(14.0) - 4)[:, None].pow(3) * torch.linspace(1, 2, 9)
+    missing = torch.tensor([3, 9])
+    hidden = cubic.clone()
+    hidden[missing] = 1e6
+    filled = fill_views(it.Problem(hidden[None, None], A), missing)
+    assert filled is not None and torch.allclose(filled.y0[0, 0], cubic, rtol=1e-5, atol=1e-3)
+    shuffled = A.with_parameters(angles=A.angles[torch.randperm(14)])
+    assert fill_views(it.Problem(hidden[None, None], shuffled), missing) is None
+    last = fill_views(it.Problem(hidden[None, None], A), torch.tensor([13]))
+    assert last is not None and torch.equal(last.y0[0, 0, 13], hidden[12])
+
+
+def test_squares_that_leave_noise_are_replaced_by_the_filtered_back_projection() -> None:
+    A, y, truth = disc_scan(0.0)
+    problem, prior = it.Problem(y, A), it.priors.Tikhonov()
+    noisy = it.solve(problem, prior, regularization=0.1, progress=False)
+    assert rmse(noisy.x, truth) > 1.2 * rmse(A.pseudo_inverse(y), truth)
+    answer = keep_floor(problem, noisy, prior, None)
+    assert torch.allclose(answer.x, A.pseudo_inverse(y), atol=1e-4)
+    assert answer.posterior is None
