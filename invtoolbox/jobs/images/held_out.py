@@ -43,9 +43,9 @@ _ERRORS = 1.0
 #: Parts of the sides of a picture that blocks of held-out pixels have, the largest share of the known
 #: pixels that is held out, and the largest weight of a held-out pixel.
 _PARTS, _MOST_HELD, _HEAVIEST = (8, 4, 2), 0.4, 8.0
-#: Standard errors by which the prior must lose to the filtered back-projection, and least number of
-#: held-out views whose filtered residuals are compared.
-_VIEW_ERRORS, _LEAST_VIEWS = 2.0, 10
+#: Standard errors by which the prior must lose to the filtered back-projection, and least numbers of
+#: held-out views, of a row of cells and of a panel, whose filtered residuals are compared.
+_VIEW_ERRORS, _LEAST_VIEWS, _LEAST_PANELS = 2.0, 10, 6
 #: Largest ratio of two steps between the angles of views that are interpolated.
 _EVEN = 1.5
 #: Number of times that pixels are halved for the detail within them, and largest number of pixels.
@@ -230,7 +230,7 @@ def compare_views(problem: Problem, again: Again, image: Tensor | None = None) -
     weights = _weights_of(unseen)
     squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]
     wins, errors = _judge(torch.stack(squares, 1), _VIEW_ERRORS)
-    if len(held) >= _LEAST_VIEWS:
+    if len(held) >= (_LEAST_VIEWS if image.ndim == 4 else _LEAST_PANELS):
         wins = wins | compare_in_norm_of_image(residual, by_simple)[0]
 
     def reason(k: int) -> str:
