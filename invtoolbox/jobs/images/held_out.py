@@ -223,10 +223,18 @@ def compare_views(problem: Problem, again: Again, image: Tensor | None = None) -
     if levels:
         small = invert_fitted(quadratic_model(finer)[0])
         detail = small - enlarge_pixels(average_pixels(small, levels), levels)
-    residual, by_simple = (
-        predict_views(finer, enlarge_pixels(x, levels) + detail)
-        for x in (image, invert_fitted(model))
-    )
+
+    def predict(x: Tensor) -> Tensor:
+        plain = predict_views(problem, x)
+        if not levels:
+            return plain
+        detailed = predict_views(finer, enlarge_pixels(x, levels) + detail)
+        # An object that is made of pixels has no detail.
+        pair = [_sum_views(in_norm_of_image(trial)).sum(1) for trial in (plain, detailed)]
+        is_better = (pair[1] < pair[0]).view(-1, *[1] * (plain.ndim - 1))
+        return torch.where(is_better, detailed, plain)
+
+    residual, by_simple = predict(image), predict(invert_fitted(model))
     weights = _weights_of(unseen)
     squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]
     wins, errors = _judge(torch.stack(squares, 1), _VIEW_ERRORS)
