@@ -136,6 +136,22 @@ def _invert_views(problem: Problem, views: Tensor) -> Tensor | None:
     return filtered_back_projection(some.with_measurements(y).with_data_term(LeastSquares()))
 
 
+def in_norm_of_image(residual: Tensor) -> Tensor:
+    """Return views after the square root of the ramp filter along their rows of cells.
+
+    Views smooth what an image is wrong by. After this filter, the norm of the views is that of the
+    image (Natterer, The Mathematics of Computerized Tomography, 1986, theorem II.1.2).
+
+    Args:
+        residual: residuals of views, ``(batch, channel, view, ..., cell)``.
+    """
+    n = 2 * residual.shape[-1]  # with zeros beyond the cells
+    ramp = torch.fft.rfftfreq(n, dtype=residual.dtype, device=residual.device).sqrt()
+    # Item by item, because the bits of a transform depend on the number of items.
+    items = [torch.fft.irfft(torch.fft.rfft(item, n) * ramp, n) for item in residual.split(1)]
+    return torch.cat(items) if items else residual
+
+
 def separate_generator(seed: int) -> torch.Generator:
     """Return a generator whose draws are not those of `torch.manual_seed` with the same seed.
 

@@ -16,6 +16,7 @@ from invtoolbox.core.interrupts import OutOfTime
 from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
+from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.parameter_choice.held_out import (
     HeldOut,
@@ -23,6 +24,7 @@ from invtoolbox.parameter_choice.held_out import (
     has_views,
     held_views,
     hold_out,
+    in_norm_of_image,
 )
 from invtoolbox.parameter_choice.noise import LEAST_NOISE, USUAL_NOISE, estimate_or_nan
 from invtoolbox.parameter_choice.search import WeightSearch
@@ -78,6 +80,9 @@ class Validation(WeightSearch):
     tells the two cases apart, since a right model has a weight that leaves a white residual:
     ``s = (v^2 + 0.4 coloured^2) / (v^2 + coloured^2)``, between 0.4 and 1. If the measurements have
     no grid (the rows of a matrix), their order means nothing, and the first decides alone.
+
+    If all priors are squares, views of a scan are predicted in the norm of the image
+    (`in_norm_of_image`), in which noise of the image counts as much as other errors.
 
     If held-out measurements are predicted worse than 1.5 times the noise that `estimate_noise_std`
     finds, the model is wrong beyond the noise, and the scores may have several minima. Both are
@@ -192,8 +197,12 @@ class Validation(WeightSearch):
 
         Where the model is doubtful, `white` holds the curves of the second walk afterwards.
         """
-        held_problem = trials.problem.with_data_term(term)
-        held = self._walk(trials, t_white, held_problem, _measure_held_out, places)
+        held_problem, measure = trials.problem.with_data_term(term), _measure_held_out
+        # Squares leave much noise in the image, which views smooth.
+        is_squares = all("quadratic" in prior.offers for prior in trials.objective.explicit_priors)
+        if is_squares and isinstance(trials.problem.operator, Scan):
+            measure = _measure_in_norm_of_image
+        held = self._walk(trials, t_white, held_problem, measure, places)
         t_held = torch.stack([minimum(curve, start) for curve, start in zip(held, t_white)])
         # Measurements without a grid (the rows of a matrix) are in no order that could tell.
         grid = trials.problem.y0.ndim > 3
@@ -202,9 +211,7 @@ class Validation(WeightSearch):
         chosen = t_held + share * (t_white - t_held).clamp_min(0)
         if grid and len(doubtful := self._doubtful(held, noise, trials.problem)):
             above = self._begin(trials, noise) + _ABOVE * math.log(10.0)
-            held_again = self._walk(
-                trials, above, held_problem, _measure_held_out, doubtful, _BEYOND
-            )
+            held_again = self._walk(trials, above, held_problem, measure, doubtful, _BEYOND)
             white_again = self._walk(trials, above, None, measure_fit, doubtful, _BEYOND)
             count = sum_items(term.held.expand_as(trials.problem.y0.real).gt(0))
             for k in doubtful.tolist():
@@ -305,6 +312,18 @@ def _measure_held_out(objective: Objective, x: Tensor) -> Tensor:
     return torch.stack([error, error], 1)
 
 
+def _measure_in_norm_of_image(objective: Objective, x: Tensor) -> Tensor:
+    """Return log mean squares of held-out views in the norm of the image, and of the cells."""
+    problem = objective.problem
+    assert isinstance(problem.data_term, HeldOut)
+    residual, held = problem.operator(x) - problem.y, problem.data_term.held
+    filtered = in_norm_of_image(held.sqrt() * residual)
+    counted = (held.expand_as(residual) > 0).to(residual)
+    counted = torch.cat([counted, counted], -1)  # the filter adds zeros beyond the cells
+    scores = [_log_mean_square(filtered, counted), _log_mean_square(residual, held)]
+    return torch.stack(scores, 1)
+
+
 def _measure_image(objective: Objective, x: Tensor) -> Tensor:
     """Return log mean squares of ``x - image`` and of what is held out, and `_fit`, ``(batch, 4)``."""
     problem, term = objective.problem, objective.problem.data_term
@@ -388,6 +407,15 @@ def explain(
         return (
             f"noise does not explain the residual{where}, which is not white: check that the "
             "operator describes the measurements"
+        )
+    if level is not None and has_views(problem) and white <= _STRUCTURED:
+        if fitted <= _TOO_LARGE * level and unseen >= _TOO_SMALL * level:
+            return ""
+        # Only the level is in doubt: a wrong model would leave structure in the residual.
+        return (
+            f"noise_std = {level:.3g} does not fit the residual{where}, which is white at "
+            f"{fitted:.3g}: held-out views are predicted to {unseen:.3g}; the image does not depend "
+            "on noise_std"
         )
     if level is not None and fitted > _TOO_LARGE * level:
         return (

@@ -105,6 +105,21 @@ def test_a_wrong_noise_level_is_noted(level: float, words: str) -> None:
     assert len(about) == (2 if words else 0) and all(words in n for n in about)
 
 
+def test_a_wrong_noise_level_of_a_scan_is_no_doubt_about_its_image() -> None:
+    """A white residual, whatever the user states; the note names the level, and no other reason."""
+    angles = torch.arange(48) * torch.pi / 48
+    A = it.operators.ParallelBeam((24, 24), angles, 36)
+    image = torch.zeros(1, 1, 24, 24)
+    image[..., 6:17, 8:19] = 1
+    y = A.simulate(image, 0.3, seed=0)
+    for level in (0.1, 0.3, 0.9):
+        problem = it.Problem(y, A, it.data_terms.LeastSquares(level))
+        notes = it.solve(problem, "tv", progress=False, check=False).notes
+        about = [n for n in notes if f"noise_std = {level:.3g} does not fit the residual" in n]
+        assert len(about) == (level != 0.3), notes
+        assert not any("noise does not explain" in n for n in notes)
+
+
 def test_a_wrong_operator_is_noted() -> None:
     problem = blurred((0.01, 0.01)).select(torch.tensor([0]))
     wide = it.operators.Blur(torch.ones(9, 9) / 81, (N, N), boundary="periodic")

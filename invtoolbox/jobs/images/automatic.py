@@ -194,8 +194,8 @@ def solve_with_defaults(
     continued = continue_views(problem, solution, again)
     # The pixels of an object wider than the detector are no reason for its residual.
     is_same = (continued.x == solution.x).flatten(1).all(1)
-    solution, residual = solve_finer(problem, continued, is_same, prior, solver, settings)
-    return fitted.restore(keep_floor(problem, solution, prior, solver, limit, residual), posed)
+    solution, held_out = solve_finer(problem, continued, is_same, prior, solver, settings)
+    return fitted.restore(keep_floor(problem, solution, prior, solver, limit, held_out), posed)
 
 
 def _solve_by_unit(

@@ -15,19 +15,20 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.jobs.images.held_out import (
+    average_pixels,
     compare_in_norm_of_image,
+    enlarge_pixels,
     number_held,
     predict_views,
     repeat,
     solve_without_views,
 )
-from invtoolbox.jobs.images.join import join, take
+from invtoolbox.jobs.images.join import NO_POSTERIOR, join, take
 from invtoolbox.jobs.images.trained_range import needs_unit
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.posteriors.base import MappedPosterior
@@ -99,8 +100,8 @@ def solve_finer(
         settings: further keywords of `invtoolbox.solve`.
 
     Returns:
-        The solution on the grid of the problem, and the residuals of the held-out views, as of
-        `predict_views`; None if nothing was compared.
+        The solution on the grid of the problem, and its image of the views that are not held out, as
+        of `solve_without_views`; None if nothing was compared.
     """
     valid = problem.without_skipping().to(device=solution.x.device, dtype=solution.x.real.dtype)
     finer = refine(valid, solution, prior)
@@ -126,7 +127,7 @@ def solve_finer(
     wins, ratio = compare_in_norm_of_image(large_residual, small_residual)
     # Residuals of large pixels are not errors of their values alone. Small pixels with the means of the
     # large ones have these values and none of the other errors.
-    mixed = small + F.interpolate(large - _pool(small), scale_factor=2, mode="nearest")
+    mixed = small + enlarge_pixels(large - average_pixels(small))
     is_mean_better, _ = compare_in_norm_of_image(
         predict_views(finer, mixed), small_residual, _MEAN_ERRORS
     )
@@ -143,14 +144,11 @@ def solve_finer(
         if choice:
             answer = _reduce(problem, solution, fine, {int(k): float(ratio[k]) for k in items})
         parts.append((items, answer if len(items) == problem.batch else take(answer, items)))
-    column = is_fine.reshape(-1, *[1] * (small_residual.ndim - 1))
-    residual = torch.where(column, small_residual, large_residual)
-    return join(problem, parts), residual
-
-
-def _pool(image: Tensor) -> Tensor:
-    """Return the means over blocks of two pixels along every axis."""
-    return F.avg_pool2d(image, 2) if image.ndim == 4 else F.avg_pool3d(image, 2)
+    joined = join(problem, parts)
+    if len(parts) > 1 and solution.posterior is not None:
+        joined = dataclasses.replace(joined, notes=(*joined.notes, NO_POSTERIOR))
+    column = is_fine.reshape(-1, *[1] * (large.ndim - 1))
+    return joined, torch.where(column, average_pixels(small), large)
 
 
 def _reduce(
@@ -178,8 +176,10 @@ def _reduce(
     posterior = fine.posterior
     return dataclasses.replace(
         fine,
-        x=_pool(fine.x),
-        posterior=None if posterior is None else MappedPosterior(posterior, _pool, by_value=False),
+        x=average_pixels(fine.x),
+        posterior=None
+        if posterior is None
+        else MappedPosterior(posterior, average_pixels, by_value=False),
         problem=problem,
         notes=tuple(notes),
         seconds=solution.seconds + fine.seconds,

@@ -52,7 +52,7 @@ def keep_floor(
     prior: Prior | None,
     solver: Solver | str | None,
     max_iterations: int | None = None,
-    residual: Tensor | None = None,
+    held_out: Tensor | None = None,
 ) -> Solution:
     """Return the solution, with the simple answer in the items in which the prior is no better.
 
@@ -65,7 +65,7 @@ def keep_floor(
         prior: the prior of the solution.
         solver: the solver of the solution.
         max_iterations: largest number of iterations of the solution.
-        residual: residuals of the solution in held-out views by `predict_views`, if they are known.
+        held_out: image of the views that are not held out by `solve_without_views`, if it is known.
     """
     is_drawn = not isinstance(solution.posterior, GaussianPosterior | None)
     if prior is None or solution.parameters or is_drawn:
@@ -80,7 +80,7 @@ def keep_floor(
     sampled = measured(problem)
     try:
         if kind is Scan:
-            verdict = compare_views(problem, again, residual)
+            verdict = compare_views(problem, again, held_out)
         elif kind in (Blur, Poisson, CartesianMRI):
             verdict = compare_by_simulation(problem, solution, again)
         elif kind is Downsampling:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
@@ -14,9 +16,16 @@ from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.gaps import interpolate
 from invtoolbox.objective.initial_guess import first_guess
+from invtoolbox.operators.base import Operator
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting
-from invtoolbox.parameter_choice.held_out import ONE_OF, quadratic_model, separate_generator
+from invtoolbox.operators.tomography.scan_2d import Scan
+from invtoolbox.parameter_choice.held_out import (
+    ONE_OF,
+    in_norm_of_image,
+    quadratic_model,
+    separate_generator,
+)
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -34,9 +43,13 @@ _ERRORS = 1.0
 #: Parts of the sides of a picture that blocks of held-out pixels have, the largest share of the known
 #: pixels that is held out, and the largest weight of a held-out pixel.
 _PARTS, _MOST_HELD, _HEAVIEST = (8, 4, 2), 0.4, 8.0
-#: Standard errors by which the prior must lose to the filtered back-projection, and least number of
-#: held-out views whose filtered residuals are compared.
-_VIEW_ERRORS, _LEAST_VIEWS = 2.0, 10
+#: Standard errors by which the prior must lose to the filtered back-projection, and least numbers of
+#: held-out views, of a row of cells and of a panel, whose filtered residuals are compared.
+_VIEW_ERRORS, _LEAST_VIEWS, _LEAST_PANELS = 2.0, 10, 6
+#: Largest ratio of two steps between the angles of views that are interpolated.
+_EVEN = 1.5
+#: Number of times that pixels are halved for the detail within them, and largest number of pixels.
+_HALVINGS, _MOST_PIXELS = 2, 1 << 20
 
 #: Solve another problem with the weight and the solver of a solution: ``(problem) -> images``.
 Again = Callable[[Problem], Tensor]
@@ -174,16 +187,20 @@ def compare_at_half_size(problem: Problem, again: Again) -> Verdict | None:
     return Verdict(~(by_prior <= by_simple), lambda k: enlarge(problem.y0[k : k + 1], size), reason)
 
 
-def compare_views(problem: Problem, again: Again, residual: Tensor | None = None) -> Verdict:
+def compare_views(problem: Problem, again: Again, image: Tensor | None = None) -> Verdict:
     """Predict held-out views by the prior and by the filtered back-projection of the others.
 
     Counts of photons are compared as weighted logarithms. Residuals are compared a second time in the
     norm of the image, see `compare_in_norm_of_image`. The prior loses if it loses either comparison.
 
+    The pixels of an image do not follow edges, which views see, and an answer that fits the views may
+    have wrong values for that. Therefore both answers get the detail within pixels that the filtered
+    back-projection has on smaller ones, without its means: what they differ by then are the values.
+
     Args:
         problem: a scan.
         again: solves another problem in the same way.
-        residual: residuals of the prior by `predict_views`, if they are known.
+        image: image of the prior by `solve_without_views`, if it is known.
     """
     model, _ = quadratic_model(problem)
     fitted, held = _split_views(problem)
@@ -192,13 +209,36 @@ def compare_views(problem: Problem, again: Again, residual: Tensor | None = None
     def invert(scan: Problem) -> Tensor:
         return first_guess(scan.with_data_term(LeastSquares()), inverse=True)
 
-    if residual is None:
-        residual = predict_views(problem, solve_without_views(problem, again))
-    by_simple = predict_views(problem, invert(model.subset(fitted)))
+    def invert_fitted(scan: Problem) -> Tensor:
+        return invert(fill_views(scan, held) or scan.subset(fitted))
+
+    if image is None:
+        image = solve_without_views(problem, again)
+    finer, levels = problem, 0
+    while math.prod(finer.image_shape) << (image.ndim - 2) <= _MOST_PIXELS and levels < _HALVINGS:
+        if (operator := _refine(finer.operator)) is None:
+            break
+        finer, levels = finer.with_operator(operator), levels + 1
+    detail: Tensor | float = 0.0
+    if levels:
+        small = invert_fitted(quadratic_model(finer)[0])
+        detail = small - enlarge_pixels(average_pixels(small, levels), levels)
+
+    def predict(x: Tensor) -> Tensor:
+        plain = predict_views(problem, x)
+        if not levels:
+            return plain
+        detailed = predict_views(finer, enlarge_pixels(x, levels) + detail)
+        # An object that is made of pixels has no detail.
+        pair = [_sum_views(in_norm_of_image(trial)).sum(1) for trial in (plain, detailed)]
+        is_better = (pair[1] < pair[0]).view(-1, *[1] * (plain.ndim - 1))
+        return torch.where(is_better, detailed, plain)
+
+    residual, by_simple = predict(image), predict(invert_fitted(model))
     weights = _weights_of(unseen)
     squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]
     wins, errors = _judge(torch.stack(squares, 1), _VIEW_ERRORS)
-    if len(held) >= _LEAST_VIEWS:
+    if len(held) >= (_LEAST_VIEWS if image.ndim == 4 else _LEAST_PANELS):
         wins = wins | compare_in_norm_of_image(residual, by_simple)[0]
 
     def reason(k: int) -> str:
@@ -211,6 +251,60 @@ def compare_views(problem: Problem, again: Again, residual: Tensor | None = None
         )
 
     return Verdict(wins, lambda k: invert(model.select(held.new_tensor([k]))), reason)
+
+
+def fill_views(problem: Problem, missing: Tensor) -> Problem | None:
+    """Return the scan whose missing views are interpolated from their neighbours, without these views.
+
+    Cubic interpolation, linear next to the last view. None if the views are not in the order of evenly
+    spaced angles.
+
+    Args:
+        problem: views of a scan.
+        missing: places of views with a neighbour on either side; the last view may be one of them.
+    """
+    angles, y = getattr(problem.operator, "angles", None), problem.y0
+    if angles is None or angles.ndim != 1 or len(angles) != y.shape[2]:
+        return None
+    steps = angles.detach().diff()
+    if not bool((steps * steps.median() > 0).all()):
+        return None
+    if float(steps.abs().max()) > _EVEN * float(steps.abs().min()):
+        return None
+    filled, last = y.clone(), y.shape[2] - 1
+    for k in missing.tolist():
+        after = y[:, :, k + 1] if k < last else y[:, :, k - 1]
+        filled[:, :, k] = (y[:, :, k - 1] + after) / 2
+        if k + 2 <= last:
+            # The cubic polynomial through the neighbours at one and two steps.
+            bend = y[:, :, k - 1] + after - y[:, :, k - 2] - y[:, :, k + 2]
+            filled[:, :, k] += bend / 6
+    return problem.with_measurements(filled)
+
+
+def average_pixels(image: Tensor, halvings: int = 1) -> Tensor:
+    """Return the means over blocks of pixels.
+
+    Args:
+        image: ``(batch, channel, *space)``.
+        halvings: logarithm to base 2 of the number of pixels along a side of a block.
+    """
+    pool = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
+    return pool(image, 1 << halvings) if halvings else image
+
+
+def enlarge_pixels(image: Tensor, halvings: int = 1) -> Tensor:
+    """Return an image every pixel of which is repeated.
+
+    Args:
+        image: ``(batch, channel, *space)``.
+        halvings: logarithm to base 2 of the number of repetitions along a side.
+    """
+    return F.interpolate(image, scale_factor=1 << halvings, mode="nearest") if halvings else image
+
+
+def _refine(A: Operator) -> Scan | None:
+    return A.refine() if isinstance(A, Scan) else None
 
 
 def solve_without_views(problem: Problem, again: Again) -> Tensor:
@@ -239,9 +333,8 @@ def compare_in_norm_of_image(
 ) -> tuple[Tensor, Tensor]:
     """Compare two answers by their residuals in views that neither has seen.
 
-    Views smooth what an image is wrong by. After the square root of the ramp filter the norm of the
-    views is that of the image (Natterer, The Mathematics of Computerized Tomography, 1986, theorem
-    II.1.2). Errors of the cells of a view depend on each other, hence sums over views are compared.
+    See `in_norm_of_image`. Errors of the cells of a view depend on each other, hence sums over views
+    are compared.
 
     Args:
         first: residuals of the first answer by `predict_views`.
@@ -252,7 +345,7 @@ def compare_in_norm_of_image(
         Whether the second answer is better, or the only one that is finite, and its error relative to
         the error of the first; ``(batch,)`` each.
     """
-    views = torch.stack([_sum_views(_filter(residual)) for residual in (first, second)], 1)
+    views = torch.stack([_sum_views(in_norm_of_image(residual)) for residual in (first, second)], 1)
     wins, sizes = _judge(torch.cat([views, torch.ones_like(views[:, :1])], 1), errors)
     return wins & sizes[1].isfinite(), sizes[1] / sizes[0]
 
@@ -272,13 +365,6 @@ def _split_views(problem: Problem) -> tuple[Tensor, Tensor]:
 def _weights_of(problem: Problem) -> Tensor:
     weights = getattr(problem.data_term, "weights", None)
     return torch.ones_like(problem.y0) if weights is None else weights.expand_as(problem.y0)
-
-
-def _filter(residual: Tensor) -> Tensor:
-    """Return views after the square root of the ramp filter along their rows of cells."""
-    n = 2 * residual.shape[-1]  # with zeros beyond the cells
-    ramp = torch.fft.rfftfreq(n, dtype=residual.dtype, device=residual.device).sqrt()
-    return torch.fft.irfft(torch.fft.rfft(residual, n) * ramp, n)
 
 
 def _sum_views(residual: Tensor) -> Tensor:

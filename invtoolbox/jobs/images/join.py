@@ -11,6 +11,12 @@ from torch import Tensor
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 
+#: Note on a batch that lost its posterior.
+NO_POSTERIOR = (
+    "items of the batch were solved in different ways, so there is no posterior; solve them one by one "
+    "for theirs"
+)
+
 
 def take(solution: Solution, items: Tensor) -> Solution:
     """Return the solution of some items of its batch, without posterior and compared weights.
@@ -35,7 +41,8 @@ def take(solution: Solution, items: Tensor) -> Solution:
 def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution:
     """Return the solution of a batch whose items were solved in several groups.
 
-    Posterior and compared weights are left out if there are several groups.
+    Posterior and compared weights are left out if there are several groups, as a note states if one of
+    them has a posterior.
 
     Args:
         problem: the problem of the batch.
@@ -59,6 +66,9 @@ def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution
         ]
         return torch.cat(padded, 1)[:, order]
 
+    notes = [note for solution in solutions for note in solution.notes]
+    if any(solution.posterior is not None for solution in solutions):
+        notes.append(NO_POSTERIOR)
     statuses = [status for solution in solutions for status in solution.status]
     return dataclasses.replace(
         first,
@@ -69,7 +79,7 @@ def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution
         regularization=items("regularization"),
         prior=" or ".join(dict.fromkeys(solution.prior for solution in solutions)),
         solver=" or ".join(dict.fromkeys(solution.solver for solution in solutions)),
-        notes=tuple(dict.fromkeys(note for solution in solutions for note in solution.notes)),
+        notes=tuple(dict.fromkeys(notes)),
         seconds=sum(solution.seconds for solution in solutions),
         weight_search=None,
         posterior=None,

@@ -9,6 +9,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.core.interrupts import limit
 from invtoolbox.jobs.images.held_out import compare_in_norm_of_image
+from invtoolbox.jobs.images.join import NO_POSTERIOR
 from invtoolbox.operators.tomography.scan_2d import Scan
 from tests.operators.scan_helpers import turn
 
@@ -63,6 +64,16 @@ def test_an_item_is_solved_alone_as_in_a_batch(both: it.Solution) -> None:
     assert torch.equal(both.x[:1], alone.x)
     assert torch.equal(both.regularization[:1], alone.regularization)
     assert both.status[0] == alone.status[0]
+
+
+def test_a_batch_on_two_grids_states_that_it_has_no_posterior() -> None:
+    A, y, truth = bars(0.01)
+    pair = torch.cat([y, A.simulate(truth, 0.01, seed=0)])
+    prior = it.priors.Tikhonov("gradient")
+    together = it.reconstruct(pair, A, prior, noise_std=0.01, progress=False)
+    finer = sum("half the size" in note for note in together.notes)
+    assert finer == 1 and together.posterior is None
+    assert NO_POSTERIOR in together.notes
 
 
 def test_a_weight_keeps_the_grid() -> None:

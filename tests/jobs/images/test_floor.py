@@ -17,15 +17,15 @@ from invtoolbox.jobs.images.by_noise import (
 )
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import (
-    _filter,
     _judge,
     _like_gaps,
     _sum_holes,
+    fill_views,
     hold_out_gaps,
     interpolate_smoothly,
 )
 from invtoolbox.objective.gaps import interpolate
-from invtoolbox.parameter_choice.held_out import quadratic_model
+from invtoolbox.parameter_choice.held_out import in_norm_of_image, quadratic_model
 from tests.operators.scan_helpers import cells, chords, disc, parallel_distance, turn
 
 
@@ -182,7 +182,7 @@ def test_filtered_views_have_the_norm_of_the_image() -> None:
     for width in (2.0, 4.0, 8.0):
         x = torch.exp(-(u**2 + v**2) / (2 * width**2))[None, None]
         A = it.operators.ParallelBeam((n, n), torch.arange(30) * math.pi / 30, 72)
-        norms.append(float(_filter(A(x)).square().mean() / x.square().mean()))
+        norms.append(float(in_norm_of_image(A(x)).square().mean() / x.square().mean()))
     assert max(norms) < 1.02 * min(norms)
 
 
@@ -292,7 +292,7 @@ def test_the_filtered_back_projection_is_kept_where_it_predicts_views_better() -
     """A weight that is far too large stands for a prior that does not fit."""
     A, y, truth = disc_scan(0.0)
     problem, prior = it.Problem(y, A), it.priors.TotalVariation()
-    good = it.solve(problem, prior, regularization=0.3, progress=False)
+    good = it.solve(problem, prior, regularization=10.0, progress=False)
     bad = it.solve(problem, prior, regularization=1000.0, progress=False)
     kept = keep_floor(problem, good, prior, None)
     assert kept is not good and torch.equal(kept.x, good.x)
@@ -462,3 +462,28 @@ def test_simulated_noise_has_the_level_that_the_measurements_show() -> None:
     # The texture of a sharp picture may be taken for noise, so a small stated level counts.
     sharp = it.Problem(truth, it.operators.Identity((1, 48, 48)), it.data_terms.LeastSquares(1e-4))
     assert float(_noise_level(sharp)) == pytest.approx(1e-4)
+
+
+def test_views_are_filled_without_a_look_at_them() -> None:
+    """A cubic polynomial of the angle is interpolated exactly; the values in the gaps do not count."""
+    A = it.operators.ParallelBeam((8, 8), turn(14, 0.1, math.pi), 9)
+    cubic = (torch.arange(14.0) - 4)[:, None].pow(3) * torch.linspace(1, 2, 9)
+    missing = torch.tensor([3, 9])
+    hidden = cubic.clone()
+    hidden[missing] = 1e6
+    filled = fill_views(it.Problem(hidden[None, None], A), missing)
+    assert filled is not None and torch.allclose(filled.y0[0, 0], cubic, rtol=1e-5, atol=1e-3)
+    shuffled = A.with_parameters(angles=A.angles[torch.randperm(14)])
+    assert fill_views(it.Problem(hidden[None, None], shuffled), missing) is None
+    last = fill_views(it.Problem(hidden[None, None], A), torch.tensor([13]))
+    assert last is not None and torch.equal(last.y0[0, 0, 13], hidden[12])
+
+
+def test_squares_that_leave_noise_are_replaced_by_the_filtered_back_projection() -> None:
+    A, y, truth = disc_scan(0.0)
+    problem, prior = it.Problem(y, A), it.priors.Tikhonov()
+    noisy = it.solve(problem, prior, regularization=0.1, progress=False)
+    assert rmse(noisy.x, truth) > 1.2 * rmse(A.pseudo_inverse(y), truth)
+    answer = keep_floor(problem, noisy, prior, None)
+    assert torch.allclose(answer.x, A.pseudo_inverse(y), atol=1e-4)
+    assert answer.posterior is None

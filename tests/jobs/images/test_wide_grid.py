@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.jobs.images.wide_grid import find_beyond
 from tests.operators.scan_helpers import cells, chords, disc, fan_distance, parallel_distance, turn
 
 N, COUNT = 48, 84
@@ -66,6 +67,19 @@ def test_an_object_inside_of_the_image_keeps_its_grid() -> None:
     solution = it.reconstruct(y, A, prior="tikhonov", progress=False)
     assert not any("beyond" in note for note in solution.notes)
     assert torch.equal(solution.x, it.solve(it.Problem(y, A), "tikhonov", progress=False).x)
+
+
+def test_a_corner_beyond_a_side_is_seen_by_few_rays_and_a_constant_is_no_object() -> None:
+    """Two rays far above a low noise are an object; one is a fault, and scattered rays are many."""
+    A, y, _ = scan(N, "parallel", radius=21.0)
+    noise = 0.05 * torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    y = A(torch.ones(1, 1, N, N)) * 0.3 + noise
+    assert not bool(find_beyond(it.Problem(y, A)))
+    assert not bool(find_beyond(it.Problem(y + 0.2, A)))
+    y[0, 0, 0, 2] += 1.0
+    assert not bool(find_beyond(it.Problem(y, A)))
+    y[0, 0, 40, -3] += 1.0
+    assert bool(find_beyond(it.Problem(y, A)))
 
 
 @pytest.mark.filterwarnings("ignore::invtoolbox.errors.MeasurementWarning")
