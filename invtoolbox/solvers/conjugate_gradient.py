@@ -42,7 +42,7 @@ class Curvatures(NamedTuple):
 
     def hide(self, x: Tensor, residual: Tensor) -> Tensor:
         """Return where a residual is below the rounding of ``H x``, ``(batch,)``."""
-        return residual <= torch.finfo(residual.dtype).eps * self.largest * item_norm(x)
+        return residual < torch.finfo(residual.dtype).eps * self.largest * item_norm(x)
 
 
 @dataclass(kw_only=True)
@@ -177,6 +177,8 @@ class ConjugateGradient(GradientSolver):
         bend = inner(direction, product)
         alpha = quotient(squared, bend)
         curvatures = curvatures.update(bend, direction)
+        if objective.has_rule:  # the run goes on with other weights
+            curvatures = curvatures._replace(largest=torch.zeros_like(curvatures.largest))
         x = torch.addcmul(state.x, expand(alpha, direction), direction)
         prediction = torch.addcmul(state.prediction, expand(alpha, forward), forward)
         residual = torch.addcmul(residual, expand(-alpha, product), product)
