@@ -26,6 +26,12 @@ def _kernel(text: str) -> dict[str, Any]:
         )
     name, _, size = text.partition(":")
     if name not in SHAPES:
+        # One letter before a colon is a drive of Windows.
+        if size and name.isalpha() and len(name) > 1 and not Path(text).exists():
+            raise argparse.ArgumentTypeError(
+                f"there is no shape of a kernel {name!r}: the shapes are disc:RADIUS, "
+                "motion:LENGTH,ANGLE and gaussian:WIDTH, all in pixels; others come from a file"
+            )
         return {"path": text, "normalized": True}
     numbers = [_number(word) for word in size.split(",")]
     return {name: numbers if len(numbers) > 1 else numbers[0]}

@@ -214,6 +214,7 @@ def test_deblur_knows_the_shapes_of_kernels(run: Run, photos: Path) -> None:
         assert read(f"x{k}.png").shape == (1, 3, 40, 48)
     for kernel, sentence in (
         ("auto", "the toolbox has no blind deblurring"),
+        ("box:3", "the shapes are disc:RADIUS, motion:LENGTH,ANGLE and gaussian:WIDTH"),
         ("disc:wide", "the radius of a disc is a positive number of pixels"),
         ("motion:5", "a motion has a length in pixels and an angle in degrees"),
         ("motion:-5,0", "the length of a motion is a positive number of pixels"),
