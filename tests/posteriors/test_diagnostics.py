@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +14,7 @@ import invtoolbox as it
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.posteriors.diagnostics import effective_sample_size, split_rhat, standard_error
 from invtoolbox.posteriors.running_moments import Chain, ChainPosterior, Moments
+from invtoolbox.solve import inner_solve
 from invtoolbox.solving import call
 
 
@@ -216,6 +220,25 @@ def test_chains_of_a_norm_without_a_weight_take_that_of_the_minimizer() -> None:
         it.solve(unknown, prior, solver, progress=False)
     gaussian = it.solve(problem, gaussian_problem(12)[1], solver, **limits)
     assert not any("minimizer" in note for note in gaussian.notes)
+
+
+def test_the_start_of_a_chain_is_computed_only_if_it_is_used_and_with_the_weight_of_the_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights: list[Any] = []
+
+    def minimize(*arguments: Any, **settings: Any) -> it.Solution:
+        weights.append(settings["regularization"])
+        return inner_solve(*arguments, **settings)
+
+    monkeypatch.setattr(sys.modules["invtoolbox.solve"], "inner_solve", minimize)
+    monkeypatch.setattr(call, "SAMPLER_SECONDS", 0.3)
+    problem, _ = gaussian_problem(12)
+    prior = it.priors.TotalVariation()
+    it.solve(problem, 2.0 * prior, "myula", initial=problem.y, progress=False)
+    assert weights == []
+    it.solve(problem, prior, "myula", 3.0, progress=False)
+    assert weights == [3.0]
 
 
 def test_samplers_by_their_name_alone_take_settings_that_fit_their_time(
