@@ -170,7 +170,7 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
 
 
 def _is_rough(A: Any, x: Tensor, residual: Tensor) -> Tensor:
-    """Return where a deblurred picture is as rough as white noise, ``(batch,)``."""
+    """Return where a deblurred picture is rougher than white noise, ``(batch,)``."""
     if not isinstance(A, Blur) or A.domain_shape != A.range_shape:
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
     generator = torch.Generator().manual_seed(_SEED)
