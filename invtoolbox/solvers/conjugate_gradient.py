@@ -41,8 +41,14 @@ class Curvatures(NamedTuple):
         return type(self)(least, torch.where(is_one, self.largest.maximum(curvature), self.largest))
 
     def hide(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return where a residual is below the rounding of ``H x``, ``(batch,)``."""
-        return residual <= torch.finfo(residual.dtype).eps * self.largest * item_norm(x)
+        """Return where a residual is within the rounding of ``H x``, ``(batch,)``."""
+        # A product of n terms is a few roundings off.
+        return residual <= 4 * torch.finfo(residual.dtype).eps * self.largest * item_norm(x)
+
+    def gap(self, objective: Objective, x: Tensor, distance: Tensor, residual: Tensor) -> Tensor:
+        """Return `quadratic_gap`; where rounding hides the residual, iterates show no distance."""
+        distance = torch.where(self.hide(x, residual), 0.0, distance)
+        return quadratic_gap(objective, x, distance, self.least)
 
 
 @dataclass(kw_only=True)
@@ -204,7 +210,8 @@ class ConjugateGradient(GradientSolver):
         )
 
     def gap(self, objective: Objective, state: CGState, distance: Tensor) -> Tensor:
-        return quadratic_gap(objective, state.x, distance, state.curvatures.least)
+        residual = state.certificate * state.scale
+        return state.curvatures.gap(objective, state.x, distance, residual)
 
     def gives_up(self, state: CGState) -> Tensor:
         # What follows is rounding of H x, which the residual that is carried along does not show.
