@@ -45,11 +45,6 @@ class Curvatures(NamedTuple):
         # A product of n terms is a few roundings off.
         return residual <= 4 * torch.finfo(residual.dtype).eps * self.largest * item_norm(x)
 
-    def gap(self, objective: Objective, x: Tensor, distance: Tensor, residual: Tensor) -> Tensor:
-        """Return `quadratic_gap`; where rounding hides the residual, iterates show no distance."""
-        distance = torch.where(self.hide(x, residual), 0.0, distance)
-        return quadratic_gap(objective, x, distance, self.least)
-
 
 @dataclass(kw_only=True)
 class CGState(State):
@@ -210,8 +205,7 @@ class ConjugateGradient(GradientSolver):
         )
 
     def gap(self, objective: Objective, state: CGState, distance: Tensor) -> Tensor:
-        residual = state.certificate * state.scale
-        return state.curvatures.gap(objective, state.x, distance, residual)
+        return quadratic_gap(objective, state.x, distance, state.curvatures.least)
 
     def gives_up(self, state: CGState) -> Tensor:
         # What follows is rounding of H x, which the residual that is carried along does not show.

@@ -121,8 +121,7 @@ class CGLS(GradientSolver):
         )
 
     def gap(self, objective: Objective, state: CGLSState, distance: Tensor) -> Tensor:
-        residual = state.certificate * state.scale
-        return state.curvatures.gap(objective, state.x, distance, residual)
+        return quadratic_gap(objective, state.x, distance, state.curvatures.least)
 
     def gives_up(self, state: CGLSState) -> Tensor:
         # Without a target the steps end at the rounding of the gradient.
