@@ -93,6 +93,18 @@ def test_a_certificate_that_stalls_is_not_extrapolated() -> None:
     assert "no longer falls" in text and "iterations in all" not in text
 
 
+def test_a_solver_that_gave_up_is_not_told_to_go_on() -> None:
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.linalg.qr(torch.randn(32, 32, generator=generator))[0] for _ in range(2))
+    A = it.operators.Matrix((left * torch.logspace(0, -3, 32)) @ right.T)
+    problem = it.Problem(A(torch.ones(1, 1, 32)), A)
+    solution = solve(problem, solver="conjugate-gradient", tolerance=1e-9, max_iterations=20_000)
+    assert solution.status == ("stopped",)
+    text = solution.explain()
+    assert "dtype=torch.float64 may meet the tolerance" in text
+    assert "iterations in all" not in text and "few more iterations" not in text
+
+
 def test_explain_names_noise_weight_alternatives_and_remedies() -> None:
     tv = it.priors.TotalVariation()
     rule = it.parameter_choice.SURE(points=3, sections=0)

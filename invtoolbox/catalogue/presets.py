@@ -196,8 +196,8 @@ def solver_named(name: str, settings: Mapping[str, Any] | None = None) -> Solver
     changes = dict(settings or {})
     is_preset = has_preset(name) and not is_shadow("solvers", name)
     if not is_preset and registered_name("solvers", name) is None:
-        known = {*names("solvers"), *entries("solvers")}
-        raise unknown_name("solver", name, known, MEANT_SOLVERS)
+        choices = {*names("solvers"), *entries("solvers")}
+        raise unknown_name("solver", name, choices, MEANT_SOLVERS)
     solver = load_preset(name, changes) if is_preset else build("solvers", name, changes)
     if not isinstance(solver, Solver):
         raise InputError(f"the plug-in {name!r} gave a {type(solver).__name__}, not a solver")

@@ -192,9 +192,9 @@ def commands() -> dict[str, Entry]:
 
     A plug-in cannot replace a command of the toolbox.
     """
-    own = {entry.command: entry for entry in (*IMAGES, *KINDS.values()) if entry.command}
-    return own | {
+    built_in = {entry.command: entry for entry in (*IMAGES, *KINDS.values()) if entry.command}
+    return built_in | {
         entry.command: entry
         for entry in kinds().values()
-        if entry.plugin is not None and entry.command and entry.command not in own
+        if entry.plugin is not None and entry.command and entry.command not in built_in
     }

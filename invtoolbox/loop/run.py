@@ -211,7 +211,6 @@ def run(
     # until then an item that has converged is frozen by its mask.
     if loop.x.device.type == "cpu":
         limits = dataclasses.replace(limits, check_every=1)
-    every = limits.check_every
     if loop.iteration == 0:
         done = loop.running & _converged(loop, solver, rule, limits) & ~loop.state.value.isinf()
         _finish(loop, solver, CONVERGED, done)
@@ -224,7 +223,7 @@ def run(
         if full or stop or began >= limits.deadline:
             after_step(loop, True)
             if not full and length < _SHORT and loop.iteration:
-                _finish_at_optimum(loop, objective, solver, rule, limits)
+                _finish_converged(loop, objective, solver, rule, limits, last=True)
             status = limits.when_full if full else STOPPED if stop else LIMIT
             _end(loop, objective, solver, status, loop.running.clone())
             break
@@ -262,13 +261,7 @@ def run(
         running_items = _RunningItems(read)
         given_up = solver.gives_up(loop.state)
         if checks or (limits.tolerance > 0 and loop.travel is None):
-            settings: dict[str, Any] = {
-                "every": every,
-                "running_items": running_items,
-                "ending": given_up,
-            }
-            done = loop.running & _converged(loop, solver, rule, limits, objective, **settings)
-            _finish(loop, solver, CONVERGED, done)
+            _finish_converged(loop, objective, solver, rule, limits, running_items, ending=given_up)
         if given_up is not None:
             _end(loop, objective, solver, limits.when_given_up, loop.running & given_up)
         if checks:
@@ -289,12 +282,21 @@ def run(
     return loop
 
 
-def _finish_at_optimum(
-    loop: Loop, objective: Objective, solver: Solver, rule: WeightRule | None, limits: Limits
+def _finish_converged(
+    loop: Loop,
+    objective: Objective,
+    solver: Solver,
+    rule: WeightRule | None,
+    limits: Limits,
+    running_items: _RunningItems | None = None,
+    *,
+    ending: Tensor | None = None,
+    last: bool = False,
 ) -> None:
-    """Finish the items that are converged when the time is over."""
-    every = limits.check_every
-    done = _converged(loop, solver, rule, limits, objective, every=every, last=True)
+    """Finish the items that are converged after a step; see `_converged`."""
+    done = _converged(
+        loop, solver, rule, limits, objective, running_items=running_items, ending=ending, last=last
+    )
     _finish(loop, solver, CONVERGED, loop.running & done)
 
 
@@ -345,7 +347,7 @@ def _converged(
     rule: WeightRule | None,
     limits: Limits,
     objective: Objective | None = None,
-    every: int = 1,
+    *,
     running_items: _RunningItems | None = None,
     ending: Tensor | None = None,
     last: bool = False,
@@ -365,7 +367,7 @@ def _converged(
                 objective,
                 solver,
                 limits,
-                every=every,
+                every=limits.check_every,
                 within=done,
                 state=state,
                 running_items=running_items,

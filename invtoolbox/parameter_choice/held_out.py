@@ -139,8 +139,9 @@ def _invert_views(problem: Problem, views: Tensor) -> Tensor | None:
 def in_norm_of_image(residual: Tensor) -> Tensor:
     """Return views after the square root of the ramp filter along their rows of cells.
 
-    Views smooth what an image is wrong by. After this filter, the norm of the views is that of the
-    image (Natterer, The Mathematics of Computerized Tomography, 1986, theorem II.1.2).
+    Views smooth the errors of an image. After this filter, the norm of parallel views over half a
+    turn is proportional to that of the image, by the Fourier slice theorem and Parseval's relation
+    (Natterer, The Mathematics of Computerized Tomography, 1986, section II.1).
 
     Args:
         residual: residuals of views, ``(batch, channel, view, ..., cell)``.

@@ -68,7 +68,9 @@ def describe_ending(solution: Solution, item: int) -> str:
     if solution.tolerance is None:
         return reached
     reached += f", and the tolerance is {solution.tolerance:g}"
-    return reached if status == "converged" else f"{reached}. {_outlook(curve, solution.tolerance)}"
+    if status == "converged":
+        return reached
+    return f"{reached}. {_outlook(curve, solution.tolerance, status == 'stopped')}"
 
 
 def _noise(solution: Solution) -> str:
@@ -93,13 +95,22 @@ def _compared(solution: Solution, item: int) -> list[str]:
     return compared
 
 
-def _outlook(curve: Tensor, tolerance: float) -> str:
+def _outlook(curve: Tensor, tolerance: float, is_stopped: bool) -> str:
     """Return what more iterations would bring, from the trend of the certificate."""
     count, quarter = len(curve), len(curve) // 4
+    above = ""
     if 0 < float(curve[-1]) <= tolerance:
+        above = "The tolerance is met, but the objective may be more than 0.1 % above its minimum; "
+    if is_stopped:
+        # A solver gives up where its certificate is rounding, whose trend shows nothing.
         return (
-            "The tolerance is met, but the objective may be more than 0.1 % above its minimum; "
-            "max_iterations= more iterations, or dtype=torch.float64 if they change little, show it"
+            f"{above or 'If the solver gave up, '}rounding hides the rest, so more iterations change "
+            f"nothing; dtype=torch.float64 may {'show it' if above else 'meet the tolerance'}"
+        )
+    if above:
+        return (
+            f"{above}max_iterations= more iterations, or dtype=torch.float64 if they change little, "
+            "show it"
         )
     quarters = [
         values[values.isfinite() & (values > 0)].log()

@@ -49,13 +49,17 @@ def minimize_first(
         return call
     is_auto = isinstance(call.regularization, str) and call.regularization == "auto"
     needs_weight = is_auto and solver.needs_weight(priors)
-    if not needs_weight and not (call.is_sampler_alone and solver.starts_at_minimizer):
+    needs_start = call.is_sampler_alone and solver.starts_at_minimizer and call.initial is None
+    if not needs_weight and not needs_start:
         return call
     if not is_auto and isinstance(call.regularization, (str, WeightRule, WeightSearch)):
         return call  # a sampler takes no rule, which is refused with the solver
     # Before anything costs.
     check_fits(solver, bind_objective(problem, priors, 1.0, solve, call.seed)[0])
-    answer = solve(problem, priors, seed=call.seed, progress=False)
+    # A weight of the user is that of the density, whose mode the start should be.
+    answer = solve(
+        problem, priors, regularization=call.regularization, seed=call.seed, progress=False
+    )
     starts = "starts at the minimizer and " if call.initial is None else ""
     if starts:
         call = dataclasses.replace(call, initial=answer.x)

@@ -75,7 +75,8 @@ class Run:
     """One problem that is solved: the methods are the steps, in their order.
 
     Attributes:
-        call: arguments of `solve`.
+        call: arguments of `solve`; of a sampler with the weight and start that `minimize_first` adds.
+        asked: arguments of `solve` as they were given.
         solve: solves without checks: first reconstructions, coarse grids, trials of weights.
         start_time: time at which the run began, of ``time.monotonic``.
         original: the problem on the device and in the precision of the call.
@@ -97,6 +98,7 @@ class Run:
     """
 
     call: Call
+    asked: Call
     solve: Callable[..., Solution]
     start_time: float
     original: Problem
@@ -119,7 +121,7 @@ class Run:
     @classmethod
     def plan(cls, problem: Problem, call: Call, solve: Callable[..., Solution]) -> Self:
         """Bind the objective, and choose solver and rule unless the caller did."""
-        start_time, dtype = time.monotonic(), call.dtype
+        start_time, dtype, asked = time.monotonic(), call.dtype, call
         repairs: tuple[str, ...] = ()
         if call.repair:
             problem, repairs = repair_measurements(problem)
@@ -138,7 +140,8 @@ class Run:
         priors = priors.to(device=call.device, dtype=dtype)
         is_resumed = call.checkpoint is not None and Path(call.checkpoint.path).exists()
         with torch.no_grad(), limit(share=0.5):
-            call = minimize_first(problem, priors, call, solve, notes)
+            if not is_resumed:  # the checkpoint holds weight and state
+                call = minimize_first(problem, priors, call, solve, notes)
             objective, regularization, rule, why, solver, reason = choose_parts(
                 problem, priors, call, solve, notes
             )
@@ -159,6 +162,7 @@ class Run:
         )
         return cls(
             call=call,
+            asked=asked,
             solve=solve,
             start_time=start_time,
             original=original,
@@ -179,6 +183,8 @@ class Run:
         """Compute what a checkpoint must agree with; refuse content that cannot be read."""
         problem, skipped = self.problem, self.original.skipped
         if self.call.checkpoint is not None:
+            # Another processor may minimize to other bits, which are no reason to refuse a chain.
+            has_weight = self.call.regularization is not self.asked.regularization
             parts = {
                 "measurements": problem.y if skipped is None else (problem.y, skipped),
                 "operator": problem.operator,
@@ -186,8 +192,8 @@ class Run:
                 "unknown parameters": problem.unknown,
                 "prior": self.priors,
                 "solver": self.solver,
-                "regularization": self.regularization,
-                "initial guess": self.call.initial,
+                "regularization": 1.0 if has_weight else self.regularization,
+                "initial guess": self.asked.initial,
                 "seed": self.call.seed,
             }
             if isinstance(problem.operator, Slabs):
@@ -288,7 +294,7 @@ class Run:
                 else Writer(checkpoint, self.content)
             )
             loop = self.writer.resume(loop)
-            if isinstance(self.rule, WeightSearch):
+            if isinstance(self.rule, WeightSearch) or solver.needs_weight(self.priors):
                 self.working = self.working.with_regularization(loop.weight)
         return loop
 

@@ -315,14 +315,14 @@ def _check_calls(
 def _check_signature(check: Checklist, prior: ExplicitPrior, name: str) -> bool:
     """Check that a method takes the arguments that solvers pass by position."""
     expected = inspect.signature(getattr(ExplicitPrior, name))
-    given = inspect.signature(getattr(prior, name))
+    signature = inspect.signature(getattr(prior, name))
     try:
-        given.bind(*list(expected.parameters)[1:])
+        signature.bind(*list(expected.parameters)[1:])
     except TypeError as error:
         return check.holds(
             f"{name} takes its arguments",
             False,
-            f"{name}{given} does not take what solvers pass, {error}; write def {name}"
+            f"{name}{signature} does not take what solvers pass, {error}; write def {name}"
             f"({', '.join(expected.parameters)})",
         )
     return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import pickle
+import tracemalloc
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -648,6 +649,13 @@ def test_a_missing_frame_leaves_a_gap_in_time(tmp_path: Path) -> None:
     assert [round(sweeps[k].timestamp, 6) for k in range(4)] == [0.0, 0.1, 0.3, 0.4]
     late = datasets.open_sweeps(_bins(tmp_path / "times", [1000, 1100, 1200]))
     assert late[2].timestamp == pytest.approx(0.2)
+    # One odd number needs no memory for the frames that are missing.
+    folder = _bins(tmp_path / "odd", [0, 1, 2, 99_999_999], "{:08d}.bin")
+    tracemalloc.start()
+    odd = datasets.open_sweeps(folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e8 and odd[3].timestamp == pytest.approx(9_999_999.9)
 
 
 def test_an_array_of_columns_is_named(tmp_path: Path) -> None:

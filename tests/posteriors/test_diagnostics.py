@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +15,7 @@ import invtoolbox as it
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.posteriors.diagnostics import effective_sample_size, split_rhat, standard_error
 from invtoolbox.posteriors.running_moments import Chain, ChainPosterior, Moments
+from invtoolbox.solve import inner_solve
 from invtoolbox.solving import call
 
 
@@ -216,6 +221,45 @@ def test_chains_of_a_norm_without_a_weight_take_that_of_the_minimizer() -> None:
         it.solve(unknown, prior, solver, progress=False)
     gaussian = it.solve(problem, gaussian_problem(12)[1], solver, **limits)
     assert not any("minimizer" in note for note in gaussian.notes)
+
+
+def test_the_start_of_a_chain_is_computed_only_if_it_is_used_and_with_the_weight_of_the_user(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights: list[Any] = []
+
+    def minimize(*arguments: Any, **settings: Any) -> it.Solution:
+        weights.append(settings["regularization"])
+        return inner_solve(*arguments, **settings)
+
+    monkeypatch.setattr(sys.modules["invtoolbox.solve"], "inner_solve", minimize)
+    monkeypatch.setattr(call, "SAMPLER_SECONDS", 0.3)
+    problem, _ = gaussian_problem(12)
+    prior = it.priors.TotalVariation()
+    it.solve(problem, 2.0 * prior, "myula", initial=problem.y, progress=False)
+    assert weights == []
+    it.solve(problem, prior, "myula", 3.0, progress=False)
+    assert weights == [3.0]
+
+
+def test_a_resumed_chain_keeps_its_weight_and_minimizes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, _ = gaussian_problem(12)
+    prior, solver = it.priors.TotalVariation(), it.solvers.MYULA(burn_in=4, blocks=4)
+    settings: dict[str, Any] = {"solver": solver, "progress": False}
+    whole = it.solve(problem, prior, max_iterations=24, **settings)
+    checkpoint = it.Checkpoint(tmp_path / "chain", 0)
+    it.solve(problem, prior, max_iterations=16, checkpoint=checkpoint, **settings)
+    monkeypatch.setattr(sys.modules["invtoolbox.solve"], "inner_solve", None)
+    resumed = it.solve(problem, prior, max_iterations=24, checkpoint=checkpoint, **settings)
+    assert torch.equal(resumed.regularization, whole.regularization)
+    assert float(resumed.regularization) != 1
+    assert torch.equal(resumed.x, whole.x)
+    # A weight or a start of the user is another run.
+    for change in ({"regularization": 2.0}, {"initial": problem.y}):
+        with pytest.raises(InputError, match="belongs to another"):
+            it.solve(problem, prior, checkpoint=checkpoint, **settings, **change)
 
 
 def test_samplers_by_their_name_alone_take_settings_that_fit_their_time(

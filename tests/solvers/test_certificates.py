@@ -267,6 +267,20 @@ def test_a_small_residual_of_an_ill_conditioned_system_is_no_small_excess(solver
             ) > float(solution.tolerance)
 
 
+@pytest.mark.parametrize("solver", ["conjugate-gradient", "cgls"])
+def test_a_well_conditioned_system_is_solved_before_rounding_takes_over(solver: str) -> None:
+    # F vanishes at the answer. Beyond the rounding of H x, directions leave the range of A^T, and
+    # the iterates grow.
+    generator = torch.Generator().manual_seed(0)
+    for rows, columns in ((4, 8), (30, 60), (60, 30)):
+        A = it.operators.Matrix(torch.randn(rows, columns, generator=generator))
+        problem = it.Problem(A(torch.randn(1, 1, columns, generator=generator)), A)
+        solution = it.solve(problem, solver=solver, progress=False, check=False)
+        residual = A(solution.x) - problem.y0
+        assert solution.status[0] in ("converged", "stopped")
+        assert float(residual.norm() / problem.y0.norm()) < 1e-5
+
+
 def test_counts_of_an_empty_picture_are_converged_at_zero() -> None:
     A = it.operators.Downsampling((6, 8), 2).to(torch.float64)
     problem = it.Problem(torch.zeros(1, 1, 3, 4).double(), A, it.data_terms.Poisson())

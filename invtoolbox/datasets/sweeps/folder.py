@@ -108,10 +108,8 @@ class LidarFolder(SweepFiles):
             if stored is not None:
                 return stored, self.pose_file
         # Sweeps that are missing between the others leave a gap in the numbers.
-        numbers = _frame_numbers(self.files)
-        if numbers is None:
-            return times_at_rate(len(self), rate), None
-        return times_at_rate(int(numbers[-1]) + 1, rate)[numbers], None
+        evenly, numbers = times_at_rate(len(self), rate), _frame_numbers(self.files)
+        return (evenly if numbers is None else numbers / rate), None
 
     def _find(self, names: Sequence[str]) -> Path | None:
         places = (folder / name for folder in self.folders for name in names)
@@ -293,11 +291,11 @@ def first_time(file: Path) -> int | None:
 
 def _frame_numbers(files: Sequence[Path]) -> np.ndarray | None:
     """Return the numbers of frames in the names, counted from the first; None for other names."""
-    found = [re.fullmatch(r"(.*?)(\d{1,9})", file.stem) for file in files]
-    words = {match[1] for match in found if match is not None}
-    if len(words) != 1 or any(match is None for match in found):
+    matches = [re.fullmatch(r"(.*?)(\d{1,9})", file.stem) for file in files]
+    words = {match[1] for match in matches if match is not None}
+    if len(words) != 1 or any(match is None for match in matches):
         return None
-    numbers = np.array([int(match[2]) for match in found if match is not None])
+    numbers = np.array([int(match[2]) for match in matches if match is not None])
     steps = np.diff(numbers)
     if not len(steps) or not (steps > 0).all() or np.median(steps) != 1:
         return None

@@ -248,7 +248,7 @@ def _judge_poses(source: Sweep, target: Sweep, matrix: Tensor) -> tuple[str, ...
         matrix: E of the poses.
 
     Raises:
-        InputError: the inverses of the poses fit clearly better.
+        InputError: the inverses of the poses fit clearly better, and as well as successive sweeps.
     """
     if importlib.util.find_spec("small_gicp") is None:
         return ()
@@ -267,7 +267,7 @@ def _judge_poses(source: Sweep, target: Sweep, matrix: Tensor) -> tuple[str, ...
         return ()
     opposite = relative_motion(inverse(source.pose.double()), inverse(target.pose.double()))
     better = _overlap(first, second, tree, opposite.cpu().numpy())
-    if better > overlap + _CLEARLY:
+    if better > max(overlap + _CLEARLY, _LEAST):
         raise InputError(
             f"{source.source}: by the poses {overlap:.0%} of its upright structure lies on surfaces of "
             f"the next sweep, and by their inverses {better:.0%}; a pose maps points of the sensor to "

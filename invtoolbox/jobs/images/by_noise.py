@@ -118,11 +118,11 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
     A: Any = problem.operator
     term, y, x = problem.data_term, problem.y0, solution.x
     is_k_space = isinstance(A, CartesianMRI)
-    known = None if is_k_space else measured(problem)
+    is_measured = None if is_k_space else measured(problem)
 
     def to_image(measurements: Tensor) -> Tensor:
-        if known is not None:
-            measurements = interpolate(measurements, known.expand_as(measurements))
+        if is_measured is not None:
+            measurements = interpolate(measurements, is_measured.expand_as(measurements))
         if isinstance(A, Blur):
             return A.pad(measurements)
         return A.pseudo_inverse(measurements) if is_k_space else measurements
@@ -148,7 +148,7 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
         bias = bias - sizes(to_image(A(d)) - d)
     by_simple = bias.clamp_min(0) + sizes(simple(simulated) - to_image(exact))
     name = "the zero-filled image" if is_k_space else "the picture itself"
-    left = y - clean if known is None else (y - clean).where(known, 0)
+    left = y - clean if is_measured is None else (y - clean).where(is_measured, 0)
     is_noise = _is_rough(A, x, left)
     least_gain = _LEAST_GAIN_OF_K_SPACE if is_k_space else _LEAST_GAIN
     wins = ~(by_prior <= least_gain * by_simple)
@@ -157,7 +157,7 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
         wins = wins & ~(sizes(again(problem) - x) > by_prior / 4)
 
     def reason(k: int) -> str:
-        has_gaps = known is not None and not bool(known[k].all())
+        has_gaps = is_measured is not None and not bool(is_measured[k].all())
         end = f"x is {name}" + has_gaps * ", interpolated where pixels are left out"
         if bool(is_noise[k]):
             return f"the prior's answer is rougher than white noise, and its residual is not white: {end}"
@@ -170,7 +170,7 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
 
 
 def _is_rough(A: Any, x: Tensor, residual: Tensor) -> Tensor:
-    """Return where a deblurred picture is as rough as white noise, ``(batch,)``."""
+    """Return where a deblurred picture is rougher than white noise, ``(batch,)``."""
     if not isinstance(A, Blur) or A.domain_shape != A.range_shape:
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
     generator = torch.Generator().manual_seed(_SEED)
@@ -220,17 +220,17 @@ def _simulate(problem: Problem, clean: Tensor) -> Tensor:
     draw = torch.Generator().manual_seed(_SEED)
     white = torch.randn((1, *y.shape[1:]), dtype=y.dtype, generator=draw).to(y.device)
     residual = y - clean
-    known = measured(problem)
-    if known is not None:  # measurements without a weight leave no residual
-        residual = residual.where(known, 0)
+    is_measured = measured(problem)
+    if is_measured is not None:  # measurements without a weight leave no residual
+        residual = residual.where(is_measured, 0)
     size = residual.abs().square().flatten(1).double().mean(1)
     variance = _noise_level(problem) ** 2
     if y.is_complex():  # real and imaginary part have the variance of the noise each
         white, variance = white * math.sqrt(2), 2 * variance
     if isinstance(problem.operator, CartesianMRI):
         white = white * problem.operator.sampled
-    if known is not None:
-        size = size * known[0].numel() / known.flatten(1).sum(1)
+    if is_measured is not None:
+        size = size * is_measured[0].numel() / is_measured.flatten(1).sum(1)
     shift = [n // 2 for n in y.shape[2:]]
     shifted = residual.roll(shift, tuple(range(2, y.ndim)))
     share = (1 - variance / size.clamp_min(torch.finfo(size.dtype).tiny)).clamp_min(0).sqrt()

@@ -256,12 +256,12 @@ def compare_views(problem: Problem, again: Again, image: Tensor | None = None) -
 def fill_views(problem: Problem, missing: Tensor) -> Problem | None:
     """Return the scan whose missing views are interpolated from their neighbours, without these views.
 
-    Cubic interpolation, linear next to the last view. None if the views are not in the order of evenly
-    spaced angles.
+    Cubic interpolation, linear next to the last view; the last view itself is its neighbour. None if the
+    views are not in the order of evenly spaced angles.
 
     Args:
         problem: views of a scan.
-        missing: places of views with a neighbour on either side; the last view may be one of them.
+        missing: places of views, none of them within two steps of another one or of the first view.
     """
     angles, y = getattr(problem.operator, "angles", None), problem.y0
     if angles is None or angles.ndim != 1 or len(angles) != y.shape[2]:

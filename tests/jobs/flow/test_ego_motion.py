@@ -209,6 +209,18 @@ def test_inverted_poses_are_refused_and_other_poses_noted() -> None:
 
 
 @needs_registration
+def test_inverses_that_fit_no_better_than_other_streets_are_no_evidence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drive = simulation.street(sweeps=2, points=12_000, seed=3)
+    overlaps = iter([0.2, 0.35])  # by the poses and by their inverses, both of no use
+    module = sys.modules["invtoolbox.jobs.flow.ego_motion"]
+    monkeypatch.setattr(module, "_overlap", lambda *_: next(overlaps, 0.0))
+    motion = ego_motion(drive[0], drive[1])
+    assert motion.how == "poses" and motion.notes == ()
+
+
+@needs_registration
 def test_a_sparse_sweep_is_named() -> None:
     drive = simulation.street(sweeps=2, points=12_000, seed=3)
     few = [Sweep(drive[k].points[k::40]) for k in range(2)]
