@@ -49,7 +49,7 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
         again: solves another problem in the same way.
     """
     y, x = problem.y0, solution.x
-    std = _noise_level(problem)
+    std = noise_std_of(problem)
     count = y[0].numel()
     residual = (x - y).flatten(1).double().square().mean(1)
     wins = torch.zeros(len(y), dtype=torch.bool, device=y.device)
