@@ -43,7 +43,7 @@ class Curvatures(NamedTuple):
     def hide(self, x: Tensor, residual: Tensor) -> Tensor:
         """Return where a residual is within the rounding of ``H x``, ``(batch,)``."""
         # A product of n terms is a few roundings off. A rule sets the curvature to 0: never there.
-        return residual < 4 * torch.finfo(residual.dtype).eps * self.largest * item_norm(x)
+        return residual < 8 * torch.finfo(residual.dtype).eps * self.largest * item_norm(x)
 
 
 @dataclass(kw_only=True)

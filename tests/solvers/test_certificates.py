@@ -272,7 +272,7 @@ def test_a_well_conditioned_system_is_solved_before_rounding_takes_over(solver: 
     # F vanishes at the answer. Beyond the rounding of H x, directions leave the range of A^T, and
     # the iterates grow.
     generator = torch.Generator().manual_seed(0)
-    for rows, columns in ((4, 8), (30, 60), (60, 30)):
+    for rows, columns in ((4, 8), (30, 60), (60, 30), (500, 1000)):
         A = it.operators.Matrix(torch.randn(rows, columns, generator=generator))
         problem = it.Problem(A(torch.randn(1, 1, columns, generator=generator)), A)
         solution = it.solve(problem, solver=solver, progress=False, check=False)
