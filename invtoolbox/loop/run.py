@@ -259,7 +259,7 @@ def run(
             _finish(loop, solver, DIVERGED, loop.running & ~finite, last_finite)
         # Without a tolerance no item is expected to converge, and none is frozen between checks.
         running_items = _RunningItems(read)
-        given_up = solver.gives_up(loop.state)
+        given_up = _given_up(loop, solver, limits, checks)
         if checks or (limits.tolerance > 0 and loop.travel is None):
             _finish_converged(loop, objective, solver, rule, limits, running_items, ending=given_up)
         if given_up is not None:
@@ -280,6 +280,17 @@ def run(
         stop = any([callback(_progress(loop, objective)) is True for callback in callbacks])
         after_step(loop, not left)
     return loop
+
+
+def _given_up(loop: Loop, solver: Solver, limits: Limits, checks: bool) -> Tensor | None:
+    """Return which items the solver gives up, `None` if it never does.
+
+    Between two readings an item within the tolerance goes on: its gap decides at the next one.
+    """
+    given_up = solver.gives_up(loop.state)
+    if given_up is None or checks or loop.travel is None:
+        return given_up
+    return given_up & ~solver.converged(loop.state, limits.tolerance)
 
 
 def _finish_converged(

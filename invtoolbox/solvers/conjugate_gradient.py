@@ -271,7 +271,8 @@ def quadratic_gap(objective: Objective, x: Tensor, distance: Tensor, curvature: 
     """Return a bound of the excess of a quadratic objective, relative to F, ``(batch,)``.
 
     ``F(x) - min F <= |grad F|^2 / (2 mu)`` with mu the smallest eigenvalue of H whose eigenvector
-    has a share in x. The larger of this estimate and `gradient_gap` is returned.
+    has a share in x. With a prior, the larger of this estimate and `gradient_gap` is returned.
+    Without one, the least excess may be 0, and the steps end before their lengths show a distance.
 
     Args:
         objective: quadratic objective.
@@ -281,4 +282,4 @@ def quadratic_gap(objective: Objective, x: Tensor, distance: Tensor, curvature: 
     """
     gradient = right_side(objective) - apply_hessian(objective, x, objective.problem.operator(x))
     newton = item_norm(gradient) / (2 * SAFETY * curvature)
-    return gradient_gap(objective, x, distance.maximum(newton))
+    return gradient_gap(objective, x, distance.maximum(newton) if objective.terms else newton)

@@ -76,13 +76,6 @@ class Pairs:
             q.add_(self.moves[rows, slot] * (alpha - beta)[:, None])
         return q.view_as(gradient)
 
-    def least_curvature(self) -> Tensor:
-        """Return the least ``<s, d> / <s, s>`` of the pairs, infinite without one, ``(batch,)``."""
-        squared = self.moves.abs().square().sum(2)
-        is_pair = (squared > 0) & (self.curvatures > 0)
-        ratios = torch.where(is_pair, quotient(self.curvatures, squared), torch.inf)
-        return ratios.amin(1)
-
     def remember(self, move: Tensor, change: Tensor) -> None:
         """Write a pair into each item's next slot, if its curvature is positive enough."""
         move, change = move.flatten(1), change.flatten(1)
@@ -256,10 +249,6 @@ class LBFGS(Solver):
         bounds = [
             PriorSummand(w, prior, None) for w, prior in objective.terms if isinstance(prior, Box)
         ]
-        # |x - x*| is about |grad F| / mu; mu is the least curvature of the moves.
-        _, box = _split(objective)
-        slope = item_norm(_free_gradient(state.x, state.gradient, box))
-        distance = distance.maximum(slope / state.pairs.least_curvature())
         # A step as long as x at the gradient of the start.
         size = item_norm(state.x) / state.scale
         step = torch.where(size > 0, size, torch.ones_like(size))

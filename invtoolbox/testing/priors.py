@@ -146,7 +146,7 @@ def _require(prior: Any, x: Any) -> Tensor:
             got = f"a {type(prior).__name__}; it.as_prior makes functions and networks priors"
         raise InputError(f"check_prior takes an explicit or an implicit prior, got {got}")
     images = as_tensor(x)
-    if images.ndim < 3:
+    if images.ndim < 3 and not isinstance(prior, ImplicitPrior):
         raise InputError(
             f"check_prior takes images (batch, channel, *space), got the shape {tuple(images.shape)}; "
             "add axes in front, x[None, None]"

@@ -277,8 +277,8 @@ def test_a_well_conditioned_system_is_solved_before_rounding_takes_over(solver: 
         problem = it.Problem(A(torch.randn(1, 1, columns, generator=generator)), A)
         solution = it.solve(problem, solver=solver, progress=False, check=False)
         residual = A(solution.x) - problem.y0
-        assert solution.status[0] in ("converged", "stopped")
-        assert float(residual.norm() / problem.y0.norm()) < 1e-5
+        assert solution.status == ("converged",), (rows, columns)
+        assert float(residual.norm() / problem.y0.norm()) < 3e-5
 
 
 def test_counts_of_an_empty_picture_are_converged_at_zero() -> None:
