@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ def main(first: int = 100, count: int = 100, prior: str = "tv") -> None:
         prior: name of the prior
     """
     torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # about readings that the default mends or names
     print(f"{machine()}; prior {prior}, seeds {first} to {first + count - 1}")
     rows = []
     for seed in range(first, first + count):

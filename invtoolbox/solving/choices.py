@@ -27,8 +27,8 @@ from invtoolbox.solving.call import Call
 
 log = logging.getLogger("invtoolbox")
 
-#: Weight of draws without a weight, in weights of the minimizer. The mean of draws is nearest to the
-#: picture at a larger one: on pictures 60 to 62 of BSD68, blurred with noise, by 0.3 to 0.5 dB.
+#: Weight of draws without a weight, in weights of the minimizer: the mean of draws is nearest to the
+#: picture at a larger one. Chosen on pictures 60 to 62 of BSD68, blurred and noisy.
 _HEAVIER = 1.5
 
 

@@ -160,7 +160,10 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
         has_gaps = is_measured is not None and not bool(is_measured[k].all())
         end = f"x is {name}" + has_gaps * ", interpolated where pixels are left out"
         if bool(is_noise[k]):
-            return f"the prior's answer is rougher than white noise, and its residual is not white: {end}"
+            return (
+                "the prior's answer is rougher than white noise, and its residual is not white: "
+                f"{end}"
+            )
         return (
             f"on measurements simulated from the answer, the prior errs by {_root(by_prior[k])} and "
             f"{name} by {_root(by_simple[k])}: {end}"

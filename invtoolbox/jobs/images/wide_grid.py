@@ -127,10 +127,10 @@ def _is_beyond(operator: object, y: Tensor) -> bool:
         noise = float(estimate_noise_std(plane.values[None, None]))
     except InputError:
         return False
-    size, beside = float(values.square().mean().sqrt()), values[outside]
-    bright = int((beside.abs() > max(_LEVEL * noise, _SHARE * size)).sum())
+    size, rays_outside = float(values.square().mean().sqrt()), values[outside]
+    bright = int((rays_outside.abs() > max(_LEVEL * noise, _SHARE * size)).sum())
     # A constant, such as scattered rays, is no object.
-    clear = (beside - beside.median()).abs() > max(_CLEAR * noise, _CLEAR_SHARE * size)
+    clear = (rays_outside - rays_outside.median()).abs() > max(_CLEAR * noise, _CLEAR_SHARE * size)
     is_clear = int(clear.sum()) >= max(_CLEAR_FEWEST, _CLEAR_CHANCE * number)
     return is_clear or bright > _FEWEST + _CHANCE * number
 
