@@ -137,7 +137,7 @@ def note_on_smooth_noise(level: float, where: str = "") -> str:
     """
     return (
         f"the noise{where}, {level:.3g}, is smooth, as a camera or a JPEG makes it: the denoiser "
-        f"was called at {LEVELS:g} times its level; noise_std= sets the level"
+        f"was called at {LEVELS:g} times its level; if it may be fine texture, give noise_std"
     )
 
 

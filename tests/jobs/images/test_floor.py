@@ -110,6 +110,19 @@ def test_a_low_noise_level_that_was_estimated_is_asked_for() -> None:
     assert any("give noise_std" in note for note in solution.notes)
 
 
+def test_texture_is_not_taken_for_noise_of_an_estimated_level() -> None:
+    """All of the texture's windows are alike, and what a prior removed of it looked white."""
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.fft.fftfreq(48)[:, None], torch.fft.fftfreq(48)
+    white = torch.randn(1, 1, 48, 48, generator=generator)
+    amplitudes = torch.hypot(rows, columns).clamp_min(1 / 48) ** -1.2
+    texture = torch.fft.ifft2(torch.fft.fft2(white) * amplitudes).real
+    A = it.operators.Identity((1, 48, 48))
+    solution = it.reconstruct(texture, A, prior="denoiser-natural", progress=False)
+    assert torch.equal(solution.x, texture)
+    assert any("coarser than white noise" in note for note in solution.notes)
+
+
 def test_an_item_is_compared_alone_as_in_a_batch() -> None:
     truth = torch.cat([picture(32), picture(32).flip(3)])
     mask = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(2)) > 0.5
