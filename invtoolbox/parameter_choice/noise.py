@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -218,6 +221,28 @@ def _component(values: Tensor, axes: tuple[int, ...], degrees: tuple[int, ...]) 
     for axis, degree in zip(axes, degrees):
         values = _filter(values, axis, _POLYNOMIALS[degree])
     return values
+
+
+class RoughNoise(NamedTuple):
+    """Estimated noise levels, whatever the data term states, ``(batch,)`` in float64 each."""
+
+    std: Tensor  # NaN if there is no estimate
+    usual: Tensor  # a guess in its place
+    is_known: Tensor
+
+
+def rough_noise(problem: Problem) -> RoughNoise:
+    """Return an estimate of the noise level of every item, and a guess if there is none."""
+    size = mean_items(problem.y0.abs().square()).sqrt().double()
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    try:
+        std = estimate_or_nan(
+            problem.y0, problem.operator, getattr(problem.data_term, "weights", None)
+        ).double()
+    except InputError:
+        std = torch.full_like(size, math.nan)
+    std = torch.maximum(std, LEAST_NOISE * size)
+    return RoughNoise(std, USUAL_NOISE * size, ~std.isnan())
 
 
 def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tensor:

@@ -403,6 +403,21 @@ def test_a_prior_does_not_profit_from_its_own_grid_in_k_space() -> None:
     assert bool(verdict.wins[0]) and torch.equal(verdict.simple(0), A.pseudo_inverse(problem.y))
 
 
+def test_a_blurred_picture_is_compared_away_from_its_edges() -> None:
+    """What an answer makes of the pixels beyond the edges hid how noisy it is within."""
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (1, 32, 32))
+    x = torch.zeros(1, 1, 32, 32)
+    x[..., 0, ::2] = 5
+    noise = 0.03 * torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    problem = it.Problem(A.simulate(x, 0.01, seed=0), A, it.data_terms.LeastSquares(0.01))
+    solution = dataclasses.replace(
+        it.solve(problem, it.priors.Tikhonov(), regularization=0.1, progress=False), x=x
+    )
+    answers = iter([x + noise, x])  # of simulated measurements, and of the problem
+    verdict = compare_by_simulation(problem, solution, lambda _: next(answers))
+    assert bool(verdict.wins[0])
+
+
 def test_simulated_items_are_compared_alone_as_in_a_batch() -> None:
     A = it.operators.Blur(torch.ones(3, 3) / 9, (1, 32, 32))
     truth = torch.cat([picture(32), picture(32).flip(-1) * 3])
