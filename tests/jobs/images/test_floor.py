@@ -146,6 +146,15 @@ def test_an_item_that_is_not_finite_stays_invalid() -> None:
     assert bool(solution.x[1].isfinite().all())
 
 
+def test_an_enlarged_thumbnail_is_compared_too() -> None:
+    """Few measurements are no reason to trust the prior."""
+    rows = torch.linspace(0, 3, 28)
+    smooth = (torch.sin(rows)[:, None] * torch.cos(rows))[None, None]
+    A = it.operators.Downsampling((1, 28, 28), 4)
+    solution = it.reconstruct(A(smooth), A, "tikhonov", progress=False)
+    assert any("x is the interpolation" in note for note in solution.notes)
+
+
 def test_held_out_pixels_are_known_ones_and_leave_some() -> None:
     lines = torch.zeros(1, 40, 40, dtype=torch.bool)
     lines[:, ::5] = True
