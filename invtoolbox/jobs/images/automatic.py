@@ -35,6 +35,7 @@ from invtoolbox.jobs.images.smooth_noise import (
     find_smooth_noise,
     note_on_smooth_noise,
     settings_for,
+    usual_weight,
 )
 from invtoolbox.jobs.images.trained_range import fit_range, needs_unit, units_of
 from invtoolbox.jobs.images.truncated import continue_views
@@ -179,7 +180,11 @@ def solve_with_defaults(
     prior, bounds = bound_short_arc(problem, prior, names)
     posed, fitted = problem, fit_range(problem, prior, units[0], is_free=solver is None)
     problem, prior = fitted.problem, fitted.prior
-    solution = solve(problem, prior, solver, **settings)
+    chosen = dict(settings)
+    if counted and is_automatic and prior is not None and (usual := usual_weight(prior)):
+        # The level of counts differs from place to place, and flat parts, which show one, are dark.
+        chosen["regularization"] = usual
+    solution = solve(problem, prior, solver, **chosen)
     notes = (*solution.notes, *counted, *bounds, *fitted.notes)
     solution = dataclasses.replace(solution, notes=notes)
     if not is_automatic:
