@@ -9,6 +9,7 @@ from skimage import data
 from skimage.restoration import inpaint_biharmonic
 
 import invtoolbox as it
+from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.jobs.images.by_noise import (
     _noise_level,
     compare_by_simulation,
@@ -445,7 +446,8 @@ def test_an_answer_rougher_than_white_noise_is_not_returned() -> None:
     noise = torch.randn(1, 1, 60, 60, generator=torch.Generator().manual_seed(0))
     assert float(roughness(A, truth)) < 0.6 * float(roughness(A, noise))
     assert float(roughness(A, torch.ones(1, 1, 60, 60))) == 0
-    solution = it.reconstruct(y, A, "tikhonov", noise_std=1e-3, progress=False)
+    problem, prior = it.Problem(y, A, it.data_terms.LeastSquares(1e-3)), prior_named("tikhonov")
+    solution = keep_floor(problem, it.solve(problem, prior, progress=False), prior, None)
     assert torch.equal(solution.x, y)
     assert any("rougher than white noise" in note for note in solution.notes)
 
