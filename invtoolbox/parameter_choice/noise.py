@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -19,6 +22,8 @@ _POLYNOMIALS: tuple[tuple[float, ...], ...] = tuple(
 #: Degrees along each axis that distinguish a flat window from one with an edge; the degree of the
 #: noise is not among them.
 _SHAPES = {1: ((1,), (2,)), 2: ((0, 1), (1, 0), (1, 1), (0, 2), (2, 0))}
+#: Degrees of waves that are coarser than the noise that is measured, of degree 3 along both axes.
+_COARSER = ((2, 2), (1, 3), (3, 1))
 #: Number of strata of intensity, and the fraction of flattest windows per stratum, for pictures and
 #: for other measurements.
 _PICTURE, _OTHER = (1, 0.25), (4, 0.1)
@@ -127,6 +132,41 @@ def estimate_or_nan(
     return levels
 
 
+def coarseness(y: Tensor) -> Tensor:
+    """Return the size of coarser waves in flat windows, relative to the waves of the noise estimate.
+
+    It is 1 for white noise, mostly 1.25 and more for texture, whose spectrum falls with the frequency,
+    and infinite for pictures without noise. Of the directions of waves the one with the least counts,
+    since fine stripes are added to noise in one direction only.
+
+    Args:
+        y: pictures ``(batch, channel, *space)`` without gaps, with more than four rows and columns.
+
+    Returns:
+        The ratio, ``(batch,)`` in float64.
+
+    >>> white = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    >>> smooth = white + white.roll(1, -1) + white.roll(1, -2) + white.roll((1, 1), (-1, -2))
+    >>> bool(coarseness(white) < 1.1), bool(coarseness(smooth) > 1.5)
+    (True, True)
+    """
+    axes = (y.ndim - 2, y.ndim - 1)
+    fine = _component(y, axes, (3, 3))
+    rough = _roughness(y, axes)
+    coarse = [_component(y, axes, degrees) for degrees in _COARSER]
+    ratios = []
+    for k, (h, r) in enumerate(zip(fine, rough)):
+        varied = (r > 0) | (h != 0)
+        count = min(int(varied.sum()), max(_LEAST_WINDOWS, round(_PICTURE[1] * int(varied.sum()))))
+        if not count:
+            ratios.append(fine.new_full((), torch.inf).double())
+            continue
+        flat = varied & (r <= r[varied].kthvalue(count).values)
+        sizes = torch.stack([c[k][flat].abs().median().double() for c in (fine, *coarse)])
+        ratios.append(torch.where(sizes[0] > 0, sizes[1:].min() / sizes[0], torch.inf))
+    return torch.stack(ratios)
+
+
 def has_noise_windows(y: Tensor) -> bool:
     """Return whether measurements are pictures or volumes with rows long enough for an estimate."""
     return y.ndim in (4, 5) and y.shape[-1] > len(_POLYNOMIALS[0])
@@ -139,9 +179,7 @@ def _levels(
     for axis in axes:
         used = _window(used, axis, len(_POLYNOMIALS[0]))
     high = _component(values, axes, (3,) * len(axes))
-    rough = torch.zeros_like(high)
-    for degrees in _SHAPES[len(axes)]:
-        rough.add_(_component(values, axes, degrees).square_())
+    rough = _roughness(values, axes)
     level = _component(values, axes, (0,) * len(axes)).abs_()
     used = used.expand_as(high)
     varied = used & ((rough > 0) | (high != 0))
@@ -171,11 +209,40 @@ def _level(high: Tensor, rough: Tensor, level: Tensor, strata: int, fraction: fl
     return torch.stack(squares).mean().sqrt()
 
 
+def _roughness(values: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return the sum of squares of slopes and curvatures in every window."""
+    return torch.stack(
+        [_component(values, axes, degrees).square_() for degrees in _SHAPES[len(axes)]]
+    ).sum(0)
+
+
 def _component(values: Tensor, axes: tuple[int, ...], degrees: tuple[int, ...]) -> Tensor:
     """Return the coefficient of a product of polynomials in every window."""
     for axis, degree in zip(axes, degrees):
         values = _filter(values, axis, _POLYNOMIALS[degree])
     return values
+
+
+class RoughNoise(NamedTuple):
+    """Estimated noise levels, whatever the data term states, ``(batch,)`` in float64 each."""
+
+    std: Tensor  # NaN if there is no estimate
+    usual: Tensor  # a guess in its place
+    is_known: Tensor
+
+
+def rough_noise(problem: Problem) -> RoughNoise:
+    """Return an estimate of the noise level of every item, and a guess if there is none."""
+    size = mean_items(problem.y0.abs().square()).sqrt().double()
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    try:
+        std = estimate_or_nan(
+            problem.y0, problem.operator, getattr(problem.data_term, "weights", None)
+        ).double()
+    except InputError:
+        std = torch.full_like(size, math.nan)
+    std = torch.maximum(std, LEAST_NOISE * size)
+    return RoughNoise(std, USUAL_NOISE * size, ~std.isnan())
 
 
 def noise_std_of(problem: Problem, given: float | Tensor | None = None) -> Tensor:

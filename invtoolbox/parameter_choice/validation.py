@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from invtoolbox.core.interrupts import OutOfTime
 from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
+from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.parameter_choice.held_out import (
@@ -26,7 +27,8 @@ from invtoolbox.parameter_choice.held_out import (
     hold_out,
     in_norm_of_image,
 )
-from invtoolbox.parameter_choice.noise import LEAST_NOISE, USUAL_NOISE, estimate_or_nan
+from invtoolbox.parameter_choice.noise import RoughNoise, rough_noise
+from invtoolbox.parameter_choice.residual_notes import STRUCTURED, explain
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
 from invtoolbox.parameter_choice.walk import Curve, Measure, Walk, curves_of, minimum
@@ -46,15 +48,9 @@ _LOOSEN, _DECADES = 10.0, 0.25
 _BOTH = 4
 #: Share of the whitest residual if it is white.
 _LEAST_SHARE = 0.4
-#: The residual is too large, too small or too far from white for noise of the stated level.
-_TOO_LARGE, _TOO_SMALL, COLOURED = 1.15, 0.9, 0.5
-#: Whiteness of the whitest residual of a scan, and its size in units of the noise, above which no
-#: weight explains the measurements.
-_STRUCTURED, _ABOVE_NOISE = 0.1, 1.02
-#: Residual of a picture, relative to the range of its measurements, that needs no explanation.
-_SMALL = 2e-3
-#: Residual of a scan, relative to its measurements, that pixels leave of an object without pixels.
-_PIXELS = 0.03
+#: Size of the whitest residual of a scan, in units of the noise, above which no weight explains the
+#: measurements if it has structure.
+_ABOVE_NOISE = 1.02
 
 
 @dataclass(frozen=True)
@@ -140,7 +136,7 @@ class Validation(WeightSearch):
         # The mean of n measurements has 1 / n of the variance of the noise.
         merged = math.log(full_problem.y0.numel() / trials.problem.y0.numel())
         term = hold_out(trials.problem, self.seed)
-        noise = _rough_noise(trials.problem)
+        noise = rough_noise(trials.problem)
         white, t_white = self._by_whiteness(trials, noise)
         wrong = trials.every[:0]
         if term.image is not None:
@@ -164,7 +160,7 @@ class Validation(WeightSearch):
             tuple(dict.fromkeys(note for note in notes if note)),
         )
 
-    def _by_whiteness(self, trials: Trials, noise: _Noise) -> tuple[list[Curve], Tensor]:
+    def _by_whiteness(self, trials: Trials, noise: RoughNoise) -> tuple[list[Curve], Tensor]:
         """Return the curves of whiteness, and logarithms of the weights of the whitest residuals."""
         first = self._begin(trials, noise)
         white = self._walk(trials, first, None, measure_fit)
@@ -188,7 +184,7 @@ class Validation(WeightSearch):
         self,
         trials: Trials,
         term: HeldOut,
-        noise: _Noise,
+        noise: RoughNoise,
         white: list[Curve],
         t_white: Tensor,
         places: Tensor,
@@ -222,7 +218,7 @@ class Validation(WeightSearch):
                 chosen[k] = low + self._share(white[k]) * (high - low).clamp_min(0)
         return held, chosen
 
-    def _begin(self, trials: Trials, noise: _Noise) -> Tensor:
+    def _begin(self, trials: Trials, noise: RoughNoise) -> Tensor:
         """Return the logarithms of the weights of the noise, ``(batch,)``."""
         return _first(trials, torch.where(noise.is_known, noise.std, noise.usual))
 
@@ -232,16 +228,16 @@ class Validation(WeightSearch):
         v = max(0.0, float(score.min())) if len(score) else 0.0
         return (v**2 + _LEAST_SHARE * self.coloured**2) / (v**2 + self.coloured**2)
 
-    def _unexplained(self, white: Sequence[Curve], noise: _Noise, problem: Problem) -> Tensor:
+    def _unexplained(self, white: Sequence[Curve], noise: RoughNoise, problem: Problem) -> Tensor:
         """Return the items whose whitest residual has structure and exceeds the noise."""
         whitest = [c.columns[c.score.nan_to_num(math.inf).argmin()] for c in white if len(c.score)]
         if len(whitest) < len(white):  # the time is over
             return torch.arange(0, device=noise.std.device)
         columns = torch.stack(whitest).to(noise.std)
         is_larger = columns[:, 1] > _log_variance(problem, _ABOVE_NOISE * noise.std)
-        return (is_larger & (columns[:, 0] > _STRUCTURED)).nonzero().squeeze(1)
+        return (is_larger & (columns[:, 0] > STRUCTURED)).nonzero().squeeze(1)
 
-    def _doubtful(self, held: Sequence[Curve], noise: _Noise, problem: Problem) -> Tensor:
+    def _doubtful(self, held: Sequence[Curve], noise: RoughNoise, problem: Problem) -> Tensor:
         """Return the items whose held-out measurements are predicted far worse than the noise."""
         least = torch.stack(
             [
@@ -290,13 +286,20 @@ class Validation(WeightSearch):
 
 
 def measure_fit(objective: Objective, x: Tensor) -> Tensor:
-    """Return the whiteness of the residual, and the logarithm of its mean square, ``(batch, 2)``."""
-    problem = objective.problem
-    residual = problem.operator(x) - problem.y
+    """Return the whiteness of the residual, and the logarithm of its mean square, ``(batch, 2)``.
+
+    Two more columns of a blurred picture are those of the residual away from the edges.
+    """
+    problem, A = objective.problem, objective.problem.operator
+    residual = A(x) - problem.y
     weights = getattr(problem.data_term, "weights", None)
     if weights is None:
         weights = torch.ones_like(residual[:1].real)
-    return _fit(problem, residual, weights)
+    columns = _fit(problem, residual, weights)
+    if not isinstance(A, Blur):
+        return columns
+    inner = A.without_edges(residual), A.without_edges(weights.expand_as(residual))
+    return torch.cat([columns, _fit(problem, *inner)], 1)
 
 
 def _fit(problem: Problem, residual: Tensor, weights: Tensor) -> Tensor:
@@ -374,92 +377,6 @@ def whiteness(residual: Tensor) -> Tensor:
         power = power / power.mean().clamp_min(torch.finfo(power.dtype).tiny)
         scores.append((power.double().square().mean() / 2).log())
     return torch.stack(scores)
-
-
-def explain(
-    problem: Problem, item: int, fit: Sequence[float], held: Sequence[float], merged: float = 0.0
-) -> str:
-    """Return a sentence if noise does not explain the residual, else an empty string.
-
-    If model and noise level are right, the root mean square of the residual lies below the noise
-    level, and the error of the prediction of held-out measurements lies above it.
-
-    Args:
-        problem: the whole problem.
-        item: place in the batch.
-        fit: columns, of which the last two are `whiteness` of the residual and its logarithmic mean
-            square.
-        held: columns, of which the second is the logarithmic mean square of the held-out residual.
-        merged: logarithm of the number of measurements of which each of these is the mean.
-    """
-    if not fit or not held:
-        return ""
-    white = fit[-2]
-    fitted, unseen = (math.exp((score + merged) / 2) for score in (fit[-1], held[1]))
-    where = "" if problem.batch == 1 else f" of item {item}"
-    std = getattr(problem.data_term, "noise_std", None)
-    level = None if std is None else float(std.flatten()[min(item, std.numel() - 1)])
-    if problem.y0.is_complex():
-        unseen, fitted = unseen / 2**0.5, fitted / 2**0.5  # the noise level is that of one part
-    size = float(problem.y0[item].abs().square().mean().sqrt())
-    least = _PIXELS * size if has_views(problem) else _least_residual(problem, item, level)
-    if white > COLOURED and fitted > least:
-        return (
-            f"noise does not explain the residual{where}, which is not white: check that the "
-            "operator describes the measurements"
-        )
-    if level is not None and has_views(problem) and white <= _STRUCTURED:
-        if fitted <= _TOO_LARGE * level and unseen >= _TOO_SMALL * level:
-            return ""
-        # Only the level is in doubt: a wrong model would leave structure in the residual.
-        return (
-            f"noise_std = {level:.3g} does not fit the residual{where}, which is white at "
-            f"{fitted:.3g}: held-out views are predicted to {unseen:.3g}; the image does not depend "
-            "on noise_std"
-        )
-    if level is not None and fitted > _TOO_LARGE * level:
-        return (
-            f"noise does not explain the residual{where}, {fitted:.3g} against noise_std = "
-            f"{level:.3g}: the noise is stronger, or the operator does not describe the "
-            "measurements"
-        )
-    if level is not None and unseen < _TOO_SMALL * level:
-        return (
-            f"noise_std = {level:.3g} is too large{where}: held-out measurements are predicted to "
-            f"{unseen:.3g}"
-        )
-    return ""
-
-
-def _least_residual(problem: Problem, item: int, level: float | None) -> float:
-    """Return the residual that noise explains, or that is 54 dB below the measurements' range."""
-    y = problem.y0[item].abs()
-    if level is None:
-        std = _rough_noise(problem.select(torch.tensor([item], device=y.device))).std
-        level = float(std.nan_to_num(0.0))
-    return max(level, _SMALL * float(y.max() - y.min()))
-
-
-class _Noise(NamedTuple):
-    """Estimated noise levels, whatever the data term states, ``(batch,)`` in float64 each."""
-
-    std: Tensor  # NaN if there is no estimate
-    usual: Tensor  # a guess in its place
-    is_known: Tensor
-
-
-def _rough_noise(problem: Problem) -> _Noise:
-    """Return an estimate of the noise level of every item, and a guess if there is none."""
-    size = mean_items(problem.y0.abs().square()).sqrt().double()
-    size = torch.where(size > 0, size, torch.ones_like(size))
-    try:
-        std = estimate_or_nan(
-            problem.y0, problem.operator, getattr(problem.data_term, "weights", None)
-        ).double()
-    except InputError:
-        std = torch.full_like(size, math.nan)
-    std = torch.maximum(std, LEAST_NOISE * size)
-    return _Noise(std, USUAL_NOISE * size, ~std.isnan())
 
 
 def _log_variance(problem: Problem, std: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.images.beyond_edges import crop_edges, goes_on, open_edges
 from invtoolbox.jobs.images.fine_grid import solve_finer
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import repeat
@@ -35,6 +36,7 @@ from invtoolbox.jobs.images.smooth_noise import (
     find_smooth_noise,
     note_on_smooth_noise,
     settings_for,
+    usual_weight,
 )
 from invtoolbox.jobs.images.trained_range import fit_range, needs_unit, units_of
 from invtoolbox.jobs.images.truncated import continue_views
@@ -175,17 +177,37 @@ def solve_with_defaults(
     units = units_of(problem) if needs_unit(prior) else [None] * problem.batch
     if prior is not None and len(set(units)) > 1:
         return _solve_by_unit(problem, prior, units, names, solver, settings)
+    whole, priors = problem, prior
     problem, counted = approximate_counts(problem, prior, solver)
     prior, bounds = bound_short_arc(problem, prior, names)
     posed, fitted = problem, fit_range(problem, prior, units[0], is_free=solver is None)
     problem, prior = fitted.problem, fitted.prior
-    solution = solve(problem, prior, solver, **settings)
+    chosen = dict(settings)
+    if counted and is_automatic and prior is not None and (usual := usual_weight(prior)):
+        # The level of counts differs from place to place, and flat parts, which show one, are dark.
+        chosen["regularization"] = usual
+    solution = solve(problem, prior, solver, **chosen)
     notes = (*solution.notes, *counted, *bounds, *fitted.notes)
     solution = dataclasses.replace(solution, notes=notes)
     if not is_automatic:
         return fitted.restore(solution, posed)
 
     limit = settings.get("max_iterations")
+    opened = open_edges(problem) if settings.get("initial") is None else None
+    if opened is not None:
+        beyond = solve(opened, prior, solver, **{**chosen, "check": False})
+        is_open = goes_on(solution, beyond, opened)
+        if bool(is_open.any()) and not bool(is_open.all()):
+            every = torch.arange(problem.batch, device=is_open.device)
+            return _solve_parts(
+                whole, priors, [every[is_open], every[~is_open]], names, solver, settings
+            )
+        if bool(is_open.all()):
+            beyond = dataclasses.replace(
+                beyond, notes=tuple(dict.fromkeys((*beyond.notes, *notes)))
+            )
+            beyond = keep_floor(opened, beyond, prior, solver, limit)
+            return fitted.restore(crop_edges(problem, opened, beyond), posed)
 
     def again(item: Problem, place: Tensor) -> Tensor:
         some = None if prior is None else prior.select(place)
@@ -207,11 +229,25 @@ def _solve_by_unit(
     settings: Mapping[str, Any],
 ) -> Solution:
     """Solve the items of every unit together, because the range of a prior is one for all items."""
-    every, parts = torch.arange(problem.batch, device=problem.y0.device), []
-    for unit in dict.fromkeys(units):
-        items = every[[name == unit for name in units]]
+    every = torch.arange(problem.batch, device=problem.y0.device)
+    groups = [every[[name == unit for name in units]] for unit in dict.fromkeys(units)]
+    return _solve_parts(problem, prior, groups, names, solver, settings)
+
+
+def _solve_parts(
+    problem: Problem,
+    prior: Prior | None,
+    groups: Sequence[Tensor],
+    names: Sequence[str],
+    solver: Any,
+    settings: Mapping[str, Any],
+) -> Solution:
+    """Solve groups of items, of which each is solved in one way."""
+    parts = []
+    for items in groups:
         some = _settings_of(settings, items, problem.batch)
-        group, chosen = problem.select(items), prior.select(items)
+        chosen = None if prior is None else prior.select(items)
+        group = problem.select(items)
         parts.append((items, solve_with_defaults(group, chosen, names, solver, some)))
     return join(problem, parts)
 

@@ -15,15 +15,17 @@ from invtoolbox.operators.base import expand, inner
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.mri.cartesian import CartesianMRI
 from invtoolbox.parameter_choice import SURE
-from invtoolbox.parameter_choice.noise import correct_level, noise_std_of
-from invtoolbox.parameter_choice.validation import COLOURED, whiteness
+from invtoolbox.parameter_choice.noise import coarseness, correct_level, noise_std_of
+from invtoolbox.parameter_choice.residual_notes import COLOURED
+from invtoolbox.parameter_choice.validation import whiteness
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.linear_systems import quotient
 
 #: An estimated noise level of which the answer leaves less than this share as its residual is
-#: doubted: there are hardly any flat parts from which it could come.
-_LEAST_RESIDUAL = 0.55
+#: doubted: there are hardly any flat parts from which it could come. So is one of a picture of this
+#: coarseness.
+_LEAST_RESIDUAL, _COARSE = 0.55, 1.22
 #: Noise relative to the range of a picture (32 dB) below which an estimate needs a remark, and
 #: whiteness above which what a prior removes has structure.
 _LOW_NOISE, _STRUCTURED = 10 ** (-32 / 20), 0.1
@@ -54,10 +56,13 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
     residual = (x - y).flatten(1).double().square().mean(1)
     wins = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     is_estimated = getattr(problem.data_term, "noise_std", None) is None
+    is_texture = wins
     if is_estimated:
-        wins = residual.sqrt() < _LEAST_RESIDUAL * std
+        is_texture = coarseness(y) > _COARSE
+        wins = is_texture | (residual.sqrt() < _LEAST_RESIDUAL * std)
     is_doubted = wins
-    if solution.weight_search is None or solution.weight_search.rule != SURE.name:
+    is_chosen_by_risk = getattr(solution.weight_search, "rule", "") == SURE.name
+    if not is_chosen_by_risk and not bool(wins.all()):
         generator = torch.Generator().manual_seed(_SEED)
         signs = torch.randint(2, (1, *y.shape[1:]), generator=generator).to(y) * 2 - 1
         step = expand((_STEP * std).clamp_min(torch.finfo(y.dtype).tiny), y)
@@ -67,6 +72,12 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
 
     def reason(k: int) -> str:
         level = f"{float(std[k]):.3g}"
+        if bool(is_texture[k]):
+            return (
+                f"the noise was estimated as {level}, and where the picture is flat its variations "
+                "are coarser than white noise, as fine texture is, or the smooth noise of a camera or "
+                f"a JPEG: x is the picture itself; give noise_std, for example {level}"
+            )
         if bool(is_doubted[k]):
             return (
                 f"the noise was estimated as {level}, and the prior takes half of it for texture, as "
@@ -133,6 +144,8 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
         return to_image(measurements)
 
     def sizes(image: Tensor) -> Tensor:
+        # What lies beyond the edges is no question of the noise.
+        image = A.without_edges(image) if isinstance(A, Blur) else image
         return image.abs().square().flatten(1).double().mean(1)
 
     clean = A(x)
@@ -198,10 +211,7 @@ def roughness(A: Blur, x: Tensor) -> Tensor:
     once = A(x)
     pair = []
     for change in (x - once, once - A(once)):
-        for axis, n in zip((-2, -1), A.kernel.shape[-2:]):
-            edge = 0 if A.boundary == "periodic" or change.shape[axis] <= 4 * n else n // 2 + 1
-            change = change.narrow(axis, edge, change.shape[axis] - 2 * edge)
-        pair.append(change.square().flatten(1).double().mean(1))
+        pair.append(A.without_edges(change).square().flatten(1).double().mean(1))
     # A change that is rounding is none.
     rounding = 8 * torch.finfo(x.dtype).eps * x.abs().flatten(1).amax(1).double()
     return quotient(torch.where(pair[0] > rounding**2, pair[0], 0.0), pair[1]).sqrt()

@@ -11,6 +11,7 @@ even half of `benchmarks/zoo.py`.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -116,7 +117,8 @@ def keep_floor(
 def _kind(problem: Problem) -> type[Operator | DataTerm] | None:
     """Return the kind of operator or misfit whose simple answer is known, None for others."""
     A, y, term = problem.operator, problem.y, problem.data_term
-    if not isinstance(y, Tensor) or y[0].numel() < LEAST_MEASUREMENTS:
+    # A small picture may be enlarged to many pixels.
+    if not isinstance(y, Tensor) or math.prod(problem.image_shape) < LEAST_MEASUREMENTS:
         return None
     if y.is_complex():
         is_known = isinstance(A, CartesianMRI) and type(term) is LeastSquares

@@ -76,7 +76,9 @@ def reconstruct(
         interpolation, a denoised picture with the noisy one, an enlarged picture with the bicubic
         one, a scan with its filtered back-projection. Where the prior is no better, ``x`` is the
         simple answer, as a note says. A scan of a small image is also solved on pixels of half the
-        size; if they predict held-out views better, ``x`` is the mean over blocks of them. If rays
+        size; if they predict held-out views better, ``x`` is the mean over blocks of them. A blurred
+        picture under the boundary "reflect" is also solved under "valid", with unknowns beyond its
+        edges, and ``x`` is its answer if that has clearly less total variation. If rays
         of a scan that miss the image measure an object there, ``x`` is the middle of the solution
         on a grid that covers the detector's field of view. If the object of a 2D scan is wider than
         the detector, its views are continued by `extend_truncated`, unless no image explains what

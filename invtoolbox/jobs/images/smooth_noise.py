@@ -93,13 +93,24 @@ def settings_for(prior: Prior) -> dict[str, Any]:
     Args:
         prior: sum of one denoiser.
     """
-    usual = (
-        prior.as_sum()
-        .terms[0]
-        .prior.usual_weight(torch.ones(1, dtype=torch.float64), HalfQuadratic.denoiser_strength)
-    )
-    assert usual is not None
-    return {"regularization": float(usual[0]), "check": False}
+    return {"regularization": usual_weight(prior), "check": False}
+
+
+def usual_weight(prior: Prior) -> float | None:
+    """Return the usual weight of a denoiser if the misfit is in units of the noise.
+
+    Args:
+        prior: sum of one denoiser and of constraints.
+
+    Returns:
+        None for other sums, and if the user wrote a weight.
+    """
+    terms = [term for term in prior.as_sum().terms if not term.prior.is_constraint]
+    if len(terms) != 1 or terms[0].chosen:
+        return None
+    one = torch.ones(1, dtype=torch.float64)
+    usual = terms[0].prior.usual_weight(one, HalfQuadratic.denoiser_strength)
+    return None if usual is None else float(usual[0])
 
 
 def smooth_noise_std(y: Tensor, denoiser: Any) -> float:
@@ -137,7 +148,7 @@ def note_on_smooth_noise(level: float, where: str = "") -> str:
     """
     return (
         f"the noise{where}, {level:.3g}, is smooth, as a camera or a JPEG makes it: the denoiser "
-        f"was called at {LEVELS:g} times its level; noise_std= sets the level"
+        f"was called at {LEVELS:g} times its level; if it may be fine texture, give noise_std"
     )
 
 

@@ -120,6 +120,22 @@ class Blur(LinearOperator):
 
     # -- parameters --------------------------------------------------------------------------------
 
+    def without_edges(self, image: Tensor) -> Tensor:
+        """Return images without the pixels at the edges that depend on what lies beyond.
+
+        Small images, and those of the periodic boundary, stay as they are.
+
+        Args:
+            image: ``(batch, channel, rows, columns)``.
+        """
+        if self.boundary == "periodic":
+            return image
+        for axis, n in zip((-2, -1), self.kernel.shape[-2:]):
+            size = image.shape[axis]
+            edge = n // 2 + 1 if size > 2 * n + 4 else 0
+            image = image.narrow(axis, edge, size - 2 * edge)
+        return image
+
     def parameters(self) -> dict[str, Tensor]:
         """``kernel``, of shape ``(1 or batch, 1 or channel, kh, kw)``."""
         return {"kernel": self.kernel}

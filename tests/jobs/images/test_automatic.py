@@ -120,6 +120,18 @@ def test_auto_stands_alone() -> None:
         it.reconstruct(y, A, prior=it.priors.Auto(["tv", "two-level"]), progress=False)
 
 
+def test_the_noise_of_counts_is_not_taken_from_their_dark_parts() -> None:
+    """In flat dark parts the noise is a third of the mean level, which took its place."""
+    truth = torch.full((1, 1, 48, 48), 4.0)
+    truth[..., 12:40, 20:44] = 400
+    truth[..., 18:26, 24:32] = 60
+    A = it.operators.Blur(torch.ones(5, 5) / 25, (1, 48, 48))
+    y = torch.poisson(A(truth), generator=torch.Generator().manual_seed(0))
+    term = it.data_terms.Poisson()
+    solution = it.reconstruct(y, A, "denoiser-natural", data_term=term, progress=False)
+    assert (solution.x - truth).norm() < 0.5 * (y - truth).norm()
+
+
 @pytest.mark.parametrize("background", [0.0, 5.0])
 def test_counts_with_a_denoiser_are_better_than_the_counts_themselves(background: float) -> None:
     """`Poisson` and a denoiser ended up to 30 dB below the counts."""

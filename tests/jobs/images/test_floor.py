@@ -9,6 +9,7 @@ from skimage import data
 from skimage.restoration import inpaint_biharmonic
 
 import invtoolbox as it
+from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.jobs.images.by_noise import (
     _noise_level,
     compare_by_simulation,
@@ -110,6 +111,19 @@ def test_a_low_noise_level_that_was_estimated_is_asked_for() -> None:
     assert any("give noise_std" in note for note in solution.notes)
 
 
+def test_texture_is_not_taken_for_noise_of_an_estimated_level() -> None:
+    """All of the texture's windows are alike, and what a prior removed of it looked white."""
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = torch.fft.fftfreq(48)[:, None], torch.fft.fftfreq(48)
+    white = torch.randn(1, 1, 48, 48, generator=generator)
+    amplitudes = torch.hypot(rows, columns).clamp_min(1 / 48) ** -1.2
+    texture = torch.fft.ifft2(torch.fft.fft2(white) * amplitudes).real
+    A = it.operators.Identity((1, 48, 48))
+    solution = it.reconstruct(texture, A, prior="denoiser-natural", progress=False)
+    assert torch.equal(solution.x, texture)
+    assert any("coarser than white noise" in note for note in solution.notes)
+
+
 def test_an_item_is_compared_alone_as_in_a_batch() -> None:
     truth = torch.cat([picture(32), picture(32).flip(3)])
     mask = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(2)) > 0.5
@@ -131,6 +145,15 @@ def test_an_item_that_is_not_finite_stays_invalid() -> None:
         solution = it.reconstruct(y, A, max_iterations=20, progress=False)
     assert solution.status[0] == "invalid" and bool(solution.x[0].isnan().all())
     assert bool(solution.x[1].isfinite().all())
+
+
+def test_an_enlarged_thumbnail_is_compared_too() -> None:
+    """Few measurements are no reason to trust the prior."""
+    rows = torch.linspace(0, 3, 28)
+    smooth = (torch.sin(rows)[:, None] * torch.cos(rows))[None, None]
+    A = it.operators.Downsampling((1, 28, 28), 4)
+    solution = it.reconstruct(A(smooth), A, "tikhonov", progress=False)
+    assert any("x is the interpolation" in note for note in solution.notes)
 
 
 def test_held_out_pixels_are_known_ones_and_leave_some() -> None:
@@ -390,6 +413,21 @@ def test_a_prior_does_not_profit_from_its_own_grid_in_k_space() -> None:
     assert bool(verdict.wins[0]) and torch.equal(verdict.simple(0), A.pseudo_inverse(problem.y))
 
 
+def test_a_blurred_picture_is_compared_away_from_its_edges() -> None:
+    """What an answer makes of the pixels beyond the edges hid how noisy it is within."""
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (1, 32, 32))
+    x = torch.zeros(1, 1, 32, 32)
+    x[..., 0, ::2] = 5
+    noise = 0.03 * torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    problem = it.Problem(A.simulate(x, 0.01, seed=0), A, it.data_terms.LeastSquares(0.01))
+    solution = dataclasses.replace(
+        it.solve(problem, it.priors.Tikhonov(), regularization=0.1, progress=False), x=x
+    )
+    answers = iter([x + noise, x])  # of simulated measurements, and of the problem
+    verdict = compare_by_simulation(problem, solution, lambda _: next(answers))
+    assert bool(verdict.wins[0])
+
+
 def test_simulated_items_are_compared_alone_as_in_a_batch() -> None:
     A = it.operators.Blur(torch.ones(3, 3) / 9, (1, 32, 32))
     truth = torch.cat([picture(32), picture(32).flip(-1) * 3])
@@ -408,7 +446,8 @@ def test_an_answer_rougher_than_white_noise_is_not_returned() -> None:
     noise = torch.randn(1, 1, 60, 60, generator=torch.Generator().manual_seed(0))
     assert float(roughness(A, truth)) < 0.6 * float(roughness(A, noise))
     assert float(roughness(A, torch.ones(1, 1, 60, 60))) == 0
-    solution = it.reconstruct(y, A, "tikhonov", noise_std=1e-3, progress=False)
+    problem, prior = it.Problem(y, A, it.data_terms.LeastSquares(1e-3)), prior_named("tikhonov")
+    solution = keep_floor(problem, it.solve(problem, prior, progress=False), prior, None)
     assert torch.equal(solution.x, y)
     assert any("rougher than white noise" in note for note in solution.notes)
 
