@@ -53,7 +53,8 @@ def reconstruct(
             that nothing absorbs.
         noise_std: standard deviation of the noise, a number or one number per item; estimated from
             ``y`` if the rule for the weight needs it (the default does not).
-        data_term: misfit between prediction and measurements; least squares by default.
+        data_term: misfit between prediction and measurements; by default that of the noise model
+            of a deepinv physics, as in `as_reconstructor`, and least squares for other operators.
         solver: solver or its name, as in `solve`.
         regularization: weight of the prior, as in `solve`.
         max_iterations: largest number of iterations, as in `solve`.
@@ -95,10 +96,16 @@ def reconstruct(
     """
     if data_term is not None and noise_std is not None:
         raise InputError("give noise_std, or a data_term that knows it, not both")
+    physics = A
     if not isinstance(A, Operator):
-        A = _operator_of(A, y)
+        A, y = _operator_of(A, y)
     term = LeastSquares(noise_std=noise_std) if data_term is None else data_term
-    problem = Problem(with_axes(y, A), A, term)
+    y = with_axes(y, A)
+    if data_term is None and noise_std is None and _is_of_deepinv(physics):
+        from invtoolbox.data_terms.deepinv_noise import likelihood
+
+        y, A, term = likelihood(y, A, physics)
+    problem = Problem(y, A, term)
     # Objects stay as the user made them.
     entries = split_priors(prior)
     names = entries if all(isinstance(entry, str) for entry in entries) else []
@@ -129,21 +136,28 @@ def reconstruct(
     return solve_repaired(problem, solve_reduced, repair)
 
 
-def _operator_of(obj: Any, y: Any) -> Operator:
-    """Return the operator of an object; physics of deepinv may leave the shape of images to ``y``."""
+def _is_of_deepinv(obj: Any) -> bool:
     deepinv = sys.modules.get("deepinv")
-    kinds = (Operator,) if deepinv is None else (Operator, deepinv.physics.Physics)
-    if isinstance(y, kinds):
+    return deepinv is not None and isinstance(obj, deepinv.physics.Physics)
+
+
+def _operator_of(obj: Any, y: Any) -> tuple[Operator, Any]:
+    """Return the operator of an object, and the measurements without deepinv's ``TensorList``.
+
+    Physics of deepinv may leave the shape of images to ``y``.
+    """
+    if isinstance(y, Operator) or _is_of_deepinv(y):
         raise InputError(
             "the arguments are exchanged: reconstruct(y, A) takes the measurements first"
         )
-    if isinstance(obj, kinds):
-        from invtoolbox.operators.deepinv_physics import operator_of
+    if _is_of_deepinv(obj):
+        from invtoolbox.operators.deepinv_physics import operator_of, to_tuple
 
-        return operator_of(as_measurements(y) if _is_array(y) else y, obj, None)
+        y = as_measurements(y) if _is_array(y) else y
+        return operator_of(y, obj, None), to_tuple(y)
     from invtoolbox.operators.adapters import as_operator
 
-    return as_operator(obj)
+    return as_operator(obj), y
 
 
 def with_axes(y: Any, A: Operator) -> Any:
