@@ -506,3 +506,12 @@ def test_an_adjoint_that_is_none_is_replaced() -> None:
         operator = it.as_operator(Shift(), (1, 8, 8))
     y = random(2, 1, 8, 8)
     assert torch.equal(operator.adjoint(y), y.roll(-3, -1))  # type: ignore[attr-defined]
+
+
+def test_a_scan_of_colours_is_a_scan_per_channel() -> None:
+    physics, x = dp.Tomography(angles=12, img_width=N, normalize=True), pictures(N, 3)[:1]
+    settings: dict[str, Any] = {"regularization": 1e-3, "max_iterations": 5, "progress": False}
+    image = it.reconstruct(physics(x), physics, "tikhonov", **settings).x
+    second = it.reconstruct(physics(x[:, 1:2]), physics, "tikhonov", **settings).x
+    assert image.shape == x.shape
+    torch.testing.assert_close(image[:, 1:2], second, rtol=0, atol=1e-2)

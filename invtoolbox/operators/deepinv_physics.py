@@ -243,7 +243,12 @@ def operator_of(y: Any, physics: Physics, domain_shape: Sequence[int] | None) ->
         )
     if domain_shape is None:
         try:
-            return from_physics(physics)
+            operator = from_physics(physics)
+            width = getattr(physics, "img_width", None)
+            if width and isinstance(y, Tensor) and y.ndim == 4 and y.shape[1] > 1:
+                # Scans state no number of channels, and treat every channel alike.
+                return from_physics(physics, (y.shape[1], width, width))
+            return operator
         except InputError:
             if not isinstance(physics, LinearPhysics):
                 raise
