@@ -94,18 +94,7 @@ def reconstruct(
     >>> it.reconstruct(y, A, prior="tikhonov", noise_std=0.05, progress=False).x.shape
     torch.Size([1, 1, 16, 16])
     """
-    if data_term is not None and noise_std is not None:
-        raise InputError("give noise_std, or a data_term that knows it, not both")
-    physics = A
-    if not isinstance(A, Operator):
-        A, y = _operator_of(A, y)
-    term = LeastSquares(noise_std=noise_std) if data_term is None else data_term
-    y = with_axes(y, A)
-    if data_term is None and noise_std is None and _is_of_deepinv(physics):
-        from invtoolbox.data_terms.deepinv_noise import likelihood
-
-        y, A, term = likelihood(y, A, physics)
-    problem = Problem(y, A, term)
+    problem = _problem_of(y, A, noise_std, data_term)
     # Objects stay as the user made them.
     entries = split_priors(prior)
     names = entries if all(isinstance(entry, str) for entry in entries) else []
@@ -134,6 +123,22 @@ def reconstruct(
         )
 
     return solve_repaired(problem, solve_reduced, repair)
+
+
+def _problem_of(
+    y: Any, A: Any, noise_std: float | Tensor | None, data_term: DataTerm | None
+) -> Problem:
+    """Return the problem of the arguments of `reconstruct`."""
+    if data_term is not None and noise_std is not None:
+        raise InputError("give noise_std, or a data_term that knows it, not both")
+    operator, y = (A, y) if isinstance(A, Operator) else _operator_of(A, y)
+    y = with_axes(y, operator)
+    if data_term is None and noise_std is None and _is_of_deepinv(A):
+        from invtoolbox.data_terms.deepinv_noise import likelihood
+
+        return Problem(*likelihood(y, operator, A))
+    term = LeastSquares(noise_std=noise_std) if data_term is None else data_term
+    return Problem(y, operator, term)
 
 
 def _is_of_deepinv(obj: Any) -> bool:
