@@ -468,3 +468,50 @@ def test_a_model_is_told_the_noise_of_counts_and_refuses_other_misfits() -> None
     for term in (it.data_terms.Poisson(background=1.0), it.data_terms.Huber(0.1)):
         with pytest.raises(InputError, match="counts without a background"):
             it.solve(it.Problem(y, A, term), solver=solver, progress=False)
+
+
+def test_reconstruct_takes_the_noise_model_and_the_parts_of_a_physics() -> None:
+    torch.manual_seed(0)
+    x = pictures()[:1] + 0.5
+    physics = dp.Denoising(dp.PoissonNoise(0.02))
+    y = physics(x)
+    settings: dict[str, Any] = {"regularization": 1.0, "max_iterations": 20}
+    answer = it.reconstruct(y, physics, "tv", **settings, progress=False).x
+    assert torch.equal(answer, it.as_reconstructor("tv", **settings)(y, physics))
+    plain = it.data_terms.LeastSquares()
+    other = it.reconstruct(y, physics, "tv", data_term=plain, **settings, progress=False).x
+    assert float((answer - other).abs().max()) > 1e-3
+    parts = dp.Pansharpen((3, N, N), factor=4)
+    images = it.reconstruct(parts(pictures(N, 3)), parts, "tv", **settings, progress=False).x
+    assert images.shape == (3, 3, N, N)
+
+
+def test_a_mosaic_of_colours_has_gaps() -> None:
+    x = pictures(32, 3)[:1]
+    physics = dp.Demosaicing((3, 32, 32))
+    operator = it.as_operator(physics)
+    assert isinstance(operator, it.operators.Inpainting)
+    assert torch.equal(operator(x), physics(x))
+
+
+def test_an_adjoint_that_is_none_is_replaced() -> None:
+    class Shift(dp.LinearPhysics):
+        def A(self, x: Tensor, **_: Any) -> Tensor:
+            return x.roll(3, -1)
+
+        def A_adjoint(self, y: Tensor, **_: Any) -> Tensor:
+            return y.roll(3, -1)
+
+    with pytest.warns(UserWarning, match=r"A_adjoint is not the adjoint .* automatic"):
+        operator = it.as_operator(Shift(), (1, 8, 8))
+    y = random(2, 1, 8, 8)
+    assert torch.equal(operator.adjoint(y), y.roll(-3, -1))  # type: ignore[attr-defined]
+
+
+def test_a_scan_of_colours_is_a_scan_per_channel() -> None:
+    physics, x = dp.Tomography(angles=12, img_width=N, normalize=True), pictures(N, 3)[:1]
+    settings: dict[str, Any] = {"regularization": 1e-3, "max_iterations": 5, "progress": False}
+    image = it.reconstruct(physics(x), physics, "tikhonov", **settings).x
+    second = it.reconstruct(physics(x[:, 1:2]), physics, "tikhonov", **settings).x
+    assert image.shape == x.shape
+    torch.testing.assert_close(image[:, 1:2], second, rtol=0, atol=1e-2)

@@ -118,7 +118,10 @@ def _move(value: Any, device: torch.device | str | None, dtype: torch.dtype | No
         parts = [_move(v, device, dtype) for v in value]
         # A named tuple takes its fields one by one.
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if isinstance(value, dict) and any(isinstance(v, Settings) for v in value.values()):
+    # The settings may be a module themselves, whose modules are in a dict.
+    if isinstance(value, dict) and any(
+        isinstance(v, (Settings, nn.Module)) for v in value.values()
+    ):
         return {k: _move(v, device, dtype) for k, v in value.items()}
     return tree_map(lambda t: _move_tensor(t, device, dtype), value)
 

@@ -107,7 +107,7 @@ def _standard_deviation(noise: deepinv.NoiseModel, y: Tensor) -> float | Tensor 
     else:
         raise InputError(
             f"the noise model {type(noise).__name__} of the physics has no data term here; give "
-            "data_term=, one of it.data_terms"
+            "data_term=, one of it.data_terms, such as LeastSquares()"
         )
     if not bool(sigma.any()):
         return None

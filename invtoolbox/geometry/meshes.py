@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -188,6 +189,11 @@ class Body:
             reader = _of_pytorch3d
         if reader is None and is_cloud(shape):
             reader = _of_open3d
+        if isinstance(shape, (str, PurePath)):
+            raise InputError(
+                f"a mesh or points are expected, got the text {str(shape)!r}; "
+                "it.datasets.read_mesh(path) reads the mesh of a file"
+            )
         if reader is None:
             raise InputError(
                 "a mesh or points are a Mesh, (vertices, faces), points (N, 3), or an object of "

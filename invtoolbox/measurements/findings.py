@@ -64,9 +64,8 @@ class Subject:
     @cached_property
     def plane(self) -> Sinogram | None:
         """One plane of a scan, None for other problems."""
-        y = self.problem.y0
         # The predictions of this data term are line integrals, but its measurements are counts.
-        if isinstance(self.problem.data_term, PoissonTransmission) or y.is_complex():
+        if isinstance(self.problem.data_term, PoissonTransmission):
             return None
         plane = Sinogram.of(self.filled, self.operator)
         if plane is None or min(plane.values.shape) < 2 or not bool(plane.values.any()):

@@ -90,9 +90,9 @@ class Sinogram:
     def of(cls, y: Tensor, operator: Operator) -> Self | None:
         """Return one plane of measurements, or None if the scan has no plane of its own.
 
-        Helices, tilted scans, geometries per item and poses per view have none.
+        Helices, tilted scans, geometries per item, poses per view and complex values have none.
         """
-        if operator.items is not None:
+        if operator.items is not None or y.is_complex():
             return None
         if isinstance(operator, (ParallelBeam, FanBeam)):
             if operator.detector_shift.numel() > 1:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.metrics.images import like
+from invtoolbox.metrics.images import check_tensors, like
 
 #: Largest distance from the sensor of the points that count in the dynamic and in the static error,
 #: in metres along the ground.
@@ -355,6 +355,7 @@ def point_errors(flow: Tensor, truth: Tensor) -> Tensor:
 
 def check_flows(flow: Tensor, truth: Tensor) -> None:
     """Raise an error unless both are flows of the same points, ``(points, 3)`` per batch item."""
+    check_tensors(("the flow", flow), ("the truth", truth))
     if flow.ndim not in (2, 3) or flow.shape[-1] not in (2, 3):
         raise InputError(
             f"the flow has shape {tuple(flow.shape)}; expected (points, 3) or (batch, points, 3)"

@@ -14,6 +14,7 @@ axis of space. Gradients flow through.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -268,14 +269,19 @@ def matthews_correlation(
     return score.to(torch.float32)
 
 
-def check_pair(x: Tensor, reference: Tensor) -> None:
-    """Raise an error if two tensors cannot be compared; it names the axis in which they differ."""
-    for name, value in (("x", x), ("the reference", reference)):
+def check_tensors(*named: tuple[str, Any]) -> None:
+    """Raise an error unless values, each with its name, are tensors."""
+    for name, value in named:
         if not isinstance(value, Tensor):
             raise InputError(
                 f"{name} is a {type(value).__name__}; metrics take tensors, so pass "
                 f"torch.as_tensor({name.split()[-1]})"
             )
+
+
+def check_pair(x: Tensor, reference: Tensor) -> None:
+    """Raise an error if two tensors cannot be compared; it names the axis in which they differ."""
+    check_tensors(("x", x), ("the reference", reference))
     if x.ndim < 3 or not x.numel():
         raise InputError(
             f"x has shape {tuple(x.shape)}; metrics take (batch, channel, *space), not empty"

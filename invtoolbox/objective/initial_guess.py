@@ -241,7 +241,13 @@ def _initial_image(objective: Objective, initial: Any, at_zero: bool, at_inverse
     problem, batch = objective.problem, objective.batch
     if initial is None:
         return problem.zeros() if at_zero else first_guess(problem, at_inverse)
-    image = torch.as_tensor(initial).detach()
+    try:
+        image = torch.as_tensor(initial).detach()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"initial must be an image (batch, channel, *space), got {type(initial).__name__}; of an "
+            "earlier solution give solution.x"
+        ) from error
     image = image.to(device=problem.y0.device, dtype=problem.image_dtype)
     check_shape(image, problem.image_shape, "initial is an image", problem.operator.channelwise)
     if image.shape[0] not in (1, batch):

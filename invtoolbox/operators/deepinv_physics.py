@@ -15,14 +15,14 @@ from torch import Tensor
 
 from invtoolbox.core.pytrees import tree_map
 from invtoolbox.core.settings import Settings, cast_dtype
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, warn_user
 from invtoolbox.operators.algebra import stack
 from invtoolbox.operators.base import LinearOperator, Operator, Shapes, count_items, expand, inner
 from invtoolbox.operators.elementary import Identity, Unitary
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting, Sampling
 from invtoolbox.operators.imaging.unmixing import Unmixing
-from invtoolbox.operators.matrix import Matrix, probe_range
+from invtoolbox.operators.matrix import Matrix, check_adjoint, probe_range
 
 
 class DeepinvOperator(Operator):
@@ -59,7 +59,7 @@ class DeepinvOperator(Operator):
         return probe_range(self._forward, self.domain_shape, like, repr(self), batch)
 
     def _forward(self, x: Tensor) -> Any:
-        return _to_tuple(self.physics.A(x))
+        return to_tuple(self.physics.A(x))
 
     def parameters(self) -> dict[str, Tensor]:
         """Return the tensors of the physics, by its own names: ``mask``, ``filter``, ``angles``."""
@@ -133,9 +133,33 @@ class DeepinvOperator(Operator):
 
 
 class DeepinvLinearOperator(DeepinvOperator, LinearOperator):
-    """Linear forward model of a copy of a deepinv physics: ``A`` and ``A_adjoint``."""
+    """Linear forward model of a copy of a deepinv physics: ``A`` and ``A_adjoint``.
+
+    If ``A_adjoint`` fails the dot test by a tenth, automatic differentiation replaces it, with a
+    warning.
+    """
+
+    is_matched = True
+
+    def __init__(
+        self, physics: Physics, domain_shape: Sequence[int] | None = None, channelwise: bool = False
+    ) -> None:
+        super().__init__(physics, domain_shape, channelwise)
+        like = next((value for value in self.parameters().values()), torch.empty(0))
+        like = like if self.complex_images else like.real
+        alone = self.select(torch.tensor([0], device=like.device))
+        try:
+            check_adjoint(
+                alone._forward, alone._adjoint, self.domain_shape, like, repr(self), "A_adjoint"
+            )
+        except InputError as error:
+            self.is_matched = False
+            fault = str(error).partition(";")[0]
+            warn_user(f"{fault}; that of automatic differentiation takes its place")
 
     def _adjoint(self, y: Any) -> Tensor:
+        if not self.is_matched:
+            return super()._adjoint(y)
         return cast(Tensor, self.physics.A_adjoint(_to_list(y)))
 
     def pseudo_inverse(self, y: Any) -> Tensor:
@@ -190,7 +214,10 @@ def from_physics(
                 @ operator
             )
         return operator
-    if type(physics) is PhysicsOfMissingPixels and isinstance(physics.mask, Tensor):
+    is_masked = isinstance(physics, PhysicsOfMissingPixels) and (
+        type(physics).A is PhysicsOfMissingPixels.A
+    )
+    if is_masked and isinstance(physics.mask, Tensor):
         # Its gaps are then known to initial guesses, rules for the weight and comparisons.
         return Inpainting(physics.mask.detach().clone(), domain_shape or physics.mask.shape[1:])
     if type(physics) is Denoising:
@@ -216,7 +243,12 @@ def operator_of(y: Any, physics: Physics, domain_shape: Sequence[int] | None) ->
         )
     if domain_shape is None:
         try:
-            return from_physics(physics)
+            operator = from_physics(physics)
+            width = getattr(physics, "img_width", None)
+            if width and isinstance(y, Tensor) and y.ndim == 4 and y.shape[1] > 1:
+                # Scans state no number of channels, and treat every channel alike.
+                return from_physics(physics, (y.shape[1], width, width))
+            return operator
         except InputError:
             if not isinstance(physics, LinearPhysics):
                 raise
@@ -313,7 +345,7 @@ class OperatorLinearPhysics(_Bridge, LinearPhysics):  # type: ignore[misc]
         self.operator = operator
 
     def A_adjoint(self, y: Any, **parameters: Any) -> Tensor:
-        return cast(LinearOperator, self._with(parameters)).adjoint(_to_tuple(y))
+        return cast(LinearOperator, self._with(parameters)).adjoint(to_tuple(y))
 
     def A_dagger(
         self,
@@ -340,10 +372,10 @@ class OperatorLinearPhysics(_Bridge, LinearPhysics):  # type: ignore[misc]
         """
         operator = cast(LinearOperator, self._with(parameters))
         if type(operator).pseudo_inverse in _EXACT:
-            return operator.pseudo_inverse(_to_tuple(y))
+            return operator.pseudo_inverse(to_tuple(y))
         return least_squares(
             operator,
-            _to_tuple(y),
+            to_tuple(y),
             self.max_iter if max_iter is None else max_iter,
             self.tol if tol is None else tol,
         )
@@ -424,7 +456,7 @@ def _domain_shape(physics: Physics, declared: Sequence[int] | None) -> tuple[int
             return tuple(int(n) for n in shape)
     raise InputError(
         f"deepinv's {type(physics).__name__} does not define the shape of its images; pass "
-        "domain_shape=(channel, row, column)"
+        "it.as_operator(physics, domain_shape=(channel, rows, columns)) in its place"
     )
 
 
@@ -440,7 +472,8 @@ def copy_physics(physics: Physics) -> Physics:
     return copy.deepcopy(physics, None if context is None else {id(context): context})
 
 
-def _to_tuple(value: Any) -> Any:
+def to_tuple(value: Any) -> Any:
+    """Return the tensors of deepinv's ``TensorList`` as a tuple, and other values as they are."""
     return tuple(value.x) if isinstance(value, TensorList) else value
 
 

@@ -200,9 +200,12 @@ class Validation(WeightSearch):
             measure = _measure_in_norm_of_image
         held = self._walk(trials, t_white, held_problem, measure, places)
         t_held = torch.stack([minimum(curve, start) for curve, start in zip(held, t_white)])
-        # Measurements without a grid (the rows of a matrix) are in no order that could tell.
+        # Measurements without a grid (the rows of a matrix) are in no order that could tell, nor are
+        # white ones (of a random transform), whose residuals are white for every weight.
         grid = trials.problem.y0.ndim > 3
-        share = torch.tensor([self._share(curve) if grid else 0.0 for curve in white]).to(t_white)
+        tells = (whiteness(trials.problem.y0) > _STRUCTURED).tolist()
+        shares = [self._share(curve) if grid and told else 0.0 for curve, told in zip(white, tells)]
+        share = torch.tensor(shares).to(t_white)
         # Far below the best weight residuals are white as well.
         chosen = t_held + share * (t_white - t_held).clamp_min(0)
         if grid and len(doubtful := self._doubtful(held, noise, trials.problem)):
@@ -411,7 +414,8 @@ def _largest_within(curve: Curve, doubt: float, otherwise: Tensor) -> Tensor:
 
 
 def _near(curve: Curve, place: float) -> list[float]:
-    """Return the columns at the judged weight nearest to a place."""
-    if not len(curve.log_weight):
+    """Return the columns at the judged weight nearest to a place; none if it is a decade away."""
+    distance = (curve.log_weight - place).abs()
+    if not len(distance) or float(distance.min()) > math.log(10.0):
         return []
-    return curve.columns[int((curve.log_weight - place).abs().argmin())].tolist()
+    return curve.columns[int(distance.argmin())].tolist()

@@ -349,8 +349,16 @@ def _reference(solution: Solution, reference: Any) -> Tensor | None:
             "a reference is compared with images, and the solution is a "
             f"{type(solution.x).__name__}"
         )
-    truth = torch.as_tensor(reference).detach().cpu()
+    try:
+        truth = torch.as_tensor(reference).detach().cpu()
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"a reference is an image as an array or a tensor, got {type(reference).__name__}; a "
+            "figure is saved by solution.plot().savefig(path)"
+        ) from error
     expected = tuple(solution.x.shape)
+    # Axes of length 1 may be left out, as in the measurements.
+    truth = truth[(None,) * sum(n == 1 for n in expected[: len(expected) - truth.ndim])]
     measured = tuple(under_measurements(solution, solution.x).shape)
     if truth.ndim == len(measured) and tuple(truth.shape[1:]) == measured[1:]:
         expected = measured

@@ -114,7 +114,14 @@ def _call(
 ) -> Tensor:
     before = x.detach().clone()
     steps = f" and steps of shape {tuple(more[0].shape)}, one per image" if more else ""
-    with naming_faults(f"{prior!r}.{name}", f"images of shape {tuple(x.shape)}{steps}"):
+    advice = "it.testing.check_prior(prior, x) tests a prior alone"
+    if steps:
+        ones = ", ".join("1" for _ in x.shape[1:])
+        advice = f"step.view(-1, {ones}) broadcasts against the images; {advice}"
+    if x.real.dtype != torch.float32 or x.device.type != "cpu":
+        place = x.real.dtype if x.device.type == "cpu" else f'"{x.device}"'
+        advice = f"prior.to({place}) converts the tensors of a prior to those of y; {advice}"
+    with naming_faults(f"{prior!r}.{name}", f"images of shape {tuple(x.shape)}{steps}", advice):
         value = method(x, *more)
     if not isinstance(value, Tensor):
         raise InputError(

@@ -120,6 +120,8 @@ class Checklist:
             pass
         except Exception as error:
             text = " ".join(str(error).split())[:160]
+            if "non-singleton dimension" in text:
+                text += "; one value per item broadcasts as value.view(-1, 1, 1, 1)"
             self.holds(
                 f"{what} runs", False, f"{what} raises {type(error).__name__}: {text or 'no text'}"
             )

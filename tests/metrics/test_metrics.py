@@ -240,3 +240,8 @@ def test_what_cannot_be_compared_is_refused() -> None:
         metrics.psnr(x, reference, data_range=0.0)
     with pytest.raises(InputError, match="at least 11"):
         metrics.ssim(x[..., :9, :9], reference[..., :9, :9])
+
+
+def test_arrays_are_answered_with_the_call_that_converts_them() -> None:
+    with pytest.raises(InputError, match=r"torch.as_tensor\(flow\)"):
+        metrics.end_point_error(np.zeros((4, 3)), np.zeros((4, 3)))  # type: ignore[arg-type]

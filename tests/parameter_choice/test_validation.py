@@ -353,3 +353,21 @@ def test_a_scan_made_by_its_operator_is_not_smoothed_like_a_back_projection(leve
     solution = it.reconstruct(y, A, prior="tv", progress=False)
     simple = it.metrics.psnr(A.pseudo_inverse(y), truth)
     assert float(it.metrics.psnr(solution.x, truth) - simple) > 10
+
+
+def test_white_measurements_have_no_whitest_residual() -> None:
+    transform = torch.linalg.qr(noise((256, 256)))[0]
+    matrix = it.operators.Matrix(transform, (1, 16, 16), (1, 16, 16))
+    truth = torch.zeros(1, 1, 16, 16)
+    truth[..., 4:12, 3:11] = 1
+    std = 0.02
+    problem = it.Problem(
+        matrix(truth) + std * noise(truth.shape, 1),
+        matrix,
+        it.data_terms.LeastSquares(noise_std=std),
+    )
+    solution = it.solve(
+        problem, it.priors.TotalVariation(), regularization=Validation(), progress=False
+    )
+    assert float((solution.x - truth).square().mean().sqrt()) < std
+    assert not any("noise does not explain" in note for note in solution.notes)

@@ -131,3 +131,44 @@ def test_a_gradient_without_energy_has_a_step_that_follows_the_noise() -> None:
         solution = it.solve(problem, prior, regularization=level**-2, progress=False)
         assert solution.status == ("converged",) * 2
         torch.testing.assert_close(solution.x, TRUTH / 2, rtol=1e-2, atol=1e-3)
+
+
+def test_steps_per_image_and_precision_are_explained() -> None:
+    problem = it.Problem(
+        torch.rand(3, 1, 8, 8), it.operators.Identity((1, 8, 8)), it.data_terms.LeastSquares(0.1)
+    )
+    prior = written(prox=lambda self, x, step: x * (1 - step))
+    with pytest.raises(InputError, match=r"step.view\(-1, 1, 1, 1\) broadcasts"):
+        it.solve(problem, prior, progress=False)
+    with pytest.raises(AssertionError, match=r"value.view\(-1, 1, 1, 1\)"):
+        it.testing.check_prior(prior, TRUTH)
+
+    class Learned(it.priors.ExplicitPrior, torch.nn.Module):
+        def __init__(self) -> None:
+            torch.nn.Module.__init__(self)
+            self.layer = torch.nn.Conv2d(1, 2, 3, padding=1)
+
+        def energy(self, x: Tensor) -> Tensor:
+            return self.layer(x).square().flatten(1).sum(1)
+
+    prior, settings = Learned(), {"max_iterations": 3, "progress": False}
+    double = problem.to(dtype=torch.float64)
+    with pytest.raises(InputError, match=r"prior.to\(torch.float64\)"):
+        it.solve(double, prior, **settings)
+    assert it.solve(double, prior.to(torch.float64), **settings).x.dtype == torch.float64
+    assert prior.layer.weight.dtype == torch.float32
+
+
+def test_a_solution_is_no_image() -> None:
+    prior = it.priors.Tikhonov()
+    solution = it.solve(PROBLEM, prior, regularization=1.0, progress=False)
+    with pytest.raises(InputError, match="give solution.x"):
+        it.solve(PROBLEM, prior, initial=solution, progress=False)
+    with pytest.raises(InputError, match="savefig"):
+        solution.plot("figure.png")
+
+
+def test_a_reference_without_axes_of_length_1_is_accepted() -> None:
+    alone = PROBLEM.select(torch.tensor([0]))
+    solution = it.solve(alone, it.priors.Tikhonov(), regularization=1.0, progress=False)
+    assert solution.plot(TRUTH[0, 0].numpy()) is not None

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from deepinv.models import Reconstructor
 from deepinv.physics import Physics
-from deepinv.utils import TensorList
 from torch import Tensor
 
 from invtoolbox.catalogue.presets import priors_named, solver_named
@@ -16,7 +15,7 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.deepinv_noise import likelihood
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.reconstruct import reconstruct
-from invtoolbox.operators.deepinv_physics import operator_of, place_like
+from invtoolbox.operators.deepinv_physics import operator_of, place_like, to_tuple
 from invtoolbox.priors.adapters import as_prior
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
@@ -66,7 +65,7 @@ class SolverReconstructor(Reconstructor):  # type: ignore[misc]
             physics: physics of the measurements.
         """
         operator = operator_of(y, physics, self.domain_shape)
-        measured = tuple(y.x) if isinstance(y, TensorList) else y
+        measured = to_tuple(y)
         if self.data_term is not None:
             return Problem(measured, operator, self.data_term)
         return Problem(*likelihood(measured, operator, physics))
@@ -152,7 +151,7 @@ class NetworkReconstructor(Reconstructor):  # type: ignore[misc]
             init: initial guess.
         """
         network = self.network.with_operator(operator_of(y, physics, self.domain_shape))
-        measured = tuple(y.x) if isinstance(y, TensorList) else y
+        measured = to_tuple(y)
         return network(measured, init)
 
 

@@ -53,7 +53,8 @@ def reconstruct(
             that nothing absorbs.
         noise_std: standard deviation of the noise, a number or one number per item; estimated from
             ``y`` if the rule for the weight needs it (the default does not).
-        data_term: misfit between prediction and measurements; least squares by default.
+        data_term: misfit between prediction and measurements; by default that of the noise model
+            of a deepinv physics, as in `as_reconstructor`, and least squares for other operators.
         solver: solver or its name, as in `solve`.
         regularization: weight of the prior, as in `solve`.
         max_iterations: largest number of iterations, as in `solve`.
@@ -95,12 +96,7 @@ def reconstruct(
     >>> it.reconstruct(y, A, prior="tikhonov", noise_std=0.05, progress=False).x.shape
     torch.Size([1, 1, 16, 16])
     """
-    if data_term is not None and noise_std is not None:
-        raise InputError("give noise_std, or a data_term that knows it, not both")
-    if not isinstance(A, Operator):
-        A = _operator_of(A, y)
-    term = LeastSquares(noise_std=noise_std) if data_term is None else data_term
-    problem = Problem(with_axes(y, A), A, term)
+    problem = _problem_of(y, A, noise_std, data_term)
     # Objects stay as the user made them.
     entries = split_priors(prior)
     names = entries if all(isinstance(entry, str) for entry in entries) else []
@@ -131,21 +127,44 @@ def reconstruct(
     return solve_repaired(problem, solve_reduced, repair)
 
 
-def _operator_of(obj: Any, y: Any) -> Operator:
-    """Return the operator of an object; physics of deepinv may leave the shape of images to ``y``."""
+def _problem_of(
+    y: Any, A: Any, noise_std: float | Tensor | None, data_term: DataTerm | None
+) -> Problem:
+    """Return the problem of the arguments of `reconstruct`."""
+    if data_term is not None and noise_std is not None:
+        raise InputError("give noise_std, or a data_term that knows it, not both")
+    operator, y = (A, y) if isinstance(A, Operator) else _operator_of(A, y)
+    y = with_axes(y, operator)
+    if data_term is None and noise_std is None and _is_of_deepinv(A):
+        from invtoolbox.data_terms.deepinv_noise import likelihood
+
+        return Problem(*likelihood(y, operator, A))
+    term = LeastSquares(noise_std=noise_std) if data_term is None else data_term
+    return Problem(y, operator, term)
+
+
+def _is_of_deepinv(obj: Any) -> bool:
     deepinv = sys.modules.get("deepinv")
-    kinds = (Operator,) if deepinv is None else (Operator, deepinv.physics.Physics)
-    if isinstance(y, kinds):
+    return deepinv is not None and isinstance(obj, deepinv.physics.Physics)
+
+
+def _operator_of(obj: Any, y: Any) -> tuple[Operator, Any]:
+    """Return the operator of an object, and the measurements without deepinv's ``TensorList``.
+
+    Physics of deepinv may leave the shape of images to ``y``.
+    """
+    if isinstance(y, Operator) or _is_of_deepinv(y):
         raise InputError(
             "the arguments are exchanged: reconstruct(y, A) takes the measurements first"
         )
-    if isinstance(obj, kinds):
-        from invtoolbox.operators.deepinv_physics import operator_of
+    if _is_of_deepinv(obj):
+        from invtoolbox.operators.deepinv_physics import operator_of, to_tuple
 
-        return operator_of(as_measurements(y) if _is_array(y) else y, obj, None)
+        y = as_measurements(y) if _is_array(y) else y
+        return operator_of(y, obj, None), to_tuple(y)
     from invtoolbox.operators.adapters import as_operator
 
-    return as_operator(obj)
+    return as_operator(obj), y
 
 
 def with_axes(y: Any, A: Operator) -> Any:

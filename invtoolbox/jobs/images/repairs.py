@@ -104,7 +104,7 @@ def _mend_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     is_simple = type(problem.data_term) is LeastSquares and isinstance(problem.y, Tensor)
     if notes or not is_simple or not isinstance(problem.operator, Scan):
         return problem, notes
-    if problem.skipped is not None or problem.unknown:
+    if problem.skipped is not None or problem.unknown or problem.y0.is_complex():
         return problem, notes
     subject, y = Subject(problem), problem.y0
     # Whole numbers are counts, in whose logarithm alone a gain adds a constant.

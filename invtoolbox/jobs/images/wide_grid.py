@@ -145,7 +145,7 @@ def cover_field(operator: object, y: Tensor) -> Scan | None:
         y: its measurements.
     """
     plane = Sinogram.of(y[:1], operator) if isinstance(operator, Scan) else None
-    if plane is None or y.is_complex():
+    if plane is None:
         return None
     assert isinstance(operator, Scan)
     shape = operator.domain_shape[-2:]

@@ -320,6 +320,9 @@ class Scan2D(Scan):
             images, ``(batch, C, H, W)``.
         """
         self._check_measurements("pseudo-inverse", y)
+        if y.is_complex():
+            parts = (self.pseudo_inverse(part, filter, cutoff) for part in (y.real, y.imag))
+            return torch.complex(*parts)
         return self._each_item(
             lambda item, angles, shift: self._invert(
                 item,

@@ -134,3 +134,15 @@ def test_physics_of_deepinv_take_arrays_and_name_what_is_missing() -> None:
             it.reconstruct(values, physics)
     with pytest.raises(InputError, match="the arguments are exchanged"):
         it.reconstruct(physics, y)
+
+
+def test_complex_views_are_two_real_scans() -> None:
+    angles = torch.arange(30) * torch.pi / 30
+    A = it.operators.ParallelBeam((24, 24), angles, 36)
+    x = torch.zeros(1, 1, 24, 24)
+    x[..., 6:16, 8:18] = 0.1
+    y = torch.complex(A(x), 2 * A(x))
+    back = A.pseudo_inverse(y)
+    assert torch.equal(back.imag, A.pseudo_inverse(2 * A(x)))
+    solution = it.reconstruct(y, A, "tikhonov", 0.01, max_iterations=5, progress=False)
+    assert solution.x.is_complex()

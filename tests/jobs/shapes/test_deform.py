@@ -344,3 +344,8 @@ def test_handles_in_another_form_are_named() -> None:
         it.deform({0: (0, 0, 0)}, points)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"\{number: position\}.*got list"):
         it.deform(points, [(0, (0, 0, 1)), (1, (0, 0, 0)), (2, (1, 0, 0))])  # type: ignore[arg-type]
+
+
+def test_the_name_of_a_file_is_answered_with_its_reader() -> None:
+    with pytest.raises(InputError, match=r"it.datasets.read_mesh\(path\)"):
+        it.deform("triangle.obj", {0: [0.0, 0.0, 0.0]})  # type: ignore[arg-type]
