@@ -132,6 +132,7 @@ def methods(folder: Path, device: str) -> dict[str, Method]:
     return {
         "Tikhonov": by_sure(it.priors.Tikhonov("gradient")),
         "wavelet l1": by_sure(it.priors.WaveletL1(), it.solvers.ADMM(), 2e-3),
+        "stationary wavelet l1": by_sure(it.priors.StationaryWaveletL1(), it.solvers.PDHG(), 2e-3),
         "Huber-TV": by_sure(it.priors.HuberTV(0.02)),
         "TV": tv_row,
         "TGV": by_sure(it.priors.TotalGeneralizedVariation(), it.solvers.PDHG(), 1e-2, 200),

@@ -234,7 +234,11 @@ def brain(accelerations: list[int]) -> list[tuple[str, Case]]:
     shape = (y.shape[-2], y.shape[-1])
     std = float(outer_noise_std(y, mask))
     truth = it.reconstruct(
-        y, CartesianMRI(mask, shape, maps), prior="wavelet", noise_std=std, progress=False
+        y,
+        CartesianMRI(mask, shape, maps),
+        prior="orthogonal-wavelet",
+        noise_std=std,
+        progress=False,
     ).x[0, 0]
     level = std / float(truth.abs().max())
     return [

@@ -131,6 +131,11 @@ OPERATORS: dict[str, Part] = {
         {"angles": ANGLES, "voxel_size": between(0.8, 1.2)},
     ),
     "wavelet": (O.Wavelet, {"shape": (1, *IMAGE), "levels": 1}, {"wavelet": word("wavelet")}),
+    "stationary wavelet": (
+        O.StationaryWavelet,
+        {"shape": (1, *IMAGE), "levels": 1},
+        {"wavelet": word("wavelet")},
+    ),
     "matrix": (O.Matrix, {"domain_shape": (1, *IMAGE)}, {"matrix": noise(30, 64, scale=0.2)}),
     "function": (
         lambda gain, squared: it.as_operator(scaled(gain, squared), (1, *IMAGE), (1, *IMAGE)),
@@ -172,6 +177,7 @@ PRIORS: dict[str, Part] = {
     "huber-tv": (P.HuberTV, {}, {"threshold": between(0.01, 0.1), "isotropic": yes_or_no}),
     "tgv": (P.TotalGeneralizedVariation, {}, {"ratio": between(1.0, 3.0)}),
     "wavelet": (P.WaveletL1, {"levels": 1}, {"wavelet": word("wavelet")}),
+    "stationary wavelet": (P.StationaryWaveletL1, {"levels": 1}, {"wavelet": word("wavelet")}),
     "l1": (P.L1, {}, {"lower": between(-1.0, 0.0)}),
     "box": (P.Box, {}, {"lower": between(-1.0, 0.0), "upper": between(0.7, 1.0)}),
     "nonnegative": (P.NonNegative, {}, {}),

@@ -23,7 +23,7 @@ images = {"truth": truth, "blurred, noisy": y}
 for name, prior in {
     "Tikhonov": it.priors.Tikhonov(operator="gradient"),
     "TV": it.priors.TotalVariation(),
-    "wavelets": it.priors.WaveletL1(),
+    "wavelets": it.priors.StationaryWaveletL1(),
     "graphLa over TV": it.priors.GraphLaplacian(first="tv"),
     "denoiser-natural": it.priors.load("denoiser-natural"),
 }.items():

@@ -37,7 +37,7 @@ problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std))
 print(f"{float(mask.mean()):.0%} of k-space is sampled")
 images = {"truth": truth, "zero-filled": A.adjoint(y)}
 images["SENSE (least squares)"] = it.solve(problem, max_iterations=15, progress=False).x
-solution = it.solve(problem, it.priors.WaveletL1(), progress=False)
+solution = it.solve(problem, it.priors.StationaryWaveletL1(), progress=False)
 print(solution)
 images["wavelet prior"] = solution.x
 solution = it.solve(problem, it.priors.TotalVariation(), progress=False)

@@ -34,7 +34,8 @@ KINDS = ("priors", "operators", "data_terms", "solvers", "readers")
 _USUAL = {
     "TotalVariation": "tv",
     "TotalGeneralizedVariation": "tgv",
-    "WaveletL1": "wavelet",
+    "StationaryWaveletL1": "wavelet",
+    "WaveletL1": "orthogonal-wavelet",
     "NonNegative": "nonnegative",
     "ParallelBeam3D": "parallel-beam-3d",
     "Blur3D": "blur-3d",

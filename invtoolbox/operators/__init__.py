@@ -45,6 +45,7 @@ from invtoolbox.operators.rendering.exposure import ExposedRenderer
 from invtoolbox.operators.rendering.gaussian_renderer import GaussianRanges, GaussianRenderer
 from invtoolbox.operators.rendering.voxel_renderer import VoxelRenderer
 from invtoolbox.operators.ridge_splines import RidgeSplines
+from invtoolbox.operators.stationary_wavelet import StationaryWavelet
 from invtoolbox.operators.strain import ElasticStrain, SecondDifferences
 from invtoolbox.operators.tomography import trajectories
 from invtoolbox.operators.tomography.cone_beam import ConeBeam, VectorScan
@@ -107,6 +108,7 @@ __all__ = [
     "SideGap",
     "SpaceVaryingBlur",
     "SparseMatrix",
+    "StationaryWavelet",
     "TrackedPoints",
     "TravelTimes",
     "Unmixing",

@@ -18,7 +18,8 @@ class Wavelet(Unitary):
     The approximation lies in the first corner, the details around it, coarse to fine; see
     `OrthogonalWavelet`. Channels are transformed one by one, and any number of channels is
     accepted. The adjoint is the inverse. ``L1() @ Wavelet(...)`` penalizes all coefficients;
-    `it.priors.WaveletL1` leaves the approximation free.
+    `it.priors.WaveletL1` leaves the approximation free. `StationaryWavelet` has the details of all
+    shifts.
 
     Args:
         shape: shape ``(channel, *space)``.
@@ -67,7 +68,7 @@ class OrthogonalWavelet:
     def __init__(self, wavelet: str, levels: int) -> None:
         check_range(self, "[1, inf)", levels=levels)
         self.wavelet, self.levels = wavelet, int(levels)
-        self._low, self._high = _filters(wavelet)
+        self._low, self._high = orthogonal_filters(wavelet)
 
     def transform(self, x: Tensor) -> Tensor:
         """Compute ``W x``, of the shape of ``x (batch, channel, *space)``.
@@ -76,7 +77,7 @@ class OrthogonalWavelet:
         """
         coefficients = x.clone()
         for lengths, axes in self.plan(tuple(x.shape[2:])):
-            block = values = _corner(coefficients, lengths, 2)
+            block = values = first_corner(coefficients, lengths, 2)
             for axis in axes:
                 values = self._analyze(values, axis + 2)
             block.copy_(values)
@@ -86,7 +87,7 @@ class OrthogonalWavelet:
         """Compute ``W^T c``, which is the inverse."""
         x = coefficients.clone()
         for lengths, axes in reversed(self.plan(tuple(x.shape[2:]))):
-            block = values = _corner(x, lengths, 2)
+            block = values = first_corner(x, lengths, 2)
             for axis in axes:
                 values = self._synthesize(values, axis + 2)
             block.copy_(values)
@@ -99,7 +100,7 @@ class OrthogonalWavelet:
         """
         details = torch.zeros(space, dtype=torch.bool, device=device)
         for lengths, axes in self.plan(space):
-            mask = _corner(details, lengths, 0)
+            mask = first_corner(details, lengths, 0)
             for axis in axes:
                 half = lengths[axis] // 2
                 mask.narrow(axis, half, half).fill_(True)
@@ -154,8 +155,11 @@ class OrthogonalWavelet:
         return f"OrthogonalWavelet({self.wavelet!r}, levels={self.levels})"
 
 
-def _filters(name: str) -> tuple[list[float], list[float]]:
-    """Return the filters of an orthogonal wavelet, in the order in which they meet the samples."""
+def orthogonal_filters(name: str) -> tuple[list[float], list[float]]:
+    """Return the low and the high filter of an orthogonal wavelet.
+
+    Their values are in the order in which they meet the samples.
+    """
     import pywt
 
     names = pywt.wavelist(kind="discrete")
@@ -170,13 +174,14 @@ def _filters(name: str) -> tuple[list[float], list[float]]:
     )
     if not wavelet.orthogonal or error > 1e-7:
         raise InputError(
-            f"the wavelet {name!r} is not orthogonal, so its prox has no closed form; "
-            "use haar, db, sym or coif"
+            f"the wavelet {name!r} is not orthogonal, so its adjoint is not its inverse; use haar, "
+            "db, sym or coif"
         )
     return low, high
 
 
-def _corner(tensor: Tensor, lengths: tuple[int, ...], first: int) -> Tensor:
+def first_corner(tensor: Tensor, lengths: tuple[int, ...], first: int) -> Tensor:
+    """Return a view of the first ``lengths`` places along the axes from ``first`` on."""
     for k, n in enumerate(lengths):
         tensor = tensor.narrow(first + k, 0, n)
     return tensor

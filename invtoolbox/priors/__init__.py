@@ -26,6 +26,7 @@ from invtoolbox.priors.images.nuclear_norm import NuclearNorm
 from invtoolbox.priors.images.prior_image import Misfit, PriorImage
 from invtoolbox.priors.images.smoothed_norm import HuberNorm, SmoothedNorm
 from invtoolbox.priors.images.sparsity import L1, GroupL1, GroupSparsity, WaveletL1
+from invtoolbox.priors.images.stationary_wavelet import StationaryWaveletL1
 from invtoolbox.priors.images.tangent_bound import TangentBound
 from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.priors.images.total_generalized_variation import TotalGeneralizedVariation
@@ -199,6 +200,7 @@ __all__ = [
     "SpatialConsistency",
     "SpeedLimit",
     "StaticWorld",
+    "StationaryWaveletL1",
     "SumOfNorms",
     "TangentBound",
     "ThroughOperator",

@@ -15,6 +15,7 @@ from invtoolbox.priors import (
     ExplicitPrior,
     GroupL1,
     NonNegative,
+    StationaryWaveletL1,
     Tikhonov,
     TotalVariation,
     WaveletL1,
@@ -40,6 +41,7 @@ PRIORS: dict[str, Callable[[], ExplicitPrior]] = {
     "tikhonov": Tikhonov,
     "tikhonov-reference": lambda: Tikhonov(reference=REFERENCE),
     "wavelet": lambda: WaveletL1("db2", levels=2),
+    "stationary-wavelet": lambda: StationaryWaveletL1("db2", tolerance=TIGHT, max_iterations=20000),
     "nonnegative": NonNegative,
     "box": lambda: Box(-0.5, torch.tensor([0.3, 0.6, 0.9])),
 }
