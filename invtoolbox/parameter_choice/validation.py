@@ -203,7 +203,7 @@ class Validation(WeightSearch):
         # Measurements without a grid (the rows of a matrix) are in no order that could tell, nor are
         # white ones (of a random transform), whose residuals are white for every weight.
         grid = trials.problem.y0.ndim > 3
-        tells = (whiteness(trials.problem.y0) > _STRUCTURED).tolist()
+        tells = (whiteness(trials.problem.y0) > STRUCTURED).tolist()
         shares = [self._share(curve) if grid and told else 0.0 for curve, told in zip(white, tells)]
         share = torch.tensor(shares).to(t_white)
         # Far below the best weight residuals are white as well.
