@@ -11,6 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
+import invtoolbox as it
+from invtoolbox.jobs.images.repairs import solve_repaired
+from invtoolbox.measurements.findings import Subject
+from invtoolbox.measurements.readings import check_gains
 
 BENCHMARKS = str(Path(__file__).resolve().parent.parent / "benchmarks")
 
@@ -187,3 +193,17 @@ def test_a_results_file_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_defaults_keep_the_floor(name: str, index: int) -> None:
     record = run.measure(name, index, zoo.JOBS[name].priors[0])
     assert record["left_out"] or record["loss"] <= run.UNMARKED or run.marks(record), record
+
+
+def test_rays_that_miss_the_image_are_no_gains_of_cells() -> None:
+    """On the grid of the user, an object outside of it makes cells differ as gains do."""
+    scan, readings = zoo.item("ct beyond the grid", 18), []
+    problem = it.Problem(scan.y, scan.A)
+    assert check_gains(Subject(problem)) is not None
+
+    def solve(some: it.Problem, _: Tensor) -> it.Solution:
+        readings.append(some.y0)
+        return it.solve(some, max_iterations=1, progress=False, check=False)
+
+    solve_repaired(problem, solve, None)
+    assert torch.equal(readings[0], scan.y)

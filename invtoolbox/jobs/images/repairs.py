@@ -13,7 +13,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import MeasurementWarning, warn_user
 from invtoolbox.jobs.images.join import join
 from invtoolbox.jobs.images.kernel_width import scale_certain
-from invtoolbox.jobs.images.wide_grid import cover_field
+from invtoolbox.jobs.images.wide_grid import cover_field, find_wider
 from invtoolbox.measurements import check_measurements, repair_measurements
 from invtoolbox.measurements.detector import fill
 from invtoolbox.measurements.empty_views import empty_views
@@ -87,11 +87,21 @@ def _repair(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     problem, notes = repair_measurements(problem)
     problem, width_notes = scale_certain(problem)
     notes += width_notes
-    is_scan = isinstance(problem.operator, Scan)
-    if is_scan and any(finding.name == "gains" for finding in check_measurements(problem)):
-        problem, note = _without_gains(problem, "")
-        notes += (note,)
+    if isinstance(problem.operator, Scan):
+        whole = _cover_object(problem)
+        if any(finding.name == "gains" for finding in check_measurements(whole)):
+            mended, note = _without_gains(whole, "")
+            return mended.with_operator(problem.operator), (*notes, note)
     return problem, notes
+
+
+def _cover_object(problem: Problem) -> Problem:
+    """Return the problem on a larger grid if its object reaches beyond the image.
+
+    On the grid of the user, what the rays measure outside of it makes cells differ as gains do.
+    """
+    wider = find_wider(problem)
+    return problem if wider is None else problem.with_operator(wider.operator)
 
 
 def _mend_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
@@ -110,12 +120,15 @@ def _mend_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     # Whole numbers are counts, in whose logarithm alone a gain adds a constant.
     if bool((y == y.round()).all()) or check_gains(subject) is None:
         return problem, notes
+    whole = _cover_object(problem)
+    if whole is not problem and check_gains(Subject(whole)) is None:
+        return problem, notes
     # Another mistake, such as an axis in the wrong place, may have made the cells differ.
     other_findings = find(subject, without=check_gains)
     if {f.name for f in other_findings if not f.is_remark} <= _HARMLESS:
-        problem, note = _without_gains(problem, "; repair=False keeps them")
+        mended, note = _without_gains(whole, "; repair=False keeps them")
         warn_user(note, MeasurementWarning)
-        notes += (note,)
+        return mended.with_operator(problem.operator), (*notes, note)
     return problem, notes
 
 

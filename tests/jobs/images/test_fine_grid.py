@@ -8,6 +8,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.core.interrupts import limit
+from invtoolbox.jobs.images.fine_grid import solve_finer
 from invtoolbox.jobs.images.held_out import compare_in_norm_of_image
 from invtoolbox.jobs.images.join import NO_POSTERIOR
 from invtoolbox.operators.tomography.scan_2d import Scan
@@ -94,6 +95,25 @@ class OneSize(it.priors.ExplicitPrior):
 
     def prox(self, x: Tensor, step: Tensor) -> Tensor:
         return x / (1 + torch.as_tensor(step).reshape(-1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("is_voxels", [False, True], ids=["ellipsoid", "voxels"])
+def test_a_volume_is_solved_on_smaller_voxels_unless_it_is_made_of_its_own(is_voxels: bool) -> None:
+    """The weight of its grid serves smaller voxels, and its choice is stated."""
+    A = it.operators.ConeBeam((6, 8, 8), turn(36), (8, 12), 40.0, 60.0, detector_spacing=1.5)
+    z, y, x = ((torch.arange(4 * n) + 0.5) / 4 - n / 2 for n in (6, 8, 8))
+    depth = (z / 2.1).square()[:, None, None] + ((y + 0.4) / 2.7).square()[:, None]
+    fine = (depth + ((x - 0.3) / 3.1).square() < 1).float()[None, None]
+    truth = torch.nn.functional.avg_pool3d(fine, 4)
+    body, finest = (truth, A) if is_voxels else (fine, A.refine().refine())
+    problem, prior = it.Problem(finest.simulate(body, 0.1, seed=0), A), it.priors.TotalVariation()
+    coarse = it.solve(problem, prior, progress=False)
+    solution, _ = solve_finer(problem, coarse, torch.tensor([True]), prior, None, {})
+    assert is_finer(solution) != is_voxels
+    if not is_voxels:
+        assert torch.equal(solution.regularization, 0.5 * coarse.regularization)
+        assert "validation" in solution.weight_choice
+        assert rmse(solution.x, truth) < 0.6 * rmse(coarse.x, truth)
 
 
 def test_a_prior_of_one_size_keeps_the_grid() -> None:
