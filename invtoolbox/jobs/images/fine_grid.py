@@ -23,9 +23,11 @@ from torch import Tensor
 from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.jobs.images.held_out import (
+    USABLE,
     average_pixels,
     compare_in_norm_of_image,
     enlarge_pixels,
+    may_give_way,
     number_held,
     predict_views,
     repeat,
@@ -35,7 +37,6 @@ from invtoolbox.jobs.images.join import NO_POSTERIOR, join, take
 from invtoolbox.jobs.images.trained_range import needs_unit
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.posteriors.base import MappedPosterior
-from invtoolbox.posteriors.exact import GaussianPosterior
 from invtoolbox.priors.base import Prior
 from invtoolbox.priors.images.total_variation import TotalVariation
 from invtoolbox.problem import Problem
@@ -55,8 +56,6 @@ _LARGEST_VOLUME, _LEAST_PANELS = 1 << 15, 6
 #: Weight of total variation on voxels of half the size, relative to its weight on those of the user. Equal
 #: energies of an edge have the ratio 1/4, and equal energies of noise about 1.
 _SHARE_OF_WEIGHT = 0.5
-#: Statuses of answers that are compared.
-_USABLE = ("converged", "early_stopping", "limit")
 
 
 def refine(problem: Problem, solution: Solution, prior: Prior | None) -> Problem | None:
@@ -71,17 +70,15 @@ def refine(problem: Problem, solution: Solution, prior: Prior | None) -> Problem
         solution: its solution.
         prior: sum of the priors.
     """
-    A, is_drawn = problem.operator, not isinstance(solution.posterior, GaussianPosterior | None)
+    A = problem.operator
     if (
         not isinstance(A, Scan)
         or type(problem.data_term) is not LeastSquares
         or problem.unknown
         or problem.y0.is_complex()
         or prior is None
-        or any(term.chosen for term in prior.as_sum().terms)
+        or not may_give_way(solution, prior)
         or needs_unit(prior)
-        or is_drawn
-        or solution.parameters
     ):
         return None
     is_volume = len(problem.image_shape) == 4
@@ -157,7 +154,7 @@ def solve_finer(
         is_fine = (
             wins | is_mean_better & ~compare_in_norm_of_image(small_residual, large_residual)[0]
         )
-    usable = [a in _USABLE and b in _USABLE for a, b in zip(solution.status, fine.status)]
+    usable = [a in USABLE and b in USABLE for a, b in zip(solution.status, fine.status)]
     is_fine &= torch.tensor(usable, device=wins.device)
     is_fine &= fine.regularization.to(wins.device) > _LEAST_WEIGHT * solution.regularization
     is_fine &= candidates.to(wins.device)

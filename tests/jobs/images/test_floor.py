@@ -124,6 +124,23 @@ def test_texture_is_not_taken_for_noise_of_an_estimated_level() -> None:
     assert any("coarser than white noise" in note for note in solution.notes)
 
 
+def test_a_picture_without_noise_is_not_called_texture() -> None:
+    clean = torch.zeros(1, 1, 32, 32)
+    clean[..., 8:20, 10:24] = 1
+    A = it.operators.Identity((1, 32, 32))
+    solution = it.reconstruct(clean, A, "tikhonov", progress=False)
+    assert torch.equal(solution.x, clean)
+    assert any("flat parts of the picture have no noise" in note for note in solution.notes)
+    assert not any("texture" in note for note in solution.notes)
+
+
+def test_a_picture_of_one_row_has_no_texture() -> None:
+    """The windows of the texture have more rows than it, and the call ended by an error."""
+    line = torch.randn(1, 1, 1, 300, generator=torch.Generator().manual_seed(0))
+    solution = it.reconstruct(line, it.operators.Identity((1, 1, 300)), "tikhonov", progress=False)
+    assert float(solution.x.norm()) < 0.5 * float(line.norm())
+
+
 def test_an_item_is_compared_alone_as_in_a_batch() -> None:
     truth = torch.cat([picture(32), picture(32).flip(3)])
     mask = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(2)) > 0.5
