@@ -98,16 +98,22 @@ def solve_open(
     # Remarks on the weight and on the residual are those of the answer that is returned.
     remarks = [text for text in solution.notes if not _OF_ANSWER.search(text)]
     beyond = dataclasses.replace(beyond, notes=tuple(dict.fromkeys((*beyond.notes, *remarks))))
-    beyond = crop_edges(problem, opened, keep_floor(opened, beyond, prior, solver, limit))
+    image = beyond.x
+    beyond = keep_floor(opened, beyond, prior, solver, limit)
+    # A simple answer depends on no boundary.
+    is_noted = is_open & (image == beyond.x).flatten(1).all(1).cpu()
+    beyond = crop_edges(problem, opened, beyond)
     seconds = solution.seconds + beyond.seconds
     if bool(is_open.all()):
-        return dataclasses.replace(beyond, notes=(*beyond.notes, _note("")), seconds=seconds), True
+        notes = [_note(problem, k) for k in is_noted.nonzero().flatten().tolist()]
+        return dataclasses.replace(beyond, notes=(*beyond.notes, *notes), seconds=seconds), True
     mirrored = keep_floor(problem, solution, prior, solver, limit)
     places, parts = torch.arange(len(is_open)), []
     for answer, is_taken in ((mirrored, ~is_open), (beyond, is_open)):
         items = places[is_taken]
         notes = [text for text in answer.notes if _concerns(text, is_taken)]
-        notes += [_note(f" of item {k}") for k in items.tolist() if answer is beyond]
+        if answer is beyond:
+            notes += [_note(problem, k) for k in is_noted.nonzero().flatten().tolist()]
         if solution.posterior is not None:
             notes.append(NO_POSTERIOR)
         parts.append((items, dataclasses.replace(take(answer, items), notes=tuple(notes))))
@@ -120,7 +126,8 @@ def _concerns(note: str, is_taken: Tensor) -> bool:
     return item is None or bool(is_taken[int(item[1])])
 
 
-def _note(where: str) -> str:
+def _note(problem: Problem, item: int) -> str:
+    where = "" if problem.batch == 1 else f" of item {item}"
     return (
         f"edges{where} ring less if the scene goes on beyond the picture: boundary='valid' took the "
         "place of 'reflect'; regularization= a number keeps 'reflect'"

@@ -188,7 +188,7 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
             f"{name} by {_root(by_simple[k])}: {end}"
         )
 
-    return Verdict(wins | is_noise, lambda k: simple(y[k : k + 1]), reason)
+    return Verdict(wins | is_noise, lambda k: simple(y)[k : k + 1], reason)
 
 
 def _is_rough(A: Any, x: Tensor, residual: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ def _is_rough(A: Any, x: Tensor, residual: Tensor) -> Tensor:
     if not isinstance(A, Blur) or A.domain_shape != A.range_shape:
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
     generator = torch.Generator().manual_seed(_SEED)
-    white = torch.randn((1, *x.shape[1:]), generator=generator).to(x)
+    white = torch.randn((1, *x.shape[1:]), generator=generator).to(x).expand_as(x)
     # Points are as rough as white noise too, but noise explains what they leave.
     return (whiteness(residual) > COLOURED) & (roughness(A, x) > roughness(A, white))
 

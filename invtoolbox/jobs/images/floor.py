@@ -101,8 +101,9 @@ def keep_floor(
         for term in terms:
             if term.prior.is_constraint and "prox" in term.prior.offers:
                 images[k] = term.prior.prox(images[k], 1.0)
-        # A remark on the residual of an answer that is not returned.
-        notes = tuple(note for note in notes if f"the residual{where}," not in note)
+        # Remarks on the residual and on the pixels of an answer that is not returned.
+        remarks = (f"the residual{where},", f"predict held-out views{where} with")
+        notes = tuple(n for n in notes if not any(remark in n for remark in remarks))
         notes += (f"{verdict.reason(k)}{where}; {KEPT}",)
     posterior = solution.posterior
     if replaced and posterior is not None:

@@ -454,6 +454,28 @@ def test_simulated_items_are_compared_alone_as_in_a_batch() -> None:
     assert torch.equal(together.x, torch.cat([solution.x for solution in alone]))
 
 
+def test_every_item_may_have_a_kernel_of_its_own() -> None:
+    """White noise of one item met the kernels of all, and the call ended by an error."""
+    kernels = torch.stack([torch.ones(1, 3, 3) / 9, torch.eye(3)[None] / 3])
+    A = it.operators.Blur(kernels, (1, 32, 32))
+    y = A.simulate(picture(32).expand(2, -1, -1, -1), 0.01, seed=0)
+    both = it.reconstruct(y, A, "tikhonov", max_iterations=2, progress=False)
+    second = A.select(torch.tensor([1]))
+    alone = it.reconstruct(y[1:], second, "tikhonov", max_iterations=2, progress=False)
+    assert torch.equal(both.x[1:], alone.x)
+
+
+def test_every_item_may_have_a_mask_of_its_own() -> None:
+    """The zero filling of one item met the masks of all, and the call ended by an error."""
+    mask = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5
+    A = it.operators.CartesianMRI(mask, (32, 32))
+    x = picture(32).expand(2, -1, -1, -1).to(torch.complex64)
+    y = A.simulate(x, 0.02, seed=0)
+    both = it.reconstruct(y, A, "tikhonov", 0.02, max_iterations=5, progress=False)
+    assert any("zero-filled image of item 1" in note for note in both.notes)
+    assert torch.equal(both.x[1:], A.select(torch.tensor([1])).pseudo_inverse(y[1:]))
+
+
 def test_an_answer_rougher_than_white_noise_is_not_returned() -> None:
     """A picture that goes on beyond its edges, with the least noise, under a wide kernel."""
     truth = picture(60)
