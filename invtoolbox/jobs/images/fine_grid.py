@@ -23,7 +23,6 @@ from torch import Tensor
 from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.jobs.images.held_out import (
-    USABLE,
     average_pixels,
     compare_in_norm_of_image,
     enlarge_pixels,
@@ -56,6 +55,8 @@ _LARGEST_VOLUME, _LEAST_PANELS = 1 << 15, 6
 #: Weight of total variation on voxels of half the size, relative to its weight on those of the user. Equal
 #: energies of an edge have the ratio 1/4, and equal energies of noise about 1.
 _SHARE_OF_WEIGHT = 0.5
+#: Statuses of answers that are compared.
+_USABLE = ("converged", "early_stopping", "limit")
 
 
 def refine(problem: Problem, solution: Solution, prior: Prior | None) -> Problem | None:
@@ -154,7 +155,7 @@ def solve_finer(
         is_fine = (
             wins | is_mean_better & ~compare_in_norm_of_image(small_residual, large_residual)[0]
         )
-    usable = [a in USABLE and b in USABLE for a, b in zip(solution.status, fine.status)]
+    usable = [a in _USABLE and b in _USABLE for a, b in zip(solution.status, fine.status)]
     is_fine &= torch.tensor(usable, device=wins.device)
     is_fine &= fine.regularization.to(wins.device) > _LEAST_WEIGHT * solution.regularization
     is_fine &= candidates.to(wins.device)

@@ -54,8 +54,6 @@ _HALVINGS, _MOST_PIXELS = 2, 1 << 20
 
 #: Solve another problem with the weight and the solver of a solution: ``(problem) -> images``.
 Again = Callable[[Problem], Tensor]
-#: Statuses of answers that are compared.
-USABLE = ("converged", "early_stopping", "limit")
 
 
 def may_give_way(solution: Solution, prior: Prior | None) -> bool:
