@@ -213,9 +213,11 @@ def _level(high: Tensor, rough: Tensor, level: Tensor, strata: int, fraction: fl
 
 def _roughness(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Return the sum of squares of slopes and curvatures in every window."""
-    return torch.stack(
-        [_component(values, axes, degrees).square_() for degrees in _SHAPES[len(axes)]]
-    ).sum(0)
+    first, *others = _SHAPES[len(axes)]
+    rough = _component(values, axes, first).square_()
+    for degrees in others:  # one by one, as scans are large
+        rough.add_(_component(values, axes, degrees).square_())
+    return rough
 
 
 def _component(values: Tensor, axes: tuple[int, ...], degrees: tuple[int, ...]) -> Tensor:
