@@ -136,11 +136,11 @@ def coarseness(y: Tensor) -> Tensor:
     """Return the size of coarser waves in flat windows, relative to the waves of the noise estimate.
 
     It is 1 for white noise, mostly 1.25 and more for texture, whose spectrum falls with the frequency,
-    and infinite for pictures without noise. Of the directions of waves the one with the least counts,
+    infinite for pictures without noise, and 1 for few rows. Of the directions of waves the one with the least counts,
     since fine stripes are added to noise in one direction only.
 
     Args:
-        y: pictures ``(batch, channel, *space)`` without gaps, with more than four rows and columns.
+        y: pictures ``(batch, channel, *space)`` without gaps, with more than four columns.
 
     Returns:
         The ratio, ``(batch,)`` in float64.
@@ -151,6 +151,8 @@ def coarseness(y: Tensor) -> Tensor:
     (True, True)
     """
     axes = (y.ndim - 2, y.ndim - 1)
+    if y.shape[-2] < len(_POLYNOMIALS[0]):
+        return torch.ones(len(y), dtype=torch.float64, device=y.device)
     fine = _component(y, axes, (3, 3))
     rough = _roughness(y, axes)
     coarse = [_component(y, axes, degrees) for degrees in _COARSER]
@@ -211,9 +213,11 @@ def _level(high: Tensor, rough: Tensor, level: Tensor, strata: int, fraction: fl
 
 def _roughness(values: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Return the sum of squares of slopes and curvatures in every window."""
-    return torch.stack(
-        [_component(values, axes, degrees).square_() for degrees in _SHAPES[len(axes)]]
-    ).sum(0)
+    first, *others = _SHAPES[len(axes)]
+    rough = _component(values, axes, first).square_()
+    for degrees in others:  # one by one, as scans are large
+        rough.add_(_component(values, axes, degrees).square_())
+    return rough
 
 
 def _component(values: Tensor, axes: tuple[int, ...], degrees: tuple[int, ...]) -> Tensor:

@@ -358,7 +358,9 @@ def _reference(solution: Solution, reference: Any) -> Tensor | None:
         ) from error
     expected = tuple(solution.x.shape)
     # Axes of length 1 may be left out, as in the measurements.
-    truth = truth[(None,) * sum(n == 1 for n in expected[: len(expected) - truth.ndim])]
+    missing = expected[: max(0, len(expected) - truth.ndim)]
+    if all(n == 1 for n in missing):
+        truth = truth[(None,) * len(missing)]
     measured = tuple(under_measurements(solution, solution.x).shape)
     if truth.ndim == len(measured) and tuple(truth.shape[1:]) == measured[1:]:
         expected = measured

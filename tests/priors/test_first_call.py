@@ -172,3 +172,5 @@ def test_a_reference_without_axes_of_length_1_is_accepted() -> None:
     alone = PROBLEM.select(torch.tensor([0]))
     solution = it.solve(alone, it.priors.Tikhonov(), regularization=1.0, progress=False)
     assert solution.plot(TRUTH[0, 0].numpy()) is not None
+    with pytest.raises(InputError, match=r"the reference has shape \(1, 1, 1, \d+, \d+\)"):
+        solution.plot(TRUTH[:1, None])

@@ -18,7 +18,7 @@ from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.images.beyond_edges import crop_edges, goes_on, open_edges
+from invtoolbox.jobs.images.beyond_edges import solve_open
 from invtoolbox.jobs.images.fine_grid import solve_finer
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import repeat
@@ -158,8 +158,9 @@ def solve_with_defaults(
 ) -> Solution:
     """Solve, with the misfit and the bounds that suit the problem, and keep the simple answer.
 
-    `find_smooth_noise`, `approximate_counts`, `bound_short_arc`, `continue_views`, `solve_finer` and
-    `keep_floor` decide. The first and the last three need ``regularization="auto"``, the default.
+    `find_smooth_noise`, `approximate_counts`, `bound_short_arc`, `solve_open`, `continue_views`,
+    `solve_finer` and `keep_floor` decide. The first and the last four need
+    ``regularization="auto"``, the default.
 
     Args:
         problem: measurements, operator and data term.
@@ -177,7 +178,6 @@ def solve_with_defaults(
     units = units_of(problem) if needs_unit(prior) else [None] * problem.batch
     if prior is not None and len(set(units)) > 1:
         return _solve_by_unit(problem, prior, units, names, solver, settings)
-    whole, priors = problem, prior
     problem, counted = approximate_counts(problem, prior, solver)
     prior, bounds = bound_short_arc(problem, prior, names)
     posed, fitted = problem, fit_range(problem, prior, units[0], is_free=solver is None)
@@ -193,21 +193,9 @@ def solve_with_defaults(
         return fitted.restore(solution, posed)
 
     limit = settings.get("max_iterations")
-    opened = open_edges(problem) if settings.get("initial") is None else None
-    if opened is not None:
-        beyond = solve(opened, prior, solver, **{**chosen, "check": False})
-        is_open = goes_on(solution, beyond, opened)
-        if bool(is_open.any()) and not bool(is_open.all()):
-            every = torch.arange(problem.batch, device=is_open.device)
-            return _solve_parts(
-                whole, priors, [every[is_open], every[~is_open]], names, solver, settings
-            )
-        if bool(is_open.all()):
-            beyond = dataclasses.replace(
-                beyond, notes=tuple(dict.fromkeys((*beyond.notes, *notes)))
-            )
-            beyond = keep_floor(opened, beyond, prior, solver, limit)
-            return fitted.restore(crop_edges(problem, opened, beyond), posed)
+    solution, is_compared = solve_open(problem, solution, prior, solver, chosen)
+    if is_compared:
+        return fitted.restore(solution, posed)
 
     def again(item: Problem, place: Tensor) -> Tensor:
         some = None if prior is None else prior.select(place)
@@ -229,25 +217,11 @@ def _solve_by_unit(
     settings: Mapping[str, Any],
 ) -> Solution:
     """Solve the items of every unit together, because the range of a prior is one for all items."""
-    every = torch.arange(problem.batch, device=problem.y0.device)
-    groups = [every[[name == unit for name in units]] for unit in dict.fromkeys(units)]
-    return _solve_parts(problem, prior, groups, names, solver, settings)
-
-
-def _solve_parts(
-    problem: Problem,
-    prior: Prior | None,
-    groups: Sequence[Tensor],
-    names: Sequence[str],
-    solver: Any,
-    settings: Mapping[str, Any],
-) -> Solution:
-    """Solve groups of items, of which each is solved in one way."""
-    parts = []
-    for items in groups:
+    every, parts = torch.arange(problem.batch, device=problem.y0.device), []
+    for unit in dict.fromkeys(units):
+        items = every[[name == unit for name in units]]
         some = _settings_of(settings, items, problem.batch)
-        chosen = None if prior is None else prior.select(items)
-        group = problem.select(items)
+        group, chosen = problem.select(items), prior.select(items)
         parts.append((items, solve_with_defaults(group, chosen, names, solver, some)))
     return join(problem, parts)
 

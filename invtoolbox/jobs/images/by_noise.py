@@ -56,9 +56,10 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
     residual = (x - y).flatten(1).double().square().mean(1)
     wins = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     is_estimated = getattr(problem.data_term, "noise_std", None) is None
-    is_texture = wins
+    is_texture, waves = wins, std
     if is_estimated:
-        is_texture = coarseness(y) > _COARSE
+        waves = coarseness(y)
+        is_texture = waves > _COARSE
         wins = is_texture | (residual.sqrt() < _LEAST_RESIDUAL * std)
     is_doubted = wins
     is_chosen_by_risk = getattr(solution.weight_search, "rule", "") == SURE.name
@@ -72,6 +73,11 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
 
     def reason(k: int) -> str:
         level = f"{float(std[k]):.3g}"
+        if bool(is_texture[k] & waves[k].isinf()):
+            return (
+                f"flat parts of the picture have no noise, so the level of {level} is too high: x is "
+                "the picture itself; give noise_std if it has noise"
+            )
         if bool(is_texture[k]):
             return (
                 f"the noise was estimated as {level}, and where the picture is flat its variations "
@@ -92,10 +98,10 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
     ranges = torch.stack([item.max() - item.min() for item in y]).double()
     notes: tuple[str, ...] = ()
     if is_estimated:
-        is_low = std < _LOW_NOISE * ranges
+        is_low = (std < _LOW_NOISE * ranges) & ~wins
         has_structure = whiteness(y - x) > _STRUCTURED
         if bool(is_low.any()):
-            level = float(std[int((std / ranges).argmin())])
+            level = float(std[int(is_low.to(torch.uint8).argmax())])
             notes = (
                 f"the noise level was estimated as {level:.3g}, and fine texture may be taken for "
                 "noise at such a low level: give noise_std",
@@ -182,7 +188,7 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
             f"{name} by {_root(by_simple[k])}: {end}"
         )
 
-    return Verdict(wins | is_noise, lambda k: simple(y[k : k + 1]), reason)
+    return Verdict(wins | is_noise, lambda k: simple(y)[k : k + 1], reason)
 
 
 def _is_rough(A: Any, x: Tensor, residual: Tensor) -> Tensor:
@@ -190,7 +196,7 @@ def _is_rough(A: Any, x: Tensor, residual: Tensor) -> Tensor:
     if not isinstance(A, Blur) or A.domain_shape != A.range_shape:
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
     generator = torch.Generator().manual_seed(_SEED)
-    white = torch.randn((1, *x.shape[1:]), generator=generator).to(x)
+    white = torch.randn((1, *x.shape[1:]), generator=generator).to(x).expand_as(x)
     # Points are as rough as white noise too, but noise explains what they leave.
     return (whiteness(residual) > COLOURED) & (roughness(A, x) > roughness(A, white))
 

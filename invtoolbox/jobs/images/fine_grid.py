@@ -26,6 +26,7 @@ from invtoolbox.jobs.images.held_out import (
     average_pixels,
     compare_in_norm_of_image,
     enlarge_pixels,
+    may_give_way,
     number_held,
     predict_views,
     repeat,
@@ -35,7 +36,6 @@ from invtoolbox.jobs.images.join import NO_POSTERIOR, join, take
 from invtoolbox.jobs.images.trained_range import needs_unit
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.posteriors.base import MappedPosterior
-from invtoolbox.posteriors.exact import GaussianPosterior
 from invtoolbox.priors.base import Prior
 from invtoolbox.priors.images.total_variation import TotalVariation
 from invtoolbox.problem import Problem
@@ -71,17 +71,15 @@ def refine(problem: Problem, solution: Solution, prior: Prior | None) -> Problem
         solution: its solution.
         prior: sum of the priors.
     """
-    A, is_drawn = problem.operator, not isinstance(solution.posterior, GaussianPosterior | None)
+    A = problem.operator
     if (
         not isinstance(A, Scan)
         or type(problem.data_term) is not LeastSquares
         or problem.unknown
         or problem.y0.is_complex()
         or prior is None
-        or any(term.chosen for term in prior.as_sum().terms)
+        or not may_give_way(solution, prior)
         or needs_unit(prior)
-        or is_drawn
-        or solution.parameters
     ):
         return None
     is_volume = len(problem.image_shape) == 4

@@ -25,6 +25,7 @@ from invtoolbox.jobs.images.held_out import (
     compare_at_half_size,
     compare_in_gaps,
     compare_views,
+    may_give_way,
     repeat,
 )
 from invtoolbox.objective.gaps import measured
@@ -37,7 +38,6 @@ from invtoolbox.operators.mri.cartesian import CartesianMRI
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.held_out import LEAST_BLOCKS, LEAST_MEASUREMENTS
 from invtoolbox.parameter_choice.noise import has_noise_windows
-from invtoolbox.posteriors.exact import GaussianPosterior
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -68,13 +68,10 @@ def keep_floor(
         max_iterations: largest number of iterations of the solution.
         held_out: image of the views that are not held out by `solve_without_views`, if it is known.
     """
-    is_drawn = not isinstance(solution.posterior, GaussianPosterior | None)
-    if prior is None or solution.parameters or is_drawn:
+    kind = _kind(problem)
+    if prior is None or kind is None or not may_give_way(solution, prior):
         return solution
     terms = prior.as_sum().terms
-    kind = _kind(problem)
-    if any(term.chosen for term in terms) or kind is None:
-        return solution
     valid = torch.tensor([status != "invalid" for status in solution.status])
     problem = problem.without_skipping().to(device=solution.x.device, dtype=solution.x.real.dtype)
     again = repeat(solution, prior, solver, max_iterations)
@@ -104,8 +101,9 @@ def keep_floor(
         for term in terms:
             if term.prior.is_constraint and "prox" in term.prior.offers:
                 images[k] = term.prior.prox(images[k], 1.0)
-        # A remark on the residual of an answer that is not returned.
-        notes = tuple(note for note in notes if f"the residual{where}," not in note)
+        # Remarks on the residual and on the pixels of an answer that is not returned.
+        remarks = (f"the residual{where},", f"predict held-out views{where} with")
+        notes = tuple(n for n in notes if not any(remark in n for remark in remarks))
         notes += (f"{verdict.reason(k)}{where}; {KEPT}",)
     posterior = solution.posterior
     if replaced and posterior is not None:

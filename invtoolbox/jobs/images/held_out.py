@@ -26,6 +26,7 @@ from invtoolbox.parameter_choice.held_out import (
     quadratic_model,
     separate_generator,
 )
+from invtoolbox.posteriors.exact import GaussianPosterior
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -53,6 +54,22 @@ _HALVINGS, _MOST_PIXELS = 2, 1 << 20
 
 #: Solve another problem with the weight and the solver of a solution: ``(problem) -> images``.
 Again = Callable[[Problem], Tensor]
+
+
+def may_give_way(solution: Solution, prior: Prior | None) -> bool:
+    """Return whether another answer may take the place of a solution.
+
+    It keeps its place if there is no prior, if the user wrote a weight, if parameters of the operator
+    are unknown, or if a sampler drew it.
+
+    Args:
+        solution: the solution, with ``regularization="auto"``.
+        prior: its prior.
+    """
+    is_drawn = not isinstance(solution.posterior, GaussianPosterior | None)
+    if prior is None or solution.parameters or is_drawn:
+        return False
+    return not any(term.chosen for term in prior.as_sum().terms)
 
 
 def repeat(

@@ -89,7 +89,7 @@ def solve_beyond(
         if bool(beyond[items[0]]):
             try:
                 solution = crop(chosen, solve(chosen.with_operator(wider.operator), items))
-            except InputError as refusal:  # such as a prior that belongs to the grid of the user
+            except (InputError, RuntimeError) as refusal:  # a prior for the grid of the user
                 solution = solve(chosen, items)
                 note = (
                     f"the object reaches beyond the image, and no larger grid was taken: {refusal}"

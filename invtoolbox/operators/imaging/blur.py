@@ -118,8 +118,6 @@ class Blur(LinearOperator):
         top, bottom, left, right = self._beyond
         return torch.nn.functional.pad(y, (left, right, top, bottom), mode="replicate")
 
-    # -- parameters --------------------------------------------------------------------------------
-
     def without_edges(self, image: Tensor) -> Tensor:
         """Return images without the pixels at the edges that depend on what lies beyond.
 
@@ -135,6 +133,8 @@ class Blur(LinearOperator):
             edge = n // 2 + 1 if size > 2 * n + 4 else 0
             image = image.narrow(axis, edge, size - 2 * edge)
         return image
+
+    # -- parameters --------------------------------------------------------------------------------
 
     def parameters(self) -> dict[str, Tensor]:
         """``kernel``, of shape ``(1 or batch, 1 or channel, kh, kw)``."""

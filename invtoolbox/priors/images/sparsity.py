@@ -265,8 +265,7 @@ class WaveletL1(ExplicitPrior):
     `invtoolbox.operators.wavelet.OrthogonalWavelet`: the periodized, separable discrete wavelet
     transform along every spatial axis (Mallat 1989). It is exactly orthogonal at every size, so the
     prox is ``W^T soft(W x, step)``. Complex coefficients count by their modulus. The transform has
-    blocks, which answers show; `StationaryWaveletL1`, by its name ``"wavelet"``, has none, and is
-    2 dB better on photographs.
+    blocks, which answers show; `StationaryWaveletL1`, by its name ``"wavelet"``, has none.
 
     Args:
         wavelet: name of an orthogonal wavelet in PyWavelets: ``"haar"``, ``"db4"``, ``"sym8"``,

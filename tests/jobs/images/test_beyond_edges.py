@@ -1,8 +1,11 @@
 """A scene that goes on beyond the edges of a blurred picture is not mirrored there."""
 
+import pytest
 import torch
+from torch import Tensor
 
 import invtoolbox as it
+from invtoolbox.core.interrupts import limit
 from tests.jobs.images.test_floor import picture, rmse
 
 
@@ -10,11 +13,16 @@ def blur(size: int, boundary: str) -> it.operators.Blur:
     return it.operators.Blur(torch.ones(5, 5) / 25, (1, size, size), boundary=boundary)
 
 
+def beyond() -> tuple[Tensor, it.operators.Blur, Tensor]:
+    """Return a picture that goes on beyond its edges, the operator that mirrors it, and the truth."""
+    scene = picture(40)
+    y = blur(40, "periodic").simulate(scene, 3e-4, seed=0)[..., 8:32, 8:32].contiguous()
+    return y, blur(24, "reflect"), scene[..., 8:32, 8:32].contiguous()
+
+
 def test_a_picture_that_goes_on_is_not_mirrored_and_a_mirrored_one_is() -> None:
     """The mirror made edges ring at low noise, with errors above those of the blurred picture."""
-    scene, A = picture(40), blur(24, "reflect")
-    truth = scene[..., 8:32, 8:32].contiguous()
-    goes_on = blur(40, "periodic").simulate(scene, 3e-4, seed=0)[..., 8:32, 8:32].contiguous()
+    goes_on, A, truth = beyond()
     mirrored = A.simulate(truth, 3e-4, seed=0)
     y = torch.cat([goes_on, mirrored])
     both = it.reconstruct(y, A, "tikhonov", max_iterations=100, progress=False)
@@ -25,3 +33,34 @@ def test_a_picture_that_goes_on_is_not_mirrored_and_a_mirrored_one_is() -> None:
         goes_on, A, "tikhonov", regularization=1e-4, max_iterations=9, progress=False
     )
     assert not any("took the place" in note for note in kept.notes)
+
+
+def test_items_are_opened_alone_as_in_a_batch() -> None:
+    """An item that is not finite kept the others from being opened."""
+    y, A, truth = beyond()
+    y = torch.cat([A.simulate(truth, 3e-4, seed=0), y, torch.full_like(y, torch.nan)])
+    with pytest.warns(it.errors.MeasurementWarning, match="item 2 is skipped"):
+        three = it.reconstruct(y, A, "tikhonov", max_iterations=50, progress=False)
+    assert three.status[2] == "invalid" and bool(three.x[2].isnan().all())
+    assert [note[:22] for note in three.notes if "took the place" in note] == [
+        "edges of item 1 ring l"
+    ]
+    for k in range(2):
+        alone = it.reconstruct(y[[k]], A, "tikhonov", max_iterations=50, progress=False)
+        assert torch.equal(alone.x[0], three.x[k]), k
+
+
+def test_what_cannot_be_opened_keeps_the_mirror() -> None:
+    """A prior with an image of one size ended the call by an error, and a late answer was taken."""
+    y, A, truth = beyond()
+    settings = {"max_iterations": 5, "progress": False}
+    solution = it.reconstruct(y, A, it.priors.Tikhonov(reference=truth), **settings)
+    assert any("no scene beyond the edges was compared" in note for note in solution.notes)
+    for prior in (None, 0.01 * it.priors.Tikhonov()):
+        solution = it.reconstruct(y, A, prior, **settings)
+        assert not any("edges" in note for note in solution.notes)
+    solution = it.reconstruct(y, A, "tikhonov", max_iterations=0, progress=False)
+    assert not any("took the place" in note for note in solution.notes)
+    with limit(1e-3):
+        solution = it.reconstruct(y, A, "tikhonov", **settings)
+    assert any("no time for a scene" in note for note in solution.notes)

@@ -9,6 +9,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.core.interrupts import limit
 from invtoolbox.jobs.images.fine_grid import solve_finer
+from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import compare_in_norm_of_image
 from invtoolbox.jobs.images.join import NO_POSTERIOR
 from invtoolbox.operators.tomography.scan_2d import Scan
@@ -108,12 +109,15 @@ def test_a_volume_is_solved_on_smaller_voxels_unless_it_is_made_of_its_own(is_vo
     body, finest = (truth, A) if is_voxels else (fine, A.refine().refine())
     problem, prior = it.Problem(finest.simulate(body, 0.1, seed=0), A), it.priors.TotalVariation()
     coarse = it.solve(problem, prior, progress=False)
-    solution, _ = solve_finer(problem, coarse, torch.tensor([True]), prior, None, {})
+    solution, held_out = solve_finer(problem, coarse, torch.tensor([True]), prior, None, {})
     assert is_finer(solution) != is_voxels
     if not is_voxels:
         assert torch.equal(solution.regularization, 0.5 * coarse.regularization)
         assert "validation" in solution.weight_choice
         assert rmse(solution.x, truth) < 0.6 * rmse(coarse.x, truth)
+        simple = keep_floor(problem, solution, prior, None, held_out=held_out)
+        assert any("x is the filtered back-projection" in note for note in simple.notes)
+        assert not is_finer(simple)  # a note on pixels of an answer that is not returned
 
 
 def test_a_prior_of_one_size_keeps_the_grid() -> None:

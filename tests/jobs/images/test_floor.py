@@ -124,6 +124,23 @@ def test_texture_is_not_taken_for_noise_of_an_estimated_level() -> None:
     assert any("coarser than white noise" in note for note in solution.notes)
 
 
+def test_a_picture_without_noise_is_not_called_texture() -> None:
+    clean = torch.zeros(1, 1, 32, 32)
+    clean[..., 8:20, 10:24] = 1
+    A = it.operators.Identity((1, 32, 32))
+    solution = it.reconstruct(clean, A, "tikhonov", progress=False)
+    assert torch.equal(solution.x, clean)
+    assert any("flat parts of the picture have no noise" in note for note in solution.notes)
+    assert not any("texture" in note for note in solution.notes)
+
+
+def test_a_picture_of_one_row_has_no_texture() -> None:
+    """The windows of the texture have more rows than it, and the call ended by an error."""
+    line = torch.randn(1, 1, 1, 300, generator=torch.Generator().manual_seed(0))
+    solution = it.reconstruct(line, it.operators.Identity((1, 1, 300)), "tikhonov", progress=False)
+    assert float(solution.x.norm()) < 0.5 * float(line.norm())
+
+
 def test_an_item_is_compared_alone_as_in_a_batch() -> None:
     truth = torch.cat([picture(32), picture(32).flip(3)])
     mask = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(2)) > 0.5
@@ -435,6 +452,28 @@ def test_simulated_items_are_compared_alone_as_in_a_batch() -> None:
     together = it.reconstruct(y, A, "tikhonov", progress=False)
     alone = [it.reconstruct(item, A, "tikhonov", progress=False) for item in y.split(1)]
     assert torch.equal(together.x, torch.cat([solution.x for solution in alone]))
+
+
+def test_every_item_may_have_a_kernel_of_its_own() -> None:
+    """White noise of one item met the kernels of all, and the call ended by an error."""
+    kernels = torch.stack([torch.ones(1, 3, 3) / 9, torch.eye(3)[None] / 3])
+    A = it.operators.Blur(kernels, (1, 32, 32))
+    y = A.simulate(picture(32).expand(2, -1, -1, -1), 0.01, seed=0)
+    both = it.reconstruct(y, A, "tikhonov", max_iterations=2, progress=False)
+    second = A.select(torch.tensor([1]))
+    alone = it.reconstruct(y[1:], second, "tikhonov", max_iterations=2, progress=False)
+    assert torch.equal(both.x[1:], alone.x)
+
+
+def test_every_item_may_have_a_mask_of_its_own() -> None:
+    """The zero filling of one item met the masks of all, and the call ended by an error."""
+    mask = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5
+    A = it.operators.CartesianMRI(mask, (32, 32))
+    x = picture(32).expand(2, -1, -1, -1).to(torch.complex64)
+    y = A.simulate(x, 0.02, seed=0)
+    both = it.reconstruct(y, A, "tikhonov", 0.02, max_iterations=5, progress=False)
+    assert any("zero-filled image of item 1" in note for note in both.notes)
+    assert torch.equal(both.x[1:], A.select(torch.tensor([1])).pseudo_inverse(y[1:]))
 
 
 def test_an_answer_rougher_than_white_noise_is_not_returned() -> None:

@@ -62,6 +62,14 @@ def test_the_answer_is_the_middle_of_one_on_a_larger_grid(beam: str) -> None:
     assert psnr(solution.x, truth) > psnr(on_the_small_grid, truth) + 5
 
 
+@pytest.mark.filterwarnings("ignore::invtoolbox.errors.MeasurementWarning")
+def test_a_prior_with_an_image_of_one_size_keeps_the_grid() -> None:
+    A, y, truth = scan(N, "parallel")
+    prior = it.priors.Tikhonov(reference=torch.zeros_like(truth))
+    solution = it.reconstruct(y, A, prior, regularization=2.0, max_iterations=3, progress=False)
+    assert any("no larger grid was taken" in note for note in solution.notes)
+
+
 def test_an_object_inside_of_the_image_keeps_its_grid() -> None:
     A, y, _ = scan(N, "parallel", radius=21.0)
     solution = it.reconstruct(y, A, prior="tikhonov", progress=False)
