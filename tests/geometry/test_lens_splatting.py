@@ -121,7 +121,8 @@ def test_the_lenses_of_cameras_are_used() -> None:
         pixels, depth = mixed[k].to(F64).project(far[k].reshape(-1, 3))
         columns, rows = pixels[0].T.reshape(2, 24, 24)
         middles = torch.arange(24, dtype=F64) + 0.5
-        assert (columns - middles).abs().max() < 1e-6 and (rows.T - middles).abs().max() < 1e-6
+        # Rotations that were made in float32 are orthogonal to its rounding only.
+        assert (columns - middles).abs().max() < 1e-5 and (rows.T - middles).abs().max() < 1e-5
         assert torch.allclose(depth, torch.full_like(depth, 2.5))
     with pytest.raises(InputError, match="straighten=True"):
         VoxelRenderer(mixed)
