@@ -11,6 +11,7 @@ from torch import Tensor
 
 from invtoolbox.data_terms.robust import Robust
 from invtoolbox.errors import InputError
+from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.parameter_choice.held_out import divide_weights
@@ -22,6 +23,9 @@ from invtoolbox.parameter_choice.walk import minimum, walk_over, weight_curve
 #: number of weights that it passes on either side of the best one. Steps with weights that are far too
 #: large are slow, so a walk may take many iterations.
 _ABOVE, _BEYOND, _LONGEST = 0.5, 3, 2560
+
+#: Misfit, relative to that of an image of zeros, below which the first guess fits the measurements.
+_FITS = 0.01
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,12 @@ class RobustValidation(WeightSearch):
         assert isinstance(problem.data_term, Robust)
         term = problem.data_term.convex(problem.y0)
         held_problem = problem.with_data_term(term.hold_out(*divide_weights(problem, self.seed)))
-        misfit = term.value(problem.operator(problem.zeros()), problem.y0)
+        nothing, misfit = (
+            term.value(problem.operator(x), problem.y0)
+            for x in (problem.zeros(), first_guess(problem, inverse=True))
+        )
+        # The first guess of a picture without a blur fits it exactly.
+        misfit = torch.where(misfit > _FITS * nothing, misfit, nothing)
         # Rounding errors, which depend on the batch, must not reach the search.
         first = trials.centre(discrepancy=(2 * misfit).sqrt())[:, 0].round(decimals=3)
         first = first + _ABOVE * math.log(10.0)
