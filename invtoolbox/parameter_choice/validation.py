@@ -148,8 +148,8 @@ class Validation(WeightSearch):
             explain(full_problem, k, _near(white[k], at), _near(held[k], at), merged)
             for k, at in enumerate(chosen.tolist())
         ]
-        notes = tuple(dict.fromkeys(note for note in notes if note))
-        return weight_curve(self.name, held, chosen, notes)
+        remarks = tuple(dict.fromkeys(note for note in notes if note))
+        return weight_curve(self.name, held, chosen, remarks)
 
     def _by_whiteness(self, trials: Trials, noise: _Noise) -> tuple[list[Curve], Tensor]:
         """Return the curves of whiteness, and logarithms of the weights of the whitest residuals."""
