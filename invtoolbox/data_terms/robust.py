@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.reductions import sum_items
 from invtoolbox.data_terms.base import ResidualTerm
+from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 
 #: Ratio of the median of |n| to the standard deviation for Gaussian n: real, and complex with that
@@ -24,15 +25,21 @@ _MEDIAN, _MEDIAN_COMPLEX = 0.6744897501960817, math.sqrt(2 * math.log(2))
 _CLIP, _CLIPPINGS = 3.5, 6
 
 
-class _Robust(ResidualTerm):
+class Robust(ResidualTerm):
     """Misfit ``sum_i w_i rho(|p_i - y_i| / noise_std)``; ``rho`` grows slower than a square.
 
     Complex values enter by their modulus. The discrepancy of these terms is ``sqrt(m)`` times the
     ratio of the median residual to the median of ``|n|``, n the noise, with outliers clipped. It
     estimates the square root of the sum of squares without the outliers.
+
+    Attributes:
+        held: weights of the measurements that `hold_out` leaves to the choice of the weight.
     """
 
     is_of_residual = True
+    item_fields: ClassVar[tuple[str, ...]] = (*ResidualTerm.item_fields, "held")
+    measurement_fields: ClassVar[tuple[str, ...]] = (*ResidualTerm.measurement_fields, "held")
+    held: Tensor | None = None
 
     @abstractmethod
     def _loss(self, u: Tensor, dimensions: int) -> Tensor:
@@ -71,6 +78,30 @@ class _Robust(ResidualTerm):
     def curvature(self, y: Tensor) -> Tensor | None:
         steepest = self._steepest(_dimensions(y))
         return None if steepest is None else self._scale_curvature(steepest, y)
+
+    # -- the choice of the weight ------------------------------------------------------------------
+
+    def convex(self, y: Tensor) -> Robust:
+        """Return this term, or a convex term of the same scale and curvature if it is not convex."""
+        return self
+
+    def hold_out(self, fitted: Tensor, held: Tensor) -> Self:
+        """Return the term of the measurements that are fitted.
+
+        Args:
+            fitted: weights of the measurements that are fitted.
+            held: weights of the other measurements.
+        """
+        return self._replace(weights=fitted, weights_are_mask=False, held=held)
+
+    def held_out_loss(self, prediction: Tensor, y: Tensor) -> Tensor:
+        """Compute the mean loss of the measurements that are held out, ``(batch,)``."""
+        if self.held is None:
+            raise InputError(f"no measurements of {self!r} are held out; call hold_out first")
+        held = self.held.to(y.real).expand_as(y)
+        losses = held * self._loss(self._scale(prediction - y), _dimensions(y))
+        tiny = torch.finfo(torch.float64).tiny
+        return sum_items(losses.double()) / sum_items(held.double()).clamp_min(tiny)
 
     # -- the noise ---------------------------------------------------------------------------------
 
@@ -121,7 +152,7 @@ class _Robust(ResidualTerm):
         return values if self.weights is None else values * self.weights.to(values)
 
 
-class Huber(_Robust):
+class Huber(Robust):
     r"""Huber's function of the residuals: ``D(p, y) = sum_i w_i h(|p_i - y_i| / noise_std)``.
 
     ``h(u) = u^2 / 2`` up to ``delta``, and ``delta u - delta^2 / 2`` beyond. This is least squares
@@ -173,7 +204,7 @@ class Huber(_Robust):
         return self._describe(*([] if self.delta == 1.345 else [f"delta={self.delta:g}"]))
 
 
-class L1(_Robust):
+class L1(Robust):
     r"""Sum of absolute residuals ``D(p, y) = sum_i w_i |p_i - y_i| / noise_std``.
 
     It suits impulse noise (Nikolova 2004), for which most measurements are right: the minimizer
@@ -212,7 +243,7 @@ class L1(_Robust):
         return self._describe()
 
 
-class Student(_Robust):
+class Student(Robust):
     r"""Student's t: ``D(p, y) = sum_i w_i (nu + d) / 2 log(1 + |p_i - y_i|^2 / (nu noise_std^2))``.
 
     The dimension d is 1, or 2 for complex values. An outlier loses its influence altogether as it
@@ -247,6 +278,10 @@ class Student(_Robust):
         super().__init__(noise_std, weights)
         check_range(self, "(0, inf)", nu=nu)
         self.nu = float(nu)
+
+    def convex(self, y: Tensor) -> Huber:
+        std = torch.ones(1, dtype=torch.float64) if self.noise_std is None else self.noise_std
+        return Huber(noise_std=std / self._steepest(_dimensions(y)) ** 0.5, weights=self.weights)
 
     def gauss_newton(self, prediction: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
         """Return products with the weights of the EM algorithm.

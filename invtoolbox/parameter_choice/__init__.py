@@ -16,6 +16,7 @@ from invtoolbox.parameter_choice.evidence import EvidenceBound
 from invtoolbox.parameter_choice.gcv_walk import GCVWalk
 from invtoolbox.parameter_choice.held_out import LEAST_MEASUREMENTS, accepts, has_views
 from invtoolbox.parameter_choice.noise import correct_level, estimate_noise_std, has_noise_windows
+from invtoolbox.parameter_choice.robust_validation import RobustValidation, accepts_robust
 from invtoolbox.parameter_choice.score_rules import GCV, SURE, CompensatedDiscrepancy, ScoreSearch
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
@@ -34,6 +35,7 @@ __all__ = [
     "GridSearch",
     "LCurve",
     "QuasiOptimality",
+    "RobustValidation",
     "RuleState",
     "ScoreSearch",
     "Trials",
@@ -50,6 +52,7 @@ __all__ = [
 
 _RULES: dict[str, type[WeightRule | WeightSearch]] = {
     "validation": Validation,
+    "robust-validation": RobustValidation,
     "count-splitting": CountSplitting,
     "discrepancy": DiscrepancyPrinciple,
     "compensated-discrepancy": CompensatedDiscrepancy,
@@ -68,16 +71,18 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
     It is `Validation` for least squares, or counts of transmitted photons, with a linear operator,
     and priors that are convex functions of the image; of a picture that is only noisy, whose pixels
     predict each other as well at any small weight, it is `SURE`, and of k-space, whose neighbours
-    do not predict each other, `GCVWalk`, unless all priors are squares. For counts of emitted
-    photons it is `CountSplitting`. For others it is the discrepancy principle if the noise level is
+    do not predict each other, `GCVWalk`, unless all priors are squares. For the robust misfits `L1`,
+    `Huber` and `Student` it is `RobustValidation`, and for counts of emitted photons
+    `CountSplitting`. For others it is the discrepancy principle if the noise level is
     known or can be estimated, else the L-curve. It is so for a blurred picture, or k-space, and a
     prior that is made from it: without the held-out pixels the prior is another one, and the weight
     of photographs was 5 times too small.
     """
     problem, words = objective.problem, "no weight was given: "
     suits_graphs = _is_noisy_picture(problem) or has_views(problem)
+    is_robust = accepts_robust(objective)
     if (
-        accepts(objective)
+        (accepts(objective) or is_robust)
         and problem.is_linear
         and objective.layout is None
         and problem.y0[0].numel() >= LEAST_MEASUREMENTS
@@ -87,7 +92,10 @@ def automatic(objective: Objective) -> tuple[WeightRule | WeightSearch, str]:
             and (prior.is_constraint or not prior.is_made_from_data or suits_graphs)
             for prior in objective.explicit_priors
         )
+        and not (is_robust and _has_unlike_neighbours(problem))
     ):
+        if is_robust:
+            return RobustValidation(), words
         if _knows_its_noise(problem) or _has_unlike_neighbours(problem):
             # Under squares alone the score of orthonormal samples is the same for every weight.
             if all("quadratic" in prior.offers for prior in objective.explicit_priors):

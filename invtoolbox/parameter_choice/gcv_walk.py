@@ -25,12 +25,17 @@ from invtoolbox.parameter_choice.divergence import (
 )
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
-from invtoolbox.parameter_choice.walk import Walk, curves_of, minimum
+from invtoolbox.parameter_choice.walk import (
+    DECADES,
+    LONGEST,
+    LOOSEN,
+    PATIENCE,
+    Walk,
+    curves_of,
+    minimum,
+    weight_curve,
+)
 
-#: Iterations after which a weight is judged in any case, and iterations of a whole walk.
-_PATIENCE, _LONGEST = 125, 1280
-#: Factor of the tolerance at which a weight is judged, and distance of two weights in decades.
-_LOOSEN, _DECADES = 10.0, 0.25
 #: Share of the degrees of freedom above which the score is a quotient of two rounding errors.
 _LARGEST_SHARE = 0.97
 
@@ -95,9 +100,9 @@ class GCVWalk(WeightSearch):
                 first[items].repeat(2),
                 torch.cat([items, items + trials.batch]),
                 _score,
-                trials.coarse(_LOOSEN * trials.tolerance),
-                min(trials.max_iterations, _PATIENCE),
-                _DECADES * math.log(10.0),
+                trials.coarse(LOOSEN * trials.tolerance),
+                min(trials.max_iterations, PATIENCE),
+                DECADES * math.log(10.0),
                 beyond=self.beyond,
                 from_above=True,
                 judged=judged,
@@ -107,13 +112,7 @@ class GCVWalk(WeightSearch):
                 self._follow(trials, walk, items)
         curves = curves_of(judged, first)
         chosen = torch.stack([minimum(curve, start) for curve, start in zip(curves, first)])
-        pad = torch.nn.utils.rnn.pad_sequence
-        return WeightCurve(
-            self.name,
-            pad([c.log_weight.exp() for c in curves], batch_first=True, padding_value=math.nan),
-            pad([c.score for c in curves], batch_first=True, padding_value=math.nan).to(chosen),
-            chosen.double().exp().to(chosen),
-        )
+        return weight_curve(self.name, curves, chosen)
 
     def _follow(self, trials: Trials, walk: Walk, items: Tensor) -> Any:
         """Run the walk for some items, each followed by itself with changed measurements."""
@@ -128,7 +127,7 @@ class GCVWalk(WeightSearch):
         )
         y = torch.cat([problem.y0[: len(items)], problem.y0[len(items) :] + shift])
         return trials.attempt(
-            problem.with_measurements(y), priors.select(twice), walk, twice, _LONGEST
+            problem.with_measurements(y), priors.select(twice), walk, twice, LONGEST
         )
 
     def describe(self, objective: Objective) -> str:

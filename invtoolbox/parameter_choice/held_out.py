@@ -90,20 +90,30 @@ def hold_out(problem: Problem, seed: int) -> HeldOut:
         problem: the whole problem, with `LeastSquares`.
         seed: seed of the random choice; without effect on views.
     """
-    y, term = problem.y0, problem.data_term
+    term = problem.data_term
     assert isinstance(term, LeastSquares)
+    image = _invert_views(problem, held_views(problem)) if has_views(problem) else None
+    return HeldOut(term, *divide_weights(problem, seed), image)
+
+
+def divide_weights(problem: Problem, seed: int) -> tuple[Tensor, Tensor]:
+    """Return the weights of the measurements that are fitted, and of those that are held out.
+
+    Args:
+        problem: the whole problem, with a term that has ``weights``.
+        seed: seed of the random choice; without effect on views.
+    """
+    y, weights = problem.y0, getattr(problem.data_term, "weights", None)
     real = y.real.dtype if y.is_complex() else y.dtype
-    used = torch.ones((), dtype=real) if term.weights is None else term.weights.to(real)
-    image = None
+    used = torch.ones((), dtype=real) if weights is None else weights.to(real)
     if has_views(problem):
         fitted = torch.ones(1, 1, y.shape[2], *[1] * (y.ndim - 3), dtype=real)
         fitted[:, :, held_views(problem).cpu()] = 0
-        image = _invert_views(problem, held_views(problem))
     else:
         generator = separate_generator(seed)
         fitted = torch.rand(1, *y.shape[1:], generator=generator).ge(1 / ONE_OF).to(real)
     fitted = fitted.to(y.device)
-    return HeldOut(term, used * fitted, used * (1 - fitted), image)
+    return used * fitted, used * (1 - fitted)
 
 
 def held_views(problem: Problem) -> Tensor:

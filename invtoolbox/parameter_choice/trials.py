@@ -109,16 +109,17 @@ class Trials:
         """The number of weights."""
         return max(self.groups) + 1
 
-    def centre(self, noise_std: Tensor | None = None) -> Tensor:
+    def centre(self, noise_std: Tensor | None = None, discrepancy: Tensor | None = None) -> Tensor:
         """Return logarithms of weights to start from, ``(batch, number)``.
 
         The weight is half the misfit of the noise over the prior's energy.
 
         Args:
             noise_std: noise level, ``(batch,)``; by default the data term's, or an estimate.
+            discrepancy: discrepancy in place of the one of the noise, ``(batch,)``.
         """
         objective, columns = self.objective, []
-        noise = noise_size(objective, noise_std)
+        noise = noise_size(objective, noise_std) if discrepancy is None else discrepancy
         for k in range(self.number):
             terms = tuple(
                 t

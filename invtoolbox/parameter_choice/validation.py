@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,7 +11,6 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.core.interrupts import OutOfTime
 from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
@@ -31,19 +29,14 @@ from invtoolbox.parameter_choice.noise import RoughNoise, rough_noise
 from invtoolbox.parameter_choice.residual_notes import STRUCTURED, explain
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import Trials
-from invtoolbox.parameter_choice.walk import Curve, Measure, Walk, curves_of, minimum
+from invtoolbox.parameter_choice.walk import Curve, minimum, walk_over, weight_curve
 from invtoolbox.problem import Problem
 
-#: Number of iterations after which a weight is judged although the certificate is large, and number
-#: that a walk may take.
-_PATIENCE, _LONGEST = 125, 1280
 #: Error of held-out measurements, in units of the estimated noise, above which the model is not right
 #: and a score may have several minima. The walks are then repeated: decades above the first weight
 #: where they start, because solves are quick there, and number of weights that they pass on either
 #: side of the best one.
 _DOUBTFUL, _ABOVE, _BEYOND = 1.5, 1.5, 3
-#: Factor of the tolerance at which a weight is judged, and distance of two weights, in decades.
-_LOOSEN, _DECADES = 10.0, 0.25
 #: Number of weights that are passed on either side of the one whose image is the best.
 _BOTH = 4
 #: Share of the whitest residual if it is white.
@@ -151,19 +144,13 @@ class Validation(WeightSearch):
             explain(full_problem, k, _near(white[k], at), _near(held[k], at), merged)
             for k, at in enumerate(chosen.tolist())
         ]
-        pad = torch.nn.utils.rnn.pad_sequence
-        return WeightCurve(
-            self.name,
-            pad([c.log_weight.exp() for c in held], batch_first=True, padding_value=math.nan),
-            pad([c.score for c in held], batch_first=True, padding_value=math.nan).to(chosen),
-            chosen.double().exp().to(chosen),
-            tuple(dict.fromkeys(note for note in notes if note)),
-        )
+        remarks = tuple(dict.fromkeys(note for note in notes if note))
+        return weight_curve(self.name, held, chosen, remarks)
 
     def _by_whiteness(self, trials: Trials, noise: RoughNoise) -> tuple[list[Curve], Tensor]:
         """Return the curves of whiteness, and logarithms of the weights of the whitest residuals."""
         first = self._begin(trials, noise)
-        white = self._walk(trials, first, None, measure_fit)
+        white = walk_over(trials, first, measure_fit)
         return white, torch.stack([minimum(curve, start) for curve, start in zip(white, first)])
 
     def _by_images(
@@ -175,8 +162,8 @@ class Validation(WeightSearch):
         residual = trials.problem.operator(image) - trials.problem.y0
         first = _first(trials, mean_items(residual.square()).sqrt().double())
         held_problem = trials.problem.with_data_term(term)
-        curves = self._walk(
-            trials, first, held_problem, _measure_image, places, beyond=_BOTH, from_above=True
+        curves = walk_over(
+            trials, first, _measure_image, held_problem, places, beyond=_BOTH, from_above=True
         )
         return {k: (curves[k], minimum(curves[k], first[k])) for k in places.tolist()}
 
@@ -198,7 +185,7 @@ class Validation(WeightSearch):
         is_squares = all("quadratic" in prior.offers for prior in trials.objective.explicit_priors)
         if is_squares and isinstance(trials.problem.operator, Scan):
             measure = _measure_in_norm_of_image
-        held = self._walk(trials, t_white, held_problem, measure, places)
+        held = walk_over(trials, t_white, measure, held_problem, places)
         t_held = torch.stack([minimum(curve, start) for curve, start in zip(held, t_white)])
         # Measurements without a grid (the rows of a matrix) are in no order that could tell, nor are
         # white ones (of a random transform), whose residuals are white for every weight.
@@ -210,8 +197,8 @@ class Validation(WeightSearch):
         chosen = t_held + share * (t_white - t_held).clamp_min(0)
         if grid and len(doubtful := self._doubtful(held, noise, trials.problem)):
             above = self._begin(trials, noise) + _ABOVE * math.log(10.0)
-            held_again = self._walk(trials, above, held_problem, measure, doubtful, _BEYOND)
-            white_again = self._walk(trials, above, None, measure_fit, doubtful, _BEYOND)
+            held_again = walk_over(trials, above, measure, held_problem, doubtful, _BEYOND)
+            white_again = walk_over(trials, above, measure_fit, None, doubtful, _BEYOND)
             count = sum_items(term.held.expand_as(trials.problem.y0.real).gt(0))
             for k in doubtful.tolist():
                 white[k], held[k] = white_again[k], held_again[k]
@@ -252,34 +239,6 @@ class Validation(WeightSearch):
         )
         bound = _log_variance(problem, _DOUBTFUL * noise.std)
         return (noise.is_known & (least.to(bound) > bound)).nonzero().squeeze(1)
-
-    def _walk(
-        self,
-        trials: Trials,
-        first: Tensor,
-        problem: Problem | None,
-        measure: Measure,
-        places: Tensor | None = None,
-        beyond: int = 1,
-        from_above: bool = False,
-    ) -> list[Curve]:
-        """Return the judged weights of every item, in increasing order; of some, if places are given."""
-        judged: list[tuple[Tensor, Tensor, Tensor]] = []
-        for items in trials.split(places):
-            walk = Walk(
-                first[items],
-                items,
-                measure,
-                trials.coarse(_LOOSEN * trials.tolerance),
-                min(trials.max_iterations, _PATIENCE),
-                _DECADES * math.log(10.0),
-                beyond=beyond,
-                from_above=from_above,
-                judged=judged,
-            )
-            with suppress(OutOfTime):
-                trials.follow(walk, items, problem, _LONGEST)
-        return curves_of(judged, first)
 
     def describe(self, objective: Objective) -> str:
         return (

@@ -5,16 +5,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from invtoolbox.core.interrupts import OutOfTime
 from invtoolbox.objective.objective import Objective
-from invtoolbox.parameter_choice.base import RuleState, WeightRule
+from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule
+from invtoolbox.parameter_choice.trials import Trials
+from invtoolbox.problem import Problem
 
 _LEAST_WAIT = 4  # iterations after a new weight: a certificate may lag behind it
+#: Number of iterations after which a weight is judged although the certificate is large, and number
+#: that a walk may take.
+PATIENCE, LONGEST = 125, 1280
+#: Factor of the tolerance at which a weight is judged, and distance of two weights, in decades.
+LOOSEN, DECADES = 10.0, 0.25
 
 #: ``(objective of n items, x of the operator (n, ...)) -> columns (n, k)``; the first one is the score.
 Measure = Callable[[Objective, Tensor], Tensor]
@@ -168,6 +177,67 @@ class Walk(WeightRule):
 
     def describe(self, objective: Objective) -> str:
         return "a walk over the weights"
+
+
+def walk_over(
+    trials: Trials,
+    first: Tensor,
+    measure: Measure,
+    problem: Problem | None = None,
+    places: Tensor | None = None,
+    beyond: int = 1,
+    from_above: bool = False,
+    longest: int = LONGEST,
+) -> list[Curve]:
+    """Return the judged weights of every item, in increasing order.
+
+    Args:
+        trials: problem, priors and solver.
+        first: logarithms of the first weights, ``(batch,)``.
+        measure: computes the score of the images, and other numbers to keep.
+        problem: another problem with the same unknowns, whose solutions are measured.
+        places: places of the items that are solved; all by default.
+        beyond: setting of the `Walk`.
+        from_above: setting of the `Walk`.
+        longest: number of iterations of a walk.
+    """
+    judged: list[tuple[Tensor, Tensor, Tensor]] = []
+    for items in trials.split(places):
+        walk = Walk(
+            first[items],
+            items,
+            measure,
+            trials.coarse(LOOSEN * trials.tolerance),
+            min(trials.max_iterations, PATIENCE),
+            DECADES * math.log(10.0),
+            beyond=beyond,
+            from_above=from_above,
+            judged=judged,
+        )
+        with suppress(OutOfTime):
+            trials.follow(walk, items, problem, longest)
+    return curves_of(judged, first)
+
+
+def weight_curve(
+    name: str, curves: Sequence[Curve], chosen: Tensor, notes: tuple[str, ...] = ()
+) -> WeightCurve:
+    """Return the curves of a search side by side, with the weights of given logarithms.
+
+    Args:
+        name: name of the rule.
+        curves: the curve of every item.
+        chosen: logarithms of the chosen weights, ``(batch,)``.
+        notes: remarks on the solutions.
+    """
+    pad = torch.nn.utils.rnn.pad_sequence
+    return WeightCurve(
+        name,
+        pad([c.log_weight.exp() for c in curves], batch_first=True, padding_value=math.nan),
+        pad([c.score for c in curves], batch_first=True, padding_value=math.nan).to(chosen),
+        chosen.double().exp().to(chosen),
+        notes,
+    )
 
 
 def curves_of(judged: Sequence[tuple[Tensor, Tensor, Tensor]], first: Tensor) -> list[Curve]:
