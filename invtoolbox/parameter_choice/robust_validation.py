@@ -92,7 +92,13 @@ class RobustValidation(WeightSearch):
         first = trials.centre(discrepancy=(2 * misfit).sqrt())[:, 0].round(decimals=3)
         first = first + _ABOVE * math.log(10.0)
         curves = walk_over(
-            trials, first, _measure_loss, held_problem, None, _BEYOND, True, _LONGEST
+            trials,
+            first,
+            _measure_loss,
+            held_problem,
+            beyond=_BEYOND,
+            from_above=True,
+            longest=_LONGEST,
         )
         chosen = torch.stack([minimum(curve, start) for curve, start in zip(curves, first)])
         return weight_curve(self.name, curves, chosen)
