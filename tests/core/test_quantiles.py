@@ -22,6 +22,5 @@ def test_many_values_are_thinned_out_across_columns(monkeypatch: pytest.MonkeyPa
 
 def test_more_values_than_torch_sorts() -> None:
     x = torch.linspace(0, 1, 2**24 + 2)
-    with pytest.raises(RuntimeError, match="too large"):
-        x.quantile(0.9)
+    # Older versions of torch refuse so many values.
     assert abs(float(quantile(x, 0.9)) - 0.9) < 1e-5

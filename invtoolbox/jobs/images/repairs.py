@@ -98,10 +98,13 @@ def _repair(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
 def _cover_object(problem: Problem) -> Problem:
     """Return the problem on a larger grid if its object reaches beyond the image.
 
-    On the grid of the user, what the rays measure outside of it makes cells differ as gains do.
+    On the grid of the user, what the rays measure outside of it makes cells differ as gains do. Gains
+    in turn look like an object outside, which is gone without them.
     """
     wider = find_wider(problem)
-    return problem if wider is None else problem.with_operator(wider.operator)
+    if wider is None or find_wider(subtract_gains(problem)[0]) is None:
+        return problem
+    return problem.with_operator(wider.operator)
 
 
 def _mend_certain(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
