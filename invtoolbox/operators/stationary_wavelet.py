@@ -38,7 +38,7 @@ class StationaryWavelet(LinearOperator):
         check_range(self, "[1, inf)", levels=levels)
         self.domain_shape = tuple(int(n) for n in shape)
         self.wavelet, self.levels = wavelet, int(levels)
-        # With 1/sqrt(2) the transform of a line keeps the norm; the mean over shifts is the other.
+        # One factor 1/sqrt(2) keeps the norm of a line, another one is the mean over shifts.
         self._low, self._high = ([v / 2 for v in taps] for taps in orthogonal_filters(wavelet))
         self.bands = 2 ** (len(self.domain_shape) - 1) - 1
         channels = self.levels * self.domain_shape[0] * self.bands
@@ -108,8 +108,9 @@ class StationaryWavelet(LinearOperator):
         return x
 
     def _known_norm(self) -> Tensor:
-        # |A|^2 = 1/2 per axis that is split: the transform of a line keeps the norm, a detail of the
-        # first level is divided by sqrt(2) per axis, and the highest frequencies are only in these.
+        # A bound, which the highest frequencies of a large image reach: |A|^2 <= 1/2 per axis that is
+        # split, because the transform of a line keeps the norm, and a detail of the first level is
+        # divided by sqrt(2) per axis.
         split = sum(n < before for n, before in zip(self._plan()[0], self.domain_shape[1:]))
         return torch.tensor([2 ** (-split / 2) if split else 0.0], dtype=torch.float64)
 

@@ -27,18 +27,17 @@ class StationaryWaveletL1(ExplicitPrior):
     """Sum of the moduli of the stationary wavelet details of x; the approximation is free.
 
     ``R(x) = sum over levels and places of |(details of all directions)|_2``, with the details of
-    `invtoolbox.operators.StationaryWavelet`: the mean of the sums over all shifts of an orthogonal
-    transform. `WaveletL1` takes one of these transforms, whose blocks stay visible; its prox has a
-    closed form. The directions of a place share a Euclidean norm, so that oblique edges cost about
-    as much as upright ones. Complex details count by their modulus.
+    `invtoolbox.operators.StationaryWavelet`, which has no blocks. `WaveletL1` takes the details of
+    one orthogonal transform, whose blocks stay visible; its prox has a closed form. The directions
+    of a place share a Euclidean norm; ``L1() @ StationaryWavelet(shape)`` is the mean of `WaveletL1`
+    over all shifts. Complex details count by their modulus.
 
     The prox minimizes ``|u - x|^2 / (2 step) + R(u)`` through its dual by the accelerated projected
     gradient method (Beck & Teboulle 2009). An item stops once its duality gap is at most
     ``tolerance`` times its primal objective. No state is kept between calls.
 
     Args:
-        wavelet: name of an orthogonal wavelet in PyWavelets. Long filters suit smooth pictures, and
-            ring at edges.
+        wavelet: name of an orthogonal wavelet in PyWavelets.
         levels: number of levels.
         coupled: whether all channels of a place share its norm (group sparsity).
         tolerance: relative duality gap at which the prox stops.
