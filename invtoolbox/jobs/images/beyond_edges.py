@@ -1,8 +1,8 @@
 """Blurred pictures that go on beyond their edges, although the operator mirrors them there.
 
-At low noise the answer rings if the scene was not mirrored: up to 18 dB below the blurred picture. The
-scene beyond the edges can be unknowns of its own (the boundary "valid"). The residual does not show which
-model is right, because the image explains both, but the wrong one has the larger total variation.
+At low noise the answer rings if the scene was not mirrored. The scene beyond the edges can be unknowns
+of its own (the boundary "valid"). The residual does not show which model is right, because the image
+explains both, but the wrong one has the larger total variation.
 """
 
 from __future__ import annotations
