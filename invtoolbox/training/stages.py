@@ -307,7 +307,8 @@ class NetworkWeights(ImplicitPrior):
         count: number of pairs of a draw.
         validation: validation pairs; the training pairs by default.
         mixed_precision: whether the network runs in bfloat16; weights and loss stay in float32.
-        decay_over: number of steps after which the learning rate has fallen to 0 in a line.
+        decay_over: number of steps after which the learning rate has fallen to 0 in a line; None or
+            0 keeps it.
     """
 
     def __init__(
@@ -331,14 +332,14 @@ class NetworkWeights(ImplicitPrior):
         self.decay_over, self.iteration = decay_over, 0
 
     def at(self, iteration: int) -> Self:
-        if self.decay_over is None:
+        if not self.decay_over:
             return self
         problem = copy.copy(self)
         problem.iteration = iteration
         return problem
 
     def learning_rates(self, parameters: dict[str, Tensor]) -> dict[str, float]:
-        factor = 1.0 if self.decay_over is None else 1 - self.iteration / self.decay_over
+        factor = 1 - self.iteration / self.decay_over if self.decay_over else 1.0
         return dict.fromkeys(parameters, max(factor, 0.0))
 
     def initial(self) -> dict[str, Tensor]:
@@ -424,5 +425,5 @@ class _LossOfNetwork(nn.Module):
         super().__init__()
         self.network, self.loss = network, loss
 
-    def forward(self, shown: Tensor, wanted: Tensor, generator: Generator) -> Tensor:
-        return self.loss.of_network(self.network, shown, wanted, generator)
+    def forward(self, inputs: Tensor, targets: Tensor, generator: Generator) -> Tensor:
+        return self.loss.of_network(self.network, inputs, targets, generator)

@@ -149,6 +149,10 @@ def test_the_learning_rate_falls_to_zero_in_a_line() -> None:
         for decay in ("none", "linear")
     )
     assert torch.equal(steady[:1], falling[:1]) and not torch.equal(steady, falling)
+    skipped = Stage(L1(), 0, decay="linear")
+    assert train(
+        network, NoisyPairs(pictures(), 0.1, 8), [skipped], progress=False
+    ).losses.shape == (0,)
 
 
 def test_the_schedule_of_the_paper() -> None:
