@@ -6,6 +6,7 @@ posterior is a mixture again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
@@ -14,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.core.independent_items import items_are_independent
+from invtoolbox.core.independent_items import draw_normal
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
@@ -166,33 +167,12 @@ class GaussianPosterior(Posterior):
         ]
 
         def noise(shape: torch.Size, like: Tensor) -> Tensor:
-            """Return one draw per sample, shared by the items except in `independent_items`."""
-            if items_are_independent():
-                draw_shape = (batch, *shape[1:])
-                return torch.cat(
-                    [
-                        torch.randn(draw_shape, generator=g, dtype=like.dtype, device=like.device)
-                        for g in draws
-                    ]
-                )
-            noises = [
-                torch.randn(shape[1:], generator=g, dtype=like.dtype, device=like.device)
-                for g in draws
-            ]
-            return torch.stack(noises).repeat_interleave(batch, 0)
+            return draw_normal(draws, (len(items), *shape[1:]), like.dtype, like.device)
 
         problem = repeated.problem
-        D, y = problem.data_term, problem.y
-        assert isinstance(D, LeastSquares) and D.noise_std is not None
-        scale = expand(D.noise_std, y) if D.noise_std.numel() > 1 else D.noise_std.to(y)
-        shift = noise(y.shape, y) * scale
-        if D.weights is not None:
-            weights = D.weights.to(y).expand_as(y)
-            shift = torch.where(
-                weights > 0,
-                shift / torch.where(weights > 0, weights, torch.ones_like(weights)).sqrt(),
-                0.0,
-            )
+        perturbed_problem = Problem(
+            problem.y + _noise_like(problem, noise), problem.operator, problem.data_term
+        )
         parts = []
         for weight, prior in repeated.terms:
             L, target = prior.quadratic()
@@ -203,9 +183,8 @@ class GaussianPosterior(Posterior):
                 0 if target is None else target.to(draw)
             )
             parts.append((weight, L, perturbed))
-        moved_problem = Problem(y + shift, problem.operator, D)
         if self._factors is not None:
-            x = self._minimize(self._factors, moved_problem, parts)
+            x = self._minimize(self._factors, perturbed_problem, parts)
             return x.unflatten(0, (len(numbers), batch))
         terms = []
         for weight, L, perturbed in parts:
@@ -213,7 +192,7 @@ class GaussianPosterior(Posterior):
             terms.append(Term(weight, centred if L is None else ComposedPrior(centred, L), True))
         start = self.mean.repeat(len(numbers), *[1] * (self.mean.ndim - 1))
         x = self.solve(
-            moved_problem,
+            perturbed_problem,
             PriorSum(tuple(terms)),
             "cg",
             1.0,
@@ -223,6 +202,19 @@ class GaussianPosterior(Posterior):
             progress=False,
         ).x
         return x.unflatten(0, (len(numbers), batch))
+
+
+def _noise_like(problem: Problem, noise: Callable[[torch.Size, Tensor], Tensor]) -> Tensor:
+    """Return a draw of the noise of least squares; 0 for measurements without weight."""
+    D, y = problem.data_term, problem.y
+    assert isinstance(D, LeastSquares) and D.noise_std is not None
+    scale = expand(D.noise_std, y) if D.noise_std.numel() > 1 else D.noise_std.to(y)
+    drawn = noise(y.shape, y) * scale
+    if D.weights is None:
+        return drawn
+    weights = D.weights.to(y).expand_as(y)
+    deviation = torch.where(weights > 0, weights, torch.ones_like(weights)).sqrt()
+    return torch.where(weights > 0, drawn / deviation, 0.0)
 
 
 def gaussian_posterior(objective: Objective, x: Any, solve: Any) -> GaussianPosterior | None:

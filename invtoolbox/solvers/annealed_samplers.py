@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.core.independent_items import draw_normal
 from invtoolbox.core.interrupts import check_time
 from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.data_terms.least_squares import LeastSquares
@@ -23,7 +24,6 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.priors.implicit.probability_flow import falling_levels
 from invtoolbox.priors.settings import check_graph, check_intensity_range
-from invtoolbox.solvers.deepinv_sampling import draw_normal
 from invtoolbox.solvers.diffusion import DiffusionSampler, the_prior
 from invtoolbox.solvers.linear_systems import gmres, solve_quadratic
 
@@ -73,9 +73,7 @@ class AnnealedSampler(DiffusionSampler):
 
     def schedule(self) -> list[float]:
         """Return the noise levels in the units of the image, followed by 0."""
-        low, high = self.intensity_range
-        first, last = ((high - low) * level for level in self.levels)
-        return falling_levels(first, last, self.steps)
+        return falling_levels(self.levels, self.intensity_range, self.steps)
 
     @abstractmethod
     def refine(

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from invtoolbox.core.independent_items import items_are_independent
+from invtoolbox.core.independent_items import draw_normal
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator
@@ -20,25 +20,6 @@ from invtoolbox.solvers.linear_systems import solve_quadratic
 
 #: Conjugate gradient steps of a data step without a closed form.
 _INNER = 30
-
-
-def draw_normal(
-    generators: list[Generator], shape: torch.Size, dtype: torch.dtype, device: Any
-) -> Tensor:
-    """Draw standard normal numbers ``(samples * batch, ...)`` from one generator per sample.
-
-    The items of a batch, which lie next to each other, have the same numbers, except within
-    `independent_items`.
-    """
-    if items_are_independent():
-        per_item = (shape[0] // len(generators), *shape[1:])
-        return torch.cat(
-            [torch.randn(per_item, generator=g, dtype=dtype, device=device) for g in generators]
-        )
-    numbers = torch.stack(
-        [torch.randn(shape[1:], generator=g, dtype=dtype, device=device) for g in generators]
-    )
-    return numbers.repeat_interleave(shape[0] // len(generators), 0)
 
 
 class RandomNumbers(TorchFunctionMode):

@@ -16,8 +16,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.finite_difference import FiniteDifference
-from invtoolbox.posteriors.base import Posterior
-from invtoolbox.posteriors.running_moments import Chain, ChainPosterior, Moments
+from invtoolbox.posteriors.running_moments import Chain, ChainPosterior
 from invtoolbox.priors.base import ExplicitPrior
 from invtoolbox.priors.images.sparsity import L1, GroupL1, group_norm
 from invtoolbox.solvers.base import implicit_reason
@@ -67,6 +66,53 @@ class Form(NamedTuple):
         return z if self.operator is None else self.operator.adjoint(z)
 
 
+class GibbsPosterior(ChainPosterior):
+    """Draws of the image, of the noise level and of the weight of the prior.
+
+    Attributes:
+        noise_std: mean of the noise level, ``(batch,)``; NaN if it was stated.
+        weight: mean of the weight, ``(batch,)``; NaN if it was fixed.
+    """
+
+    #: Places of the parameters among the traces.
+    _PLACES: ClassVar[dict[str, int]] = {"noise_std": 2, "weight": 3}
+
+    @property
+    def noise_std(self) -> Tensor:
+        return torch.stack([draws.mean() for draws in self._parameter("noise_std")])
+
+    @property
+    def weight(self) -> Tensor:
+        return torch.stack([draws.mean() for draws in self._parameter("weight")])
+
+    def interval_of(self, parameter: str, level: float = 0.9) -> tuple[Tensor, Tensor]:
+        """Return the interval between two quantiles of a parameter, ``(batch,)`` each.
+
+        Args:
+            parameter: ``"noise_std"`` or ``"weight"``.
+            level: probability of the interval.
+
+        Raises:
+            InputError: for another name, or a level outside (0, 1).
+        """
+        check_range("interval_of", "(0, 1)", level=level)
+        draws = self._parameter(parameter)
+        low, high = (
+            torch.stack([values.quantile(share) for values in draws])
+            for share in (0.5 - level / 2, 0.5 + level / 2)
+        )
+        return low, high
+
+    def _parameter(self, name: str) -> list[Tensor]:
+        """Return the draws of a parameter after the burn-in, one tensor per item."""
+        if name not in self._PLACES:
+            raise InputError(f"a parameter is one of {', '.join(self._PLACES)}, got {name!r}")
+        return [
+            item.scalars.kept[0, : max(1, item.scalars.full()[0]), :, self._PLACES[name]].flatten()
+            for item in self._items
+        ]
+
+
 @dataclass(frozen=True)
 class Gibbs(ChainSampler):
     r"""Draw the image, the noise level and the weight of the prior in turn, each from its density.
@@ -111,6 +157,8 @@ class Gibbs(ChainSampler):
     fixed_weight: float | None = None
     inner_iterations: int = 300
     inner_tolerance: float = 1e-4
+
+    posterior_class: ClassVar[type[ChainPosterior]] = GibbsPosterior
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -265,57 +313,6 @@ class Gibbs(ChainSampler):
             weight = torch.full_like(weight, torch.nan)
         parameters = torch.stack([level, weight], 2)
         return torch.cat([self.traced(states, value), parameters.to(value)], 2)
-
-    def posterior(self, objective: Objective, answer: Tensor, summary: Moments) -> Posterior | None:
-        has_states = bool((summary.chain.number > 0).all())
-        return GibbsPosterior(summary) if has_states else None
-
-
-class GibbsPosterior(ChainPosterior):
-    """Draws of the image, of the noise level and of the weight of the prior.
-
-    Attributes:
-        noise_std: mean of the noise level, ``(batch,)``; NaN if it was stated.
-        weight: mean of the weight, ``(batch,)``; NaN if it was fixed.
-    """
-
-    #: Places of the parameters among the traces.
-    _PLACES: ClassVar[dict[str, int]] = {"noise_std": 2, "weight": 3}
-
-    @property
-    def noise_std(self) -> Tensor:
-        return torch.stack([draws.mean() for draws in self._parameter("noise_std")])
-
-    @property
-    def weight(self) -> Tensor:
-        return torch.stack([draws.mean() for draws in self._parameter("weight")])
-
-    def interval_of(self, parameter: str, level: float = 0.9) -> tuple[Tensor, Tensor]:
-        """Return the interval between two quantiles of a parameter, ``(batch,)`` each.
-
-        Args:
-            parameter: ``"noise_std"`` or ``"weight"``.
-            level: probability of the interval.
-
-        Raises:
-            InputError: for another name, or a level outside (0, 1).
-        """
-        check_range("interval_of", "(0, 1)", level=level)
-        draws = self._parameter(parameter)
-        low, high = (
-            torch.stack([values.quantile(share) for values in draws])
-            for share in (0.5 - level / 2, 0.5 + level / 2)
-        )
-        return low, high
-
-    def _parameter(self, name: str) -> list[Tensor]:
-        """Return the draws of a parameter after the burn-in, one tensor per item."""
-        if name not in self._PLACES:
-            raise InputError(f"a parameter is one of {', '.join(self._PLACES)}, got {name!r}")
-        return [
-            item.scalars.kept[0, : max(1, item.scalars.full()[0]), :, self._PLACES[name]].flatten()
-            for item in self._items
-        ]
 
 
 class Numbers:

@@ -74,6 +74,7 @@ class ChainSampler(Solver):
     certificate_name: ClassVar[str] = "relative Monte-Carlo error of the standard deviation"
     samples: ClassVar[bool] = True
     starts_at_minimizer: ClassVar[bool] = True
+    posterior_class: ClassVar[type[ChainPosterior]] = ChainPosterior
 
     def __post_init__(self) -> None:
         check_range(self, "[0, inf)", "burn_in")
@@ -100,7 +101,7 @@ class ChainSampler(Solver):
 
     def posterior(self, objective: Objective, answer: Tensor, summary: Moments) -> Posterior | None:
         has_states = bool((summary.chain.number > 0).all())
-        return ChainPosterior(summary) if has_states else None
+        return self.posterior_class(summary) if has_states else None
 
     def record(
         self, objective: Objective, state: ChainState, states: Tensor, scalars: Tensor
@@ -247,11 +248,10 @@ class LangevinSampler(ChainSampler):
     def choose_step(self, objective: Objective, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return step and smoothing parameter of every item at the start, ``(batch,)`` each."""
 
-    @abstractmethod
     def advance(
         self, objective: Objective, x: Tensor, noise: Tensor, state: LangevinState
     ) -> Tensor:
-        """Return the next states of all chains, one image per row.
+        """Return the next states of all chains, one image per row: an Euler-Maruyama step.
 
         Args:
             objective: the objective with one item per row.
@@ -259,6 +259,9 @@ class LangevinSampler(ChainSampler):
             noise: standard normal numbers of the same shape.
             state: the state, whose ``slope`` is the gradient at ``x``.
         """
+        # x <- x - t grad U(x) + sqrt(2 t) n, clipped to the bounds afterwards.
+        t = expand(state.step_size.repeat_interleave(self.chains), x)
+        return x - t * state.slope.flatten(0, 1) + (2 * t).sqrt() * noise
 
     def init(self, objective: Objective, start: Tensor) -> LangevinState:
         start = self._clip(start)

@@ -119,12 +119,6 @@ class MYULA(LangevinSampler):
         _, slope, _ = smooth_potential(objective, x, leave_out=takes_envelope)
         return largest_curvature(objective, x, slope, leave_out=takes_envelope)
 
-    def advance(
-        self, objective: Objective, x: Tensor, noise: Tensor, state: LangevinState
-    ) -> Tensor:
-        t = expand(state.step_size.repeat_interleave(self.chains), x)
-        return x - t * state.slope.flatten(0, 1) + (2 * t).sqrt() * noise
-
 
 @dataclass(frozen=True)
 class SKROCK(MYULA):

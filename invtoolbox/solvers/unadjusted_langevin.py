@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from invtoolbox.objective.objective import Objective
-from invtoolbox.operators.base import expand
 from invtoolbox.solvers.base import missing_density_reason
 from invtoolbox.solvers.langevin import (
     LangevinSampler,
-    LangevinState,
     smooth_potential,
 )
 
@@ -83,10 +81,3 @@ class UnadjustedLangevin(LangevinSampler):
         else:
             step_size = torch.full_like(objective.regularization, self.step_size)
         return step_size, torch.zeros_like(step_size)
-
-    def advance(
-        self, objective: Objective, x: Tensor, noise: Tensor, state: LangevinState
-    ) -> Tensor:
-        # x <- P(x - t grad U(x) + sqrt(2 t) n), the Euler-Maruyama step of the Langevin diffusion.
-        t = expand(state.step_size.repeat_interleave(self.chains), x)
-        return x - t * state.slope.flatten(0, 1) + (2 * t).sqrt() * noise

@@ -84,9 +84,7 @@ class ProbabilityFlow(PriorWrapper, ImplicitPrior):
 
     def schedule(self) -> list[float]:
         """Return the noise levels in the units of the image, followed by 0."""
-        low, high = self.intensity_range
-        first, last = ((high - low) * level for level in self.levels)
-        return falling_levels(first, last, self.steps)
+        return falling_levels(self.levels, self.intensity_range, self.steps)
 
     def initial(self) -> dict[str, Tensor]:
         return {"w": self.like.new_zeros(1, *self.shape)}
@@ -120,13 +118,21 @@ class ProbabilityFlow(PriorWrapper, ImplicitPrior):
         return f"ProbabilityFlow({self.prior!r}, {self.shape}, steps={self.steps})"
 
 
-def falling_levels(first: float, last: float, steps: int) -> list[float]:
-    """Return noise levels ``(a + k / (steps - 1) (b - a))^7``, followed by 0.
+def falling_levels(
+    levels: tuple[float, float], intensity_range: tuple[float, float], steps: int
+) -> list[float]:
+    """Return noise levels ``(a + k / (steps - 1) (b - a))^7`` in the units of the image, then 0.
 
     a and b are the seventh roots of the first and the last positive level.
 
-    >>> [round(level, 3) for level in falling_levels(2.0, 0.1, 3)]
+    Args:
+        levels: these two, relative to the width of the intensity range.
+        intensity_range: values of the image that correspond to 0 and 1.
+        steps: number of positive levels.
+
+    >>> [round(level, 3) for level in falling_levels((2.0, 0.1), (0.0, 1.0), 3)]
     [2.0, 0.524, 0.1, 0.0]
     """
-    a, b = first ** (1 / _EXPONENT), last ** (1 / _EXPONENT)
+    low, high = intensity_range
+    a, b = (((high - low) * level) ** (1 / _EXPONENT) for level in levels)
     return [*((a + k / (steps - 1) * (b - a)) ** _EXPONENT for k in range(steps)), 0.0]
