@@ -129,9 +129,6 @@ def mesh_figure(
     >>> len(figure.axes)
     1
     """
-    import matplotlib
-    from matplotlib.collections import PolyCollection
-
     from invtoolbox.geometry.meshes import Mesh
 
     order = [(up + 1) % 3, (up + 2) % 3, up]  # right, along the view, up: a right-handed frame
@@ -150,30 +147,11 @@ def mesh_figure(
     wide, tall = high[0] - low[0], high[2] - low[2]
     height = min(7.0, 4.2 * max(tall, 1e-9) / max(wide, 1e-9) + 0.5)
     figure = new_figure((4.2 * len(meshes), height), layout="constrained")
-    light = np.array(_LIGHT) / np.linalg.norm(_LIGHT)
+    margin = 0.04 * max(wide, tall)
     for k, (mesh, vertices) in enumerate(zip(meshes, turned)):
         axes = figure.add_subplot(1, len(meshes), k + 1)
-        faces = mesh.faces.cpu().numpy()
-        corners = vertices[faces]
-        normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-        normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
-        normals[normals[:, 1] > 0] *= -1  # towards the viewer at negative depth
-        shade = 0.35 + 0.65 * np.clip(normals @ (light * [1, -1, 1]), 0, 1)
-        heights = colors[k] if k < len(colors) else None
-        base = np.full((len(faces), 3), 0.8)
-        if heights is not None:
-            means = heights.detach().cpu().double().numpy()[faces].mean(1)
-            base = matplotlib.colormaps["YlOrRd"](means)[:, :3]
-        back_to_front = np.argsort(-corners[:, :, 1].mean(1))
-        axes.add_collection(
-            PolyCollection(
-                corners[back_to_front][:, :, [0, 2]],
-                facecolors=(base * shade[:, None])[back_to_front],
-                edgecolors="face",
-                linewidths=0.2,
-            )
-        )
-        margin = 0.04 * max(wide, tall)
+        values = colors[k] if k < len(colors) else None
+        axes.add_collection(_shaded_faces(vertices, mesh.faces.cpu().numpy(), values))
         axes.set(
             xlim=(low[0] - margin, high[0] + margin),
             ylim=(low[2] - margin, high[2] + margin),
@@ -182,6 +160,36 @@ def mesh_figure(
         )
         axes.axis("off")
     return figure
+
+
+def _shaded_faces(vertices: np.ndarray, faces: np.ndarray, values: Tensor | None) -> Any:
+    """Return the triangles of a mesh, from back to front, as a ``PolyCollection``.
+
+    Args:
+        vertices: vertices in the axes of the viewpoint: right, along the view, up.
+        faces: triangles, ``(F, 3)``.
+        values: values of the vertices, see `mesh_figure`.
+    """
+    import matplotlib
+    from matplotlib.collections import PolyCollection
+
+    corners = vertices[faces]
+    normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+    normals[normals[:, 1] > 0] *= -1  # towards the viewer at negative depth
+    light = np.array(_LIGHT) / np.linalg.norm(_LIGHT)
+    shade = 0.35 + 0.65 * np.clip(normals @ (light * [1, -1, 1]), 0, 1)
+    base = np.full((len(faces), 3), 0.8)
+    if values is not None:
+        means = values.detach().cpu().double().numpy()[faces].mean(1)
+        base = matplotlib.colormaps["YlOrRd"](means)[:, :3]
+    back_to_front = np.argsort(-corners[:, :, 1].mean(1))
+    return PolyCollection(
+        corners[back_to_front][:, :, [0, 2]],
+        facecolors=(base * shade[:, None])[back_to_front],
+        edgecolors="face",
+        linewidths=0.2,
+    )
 
 
 #: Number of samples next to the mean, and of samples behind the slider.
@@ -238,27 +246,9 @@ def _pictures(
     The first one has mean, standard deviation, error and a slider over samples, the second one some
     samples side by side.
     """
-    middle, spread, true = plane(mean), plane(std), None if reference is None else plane(reference)
-    assert middle is not None and spread is not None
-    window = window_of(middle if true is None else true)
+    true = None if reference is None else plane(reference)
+    figures, window = deviation_pictures(mean, std, true, unit=unit)
     drawn = [to_bytes(p, window) for sample in samples if (p := plane(sample)) is not None]
-    # Standard deviation and error share a window, so that they can be compared.
-    error = None if true is None else abs(middle - true)
-    largest = (
-        window_of(spread).high
-        if error is None
-        else max(window_of(spread).high, window_of(error).high / 2)
-    )
-    heated = Window(0.0, largest)
-    warm = page.color_bar(heated, "heat", unit)
-    figures = [
-        page.shades(middle, window, "Mean", unit=unit),
-        page.picture(heat(spread, heated), "Standard deviation", "", bar=warm),
-    ]
-    if error is not None:
-        figures.append(
-            page.picture(heat(error, heated), "Error of the mean", "its magnitude", bar=warm)
-        )
     figures.append(
         page.slider(drawn, "Samples", "Stable parts are certain; parts that change are not.")
     )
@@ -267,6 +257,39 @@ def _pictures(
         for k, p in enumerate(drawn[:BESIDE])
     ]
     return [page.row(figures, len(figures)), page.row(some, BESIDE)]
+
+
+def deviation_pictures(
+    mean: Tensor, std: Tensor, truth: np.ndarray | None, caption: str = "", unit: str = ""
+) -> tuple[list[str], Window]:
+    """Return figures of mean, standard deviation and error, and the window of the mean.
+
+    Args:
+        mean: mean of a posterior, ``(channel, rows, columns)``.
+        std: its standard deviation.
+        truth: the true picture; None leaves the error out.
+        caption: text next to the mean.
+        unit: unit of the image.
+    """
+    middle, spread = plane(mean), plane(std)
+    assert middle is not None and spread is not None
+    window = window_of(middle if truth is None else truth)
+    # Standard deviation and error share a window, so that they can be compared.
+    error = None if truth is None else abs(middle - truth)
+    largest = window_of(spread).high
+    if error is not None:
+        largest = max(largest, window_of(error).high / 2)
+    heated = Window(0.0, largest)
+    bar = page.color_bar(heated, "heat", unit)
+    figures = [
+        page.shades(middle, window, "Mean", caption, unit=unit),
+        page.picture(heat(spread, heated), "Standard deviation", "per pixel", bar=bar),
+    ]
+    if error is not None:
+        figures.append(
+            page.picture(heat(error, heated), "Error of the mean", "its magnitude", bar=bar)
+        )
+    return figures, window
 
 
 def _curves(posterior: Posterior, truth: Tensor, calibration: Calibration | None) -> list[str]:

@@ -13,8 +13,9 @@ from torch import Tensor
 from invtoolbox.errors import InputError
 from invtoolbox.plotting import page
 from invtoolbox.plotting.comparison import describe_gain
+from invtoolbox.plotting.figures import deviation_pictures
 from invtoolbox.plotting.flow_report import FlowCase, flow_section
-from invtoolbox.plotting.pixels import Window, heat, plane, symmetric_window, to_bytes, window_of
+from invtoolbox.plotting.pixels import Window, plane, symmetric_window, to_bytes, window_of
 from invtoolbox.plotting.report import measure
 
 
@@ -125,7 +126,9 @@ def _case(case: Case) -> list[str]:
     if case.detail is not None:
         body += ["<h3>Detail</h3>", page.row(_details(case, truth, images, window), columns)]
     if case.deviation is not None:
-        body += ["<h3>How sure the answer is</h3>", page.row(_deviation(case, truth), columns)]
+        name, mean, std = case.deviation
+        pictures, _ = deviation_pictures(mean[0], std[0], truth, name, case.unit)
+        body += ["<h3>How sure the answer is</h3>", page.row(pictures, columns)]
     if all(method.x is not case.measurements for method in case.methods):
         shown = page.shades(measured, window_of(measured), "Measurements", "with noise")
         body += ["<h3>Measurements</h3>", page.row([shown], columns)]
@@ -158,22 +161,6 @@ def _details(
             swipe=named[k - 1][0] if k else "",
         )
         for k, (name, image) in enumerate(named)
-    ]
-
-
-def _deviation(case: Case, truth: np.ndarray) -> list[str]:
-    """Return the deviation of a posterior beside the error of its mean, in one window."""
-    assert case.deviation is not None
-    name, mean, std = case.deviation
-    middle, spread = plane(mean[0]), plane(std[0])
-    assert middle is not None and spread is not None
-    error = abs(middle - truth)
-    heated = Window(0.0, max(window_of(spread).high, window_of(error).high / 2))
-    bar = page.color_bar(heated, "heat", case.unit)
-    return [
-        page.shades(middle, window_of(truth), "Mean", name, unit=case.unit),
-        page.picture(heat(spread, heated), "Standard deviation", "per pixel", bar=bar),
-        page.picture(heat(error, heated), "Error of the mean", "its magnitude", bar=bar),
     ]
 
 
