@@ -87,7 +87,7 @@ def write_argoverse(
         log: name of the log, which becomes a folder.
         sweep: time stamp of the sweep in nanoseconds in versions 1 and 3; index of the sweep in the
             log, a multiple of 5, in version 2.
-        estimate: flow of the sweep, as `motion.estimate` returns it.
+        estimate: flow of the sweep, as `jobs.flow.estimate` returns it.
         points: points of the sweep, ``(N, 3)``.
         version: version of the format, 1, 2 or 3, as described in the docstring of this module.
         mask: boolean ``(N,)``, true for the points of the challenge of 2023 (see `argoverse_mask`);

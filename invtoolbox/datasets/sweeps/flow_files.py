@@ -85,7 +85,7 @@ def write_flow(
 
     Args:
         path: path of the file; it ends in ``.npz``.
-        estimate: flow of the sweep, as `motion.estimate` returns it.
+        estimate: flow of the sweep, as `jobs.flow.estimate` returns it.
         points: points of the sweep, ``(N, 3)``, from which the flow of the sensor's motion is
             computed.
         names: names of the sweep and of the next sweep.

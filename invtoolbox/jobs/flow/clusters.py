@@ -6,7 +6,7 @@ A `Cloud` holds what is computed once per sweep. `clusters` finds connected poin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -269,16 +269,7 @@ def translations(
     side = 2 * (reach + _TAPS) + 1
     start = np.concatenate([[0], np.cumsum(side**2)])
     votes = np.zeros(start[-1])
-    number = np.bincount(second, minlength=len(bodies))
-    before = np.cumsum(number) - number
-    partners = number[first]
-    blocks = np.cumsum(partners) // _VOTES
-    for rows in np.split(np.arange(len(first)), np.flatnonzero(np.diff(blocks)) + 1):
-        one = np.repeat(rows, partners[rows])
-        ends = np.cumsum(partners[rows])
-        within = np.arange(len(one)) - np.repeat(ends - partners[rows], partners[rows])
-        body = first[one]
-        difference = target_squares[before[body] + within] - squares[one]
+    for body, difference in _differences(first, squares, second, target_squares):
         near = (difference**2).sum(1) <= reach[body] ** 2
         row, column = (difference[near] + (reach + _TAPS)[body[near], None]).T
         bins = start[body[near]] + row * side[body[near]] + column
@@ -304,6 +295,32 @@ def translations(
     offsets = np.stack([row[peaks], column[peaks]], 1) - (reach + _TAPS)[owner[peaks], None]
     ends = np.searchsorted(owner[peaks], np.arange(1, len(bodies)))
     return [(best[:most] * cell[k]) @ turn[k].T for k, best in enumerate(np.split(offsets, ends))]
+
+
+def _differences(
+    first: np.ndarray, squares: np.ndarray, second: np.ndarray, targets: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield blocks of the differences of all pairs of a body's squares and its targets.
+
+    Args:
+        first: bodies of the squares, ascending.
+        squares: rows and columns of the squares, ``(n, 2)``.
+        second: bodies of the targets, ascending.
+        targets: rows and columns of the targets, ``(m, 2)``.
+
+    Yields:
+        Body and difference of every pair.
+    """
+    number = np.bincount(second, minlength=int(first.max(initial=-1)) + 1)
+    before = np.cumsum(number) - number
+    partners = number[first]
+    blocks = np.cumsum(partners) // _VOTES
+    for rows in np.split(np.arange(len(first)), np.flatnonzero(np.diff(blocks)) + 1):
+        one = np.repeat(rows, partners[rows])
+        ends = np.cumsum(partners[rows])
+        within = np.arange(len(one)) - np.repeat(ends - partners[rows], partners[rows])
+        body = first[one]
+        yield body, targets[before[body] + within] - squares[one]
 
 
 def _occupied(

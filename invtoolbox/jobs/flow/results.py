@@ -77,7 +77,7 @@ class PairFlow:
     """Flow of a pair of sweeps.
 
     Attributes:
-        estimate: the flow, as `motion.estimate` returns it.
+        estimate: the flow, as `jobs.flow.estimate` returns it.
         points: points of the first sweep, ``(N, 3)``.
         names: names of both sweeps.
         facts: plain values that JSON can hold and that depend on the pair alone.

@@ -215,11 +215,7 @@ def solve_in_stages(
             if is_last or watch.is_over:
                 break
             journal.bad_views |= bad
-            # Parameters of the operator, such as exposures, belong to the views that stay.
-            assert solution.problem is not None
-            fits, theirs = _fitting(train, bad), solution.problem.unknown
-            leaves = solution.parameters.items()
-            state = (prior, {n: leaf[..., fits, :] if n in theirs else leaf for n, leaf in leaves})
+            state = prior, _parameters_of_views(solution, _fitting(train, bad))
             journal.next_stage(finished, watch, state)
         journal.save(watch)
         return StagedSolution(
@@ -295,6 +291,19 @@ def _solve_stage(
             "learning_rate of the solver"
         )
     return solution, prior
+
+
+def _parameters_of_views(solution: Solution, views: Tensor) -> dict[str, Tensor]:
+    """Return the parameters with which the next stage starts.
+
+    Those of the operator, such as exposures, are of the views that stay alone.
+    """
+    assert solution.problem is not None
+    of_views = solution.problem.unknown
+    return {
+        name: leaf[..., views, :] if name in of_views else leaf
+        for name, leaf in solution.parameters.items()
+    }
 
 
 def _fitting(pictures: PosedPictures, bad: Mapping[str, str]) -> Tensor:
