@@ -222,9 +222,9 @@ class LocalField(nn.Module):
 
 @dataclass(frozen=True)
 class AtPixels(Loss):
-    """Loss at random pixels of the wanted image, for a `LocalField`.
+    """Loss at random pixels of the target, for a `LocalField`.
 
-    Input and wanted image show the same field and may have different sizes.
+    Input and target show the same field and may have different sizes.
 
     Args:
         loss: loss of the values at these pixels.
@@ -277,8 +277,8 @@ class InpaintingPairs(Crops):
         noise_std: standard deviation of Gaussian noise of the known pixels.
 
     >>> pairs = InpaintingPairs([torch.rand(1, 1, 20, 30)], crop=16, known=0.5)
-    >>> shown, wanted = pairs.draw(4, torch.Generator().manual_seed(0))
-    >>> shown.shape, wanted.shape
+    >>> inputs, targets = pairs.draw(4, torch.Generator().manual_seed(0))
+    >>> inputs.shape, targets.shape
     (torch.Size([4, 2, 8, 8]), torch.Size([4, 1, 16, 16]))
     """
 

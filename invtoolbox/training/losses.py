@@ -1,6 +1,6 @@
 """Losses of a network, one number per pair.
 
-`L2`, `L1` and `ProximalMatching` compare an output with the wanted one. `SkipLoss` also trains the
+`L2`, `L1` and `ProximalMatching` compare an output with the target. `SkipLoss` also trains the
 predicted start of an equilibrium, `RateDistortion` and `PixelLikelihood` train compressive
 autoencoders, `BitsPerPixel` trains a density, and `JacobianNuclearNorm` adds a penalty that needs
 no Jacobian.
@@ -42,7 +42,7 @@ class Loss(ABC):
         network) overrides it. Draws come from the generator.
         """
         result: Tensor = network(shown)
-        # A complex result keeps its imaginary part, which is an error if the wanted one is real.
+        # A complex result keeps its imaginary part, which is an error if the target is real.
         return self(result if result.is_complex() else result.to(wanted.dtype), wanted)
 
 
@@ -248,7 +248,7 @@ class JacobianNuclearNorm(Penalized):
     `ConvexNetwork` is symmetric and has no negative eigenvalue, so its nuclear norm is the trace,
     ``<e, f(x + step e) - f(x)> / step``.
 
-    A network whose input and wanted output are noisy images (`Crops` of them) learns by `L2` to
+    A network whose input and target are noisy images (`Crops` of them) learns by `L2` to
     denoise if the weight is ``2 noise_std^2``: the sum then is the unbiased estimate of the risk
     (Stein 1981), with the nuclear norm in place of the trace.
 

@@ -1,4 +1,4 @@
-"""Training pairs of a network: its input and the wanted output, drawn on demand.
+"""Training pairs of a network: its input and the target, drawn on demand.
 
 `Examples` are pairs that exist already. `Crops`, `NoisyPairs` and `LevelPairs` are for coders and
 denoisers, `MeasuredPairs` for networks that reconstruct an image from measurements. Pairs for
@@ -36,11 +36,11 @@ class Examples(Pairs):
 
     Args:
         shown: inputs ``(items, channel, *space)``, such as first reconstructions of measured data.
-        truths: wanted outputs ``(items, channel, *space)``.
+        truths: targets ``(items, channel, *space)``.
 
     >>> pairs = Examples(torch.zeros(3, 1, 4, 4), torch.ones(3, 1, 8, 8))
-    >>> shown, wanted = pairs.draw(2, torch.Generator().manual_seed(0))
-    >>> shown.shape, wanted.shape
+    >>> inputs, targets = pairs.draw(2, torch.Generator().manual_seed(0))
+    >>> inputs.shape, targets.shape
     (torch.Size([2, 1, 4, 4]), torch.Size([2, 1, 8, 8]))
     """
 
@@ -68,7 +68,7 @@ class Examples(Pairs):
 
 
 class Crops(Pairs):
-    """Crops of images, rotated and mirrored, as both the input and the wanted output.
+    """Crops of images, rotated and mirrored, as both the input and the target.
 
     Args:
         images: images ``(1, channel, rows, columns)`` of any sizes; larger ones are drawn from more
@@ -79,8 +79,8 @@ class Crops(Pairs):
             so it learns many accuracies at once.
 
     >>> pairs = Crops([torch.rand(1, 1, 20, 30)], crop=8, contrast=(0.25, 1.0))
-    >>> shown, wanted = pairs.draw(4, torch.Generator().manual_seed(0))
-    >>> shown.shape, torch.equal(shown, wanted)
+    >>> inputs, targets = pairs.draw(4, torch.Generator().manual_seed(0))
+    >>> inputs.shape, torch.equal(inputs, targets)
     (torch.Size([4, 1, 8, 8]), True)
     """
 
@@ -205,8 +205,8 @@ class NoisyPairs(Crops):
         crop: side of the crops, pixels.
 
     >>> pairs = NoisyPairs([torch.rand(1, 1, 20, 30)], noise_std=0.1, crop=8)
-    >>> shown, wanted = pairs.draw(4, torch.Generator().manual_seed(0))
-    >>> shown.shape, round(float((shown - wanted).std()), 1)
+    >>> inputs, targets = pairs.draw(4, torch.Generator().manual_seed(0))
+    >>> inputs.shape, round(float((inputs - targets).std()), 1)
     (torch.Size([4, 1, 8, 8]), 0.1)
     """
 
@@ -244,8 +244,8 @@ class LevelPairs(Crops):
         crop: side of the crops, pixels.
 
     >>> pairs = LevelPairs([torch.rand(1, 3, 20, 30)], noise_std=(0.01, 0.1), crop=8)
-    >>> shown, wanted = pairs.draw(4, torch.Generator().manual_seed(0))
-    >>> shown.shape, wanted.shape
+    >>> inputs, targets = pairs.draw(4, torch.Generator().manual_seed(0))
+    >>> inputs.shape, targets.shape
     (torch.Size([4, 2, 8, 8]), torch.Size([4, 1, 8, 8]))
     """
 

@@ -19,7 +19,7 @@ from invtoolbox.training.pairs import Crops, NoisyPairs, Pairs, check_finite
 
 
 class RecorruptedPairs(NoisyPairs):
-    """Pairs from noisy images alone: the input is ``y + a z``, the wanted output ``y - z / a``.
+    """Pairs from noisy images alone: the input is ``y + a z``, the target ``y - z / a``.
 
     z is as strong as the noise of y. The two have independent noise about the same clean image. So
     `L2`, and no other loss, is minimized by the denoiser that clean images would have taught, for
@@ -67,8 +67,8 @@ class ThinnedPairs(Crops):
         share: share of the counts in the target.
 
     >>> images = [torch.poisson(torch.full((1, 1, 20, 30), 9.0))]
-    >>> shown, wanted = ThinnedPairs(images, 1.0, crop=8).draw(4, torch.Generator().manual_seed(0))
-    >>> bool((0.85 * shown + 0.15 * wanted).frac().abs().max() < 1e-5)
+    >>> inputs, targets = ThinnedPairs(images, 1.0, crop=8).draw(4, torch.Generator().manual_seed(0))
+    >>> bool((0.85 * inputs + 0.15 * targets).frac().abs().max() < 1e-5)
     True
     """
 
@@ -126,8 +126,8 @@ class Noise2InversePairs(Crops):
     >>> import invtoolbox as it
     >>> A = it.operators.ParallelBeam((16, 16), torch.arange(24) * torch.pi / 24, 24)
     >>> pairs = Noise2InversePairs(torch.rand(1, 1, 24, 24), A, splits=3, crop=8)
-    >>> shown, wanted = pairs.draw(4, torch.Generator().manual_seed(0))
-    >>> shown.shape, wanted.shape
+    >>> inputs, targets = pairs.draw(4, torch.Generator().manual_seed(0))
+    >>> inputs.shape, targets.shape
     (torch.Size([4, 1, 8, 8]), torch.Size([4, 1, 8, 8]))
     """
 
@@ -200,8 +200,8 @@ class Measurements(Pairs):
         second: another measurement of the same items.
 
     >>> y = torch.arange(3.0).view(3, 1, 1)
-    >>> shown, wanted = Measurements(y).draw(2, torch.Generator().manual_seed(0))
-    >>> shown.shape, torch.equal(shown, wanted)
+    >>> inputs, targets = Measurements(y).draw(2, torch.Generator().manual_seed(0))
+    >>> inputs.shape, torch.equal(inputs, targets)
     (torch.Size([2, 1, 1]), True)
     """
 

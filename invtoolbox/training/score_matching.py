@@ -30,8 +30,8 @@ class DiffusionPairs(LevelPairs):
         crop: side of the crops, pixels.
 
     >>> pairs = DiffusionPairs([torch.rand(1, 3, 20, 30)], noise_std=(0.001, 20.0), crop=8)
-    >>> shown, wanted = pairs.draw(4, torch.Generator().manual_seed(0))
-    >>> shown.shape, wanted.shape
+    >>> inputs, targets = pairs.draw(4, torch.Generator().manual_seed(0))
+    >>> inputs.shape, targets.shape
     (torch.Size([4, 2, 8, 8]), torch.Size([4, 1, 8, 8]))
     """
 
@@ -58,9 +58,9 @@ class ScoreMatching(Loss):
     Args:
         sigma_data: root mean square s of the pictures, the one of `DiffusionUNet`.
 
-    >>> shown, clean = torch.ones(2, 2, 4, 4), torch.zeros(2, 1, 4, 4)
+    >>> inputs, clean = torch.ones(2, 2, 4, 4), torch.zeros(2, 1, 4, 4)
     >>> loss = ScoreMatching(sigma_data=0.5)
-    >>> loss.of_network(lambda x: 0.5 * x[:, :1], shown, clean, torch.Generator())
+    >>> loss.of_network(lambda x: 0.5 * x[:, :1], inputs, clean, torch.Generator())
     tensor([1.2500, 1.2500])
     """
 

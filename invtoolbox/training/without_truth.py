@@ -306,7 +306,7 @@ class EveryWeight(Loss):
 
     A `unrolling.Conditioned` network f learns the minimizer for every weight of its range. One
     weight per item is drawn by `Conditioned.draw`. The inputs of the pairs are the measurements y;
-    their wanted outputs are not used.
+    their targets are not used.
 
     Args:
         operator: A.
