@@ -36,14 +36,14 @@ from invtoolbox.jobs.kinds import commands
 OptionAdder = Callable[[argparse.ArgumentParser], None]
 #: Commands that belong to no kind of scene: the module of `invtoolbox.cli`, and what they do.
 COMMANDS = {
+    "demo": ("demo", "compare methods on a CT slice, a photograph and a street, in a minute"),
     "run": ("run", "run a scene file"),
-    "train": ("train", "train a prior from a recipe"),
-    "benchmark": ("benchmark", "measure methods, and your own, on a standard table"),
     "list": ("listing", "list priors, solvers, data sets, scenes and other names"),
     "data": ("data", "show which files a data set has, and take them from a folder"),
+    "train": ("train", "train a prior from a recipe"),
+    "benchmark": ("benchmark", "measure methods, and your own, on a standard table"),
     "info": ("info", "show versions, devices, threads and missing extras"),
     "doctor": ("doctor", "check home, kernel cache, compiler, memory, disk, versions and GPU"),
-    "demo": ("demo", "compare methods on a CT slice, a photograph and a street, in a minute"),
 }
 
 
@@ -175,11 +175,10 @@ def parser() -> argparse.ArgumentParser:
 
     top = Parser(
         prog="invtoolbox",
-        description="Solve inverse problems from the command line: reconstruct a sinogram, deblur "
-        "a photograph, estimate the scene flow\n"
-        "of lidar sweeps, integrate a normal map, estimate the flow of events, run a scene file.",
+        description="Solve inverse problems from the command line: one command per kind of "
+        "measurements, and scene files for studies.",
         epilog="examples:\n"
-        "  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n  invtoolbox "
+        "  invtoolbox demo\n  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n  invtoolbox "
         "deblur photo.png --kernel kernel.png\n  invtoolbox flow folder-of-sweeps --out "
         "results/flow\n  invtoolbox run ct-small --set prior.tv.weight=0.01\n  invtoolbox list "
         "priors\n\n`invtoolbox COMMAND --help` describes a command. INVTOOLBOX_DEBUG=1 shows the "
@@ -197,12 +196,11 @@ def parser() -> argparse.ArgumentParser:
         title="commands", metavar="COMMAND", required=True, parser_class=LazyParser
     )
     adders: dict[str, tuple[str, OptionAdder]] = {
-        name: (summary, partial(_fill, module)) for name, (module, summary) in COMMANDS.items()
+        name: (entry.summary, entry.fill) for name, entry in commands().items()
     }
+    # A command of a plug-in does not replace one of these.
     adders |= {
-        name: (entry.summary, entry.fill)
-        for name, entry in commands().items()
-        if name not in adders  # of a plug-in
+        name: (summary, partial(_fill, module)) for name, (module, summary) in COMMANDS.items()
     }
     for name, (summary, add_options) in adders.items():
         command = parsers.add_parser(
