@@ -1,4 +1,4 @@
-"""What a report shows beside a result: the simple answer, the errors, and a verdict."""
+"""Parts of a report next to a result: the simple answer, the errors, and a verdict."""
 
 from __future__ import annotations
 

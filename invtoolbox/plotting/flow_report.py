@@ -126,7 +126,7 @@ def write_flow_report(
 
 
 def _verdict(errors: FlowErrors, name: str = "") -> list[str]:
-    """Return the error relative to the speed beside that of the answer that nothing moves, 1."""
+    """Return the error relative to the speed, which is 1 for the answer that nothing moves."""
     relative = errors.bucketed.mean().dynamic
     if math.isnan(relative):
         return []

@@ -153,7 +153,7 @@ _PLAY = (
     "const range = this.closest('figure').querySelector('input');"
     "if (playing) this.timer = setInterval(() => { range.value = (+range.value + 1) % (+range.max + 1); range.oninput(); }, 90)"
 )
-# The picture of the card before is laid over that of this card, up to the place of the slider.
+# The picture of the previous card covers the picture of this card, up to the place of the slider.
 _SWIPE = (
     "const card = this.closest('figure'), frame = card.querySelector('.frame');"
     "if (!frame.querySelector('.cut')) { const cut = frame.appendChild(document.createElement('span'));"

@@ -23,7 +23,7 @@ from invtoolbox.geometry.gaussians import Splats, colors_to_harmonics
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.plotting import page
 
-#: Largest number of Gaussians in a page; of more, those with the largest area are shown.
+#: Largest number of Gaussians in a page; of more, a page shows the Gaussians of the largest area.
 MOST = 200_000
 #: Share of the light that a cell stops above which nodes between such cells cannot be seen.
 _OPAQUE = 0.6

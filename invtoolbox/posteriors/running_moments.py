@@ -326,7 +326,7 @@ def _split_rhats_of_sums(chain: Chain) -> tuple[Tensor, Tensor]:
     """Return the split R-hats of every pixel of one item and of its square, from sums of blocks.
 
     Their shape is ``(1, channel, *space)``. The first is `diagnostics.split_rhat` of all states of
-    full blocks. The second is that of the squares about the mean, with the variance 2 v^2 that the
+    full blocks. The second is the R-hat of the squares about the mean, with the variance 2 v^2 that the
     squares of normal values of variance v have, because sums hold no fourth powers (the folded
     R-hat of Vehtari et al. 2021, with squares in place of absolute values).
     """

@@ -100,7 +100,7 @@ class Solver(ABC):
         return self
 
     def needs_weight(self, priors: PriorSum) -> bool:
-        """Return whether a run without a weight takes a multiple of that of the minimizer.
+        """Return whether a run without a weight takes a multiple of the weight of the minimizer.
 
         Args:
             priors: the priors as they were given.
@@ -228,7 +228,7 @@ class Solver(ABC):
         At the answer `apply_map` leaves them unchanged.
         """
         raise InputError(
-            f"the iterates of {type(self).__name__} are not those of a map with a fixed point"
+            f"the iterates of {type(self).__name__} do not come from a map with a fixed point"
         )
 
     def at_point(self, objective: Objective, state: Any, point: tuple[Tensor, ...]) -> Any:

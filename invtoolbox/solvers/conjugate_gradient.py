@@ -34,7 +34,7 @@ class Curvatures(NamedTuple):
         return cls(torch.full_like(like, torch.inf), torch.zeros_like(like))
 
     def update(self, bend: Tensor, direction: Tensor) -> Self:
-        """Return the curvatures with those of a direction, given ``bend = <p, H p>``."""
+        """Return the curvatures, extended by a direction with ``bend = <p, H p>``."""
         curvature = quotient(bend, inner(direction, direction))
         is_one = curvature > 0
         least = torch.where(is_one, self.least.minimum(curvature), self.least)
@@ -148,7 +148,7 @@ class ConjugateGradient(GradientSolver):
         residual, direction, inverse = state.residual, state.direction, state.inverse
         recent, curvatures = state.recent, state.curvatures
         changed = objective.regularization != state.weight
-        # Without a rule the weight is that of the start, also in another place of the memory.
+        # Without a rule the weight stays that of the start, although its tensor may be another one.
         test = (lambda flags: bool(flags.any())) if objective.has_rule else is_any
         if objective.regularization is not state.weight and test(changed):
             # Another weight is another system: its items begin again from their x.
@@ -210,7 +210,7 @@ class ConjugateGradient(GradientSolver):
         return quadratic_gap(objective, state.x, distance, state.curvatures.least)
 
     def gives_up(self, state: CGState) -> Tensor:
-        # What follows is rounding of H x, which the residual that is carried along does not show.
+        # The rest is rounding of H x, which the updated residual does not contain.
         return state.curvatures.hide(state.x, state.certificate * state.scale)
 
     def fixed_point(self, state: CGState) -> tuple[Tensor, ...]:

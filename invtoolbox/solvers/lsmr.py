@@ -206,7 +206,7 @@ class LSMR(GradientSolver):
     def step(self, objective: Objective, state: LSMRState) -> LSMRState:
         # Another weight is another inner product: its items begin again from their x.
         changed = objective.regularization != state.weight
-        # Without a rule the weight is that of the start.
+        # Without a rule the weight stays that of the start.
         test = (lambda flags: bool(flags.any())) if objective.has_rule else is_any
         if test(changed):
             state = where_items(

@@ -343,7 +343,7 @@ def _join_frame(
     if step is start:
         return to_reference
     # T_k = T_{k-1} E_{k-1}^-1 forward in time, and T_k = T_{k+1} E_k backward, because E_k maps the
-    # frame of the sweep k to that of the sweep k + 1.
+    # frame of the sweep k to the frame of the sweep k + 1.
     return to_reference @ (
         inverse(before.ego_motion.to(torch.float64))
         if forward

@@ -67,7 +67,7 @@ def find_level(points: Tensor) -> Tensor:
         points: finite points ``(N, 3)``, metres, with the sensor at the origin.
 
     Returns:
-        Rotation from the level frame to that of the points, float64 ``(3, 3)``; the identity if the
+        Rotation from the level frame to the frame of the points, float64 ``(3, 3)``; the identity if the
         frame is level, or shows no ground.
     """
     level = torch.eye(3, dtype=torch.float64)

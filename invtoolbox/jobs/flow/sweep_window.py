@@ -33,7 +33,7 @@ from invtoolbox.jobs.flow.window import Neighbour, describe_window, place
 
 #: Largest number of sweeps of a window.
 LONGEST_WINDOW = 13
-#: Distance of the sensor from the origin of the points' frame beyond which it is that of a map, metres.
+#: Distance of the sensor from the origin of the points' frame beyond which it is the frame of a map, metres.
 _MAP = 10.0
 #: In place of the digest of a sweep.
 UNREADABLE = "cannot be read"
@@ -220,7 +220,7 @@ class SweepWindow:
                 the last sweep, and bodies are continued by their tracks.
 
         Raises:
-            InputError: the sweep has no neighbour, or one that it does not belong to.
+            InputError: the sweep has no neighbour, or does not belong to its neighbour.
         """
         here = self._entry(source)
         there = self._entry(source + 1) if source + 1 in numbers else None

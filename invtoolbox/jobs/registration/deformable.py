@@ -162,7 +162,7 @@ class DeformableStage:
             )
 
     def _problem(self, level: FieldLevel, points: tuple[Tensor, Tensor] | None) -> Problem:
-        """Return the problem of a level; in that of a velocity landmarks are measurements."""
+        """Return the problem of a level; landmarks are measurements in the problem of a velocity."""
         to_fixed = level.problem(self.loss, self.kernel)
         if not self.is_diffeomorphic:
             return to_fixed

@@ -219,7 +219,7 @@ def register(
         prior: prior of the displacement: `priors.Bending` (the default), `priors.Diffusion`,
             `priors.LinearElastic`, `priors.GridARAP`, or any other or a sum.
         spacing: distance of neighbours along every axis, a number or one per axis, or a pair of
-            such tuples, of moving and fixed image; by default that of the volumes, or 1.
+            such tuples, of moving and fixed image; by default the spacing of the volumes, or 1.
         affine: matrix that maps the indices ``(slice, row, column, 1)`` of an array to ``(x, y, z,
             1)``, or ``(row, column, 1)`` to ``(x, y, 1)``; or a pair, of moving and fixed image.
         stages: some of ``"translation"``, ``"rigid"``, ``"similarity"``, ``"affine"`` and

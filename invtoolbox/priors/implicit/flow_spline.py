@@ -83,7 +83,7 @@ class FlowSpline(ImplicitPrior):
 class CameraFlow(FlowSpline):
     r"""Flow of a static world in front of a moving camera, found together with the camera's motion.
 
-    In addition to the control points of the flow, z holds those of the twist (v, w) of the camera
+    In addition to the control points of the flow, z holds control points of the twist (v, w) of the camera
     over time, a cubic B-spline. The flow is drawn towards the epipolar lines of the twist by
     ``1/2 epipolar mean(huber(d))``, with the distances d of `geometry.epipolar` in pixels: the
     part of the flow that no depth explains. The length of v does not matter.

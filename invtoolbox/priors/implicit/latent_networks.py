@@ -168,7 +168,7 @@ class GradientOriginNetwork(nn.Module):
     """Decoder F whose own gradient is the encoder: ``z(x) = -grad_z |x - F(z)|^2`` at ``z = 0``.
 
     The network returns ``F(z(x))`` (Bond-Taylor and Willcocks, "Gradient origin networks", ICLR
-    2021). The gradient is that of a sum over each item's own pixels, so z depends neither on the
+    2021). The gradient belongs to a sum over each item's own pixels, so z depends neither on the
     other items nor on their number (the paper's code takes the mean over the batch). Training the
     network to return its input, with ``training.L2`` on pairs of an image and itself,
     differentiates through the gradient: activations with a second derivative (ELU, SiLU) learn more

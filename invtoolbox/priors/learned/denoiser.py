@@ -35,7 +35,7 @@ _OPPONENT = tuple(
 #: Errors of a denoised image, in errors of a constant one, above which a network returns something
 #: else; networks before their training have about 1.
 WORSE = 1.25
-#: What to do with a network that is called in another way.
+#: Advice for a network that is called in another way.
 _OTHER = (
     "give a function (x, sigma) that calls the network and returns the denoised image, such as lambda "
     "x, sigma: network(torch.cat([x, torch.full_like(x[:, :1], sigma)], 1)) for a map of the level as "

@@ -23,7 +23,7 @@ class Tiled(ExplicitPrior):
     """A denoiser that is applied to overlapping tiles, so that its memory is the memory of a tile.
 
     Every tile is denoised together with a margin of its neighbours, and its inner part is kept. The
-    result is that of the whole image, to rounding, if the margin is at least the radius of the
+    result equals the result of the whole image, to rounding, if the margin is at least the radius of the
     receptive field, the sum of ``(kernel - 1) / 2`` over the layers of a convolutional network.
     The volume of a run on several ranks (`invtoolbox.distributed`) gets the margin of its slab from
     the neighbouring ranks; every rank needs at least that number of slices.
