@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -77,10 +79,17 @@ def check_graph(clean: Tensor, x: Tensor, prior: object) -> Tensor:
     return clean
 
 
-def check_intensity_range(intensity_range: tuple[float, float]) -> None:
-    """Raise `InputError` unless the range is ``(low, high)`` with low < high."""
-    if not intensity_range[1] > intensity_range[0]:
-        raise InputError(f"intensity_range is (low, high) with low < high, got {intensity_range}")
+def check_intensity_range(intensity_range: Sequence[float]) -> tuple[float, float]:
+    """Return a range ``(low, high)``; raise `InputError` unless low < high, both finite."""
+    try:
+        low, high = map(float, intensity_range)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise InputError(
+            f"intensity_range is (low, high), finite, with low < high, got {intensity_range!r}"
+        )
+    return low, high
 
 
 def check_spacing(prior: object, spacing: tuple[float, ...] | None, dimensions: int) -> None:

@@ -168,6 +168,7 @@ def test_channels_and_complex_images() -> None:
         lambda: Denoiser(Shrink(), trained_level=0.1, rescale=True),
         lambda: Denoiser(nn.Identity(), rescale=True),
         lambda: Denoiser(nn.Identity(), intensity_range=(1.0, 1.0)),
+        lambda: Denoiser(nn.Identity(), intensity_range="HU"),
         lambda: Denoiser(lambda x: x[..., :1]).denoise(torch.ones(1, 1, 2, 2), 0.1),
         lambda: load_dncnn("missing.pth"),
     ],

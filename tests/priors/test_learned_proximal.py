@@ -435,7 +435,9 @@ def test_bad_input_is_refused() -> None:
         {"intensity_range": (1.0, 0.0)},
         {"intensity_range": (0.0, float("inf"))},
     ):
-        with pytest.raises(InputError, match="positive sigma and an intensity_range"):
+        with pytest.raises(
+            InputError, match="sigma of LearnedProximal must be positive|intensity_range is"
+        ):
             LearnedProximal(ConvexDense(2, 4, 2), **settings)
     robust = it.Problem(
         torch.ones(1, 1, 2), it.operators.Identity((1, 2)), it.data_terms.L1(noise_std=0.1)

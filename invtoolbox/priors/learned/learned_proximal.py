@@ -8,12 +8,12 @@ convex problem per item.
 from __future__ import annotations
 
 import copy
-import math
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Generator, Tensor
 
+from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.core.rare_branches import is_any
 from invtoolbox.errors import InputError
@@ -21,7 +21,7 @@ from invtoolbox.networks.convex_network import ConvexNetwork, item_sum
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.priors.base import ExplicitPrior
-from invtoolbox.priors.settings import check_placement, replace
+from invtoolbox.priors.settings import check_intensity_range, check_placement, replace
 
 if TYPE_CHECKING:
     from invtoolbox.problem import Problem
@@ -87,17 +87,11 @@ class LearnedProximal(ExplicitPrior):
                 f"{network if isinstance(network, type) else type(network).__name__}; "
                 "Denoiser takes any network"
             )
-        if not _is_positive(sigma) or not _is_range(intensity_range):
-            raise InputError(
-                "LearnedProximal needs a positive sigma and an intensity_range (low, high) with "
-                f"low < high, got {sigma!r} and {intensity_range!r}"
-            )
+        check_range(self, "(0, inf)", sigma=sigma)
         network.check_convex()
         self.network, self.sigma, self.within_theorem = network, float(sigma), within_theorem
-        self.intensity_range, self.channelwise = (
-            (float(intensity_range[0]), float(intensity_range[1])),
-            channelwise,
-        )
+        self.intensity_range = check_intensity_range(intensity_range)
+        self.channelwise = channelwise
         self.least_weight: Tensor | None = None
 
     def prepare(self, problem: Problem, solve: Any) -> Self:
@@ -296,16 +290,3 @@ class BeyondSquare(ExplicitPrior):
 
     def energy(self, x: Tensor) -> Tensor:
         return self.network.potential(x) - 0.5 * item_sum(x.square())
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, (int, float)) and 0 < value < math.inf
-
-
-def _is_range(value: object) -> bool:
-    return (
-        isinstance(value, (tuple, list))
-        and len(value) == 2
-        and all(isinstance(v, (int, float)) and math.isfinite(v) for v in value)
-        and value[0] < value[1]
-    )
