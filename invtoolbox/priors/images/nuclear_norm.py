@@ -72,15 +72,16 @@ class NuclearNorm(ExplicitPrior):
         fixed = x.detach()
         # The sum over the patches of the sums of their singular values.
         finite, wrong = _replace_infinite(fixed)
-        total = blank_items(wrong, map_items(self._sum_values, finite))
+        sums = map_items(
+            lambda item: sum_items(torch.linalg.svdvals(self._reduce(self._matrices(item)[0]))),
+            finite,
+        )
+        total = blank_items(wrong, sums)
         if not (x.requires_grad and torch.is_grad_enabled()):
             return total
         # Automatic differentiation of a QR decomposition fails at matrices of lower rank, and the
         # solutions are such matrices. So the derivative <dx, U V^H> is attached by hand.
         return total + inner(x - fixed, self.gradient(fixed))
-
-    def _sum_values(self, x: Tensor) -> Tensor:
-        return sum_items(torch.linalg.svdvals(self._reduce(self._matrices(x)[0])))
 
     def gradient(self, x: Tensor, generator: Generator | None = None) -> Tensor:
         """Return the subgradient of least norm, ``U V^H`` of every matrix.
