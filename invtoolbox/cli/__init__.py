@@ -179,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
         "measurements, and scene files for studies.",
         epilog="examples:\n"
         "  invtoolbox demo\n  invtoolbox ct sinogram.npy --geometry geometry.toml --output slice.tif\n  invtoolbox "
-        "deblur photo.png --kernel kernel.png\n  invtoolbox flow folder-of-sweeps --out "
+        "deblur photo.png --kernel kernel.png\n  invtoolbox flow folder-of-sweeps --output "
         "results/flow\n  invtoolbox run ct-small --set prior.tv.weight=0.01\n  invtoolbox list "
         "priors\n\n`invtoolbox COMMAND --help` describes a command. INVTOOLBOX_DEBUG=1 shows the "
         "traceback of an error.",

@@ -36,7 +36,7 @@ class FolderCommand(SceneCommand):
             f"folder for the results (default: {self.outputs[0]})",
             "keep the results in the folder and go on from them, for example after Ctrl-C",
             "replace the results of an earlier run",
-            names=("--out", "--output", "-o"),
+            names=("--output", "-o", "--out"),
         )
         group.add_argument(
             "--save-scene", metavar="FILE", help="also write the scene file of this run"

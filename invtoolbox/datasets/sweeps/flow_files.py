@@ -178,7 +178,7 @@ def refuse_source(folder: str | os.PathLike[str], source: str | os.PathLike[str]
     if out == inside or inside in out.parents:
         raise InputError(
             f"{folder}: results are never written into the source {source}; give another folder, "
-            "outside of it (--out on the command line)"
+            "outside of it (--output on the command line)"
         )
     return out
 

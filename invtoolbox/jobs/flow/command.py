@@ -77,7 +77,7 @@ COMMAND = FlowCommand(
     ".bin, .las, .laz, .pcd, .ply, .npy or .npz sweeps, of KITTI, Argoverse 2, nuScenes, Waymo or "
     "Ouster; a recording:\n.pcap of Ouster or a VLP-16, a bag of ROS 1 or 2, .mcap; an .h5 scene of "
     "OpenSceneFlow;\na scene file; or the name of a data set or of a scene of the catalogue. One result "
-    "file per sweep is written to the folder\n--out; the last sweep has no successor, and so no "
+    "file per sweep is written to the folder\n--output; the last sweep has no successor, and so no "
     "result. A sweep that cannot be read is reported and skipped, and the\nexit code is then 1. The "
     "results are the same for any number of workers.",
     positional={"SEQUENCE": "sweeps.path"},
@@ -94,11 +94,11 @@ COMMAND = FlowCommand(
         "--masks": "output.masks",
     },
     examples=(
-        "flow street --out results/street --report results/street.html",
-        "flow ~/kitti/sequences/07 --workers 2 --out results/kitti",
-        "flow ~/kitti/sequences/07 --workers 2 --out results/kitti --resume",
-        "flow drive.pcap --out results/drive --save labels boxes map",
-        "flow av2-pair --method nsfp --out results/nsfp --pictures\n\n"
+        "flow street --output results/street --report results/street.html",
+        "flow ~/kitti/sequences/07 --workers 2 --output results/kitti",
+        "flow ~/kitti/sequences/07 --workers 2 --output results/kitti --resume",
+        "flow drive.pcap --output results/drive --save labels boxes map",
+        "flow av2-pair --method nsfp --output results/nsfp --pictures\n\n"
         "read a result with NumPy alone:\n"
         '  flow = numpy.load("results/street/000000.npz")["flow"]     # (points, 3), metres to the '
         "next sweep",
