@@ -110,8 +110,9 @@ def find_bad_readings(planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         usual = mean.quantile(0.75, dim=2, keepdim=True)
         level = _NOISE * noise / planes.shape[1] ** 0.5 + reach**2 * _DEAD * bright + 8 * usual
         many = (number > _VIEWS * planes.shape[1]) & (agreeing > _SIDE * number)
-        means = (t.mean(1, keepdim=True) for t in (signed, smooth, filled))
-        faulty = many & (mean > level) & _leaves_cubic(*means, reach) & ~_is_ring(signed, smooth)
+        cell_mean, filled_mean = (t.mean(1, keepdim=True) for t in (smooth, filled))
+        is_peak = ~_leaves_cubic(signed, cell_mean, filled_mean, reach)
+        faulty = many & (mean > level) & ~is_peak & ~_is_ring(signed, smooth)
         if reach == 2:  # one of two dead cells next to each other
             beside = (faulty | dead[:, :1]).double()
             faulty &= beside.roll(1, 2) + beside.roll(-1, 2) > 0

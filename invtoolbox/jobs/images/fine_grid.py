@@ -149,16 +149,16 @@ def solve_finer(
     is_mean_better, _ = compare_in_norm_of_image(
         predict_views(finer, mixed), small_residual, _MEAN_ERRORS
     )
+    # Large pixels of a smooth object fit as many errors of views as small ones do, with wrong values. An
+    # object that is made of large pixels has edges.
+    is_smooth = has_smooth_views(valid)
     if large.ndim == 4:
-        # Large pixels of a smooth object fit as many errors of views as small ones do, with wrong values.
-        # An object that is made of large pixels has edges.
-        is_fine = is_mean_better & (wins | has_smooth_views(valid))
+        is_fine = is_mean_better & (wins | is_smooth)
     else:
-        # Large voxels fit as many errors of panels as small ones do, with wrong values, so the values decide
-        # unless large voxels predict panels better, as those that an object is made of do.
-        is_fine = (
-            wins | is_mean_better & ~compare_in_norm_of_image(small_residual, large_residual)[0]
-        )
+        # Large voxels fit errors of panels in the same way, so the values decide unless large voxels
+        # predict panels better, as those that an object is made of do.
+        is_large_better, _ = compare_in_norm_of_image(small_residual, large_residual)
+        is_fine = wins | is_mean_better & (is_smooth | ~is_large_better)
     usable = [a in _USABLE and b in _USABLE for a, b in zip(solution.status, fine.status)]
     is_fine &= torch.tensor(usable, device=wins.device)
     is_fine &= fine.regularization.to(wins.device) > _LEAST_WEIGHT * solution.regularization
@@ -180,13 +180,13 @@ def solve_finer(
 
 
 def has_smooth_views(problem: Problem) -> Tensor:
-    """Return per item whether views of a plane have no edges above their noise, ``(batch,)`` booleans.
+    """Return per item whether views have no edges above their noise, ``(batch,)`` booleans.
 
     Differences of high order of white noise have the variance of the noise, times a binomial
     coefficient, in all orders and directions. Those of an edge decrease slowly with the order.
 
     Args:
-        problem: a scan of a plane.
+        problem: a scan.
     """
     y = problem.y0.double()
 
