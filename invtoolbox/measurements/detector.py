@@ -25,7 +25,7 @@ _MOST_HOT, _MOST_DEAD, _DISPERSION = 0.05, 0.05, 0.5
 _PARTNER, _APART, _NEAR, _SILENT = 0.3, 3, 2, 0.05
 #: Least share of the amount by which a reading stands out that a cubic through its neighbours must not
 #: explain: a smooth peak is no fault. Chosen on the even half of `benchmarks/zoo.py`.
-_UNEXPLAINED = 0.25
+_UNEXPLAINED = 0.3
 #: Least number and share of readings of one largest value.
 _TIES, _CLIPPED = 8, 0.002
 
@@ -112,6 +112,8 @@ def find_bad_readings(planes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         many = (number > _VIEWS * planes.shape[1]) & (agreeing > _SIDE * number)
         cell_mean, filled_mean = (t.mean(1, keepdim=True) for t in (smooth, filled))
         is_peak = ~_leaves_cubic(signed, cell_mean, filled_mean, reach)
+        # Two dead cells leave the cubic through direct neighbours too, the top of a bell does not.
+        is_peak |= ~_leaves_cubic(signed, cell_mean, filled_mean, 1)
         faulty = many & (mean > level) & ~is_peak & ~_is_ring(signed, smooth)
         if reach == 2:  # one of two dead cells next to each other
             beside = (faulty | dead[:, :1]).double()

@@ -331,6 +331,14 @@ def test_the_cap_of_an_ellipsoid_is_no_dead_cell() -> None:
     assert find_bad_readings(planes)[0][0, 0].nonzero().flatten().tolist() == [11]
 
 
+def test_the_top_of_a_bell_is_no_dead_cell() -> None:
+    bell = [0.07, 0.29, 0.87, 1.89, 3.36, 5.22, 7.18, 8.22, 7.36, 4.95, 2.45, 0.87, 0.22]
+    planes = torch.zeros(1, 25, 43)
+    planes[..., 14:27] = torch.tensor(bell)
+    planes += 0.01 * torch.randn(planes.shape, generator=torch.Generator().manual_seed(0))
+    assert not bool(find_bad_readings(planes)[0].any())
+
+
 def test_a_smooth_peak_of_one_of_few_views_is_not_hot() -> None:
     """Neighbouring views differ much, and neighbouring cells continue the peak."""
     cells, views = torch.arange(-26.0, 26.0), torch.arange(21) * (2 * math.pi / 21)
