@@ -27,9 +27,9 @@ _AIR = 0.1
 _GAINS, _UNPREDICTED, _ITERATIONS = 0.06, 0.08, 20
 _UNPREDICTED_FINELY, _LARGEST = 0.04, 1 << 16
 #: Least offset relative to the bright readings, and largest change of the rays that miss the
-#: object, between cells and between views, relative to the offset; and change between the outermost
-#: cells that shows an object.
-_OFFSET, _EVEN, _FALL = 0.03, 0.05, 0.01
+#: object, between cells and between views, relative to the offset; standard errors by which the variance
+#: between views exceeds that of the noise; and change between the outermost cells that shows an object.
+_OFFSET, _EVEN, _VARYING, _FALL = 0.03, 0.05, 4.0, 0.01
 #: Growth of the logarithm of the variance with a line integral if its base is e, and if it is 10; the
 #: least range of line integrals that shows it, and largest error of the growth.
 _BASES, _RANGE, _SURE = (1.0, math.log(10)), 0.3, 0.35
@@ -166,6 +166,9 @@ def check_offset(subject: Subject) -> Finding | None:
     error = noise / math.sqrt(ends[0].numel())
     apart = float((cells - offset).abs().max()) - 4 * noise / math.sqrt(len(S.angles))
     unsteady = float((views - offset).abs().max()) - 5 * noise / math.sqrt(width)
+    # All views together show a change that noise hides in each of them.
+    excess = float(views.var(1).max()) - noise**2 / width
+    is_varying = excess > _VARYING * math.sqrt(2 / len(S.angles)) * noise**2 / width
     lowest = float(quantile(S.values.flatten(), 0.01)) - stated
     # Beside the object views are level; across an object that is wider than the detector they fall.
     fall = torch.stack([S.values[:, 1] - S.values[:, 0], S.values[:, -2] - S.values[:, -1]])
@@ -174,6 +177,7 @@ def check_offset(subject: Subject) -> Finding | None:
         steps > _FALL * abs(offset)
         or abs(offset) < _OFFSET * bright + 5 * error
         or max(apart, unsteady) > _EVEN * abs(offset)
+        or (is_varying and excess > (_EVEN * offset) ** 2)
         or lowest < offset - 0.3 * abs(offset) - 4 * noise
         or bright < 1.3 * abs(offset)
     ):

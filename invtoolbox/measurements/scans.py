@@ -247,12 +247,21 @@ def check_detector(subject: Subject) -> Finding | None:
     peaks = factors[forward[1:].argmax(1)].log2()
     if not _is_better(forward[:, best], stated) or float((peaks[0] - peaks[1]).abs()) > _APART:
         return None
+    # An axis that is off by a part of a cell, which is no finding, also delays opposite rays.
+    if subject.axis is not None:
+        pair = torch.tensor([float(factors[best]), 1.0], dtype=torch.float64)
+        if not _is_better(*turn.coherences(subject.axis.cell, pair).unbind(1)):
+            return None
     near_best = float(factors[best]) * torch.logspace(
         -0.125, 0.125, 21, base=2, dtype=torch.float64
     )
     fine = turn.coherence_of_turn(subject.cell, near_best)
     factor = float(near_best[int(fine.argmax())])
-    if abs(math.log(factor)) < _CHANGE:
+    if (
+        abs(math.log(factor)) < _CHANGE
+        or S.residual()
+        < S.change(spacing=factor * S.spacing, shift=S.shift_of(subject.cell) * factor).residual()
+    ):
         return None
     return Finding(
         "spacing",

@@ -318,3 +318,47 @@ def test_a_scan_of_more_readings_than_torch_sorts_is_checked(
     monkeypatch.setattr("invtoolbox.core.quantiles._MOST", 1000)
     assert names(y, A) == before == []
     assert names(with_fault(y, "dead"), A) == ["dead"]
+
+
+def test_the_cap_of_an_ellipsoid_is_no_dead_cell() -> None:
+    """Its peak lies in the middle of a few cells in every view, as it does for a real fault."""
+    cap = torch.tensor([0.0, 0.616, 0.767, 0.616, 0.0])
+    planes = torch.zeros(1, 46, 23)
+    planes[..., 9:14] = cap
+    planes += 0.002 * torch.randn(planes.shape, generator=torch.Generator().manual_seed(0))
+    assert not bool(find_bad_readings(planes)[0].any())
+    planes[..., 11] += 0.5
+    assert find_bad_readings(planes)[0][0, 0].nonzero().flatten().tolist() == [11]
+
+
+def test_the_top_of_a_bell_is_no_dead_cell() -> None:
+    bell = [0.07, 0.29, 0.87, 1.89, 3.36, 5.22, 7.18, 8.22, 7.36, 4.95, 2.45, 0.87, 0.22]
+    planes = torch.zeros(1, 25, 43)
+    planes[..., 14:27] = torch.tensor(bell)
+    planes += 0.01 * torch.randn(planes.shape, generator=torch.Generator().manual_seed(0))
+    assert not bool(find_bad_readings(planes)[0].any())
+
+
+def test_a_smooth_peak_of_one_of_few_views_is_not_hot() -> None:
+    """Neighbouring views differ much, and neighbouring cells continue the peak."""
+    cells, views = torch.arange(-26.0, 26.0), torch.arange(21) * (2 * math.pi / 21)
+    draw, y = torch.Generator().manual_seed(4), torch.zeros(21, 52)
+    for _ in range(4):
+        distance, phase, width, height = torch.rand(4, generator=draw)
+        centre = 20 * distance * torch.sin(views + 6.3 * phase)[:, None]
+        y += (0.5 + height) * torch.exp(-(((cells - centre) / (1.5 + 4 * width)) ** 2))
+    assert not bool(find_bad_readings(y[None])[1].any())
+    y[8, 30] += 5.0
+    assert find_bad_readings(y[None])[1][0].nonzero().tolist() == [[8, 30]]
+
+
+def test_a_wide_object_with_noise_is_no_offset() -> None:
+    """Its outermost rays change from view to view by less than the noise of a single view."""
+    A, draw = parallel(TURN), torch.Generator().manual_seed(0)
+    ends = torch.linspace(-1, 1, A.range_shape[-1]).square()
+    y = 3 * (1 - ends / 3) * torch.ones(A.range_shape)[None]
+    y = y + 0.3 * torch.randn(y.shape, generator=draw)
+    steady = y.clone()
+    y = y + 0.25 * torch.cos(2 * A.angles).view(1, 1, -1, 1)
+    assert "offset" in names(steady, A)
+    assert "offset" not in names(y, A)

@@ -44,8 +44,8 @@ from invtoolbox.solve import solve
 from invtoolbox.solvers.base import Solver
 
 #: Largest number of pixels of an image that is solved on a finer grid too, and least number of views
-#: that are held out for the comparison.
-_LARGEST, _LEAST_VIEWS = 1 << 13, 10
+#: that are held out for the comparison. The larger grid of an image of 64 pixels per side has 105.
+_LARGEST, _LEAST_VIEWS = 3 << 12, 10
 #: Standard errors by which the means of small pixels must predict held-out views better, and least
 #: weight of the finer grid, relative to the weight of the grid of the user: below, no held-out view
 #: limits it, and the small pixels fit the noise.
@@ -55,6 +55,8 @@ _LARGEST_VOLUME, _LEAST_PANELS = 1 << 15, 6
 #: Weight of total variation on voxels of half the size, relative to its weight on those of the user. Equal
 #: energies of an edge have the ratio 1/4, and equal energies of noise about 1.
 _SHARE_OF_WEIGHT = 0.5
+#: Orders of two differences along the cells, and largest ratio of their variances in smooth views.
+_ORDERS, _SMOOTH = (6, 8), 1.1
 #: Statuses of answers that are compared.
 _USABLE = ("converged", "early_stopping", "limit")
 
@@ -62,7 +64,7 @@ _USABLE = ("converged", "early_stopping", "limit")
 def refine(problem: Problem, solution: Solution, prior: Prior | None) -> Problem | None:
     """Return the problem on pixels of half the size, or None if these are not tried.
 
-    They are tried for line integrals in at least 60 views of an image of at most 8,192 pixels, and for
+    They are tried for line integrals in at least 60 views of an image of at most 12,288 pixels, and for
     total variation of a volume of at most 32,768 voxels in at least 36 views. They are not tried if the
     prior was trained on CT slices, whose pixels have a size, or if a sampler drew the answer.
 
@@ -147,14 +149,16 @@ def solve_finer(
     is_mean_better, _ = compare_in_norm_of_image(
         predict_views(finer, mixed), small_residual, _MEAN_ERRORS
     )
+    # Large pixels of a smooth object fit as many errors of views as small ones do, with wrong values. An
+    # object that is made of large pixels has edges.
+    is_smooth = has_smooth_views(valid)
     if large.ndim == 4:
-        is_fine = wins & is_mean_better
+        is_fine = is_mean_better & (wins | is_smooth)
     else:
-        # Large voxels fit as many errors of panels as small ones do, with wrong values, so the values decide
-        # unless large voxels predict panels better, as those that an object is made of do.
-        is_fine = (
-            wins | is_mean_better & ~compare_in_norm_of_image(small_residual, large_residual)[0]
-        )
+        # Large voxels fit errors of panels in the same way, so the values decide unless large voxels
+        # predict panels better, as those that an object is made of do.
+        is_large_better, _ = compare_in_norm_of_image(small_residual, large_residual)
+        is_fine = wins | is_mean_better & (is_smooth | ~is_large_better)
     usable = [a in _USABLE and b in _USABLE for a, b in zip(solution.status, fine.status)]
     is_fine &= torch.tensor(usable, device=wins.device)
     is_fine &= fine.regularization.to(wins.device) > _LEAST_WEIGHT * solution.regularization
@@ -173,6 +177,25 @@ def solve_finer(
         joined = dataclasses.replace(joined, notes=(*joined.notes, NO_POSTERIOR))
     column = is_fine.reshape(-1, *[1] * (large.ndim - 1))
     return joined, torch.where(column, average_pixels(small), large)
+
+
+def has_smooth_views(problem: Problem) -> Tensor:
+    """Return per item whether views have no edges above their noise, ``(batch,)`` booleans.
+
+    Differences of high order of white noise have the variance of the noise, times a binomial
+    coefficient, in all orders and directions. Those of an edge decrease slowly with the order.
+
+    Args:
+        problem: a scan.
+    """
+    y = problem.y0.double()
+
+    def variance(order: int, axis: int) -> Tensor:
+        squares = y.diff(order, axis).square().flatten(1)
+        return squares.mean(1) / math.comb(2 * order, order)
+
+    low, high = (variance(order, -1) for order in _ORDERS)
+    return low <= _SMOOTH * torch.minimum(high, variance(_ORDERS[0], 2))
 
 
 def _solve_small(
@@ -209,8 +232,8 @@ def _reduce(
     size = " by ".join(map(str, fine.x.shape[2:]))
     reasons = [
         f"pixels of half the size predict held-out views{'' if problem.batch == 1 else f' of item {k}'} "
-        f"with {ratio:.0%} of the error: x is the mean over blocks of pixels of a solution on {size}; "
-        "regularization= a number keeps the grid"
+        f"with {ratio:.0%} of the error{'' if ratio < 1 else ', and large ones have wrong values'}: x is "
+        f"the mean over blocks of pixels of a solution on {size}; regularization= a number keeps the grid"
         for k, ratio in ratios.items()
     ]
     # Remarks on the residual are those of the answer that is returned.

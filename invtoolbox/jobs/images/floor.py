@@ -78,7 +78,8 @@ def keep_floor(
     sampled = measured(problem)
     try:
         if kind is Scan:
-            verdict = compare_views(problem, again, held_out)
+            has_edges = any("quadratic" not in term.prior.offers for term in terms)
+            verdict = compare_views(problem, again, held_out, has_edges)
         elif kind in (Blur, Poisson, CartesianMRI):
             verdict = compare_by_simulation(problem, solution, again)
         elif kind is Downsampling:

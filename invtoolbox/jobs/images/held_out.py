@@ -204,7 +204,9 @@ def compare_at_half_size(problem: Problem, again: Again) -> Verdict | None:
     return Verdict(~(by_prior <= by_simple), lambda k: enlarge(problem.y0[k : k + 1], size), reason)
 
 
-def compare_views(problem: Problem, again: Again, image: Tensor | None = None) -> Verdict:
+def compare_views(
+    problem: Problem, again: Again, image: Tensor | None = None, has_edges: bool = True
+) -> Verdict:
     """Predict held-out views by the prior and by the filtered back-projection of the others.
 
     Counts of photons are compared as weighted logarithms. Residuals are compared a second time in the
@@ -218,6 +220,8 @@ def compare_views(problem: Problem, again: Again, image: Tensor | None = None) -
         problem: a scan.
         again: solves another problem in the same way.
         image: image of the prior by `solve_without_views`, if it is known.
+        has_edges: whether the prior can have the edges of an object that is made of pixels, which has no
+            detail within them; squares cannot, and both answers get the detail.
     """
     model, _ = quadratic_model(problem)
     fitted, held = _split_views(problem)
@@ -246,6 +250,8 @@ def compare_views(problem: Problem, again: Again, image: Tensor | None = None) -
         if not levels:
             return plain
         detailed = predict_views(finer, enlarge_pixels(x, levels) + detail)
+        if not has_edges:
+            return detailed
         # An object that is made of pixels has no detail.
         pair = [_sum_views(in_norm_of_image(trial)).sum(1) for trial in (plain, detailed)]
         is_better = (pair[1] < pair[0]).view(-1, *[1] * (plain.ndim - 1))

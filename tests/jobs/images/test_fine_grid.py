@@ -8,12 +8,12 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.core.interrupts import limit
-from invtoolbox.jobs.images.fine_grid import solve_finer
+from invtoolbox.jobs.images.fine_grid import has_smooth_views, solve_finer
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import compare_in_norm_of_image
 from invtoolbox.jobs.images.join import NO_POSTERIOR
 from invtoolbox.operators.tomography.scan_2d import Scan
-from tests.operators.scan_helpers import turn
+from tests.operators.scan_helpers import bells, cells, parallel_distance, turn
 
 
 def bars(noise: float) -> tuple[it.operators.ParallelBeam, Tensor, Tensor]:
@@ -76,6 +76,18 @@ def test_a_batch_on_two_grids_states_that_it_has_no_posterior() -> None:
     finer = sum("half the size" in note for note in together.notes)
     assert finer == 1 and together.posterior is None
     assert NO_POSTERIOR in together.notes
+
+
+def test_views_of_a_smooth_object_are_smooth_and_those_of_pixels_are_not() -> None:
+    A = it.operators.ParallelBeam((24, 24), turn(72, 0.1, math.pi), 28)
+    s = cells(28, 1.0, 0.0)
+    blobs = [((1.0, 2.0), 5.0, 1.0), ((-4.0, -1.0), 2.0, 0.7), ((3.0, -4.0), 2.2, -0.8)]
+    smooth = sum(v * bells(parallel_distance(A.angles, s, c), w) for c, w, v in blobs)
+    disc = torch.zeros(1, 1, 24, 24)
+    disc[..., 6:15, 9:19] = 1
+    noise = 0.05 * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(0))
+    y = torch.cat([smooth[None, None], A(disc)]) + noise
+    assert has_smooth_views(it.Problem(y.float(), A)).tolist() == [True, False]
 
 
 def test_a_weight_keeps_the_grid() -> None:
