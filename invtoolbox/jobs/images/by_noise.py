@@ -222,7 +222,9 @@ def expected_detail(A: Blur, x: Tensor) -> tuple[Tensor, Tensor]:
         Two root mean squares away from edges, ``(batch,)``.
     """
     image_shape = (A.domain_shape[0], *x.shape[-2:])
-    same = Blur(A.kernel, image_shape, "periodic" if A.boundary == "periodic" else "reflect", A.tile)
+    same = Blur(
+        A.kernel, image_shape, "periodic" if A.boundary == "periodic" else "reflect", A.tile
+    )
     sizes = []
     for _ in range(3):
         blurred = same(x)
@@ -239,7 +241,10 @@ def expected_detail(A: Blur, x: Tensor) -> tuple[Tensor, Tensor]:
     for power in (-3, 0):
         energy = frequency.double() ** power
         steps = [
-            (energy * ((1 - transfer).abs() * transfer.abs() ** k).square()).flatten(1).sum(1).sqrt()
+            (energy * ((1 - transfer).abs() * transfer.abs() ** k).square())
+            .flatten(1)
+            .sum(1)
+            .sqrt()
             for k in range(3)
         ]
         r, s = quotient(steps[0], steps[1]), quotient(steps[1], steps[2])

@@ -21,8 +21,8 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
 from invtoolbox.jobs.images.by_noise import compare_by_simulation, compare_with_measurements
+from invtoolbox.jobs.images.enlargement import compare_at_half_size, doubt_structure
 from invtoolbox.jobs.images.held_out import (
-    compare_at_half_size,
     compare_in_gaps,
     compare_views,
     may_give_way,
@@ -84,7 +84,9 @@ def keep_floor(
         elif kind is Downsampling:
             every = torch.ones_like(problem.y0, dtype=torch.bool)
             half = compare_at_half_size(problem, again) if sampled is None else None
-            verdict = half or compare_in_gaps(problem, every if sampled is None else sampled, again)
+            by_pixels = every if sampled is None else sampled
+            verdict = half or compare_in_gaps(problem, by_pixels, again)
+            verdict = doubt_structure(problem, solution.x, verdict)
         elif sampled is not None:
             verdict = compare_in_gaps(problem, sampled, again)
         else:

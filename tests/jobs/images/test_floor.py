@@ -16,8 +16,10 @@ from invtoolbox.jobs.images.by_noise import (
     compare_with_measurements,
     expected_detail,
 )
+from invtoolbox.jobs.images.enlargement import doubt_structure
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import (
+    Verdict,
     _judge,
     _like_gaps,
     _sum_holes,
@@ -317,6 +319,24 @@ def test_an_enlargement_is_judged_at_half_the_size() -> None:
         kept = keep_floor(problem, coarse, it.priors.TotalVariation(), None)
         said = any("predicts the picture from a smaller one" in note for note in kept.notes)
         assert said == wins, (truth, kept.notes)
+
+
+def test_a_texture_that_is_left_as_the_residual_is_enlarged_by_interpolation() -> None:
+    """All windows of the thumbnail hold stripes, which an estimate takes for noise."""
+    place = torch.arange(42.0)
+    stripes = torch.cos(0.62 * place + 0.2 * place[:, None])[None, None]
+    A = it.operators.Downsampling((1, 42, 42), 3)
+    y = A.simulate(stripes, 0.004, seed=0)
+    problem, prior = it.Problem(y, A), prior_named("denoiser-natural")
+    smooth = it.solve(problem, prior, regularization=1.0, progress=False)
+    held_out = Verdict(torch.tensor([False]), lambda k: stripes, lambda k: "")
+    leaves = doubt_structure(problem, smooth.x, held_out)
+    assert bool(leaves.wins[0]) and "not white" in leaves.reason(0)
+    assert not bool(doubt_structure(problem, stripes, held_out).wins[0])
+    noise = A.pseudo_inverse(
+        y + 0.5 * torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    )
+    assert not bool(doubt_structure(problem, noise, held_out).wins[0])
 
 
 def disc_scan(off: float) -> tuple[it.operators.ParallelBeam, torch.Tensor, torch.Tensor]:
