@@ -212,7 +212,7 @@ def expected_detail(A: Blur, x: Tensor) -> tuple[Tensor, Tensor]:
     Detail is ``x - A x``. Repeated blurs take ``A^k x - A^(k + 1) x``, whose sizes fall at the first
     step by a ratio r, and at the second by a ratio s. For smooth images both are about 1. Edges and
     white noise have the power spectra ``f^-3`` and 1, and the ratios that follow for the kernel. The
-    expected r is linear in s between these three.
+    expected r is linear in s between these three, and nothing is rougher than white noise.
 
     Args:
         A: the blur.
@@ -251,6 +251,7 @@ def expected_detail(A: Blur, x: Tensor) -> tuple[Tensor, Tensor]:
         slope = quotient((r - first).clamp_min(0), (s - second).clamp_min(1e-3))
         expected = torch.where(ratio >= second, first + slope * (ratio - second), expected)
         first, second = r, s
+    expected = torch.where(ratio >= second, first, expected)  # rougher than white noise
     return sizes[0], expected * sizes[1]
 
 
