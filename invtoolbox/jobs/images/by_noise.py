@@ -235,9 +235,8 @@ def expected_detail(A: Blur, x: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = (torch.fft.fftfreq(n, device=x.device).abs() for n in x.shape[-2:])
     frequency = torch.hypot(rows[:, None], columns[: transfer.shape[-1]])
     frequency = frequency.clamp_min(1 / max(x.shape[-2:]))
-    first, second, slope = torch.ones_like(sizes[0]), torch.ones_like(sizes[0]), 0.0
     ratio = quotient(sizes[1], sizes[2])
-    expected = first
+    first = second = expected = torch.ones_like(ratio)
     for power in (-3, 0):
         energy = frequency.double() ** power
         steps = [
