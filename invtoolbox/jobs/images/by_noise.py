@@ -168,7 +168,7 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
     by_simple = bias.clamp_min(0) + sizes(simple(simulated) - to_image(exact))
     name = "the zero-filled image" if is_k_space else "the picture itself"
     left = y - clean if is_measured is None else (y - clean).where(is_measured, 0)
-    is_noise = _is_rough(A, x, left)
+    is_invented = _invents_detail(problem, x, left)
     least_gain = _LEAST_GAIN_OF_K_SPACE if is_k_space else _LEAST_GAIN
     wins = ~(by_prior <= least_gain * by_simple)
     if bool(wins.any()):
@@ -178,49 +178,80 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
     def reason(k: int) -> str:
         has_gaps = is_measured is not None and not bool(is_measured[k].all())
         end = f"x is {name}" + has_gaps * ", interpolated where pixels are left out"
-        if bool(is_noise[k]):
+        if bool(is_invented[k]):
             return (
-                "the prior's answer is rougher than white noise, and its residual is not white: "
-                f"{end}"
+                "the prior's answer has fine detail of which the picture shows nothing that is "
+                f"coarser, and its residual is not white: {end}"
             )
         return (
             f"on measurements simulated from the answer, the prior errs by {_root(by_prior[k])} and "
             f"{name} by {_root(by_simple[k])}: {end}"
         )
 
-    return Verdict(wins | is_noise, lambda k: simple(y)[k : k + 1], reason)
+    return Verdict(wins | is_invented, lambda k: simple(y)[k : k + 1], reason)
 
 
-def _is_rough(A: Any, x: Tensor, residual: Tensor) -> Tensor:
-    """Return where a deblurred picture is rougher than white noise, ``(batch,)``."""
-    if not isinstance(A, Blur) or A.domain_shape != A.range_shape:
+def _invents_detail(problem: Problem, x: Tensor, residual: Tensor) -> Tensor:
+    """Return where a deblurred picture has detail of which its coarser detail shows nothing, ``(batch,)``.
+
+    The detail that the picture itself lacks is `expected_detail`, and the rest of the answer's is its
+    error. So the picture is nearer to the truth if the squared detail exceeds twice the squared
+    expectation and the variance of the noise. White residuals are those of points on a smooth ground.
+    """
+    A: Any = problem.operator
+    if not isinstance(A, Blur):
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
-    generator = torch.Generator().manual_seed(_SEED)
-    white = torch.randn((1, *x.shape[1:]), generator=generator).to(x).expand_as(x)
-    # Points are as rough as white noise too, but noise explains what they leave.
-    return (whiteness(residual) > COLOURED) & (roughness(A, x) > roughness(A, white))
+    detail, expected = expected_detail(A, A.crop(x))
+    least = 2 * expected.square() + _noise_level(problem) ** 2
+    return (whiteness(residual) > COLOURED) & (detail.square() > least)
 
 
-def roughness(A: Blur, x: Tensor) -> Tensor:
-    """Return how much a blur changes an image, relative to how much it changes the blurred image.
+def expected_detail(A: Blur, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the size of the detail that a blur takes from images, and the size that is expected.
 
-    ``|x - A x| / |A x - A A x|``, away from edges. It is 1 to 6 in the pictures of
-    `benchmarks/zoo.py`, and largest where the blur measures next to nothing of x.
+    Detail is ``x - A x``. Repeated blurs take ``A^k x - A^(k + 1) x``, whose sizes fall at the first
+    step by a ratio r, and at the second by a ratio s. For smooth images both are about 1. Edges and
+    white noise have the power spectra ``f^-3`` and 1, and the ratios that follow for the kernel. The
+    expected r is linear in s between these three, and nothing is rougher than white noise.
 
     Args:
         A: the blur.
-        x: images ``(batch, channel, rows, columns)``.
+        x: images ``(batch, channel, rows, columns)`` in the size of the measurements.
 
     Returns:
-        The ratio, ``(batch,)``; 0 for images that the blur does not change.
+        Two root mean squares away from edges, ``(batch,)``.
     """
-    once = A(x)
-    pair = []
-    for change in (x - once, once - A(once)):
-        pair.append(A.without_edges(change).square().flatten(1).double().mean(1))
-    # A change that is rounding is none.
-    rounding = 8 * torch.finfo(x.dtype).eps * x.abs().flatten(1).amax(1).double()
-    return quotient(torch.where(pair[0] > rounding**2, pair[0], 0.0), pair[1]).sqrt()
+    image_shape = (A.domain_shape[0], *x.shape[-2:])
+    same = Blur(
+        A.kernel, image_shape, "periodic" if A.boundary == "periodic" else "reflect", A.tile
+    )
+    sizes = []
+    for _ in range(3):
+        blurred = same(x)
+        change = same.without_edges(x - blurred)
+        sizes.append(change.square().flatten(1).double().mean(1).sqrt())
+        x = blurred
+    transfer = same.transfer_function()
+    rows, columns = (torch.fft.fftfreq(n, device=x.device).abs() for n in x.shape[-2:])
+    frequency = torch.hypot(rows[:, None], columns[: transfer.shape[-1]])
+    frequency = frequency.clamp_min(1 / max(x.shape[-2:]))
+    ratio = quotient(sizes[1], sizes[2])
+    first = second = expected = torch.ones_like(ratio)
+    for power in (-3, 0):
+        energy = frequency.double() ** power
+        steps = [
+            (energy * ((1 - transfer).abs() * transfer.abs() ** k).square())
+            .flatten(1)
+            .sum(1)
+            .sqrt()
+            for k in range(3)
+        ]
+        r, s = quotient(steps[0], steps[1]), quotient(steps[1], steps[2])
+        slope = quotient((r - first).clamp_min(0), (s - second).clamp_min(1e-3))
+        expected = torch.where(ratio >= second, first + slope * (ratio - second), expected)
+        first, second = r, s
+    expected = torch.where(ratio >= second, first, expected)  # rougher than white noise
+    return sizes[0], expected * sizes[1]
 
 
 def _simulate(problem: Problem, clean: Tensor) -> Tensor:

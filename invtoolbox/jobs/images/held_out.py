@@ -37,8 +37,6 @@ from invtoolbox.solvers.base import Solver
 _FOLDS, _ENOUGH = 4, 1 << 14
 #: Largest number of pixels of a biharmonic interpolation, whose time grows faster than linearly.
 _BIHARMONIC = 1 << 18
-#: Least number of rows and columns of a picture that is reduced once more.
-_SMALLEST = 12
 #: Standard errors of the paired difference by which the prior must win.
 _ERRORS = 1.0
 #: Parts of the sides of a picture that blocks of held-out pixels have, the largest share of the known
@@ -167,41 +165,6 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
     return Verdict(
         wins, lambda k: enlarge(interpolate_smoothly(y[k : k + 1], known[k : k + 1])), reason
     )
-
-
-def compare_at_half_size(problem: Problem, again: Again) -> Verdict | None:
-    """Reduce a small picture once more, and predict it by the prior and by bicubic interpolation.
-
-    Pictures look alike at neighbouring scales, so the error of an enlargement is that of the next
-    smaller one. None if the picture is too small for that.
-
-    Args:
-        problem: a small picture under `Downsampling`, without gaps.
-        again: solves another problem in the same way.
-    """
-    A: Any = problem.operator
-    rows, columns = (n // A.factor * A.factor for n in problem.y0.shape[-2:])
-    if min(rows, columns) < _SMALLEST * A.factor:
-        return None
-    truth = problem.y0[..., :rows, :columns]
-    smaller = Downsampling((A.domain_shape[0], rows, columns), A.factor, A.filter, A.boundary)
-    y = smaller(truth)
-
-    def enlarge(image: Tensor, size: tuple[int, ...]) -> Tensor:
-        return torch.nn.functional.interpolate(image, size, mode="bicubic", align_corners=False)
-
-    answers = again(Problem(y, smaller, problem.data_term)), enlarge(y, (rows, columns))
-    by_prior, by_simple = ((x - truth).double().square().flatten(1).mean(1) for x in answers)
-
-    def reason(k: int) -> str:
-        pair = [float(error[k].sqrt()) for error in (by_simple, by_prior)]
-        return (
-            f"a bicubic interpolation predicts the picture from a smaller one to {pair[0]:.3g}, and "
-            f"the prior to {pair[1]:.3g}: x is the interpolation"
-        )
-
-    size = tuple(problem.image_shape[1:])
-    return Verdict(~(by_prior <= by_simple), lambda k: enlarge(problem.y0[k : k + 1], size), reason)
 
 
 def compare_views(

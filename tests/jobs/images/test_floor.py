@@ -14,10 +14,12 @@ from invtoolbox.jobs.images.by_noise import (
     _noise_level,
     compare_by_simulation,
     compare_with_measurements,
-    roughness,
+    expected_detail,
 )
+from invtoolbox.jobs.images.enlargement import doubt_structure
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import (
+    Verdict,
     _judge,
     _like_gaps,
     _sum_holes,
@@ -319,6 +321,24 @@ def test_an_enlargement_is_judged_at_half_the_size() -> None:
         assert said == wins, (truth, kept.notes)
 
 
+def test_a_texture_that_is_left_as_the_residual_is_enlarged_by_interpolation() -> None:
+    """All windows of the thumbnail hold stripes, which an estimate takes for noise."""
+    place = torch.arange(42.0)
+    stripes = torch.cos(0.62 * place + 0.2 * place[:, None])[None, None]
+    A = it.operators.Downsampling((1, 42, 42), 3)
+    y = A.simulate(stripes, 0.004, seed=0)
+    problem, prior = it.Problem(y, A), prior_named("denoiser-natural")
+    smooth = it.solve(problem, prior, regularization=1.0, progress=False)
+    held_out = Verdict(torch.tensor([False]), lambda k: stripes, lambda k: "")
+    leaves = doubt_structure(problem, smooth.x, held_out)
+    assert bool(leaves.wins[0]) and "not white" in leaves.reason(0)
+    assert not bool(doubt_structure(problem, stripes, held_out).wins[0])
+    noise = A.pseudo_inverse(
+        y + 0.5 * torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+    )
+    assert not bool(doubt_structure(problem, noise, held_out).wins[0])
+
+
 def disc_scan(off: float) -> tuple[it.operators.ParallelBeam, torch.Tensor, torch.Tensor]:
     """A disc in closed form whose axis is a part of a cell beside its stated place."""
     A = it.operators.ParallelBeam((40, 40), turn(60, 0.1, math.pi), 44)
@@ -476,19 +496,37 @@ def test_every_item_may_have_a_mask_of_its_own() -> None:
     assert torch.equal(both.x[1:], A.select(torch.tensor([1])).pseudo_inverse(y[1:]))
 
 
-def test_an_answer_rougher_than_white_noise_is_not_returned() -> None:
-    """A picture that goes on beyond its edges, with the least noise, under a wide kernel."""
-    truth = picture(60)
-    A = it.operators.Blur(torch.ones(5, 5) / 25, (1, 60, 60), boundary="reflect")
-    continued = it.operators.Blur(torch.ones(5, 5) / 25, (1, 60, 60), boundary="periodic")
-    y = continued.simulate(truth, 1e-3, seed=0)
-    noise = torch.randn(1, 1, 60, 60, generator=torch.Generator().manual_seed(0))
-    assert float(roughness(A, truth)) < 0.6 * float(roughness(A, noise))
-    assert float(roughness(A, torch.ones(1, 1, 60, 60))) == 0
-    problem, prior = it.Problem(y, A, it.data_terms.LeastSquares(1e-3)), prior_named("tikhonov")
-    solution = keep_floor(problem, it.solve(problem, prior, progress=False), prior, None)
-    assert torch.equal(solution.x, y)
-    assert any("rougher than white noise" in note for note in solution.notes)
+def test_detail_of_which_coarser_detail_shows_nothing_is_not_returned() -> None:
+    """A wrong kernel makes a smooth picture ring, and measurements of the ringing show it again."""
+    grid = torch.linspace(-1, 1, 48)
+    smooth = torch.exp(-2 * ((grid[:, None] - 0.3).square() + grid.square()))[None, None]
+    place = torch.arange(48.0)
+    answer = smooth + 0.01 * torch.cos(1.6 * (place[:, None] + place))
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (1, 48, 48))
+    y = A(answer) + 0.001 * torch.cos(0.9 * place)
+    problem = it.Problem(y, A, it.data_terms.LeastSquares(0.001))
+    solution = it.solve(problem, it.priors.Tikhonov(), regularization=0.1, progress=False)
+    verdict = compare_by_simulation(
+        problem, dataclasses.replace(solution, x=answer), lambda _: answer
+    )
+    assert bool(verdict.wins[0]) and rmse(y, smooth) < 0.6 * rmse(answer, smooth)
+    assert "fine detail of which the picture shows nothing" in verdict.reason(0)
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "periodic", "valid"])
+def test_the_detail_of_pictures_is_expected(boundary: str) -> None:
+    """Smooth ones, edges, textures and noise lose at a blur what they lose at the next ones."""
+    grid = torch.linspace(-1, 1, 64)
+    smooth = torch.exp(-2 * (grid[:, None].square() + (grid - 0.2).square()))[None, None]
+    noise = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    disc = (grid[:, None].square() + grid.square() < 0.3).float()[None, None]
+    A = it.operators.Blur(torch.ones(5, 5) / 25, (1, 64, 64), boundary=boundary)
+    for truth in (smooth, disc, picture(64), noise):
+        detail, expected = (float(size) for size in expected_detail(A, truth))
+        assert 0.5 * expected < detail < 1.3 * expected
+    ringing = torch.cos(2.5 * torch.arange(64.0)[:, None] + 2.5 * torch.arange(64.0))
+    detail, expected = expected_detail(A, smooth + 0.05 * ringing)
+    assert float(detail) > 2 * float(expected)
 
 
 def test_deblurred_points_are_returned() -> None:
