@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 
+#: Number of the item that a note is about.
+ITEM = re.compile(r" of item (\d+)\b")
 #: Note on a batch that lost its posterior.
 NO_POSTERIOR = (
     "items of the batch were solved in different ways, so there is no posterior; solve them one by one "
@@ -38,7 +41,9 @@ def take(solution: Solution, items: Tensor) -> Solution:
     )
 
 
-def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution:
+def join(
+    problem: Problem, parts: Sequence[tuple[Tensor, Solution]], is_renumbered: bool = True
+) -> Solution:
     """Return the solution of a batch whose items were solved in several groups.
 
     Posterior and compared weights are left out if there are several groups, as a note states if one of
@@ -47,6 +52,8 @@ def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution
     Args:
         problem: the problem of the batch.
         parts: places of the items of a group, and their solution.
+        is_renumbered: whether the notes number the items of their group, as in a solve of a group
+            alone, and get the numbers of the batch.
     """
     first = parts[0][1]
     if len(parts) == 1:
@@ -66,7 +73,12 @@ def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution
         ]
         return torch.cat(padded, 1)[:, order]
 
-    notes = [note for solution in solutions for note in solution.notes]
+    common = set.intersection(*(set(solution.notes) for solution in solutions))
+    notes = [
+        _renumber(note, places.tolist(), note in common) if is_renumbered else note
+        for places, solution in parts
+        for note in solution.notes
+    ]
     if any(solution.posterior is not None for solution in solutions):
         notes.append(NO_POSTERIOR)
     statuses = [status for solution in solutions for status in solution.status]
@@ -85,3 +97,16 @@ def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution
         posterior=None,
         problem=problem,
     )
+
+
+def _renumber(note: str, places: Sequence[int], is_common: bool) -> str:
+    """Return a note on a group of items with the numbers of the batch.
+
+    >>> _renumber("the residual of item 1 is white", [0, 3], False)
+    'the residual of item 3 is white'
+    >>> _renumber("two dead cells", [3], False)
+    'measurements of item 3: two dead cells'
+    """
+    if len(places) == 1 and not ITEM.search(note):
+        return note if is_common else f"measurements of item {places[0]}: {note}"
+    return ITEM.sub(lambda match: f" of item {places[int(match[1])]}", note)
