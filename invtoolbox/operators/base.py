@@ -555,7 +555,9 @@ def check_shape(
             f"got a batch of {value.shape[0]}"
         )
     if not _has_values(value, may_be_empty):
-        raise InputError(f"{what} with at least one item and one value, got {tuple(value.shape)}")
+        raise InputError(
+            f"{what} with at least one item and one value, got {tuple(value.shape)}, which is empty"
+        )
 
 
 def _exchange(got: Shape, shape: Shape, channelwise: bool) -> str:
