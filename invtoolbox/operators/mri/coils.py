@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import to_shape
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.mri.fourier import complex_dtype
@@ -26,7 +27,7 @@ class CoilOperator(LinearOperator):
 
     def _set_coils(self, image_shape: Sequence[int], coil_maps: Any) -> tuple[int, ...]:
         """Set the domain and the coils, and return the domain ``(1, *space)``."""
-        shape = tuple(int(n) for n in image_shape)
+        shape = to_shape(self, image_shape=image_shape)
         shape = (1, *shape) if len(shape) == 2 else shape
         name = type(self).__name__
         if len(shape) < 2 or shape[0] != 1:
