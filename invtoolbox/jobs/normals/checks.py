@@ -211,13 +211,14 @@ def check_intrinsics(intrinsics: Any, rows: int, columns: int) -> tuple[Tensor |
     # 1 if the principal point is the middle of the map; the ratio of the two resolutions if the
     # intrinsics belong to another one.
     across, along = 2 * cx / (columns - 1), 2 * cy / (rows - 1)
-    alike = abs(across - along) < 0.1 * max(across, along)
+    alike = abs(across - along) <= 0.1 * max(across, along)
     if (alike and not 0.8 < across < 1.25) or not (0 <= cx < columns and 0 <= cy < rows):
         guess = (
             f"; they belong to a picture of about {2 * cx:.0f} x {2 * cy:.0f} pixels, so divide "
             f"the first two rows by {across:.3g}"
             if alike and across > 0
-            else "; subtract the first column and row if the map was cropped"
+            else "; subtract the first column and row if the map was cropped, and give the matrix of "
+            "this camera"
         )
         raise InputError(
             f"the principal point ({cx:.1f}, {cy:.1f}) of the intrinsics does not fit a map of "

@@ -296,3 +296,8 @@ def test_a_green_channel_of_8_bits_that_points_down_is_refused() -> None:
 def test_channels_in_the_order_blue_green_red_are_refused() -> None:
     with pytest.raises(InputError, match="reverse its channels"):
         it.integrate_normals(gentle().flip(-1))
+
+
+def test_the_identity_is_no_camera() -> None:
+    with pytest.raises(InputError, match="principal point .* give the matrix of this camera"):
+        it.integrate_normals(gentle(), intrinsics=torch.eye(3))
