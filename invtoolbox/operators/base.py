@@ -202,6 +202,10 @@ class Operator(Settings, ABC):
             device=generator.device if generator is not None else "cpu",
         )[:count]
 
+    def explain_shape(self, y: Any) -> str:
+        """Return what to do with measurements of another shape; empty if it is not known."""
+        return ""
+
     def subset(self, index: Any) -> Operator:
         """Return the operator for some blocks: ``A.subset(i)(x) = A(x)[:, :, i]``."""
         raise InputError(

@@ -42,6 +42,15 @@ class CoilOperator(LinearOperator):
         self.coils = 1 if self.coil_maps is None else self.coil_maps.shape[1]
         return shape
 
+    def explain_shape(self, y: Any) -> str:
+        count = y.shape[1] if isinstance(y, Tensor) and y.ndim > 2 else 1
+        if self.coil_maps is not None or count < 2:
+            return ""
+        return (
+            f"of {count} coils, give {type(self).__name__} their coil_maps, for example "
+            "it.operators.estimate_coil_maps(y)"
+        )
+
     def _check_new_maps(self, maps: Tensor) -> Tensor:
         """Return maps that replace those of the operator, which have the same number of coils."""
         checked = _check_maps(maps, self.domain_shape[1:], type(self).__name__)
