@@ -12,6 +12,9 @@ from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.datasets.volumes.pictures import SUFFIXES, Pictures
 from invtoolbox.errors import InputError
 
+#: Length below which a vector is a grey background, and largest deviation from 1 that is rounding.
+_LEAST_LENGTH, _OFF = 0.1, 0.1
+
 
 def read_normal_map(path: str | Path) -> Tensor:
     """Read a normal map as ``(rows, columns, 3)``: x to the right, y up, z towards the camera.
@@ -39,7 +42,10 @@ def read_normal_map(path: str | Path) -> Tensor:
         if len(y) != 3:
             raise InputError(f"{file}: a grey picture, and a normal map has three channels")
         is_float = np.issubdtype(np.dtype(picture.meta["stored"]), np.floating)
-        return (y if is_float else 2 * y - 1).permute(1, 2, 0).contiguous()
+        normals = (y if is_float else 2 * y - 1).permute(1, 2, 0).contiguous()
+        if not is_float:
+            _require_unit(file, normals)
+        return normals
     values = _read_array(file)
     if values.ndim != 3 or values.shape[2] != 3:
         raise InputError(
@@ -47,6 +53,20 @@ def read_normal_map(path: str | Path) -> Tensor:
             "3)"
         )
     return values
+
+
+def _require_unit(file: Path, normals: Tensor) -> None:
+    """Refuse a picture most of whose pixels are no unit vectors, such as a photograph."""
+    length = normals.norm(dim=-1)
+    # Backgrounds are black, white or grey.
+    shown = length[(length > _LEAST_LENGTH) & (normals.amax(-1) > normals.amin(-1))]
+    off = float(((shown - 1).abs() > _OFF).double().mean()) if len(shown) else 0.0
+    if off > 0.5:
+        raise InputError(
+            f"{file}: no normal map, because {off:.0%} of its colors are no directions (2 * value - 1 "
+            "is a vector whose length differs from 1 by more than a tenth); give the picture of the "
+            "normals, with red to the right, green up and blue to the camera"
+        )
 
 
 def read_mask(path: str | Path) -> Tensor:
