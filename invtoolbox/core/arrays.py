@@ -71,7 +71,7 @@ def _as_array(values: Any) -> Any:
         return np.asarray(values)
     except Exception as error:  # arrays of CuPy raise a TypeError, other packages anything
         try:
-            return torch.from_dlpack(values)
+            return torch.utils.dlpack.from_dlpack(values)
         except Exception:  # no common device
             kind = f"{type(values).__module__}.{type(values).__qualname__}"
             raise InputError(

@@ -178,6 +178,7 @@ def with_axes(y: Any, A: Operator) -> Any:
     is_plain = bool(shape) and not isinstance(shape[0], tuple)
     if isinstance(y, (tuple, list)) and not (is_plain and _holds_numbers(y)):
         return y
+    y = np.asarray(y) if isinstance(y, (tuple, list)) else y  # in double precision
     tensor = y if isinstance(y, Tensor) else as_measurements(y)
     if not is_plain:
         return tensor

@@ -203,7 +203,7 @@ def to_image(image: Any, name: str) -> Tensor:
         image = image.volume()
     if isinstance(image, Measurement):
         image = image.y
-    values = as_tensor(image).detach()
+    values = as_tensor(np.asarray(image) if isinstance(image, list) else image).detach()
     if values.is_complex():
         raise InputError(f"{name} is complex; give its magnitude")
     if not values.is_floating_point():
