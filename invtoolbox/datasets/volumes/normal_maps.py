@@ -84,12 +84,32 @@ def read_mask(path: str | Path) -> Tensor:
 
 
 def read_depth(path: str | Path) -> Tensor:
-    """Read a depth map, ``(rows, columns)``, from an .npy file or the only array of an .npz file.
+    """Read a depth map, ``(rows, columns)``; NaN where the depth is not known.
+
+    An .npy file, or the only array of an .npz file, holds the depths. A grey picture of 16 bits
+    holds them in its unit, which is the millimetre for most cameras, with 0 where they are not known.
 
     Args:
-        path: path of the file; NaN where the depth is not known.
+        path: path of the file.
+
+    Raises:
+        InputError: if the file is a picture of colors or of 8 bits, or no array of rows and columns.
     """
-    values = _read_array(Path(path).expanduser())
+    file = Path(path).expanduser()
+    if file.suffix.lower() in SUFFIXES:
+        picture = Pictures(file)[0]
+        y, stored = picture.y[0], np.dtype(picture.meta["stored"])
+        if len(y) != 1 or stored.itemsize == 1:
+            kind = "a color picture" if len(y) != 1 else "a picture of 8 bits"
+            raise InputError(
+                f"{file}: {kind}, and a depth map has one channel of 16 bits or more; write the depths "
+                "themselves, not a view of them"
+            )
+        if stored.kind not in "iu":
+            return y[0]
+        depth = (y[0].double() * np.iinfo(stored).max).round().float()
+        return torch.where(depth > 0, depth, torch.nan)
+    values = _read_array(file)
     if values.ndim != 2:
         raise InputError(f"{path}: a depth map has rows and columns, got {tuple(values.shape)}")
     return values
