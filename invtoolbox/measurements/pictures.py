@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from invtoolbox.measurements.findings import Finding, Subject, leave_out, register
-from invtoolbox.operators.base import Operator
+from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.imaging.blur_3d import Blur3D
 from invtoolbox.operators.imaging.sampling import Inpainting
@@ -158,18 +158,14 @@ def _distance(y: Tensor, factor: float) -> float:
     return min(abs(math.log(max(largest, 1e-30) / scale)) for scale in FULL_SCALES)
 
 
-@register(Operator)
+@register(LinearOperator)
 def check_channels(subject: Subject) -> Finding | None:
     """Find pictures of fewer channels than the image: no prior of one channel divides them."""
     measured, image = subject.operator.range_shape, subject.operator.domain_shape
-    if (
-        isinstance(image[0], tuple)
-        or len(image) < 3
-        or len(measured) != len(image)
-        or isinstance(measured[0], tuple)
-    ):
+    is_picture = len(image) > 2 and len(measured) == len(image)
+    if not is_picture or isinstance(measured[0], tuple) or measured[1:] != image[1:]:
         return None
-    if measured[1:] != image[1:] or not measured[0] < image[0]:
+    if measured[0] >= image[0]:
         return None
     return Finding(
         "channels",
