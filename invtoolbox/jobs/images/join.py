@@ -14,6 +14,8 @@ from invtoolbox.solution import Solution
 
 #: Number of the item that a note is about.
 ITEM = re.compile(r" of item (\d+)\b")
+#: Number of items that a note on several items lists.
+_LISTED = 8
 #: Note on a batch that lost its posterior.
 NO_POSTERIOR = (
     "items of the batch were solved in different ways, so there is no posterior; solve them one by one "
@@ -73,12 +75,7 @@ def join(
         ]
         return torch.cat(padded, 1)[:, order]
 
-    common = set.intersection(*(set(solution.notes) for solution in solutions))
-    notes = [
-        _renumber(note, places.tolist(), note in common) if is_renumbered else note
-        for places, solution in parts
-        for note in solution.notes
-    ]
+    notes = _number(parts) if is_renumbered else [note for part in solutions for note in part.notes]
     if any(solution.posterior is not None for solution in solutions):
         notes.append(NO_POSTERIOR)
     statuses = [status for solution in solutions for status in solution.status]
@@ -99,14 +96,31 @@ def join(
     )
 
 
-def _renumber(note: str, places: Sequence[int], is_common: bool) -> str:
-    """Return a note on a group of items with the numbers of the batch.
+def _number(parts: Sequence[tuple[Tensor, Solution]]) -> list[str]:
+    """Return the notes on groups of a batch, each once, with the numbers of its items."""
+    concerned: dict[str, list[int]] = {}
+    count = 0
+    for items, solution in parts:
+        places = items.tolist()
+        count += len(places)
+        for note in solution.notes:
+            if ITEM.search(note):
+                concerned.setdefault(_with_places(note, places), [])
+            else:
+                concerned.setdefault(note, []).extend(places)
+    notes = []
+    for note, places in concerned.items():
+        shown = ",".join(f" of item {k}" for k in sorted(places)[:_LISTED])
+        more = f" and {len(places) - _LISTED} others" if len(places) > _LISTED else ""
+        is_of_all = not places or len(places) == count
+        notes.append(note if is_of_all else f"measurements{shown}{more}: {note}")
+    return notes
 
-    >>> _renumber("the residual of item 1 is white", [0, 3], False)
+
+def _with_places(note: str, places: Sequence[int]) -> str:
+    """Return a note with the places of the items that it numbers.
+
+    >>> _with_places("the residual of item 1 is white", [0, 3])
     'the residual of item 3 is white'
-    >>> _renumber("two dead cells", [3], False)
-    'measurements of item 3: two dead cells'
     """
-    if len(places) == 1 and not ITEM.search(note):
-        return note if is_common else f"measurements of item {places[0]}: {note}"
     return ITEM.sub(lambda match: f" of item {places[int(match[1])]}", note)

@@ -24,7 +24,6 @@ def test_notes_of_groups_have_the_numbers_of_the_batch() -> None:
     assert joined.notes == (
         "same",
         "the residual of item 3 is large",
-        "measurements of item 2: two dead readings",
-        "measurements of item 1: two dead readings",
+        "measurements of item 1, of item 2: two dead readings",
     )
     assert "the residual of item 1 is large" in join(it.Problem(y, A), parts, False).notes
