@@ -81,13 +81,18 @@ class Problem(Settings):
                 "data_term must be one of it.data_terms or a subclass of DataTerm, got "
                 f"{type(data_term).__name__}{hint}"
             )
-        self.data_term.check_shape(
-            self.y,
-            operator.range_shape,
-            f"the measurements of {operator}",
-            operator.channelwise,
-            operator.items,
-        )
+        try:
+            self.data_term.check_shape(
+                self.y,
+                operator.range_shape,
+                f"the measurements of {operator}",
+                operator.channelwise,
+                operator.items,
+            )
+        except InputError as error:
+            if hint := operator.explain_shape(self.y):
+                raise InputError(f"{error}; {hint}") from None
+            raise
         self.data_term = self.data_term.align(self.y)
         self.y, self.data_term = _restrict(self.y, self.data_term, operator)
         self.y, self.skipped = _skip_items(self.y)

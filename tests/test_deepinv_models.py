@@ -219,12 +219,20 @@ def test_bad_input_is_one_sentence() -> None:
         it.as_reconstructor(3)
     with pytest.raises(InputError, match="called with a deepinv physics"):
         it.as_reconstructor("tv")(y, it.operators.Identity((1, 8, 8)))
-    with pytest.raises(InputError, match="SaltPepperNoise of the physics has no data term here"):
-        it.as_reconstructor("tv")(y, dp.Denoising(dp.SaltPepperNoise()))
+    with pytest.raises(InputError, match="GammaNoise of the physics has no data term here"):
+        it.as_reconstructor("tv")(y, dp.Denoising(dp.GammaNoise(1.0)))
     robust = it.as_reconstructor("tv", "pdhg", 1.0, data_term=it.data_terms.Huber(0.1))
-    assert robust(y, dp.Denoising(dp.SaltPepperNoise())).shape == y.shape
+    assert robust(y, dp.Denoising(dp.GammaNoise(1.0))).shape == y.shape
     with pytest.raises(InputError, match="initial"):
         it.as_reconstructor("tv", regularization=1.0)(y, dp.Denoising(), init=y[..., :4])
+
+
+def test_impulses_of_a_noise_model_are_outvoted() -> None:
+    x = torch.full((1, 1, 16, 16), 0.4)
+    physics = dp.Denoising(dp.SaltPepperNoise(0.1, 0.1, rng=torch.Generator().manual_seed(0)))
+    y = physics(x)
+    answer = it.as_reconstructor("tv", regularization=1.0)(y, physics)
+    assert float((answer - x).norm()) < 0.05 * float((y - x).norm())
 
 
 class Pairs(torch.utils.data.Dataset):

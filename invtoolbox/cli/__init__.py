@@ -140,6 +140,11 @@ class LazyParser(Parser):
             options = self._option_string_actions
             if near := [meant] if meant in options else nearest(option, options, 2, 0.6):
                 self.error(f"there is no option {option}{suggest(near)}")
+        if rest and all(os.path.exists(word) for word in rest):
+            self.error(
+                f"{', '.join(rest)}: one path too many; put files that belong together into one "
+                "folder, and give the folder"
+            )
         return parsed, rest
 
     def format_help(self) -> str:

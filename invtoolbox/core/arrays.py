@@ -40,6 +40,8 @@ def as_tensor(
             "a tensor cannot hold; give y.filled(0) and the weights of what is measured, "
             "it.data_terms.LeastSquares(weights=1.0 - y.mask)"
         )
+    _refuse_images(values)
+    values = _as_array(values)
     if isinstance(values, np.ndarray):
         # A tensor cannot share memory with a read-only array, a foreign byte order, a flipped axis or
         # a field of records.
@@ -47,7 +49,6 @@ def as_tensor(
         is_irregular = any(stride < 0 or stride % size for stride in values.strides)
         if not values.flags.writeable or values.dtype != native or is_irregular:
             values = values.astype(native, order="C")
-    _refuse_images(values)
     try:
         return torch.as_tensor(values, dtype=dtype, device=device)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -60,6 +61,24 @@ def as_tensor(
             f"an array or a tensor of numbers is expected, got {kind} "
             f"({' '.join(str(error).split())[:100]}); check the order of the arguments"
         ) from error
+
+
+def _as_array(values: Any) -> Any:
+    """Return the array of a table of pandas, a picture of PIL, or an array of another package."""
+    if isinstance(values, (Tensor, np.ndarray)) or not hasattr(values, "__array__"):
+        return values
+    try:
+        return np.asarray(values)
+    except Exception as error:  # arrays of CuPy raise a TypeError, other packages anything
+        try:
+            return torch.utils.dlpack.from_dlpack(values)
+        except Exception:  # no common device
+            kind = f"{type(values).__module__}.{type(values).__qualname__}"
+            raise InputError(
+                f"an array on the CPU is expected, got {kind}, which is no array there "
+                f"({' '.join(str(error).split())[:100]}); convert it, for example by .get() or "
+                "numpy.asarray"
+            ) from error
 
 
 def _refuse_images(values: Any) -> None:

@@ -102,8 +102,11 @@ def device_named(name: str | None, for_kernels: bool = True) -> torch.device | N
         try:
             torch.empty(0, device=device)
         except (AssertionError, NotImplementedError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"the device {name} was given, and torch has none: {reason}") from None
+            reason = str(error).splitlines()[0].partition(". ")[0]
+            raise InputError(
+                f"the device {name} was given, and torch has none here ({reason}); give cpu, or see "
+                "`invtoolbox info`"
+            ) from None
     elif device.type != "cpu":
         raise InputError(f"the kernels run on cpu and cuda, not on {name}")
     return device

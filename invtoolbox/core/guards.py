@@ -54,6 +54,37 @@ def check_range(owner: object, interval: str, /, *names: str, **values: Any) -> 
             )
 
 
+def to_shape(owner: object, **values: Any) -> tuple[int, ...]:
+    """Return a shape as a tuple of numbers.
+
+    Args:
+        owner: object with the setting.
+        **values: the shape by its name.
+
+    Raises:
+        InputError: no list of whole numbers, such as arguments in another order.
+
+    >>> to_shape("Blur", image_shape=[4, 5])
+    (4, 5)
+    >>> to_shape("Blur", image_shape=5)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    invtoolbox.errors.InputError: image_shape of Blur must be whole numbers, ... got 5; check ...
+    """
+    ((name, value),) = values.items()
+    try:
+        sizes = tuple(int(n) for n in value)
+        if all(bool(size == n) for size, n in zip(sizes, value)):
+            return sizes
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    shown = f"an array of {tuple(value.shape)}" if hasattr(value, "shape") else _shown(value)
+    raise InputError(
+        f"{name} of {_label(owner)} must be whole numbers, (rows, columns) for example, got {shown}; "
+        "check the order of the arguments"
+    )
+
+
 def check_choice(owner: object, choices: Iterable[Any], /, *names: str, **values: Any) -> None:
     """Refuse values that are none of the choices.
 

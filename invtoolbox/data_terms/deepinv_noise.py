@@ -13,6 +13,7 @@ from invtoolbox.core.reductions import mean_items
 from invtoolbox.data_terms.base import DataTerm, Stack
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
+from invtoolbox.data_terms.robust import L1
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import component, scale, stack
 from invtoolbox.operators.base import Operator, expand
@@ -48,6 +49,7 @@ def likelihood(y: Any, operator: Operator, physics: deepinv.Physics) -> Likeliho
                                     ``normalize``), predicted by ``A(x) / gain``
     ``PoissonGaussianNoise``        least squares with the variances ``gain (y + gain) + sigma^2``,
                                     which pull a mean down by about one photon
+    ``SaltPepperNoise``             `L1`, which fits most measurements exactly
     ``LogPoissonNoise(N0, mu)``     `PoissonTransmission` of the counts ``N0 exp(-mu y)``, with the
                                     line integrals ``mu A(x)``
     ==============================  ================================================================
@@ -90,6 +92,8 @@ def likelihood(y: Any, operator: Operator, physics: deepinv.Physics) -> Likeliho
         mean = mean_items(precision)
         weights = precision / expand(mean, precision)
         return Likelihood(y, operator, LeastSquares(noise_std=mean.rsqrt(), weights=weights))
+    if isinstance(noise, deepinv.SaltPepperNoise):
+        return Likelihood(y, operator, L1())
     return Likelihood(y, operator, LeastSquares(noise_std=_standard_deviation(noise, y)))
 
 

@@ -41,6 +41,11 @@ class Robust(ResidualTerm):
     measurement_fields: ClassVar[tuple[str, ...]] = (*ResidualTerm.measurement_fields, "held")
     held: Tensor | None = None
 
+    @property
+    def needs_level(self) -> bool:
+        """Whether the misfit means something only at the level of the noise, which is not given."""
+        return False
+
     @abstractmethod
     def _loss(self, u: Tensor, dimensions: int) -> Tensor:
         """Compute ``rho(u)`` of values with ``dimensions`` real dimensions."""
@@ -164,7 +169,9 @@ class Huber(Robust):
         delta: positive threshold in units of ``noise_std``; the default of 1.345 loses 5 % of
             efficiency if the noise is in fact Gaussian.
         noise_std: standard deviation of the noise without the outliers, in the units of ``y``; a
-            number, or one number per item. Without it ``delta`` is in the units of ``y``.
+            number, or one number per item. Without it ``delta`` is in the units of ``y``, but a solve
+            that chooses the weight of the prior estimates the level, if ``delta`` is not given
+            either.
         weights: nonnegative weights that broadcast against ``y``; 0 for measurements to be ignored.
 
     >>> term = Huber(delta=1.0)
@@ -178,13 +185,19 @@ class Huber(Robust):
 
     def __init__(
         self,
-        delta: float = 1.345,
+        delta: float | None = None,
         noise_std: float | Tensor | None = None,
         weights: Tensor | None = None,
     ) -> None:
         super().__init__(noise_std, weights)
+        self.is_in_units_of_y = delta is not None
+        delta = 1.345 if delta is None else delta
         check_range(self, "(0, inf)", delta=delta)
         self.delta = float(delta)
+
+    @property
+    def needs_level(self) -> bool:
+        return self.noise_std is None and not self.is_in_units_of_y
 
     def _loss(self, u: Tensor, dimensions: int) -> Tensor:
         inner = u.clamp_max(self.delta)
@@ -258,7 +271,8 @@ class Student(Robust):
     Args:
         nu: degrees of freedom, positive.
         noise_std: scale of the distribution, in the units of ``y``; a number, or one number per
-            item; 1 if not given.
+            item. Without it the scale is 1, but a solve that chooses the weight of the prior
+            estimates it.
         weights: nonnegative weights that broadcast against ``y``; 0 for measurements to be ignored.
 
     >>> term = Student(nu=1.0)
@@ -278,6 +292,10 @@ class Student(Robust):
         super().__init__(noise_std, weights)
         check_range(self, "(0, inf)", nu=nu)
         self.nu = float(nu)
+
+    @property
+    def needs_level(self) -> bool:
+        return self.noise_std is None
 
     def convex(self, y: Tensor) -> Huber:
         std = torch.ones(1, dtype=torch.float64) if self.noise_std is None else self.noise_std

@@ -38,6 +38,7 @@ from invtoolbox.datasets.sweeps.opening import (
 )
 from invtoolbox.datasets.transforms.opening import read_transform
 from invtoolbox.datasets.views.opening import VIEW_READERS, reader_of_views
+from invtoolbox.datasets.views.photograph_files import refuse_foreign_picture
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.volumes.arrays import Arrays
 from invtoolbox.datasets.volumes.dicom import Dicom, DicomSeries, is_slice
@@ -234,6 +235,8 @@ def _reader_of_file(path: Path) -> str:
         return "street" if "simulated" in read_toml(path) else "raw"
     if kind in ("", "dicom") and sidecar_of(path) is not None:
         return "raw"
+    if kind in ("", "tiff"):  # raw pictures of cameras begin as TIFF does
+        refuse_foreign_picture(path)
     if kind == "hdf5":
         with decoding(path, "HDF5"), open_hdf5(path) as file:
             if "exchange" in file:

@@ -17,6 +17,8 @@ from invtoolbox.errors import InputError
 
 # Largest size in bytes of a text of poses or times; a larger file is something else.
 _LARGEST_TEXT = 2**28
+# Longest time between two poses over which poses are interpolated, in seconds.
+_LONGEST_GAP = 1.0
 
 
 def read_poses(path: str | os.PathLike[str]) -> Poses:
@@ -90,6 +92,41 @@ class Poses:
 
     def __len__(self) -> int:
         return len(self.matrices)
+
+    def at(self, times: np.ndarray, source: str | os.PathLike[str]) -> Tensor:
+        """Return the poses at other times, on straight lines and about one axis, ``(n, 4, 4)``.
+
+        A pose is NaN before the first time, after the last one, and in gaps of more than a second.
+
+        Args:
+            times: times in seconds, ``(n,)``.
+            source: file of the poses, for messages.
+
+        Raises:
+            InputError: the poses have no times, or times that do not increase or do not fit.
+        """
+        from invtoolbox.geometry.rigid import part_of, relative_motion
+
+        stamps = self.times
+        if stamps is None or len(stamps) < 2 or bool((np.diff(stamps) <= 0).any()):
+            raise InputError(
+                f"{source}: poses between which to interpolate need times that increase, in lines "
+                "time x y z qx qy qz qw"
+            )
+        if not bool(((times >= stamps[0]) & (times <= stamps[-1])).any()):
+            raise InputError(
+                f"{source}: the poses are of {stamps[0]:.9g} to {stamps[-1]:.9g} s, and the sweeps of "
+                f"{times[0]:.9g} to {times[-1]:.9g} s; give both times of one clock"
+            )
+        poses = torch.full((len(times), 4, 4), torch.nan, dtype=torch.float64)
+        for n, time in enumerate(times):
+            k = int(stamps[1:-1].searchsorted(time))
+            gap = stamps[k + 1] - stamps[k]
+            if stamps[0] <= time <= stamps[-1] and gap <= _LONGEST_GAP:
+                share = torch.tensor([(time - stamps[k]) / gap], dtype=torch.float64)
+                step = relative_motion(self.matrices[k + 1], self.matrices[k])
+                poses[n] = self.matrices[k] @ part_of(step, share)[0]
+        return poses
 
 
 def from_quaternion(

@@ -262,6 +262,10 @@ def check_mesh(vertices: Tensor, faces: Tensor) -> None:
         raise InputError(
             "the faces of a mesh must be whole numbers (F, 3), triangles, got "
             f"{tuple(faces.shape)} of {faces.dtype}"
+            + (
+                "; split a quad into faces[:, :3] and faces[:, [0, 2, 3]]"
+                * (faces.shape[-1:] == (4,))
+            )
         )
     wrong = ((faces < 0) | (faces >= len(vertices))).any(1)
     if bool(wrong.any()):

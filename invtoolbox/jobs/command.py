@@ -217,7 +217,15 @@ class SceneCommand:
                     f"{further[0][0]} writes a file; give files as --output, no folder"
                 )
             return kind.job(file, request, None)
-        files = {path: self._writer(path, kind) for path in outputs}
+        try:
+            files = {path: self._writer(path, kind) for path in outputs}
+        except InputError as error:
+            if arguments.output:
+                raise
+            raise InputError(
+                f"{source}: {name} does not write files of this kind, which its result would be by "
+                f"default; if it reads them, name the --output ({error})"
+            ) from None
         for option, write in further:
             named = _value(arguments, option)
             path = Path(named[1] if isinstance(named, list) else named)
@@ -314,7 +322,8 @@ class SceneCommand:
             return form
         forms = (*kind.writers, *(s.lstrip(".") for s in self.writers), "json", "html")
         raise InputError(
-            f"{path}: no format for the suffix {suffix!r}; use one of {', '.join(filter(None, forms))}"
+            f"{path}: no format for the suffix {suffix!r}; use one of "
+            f"{', '.join(dict.fromkeys(filter(None, forms)))}"
         )
 
 

@@ -7,6 +7,7 @@ import math
 from torch import Tensor
 
 from invtoolbox.measurements.findings import Finding, Subject, leave_out, register
+from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.imaging.blur_3d import Blur3D
 from invtoolbox.operators.imaging.sampling import Inpainting
@@ -155,3 +156,21 @@ def _distance(y: Tensor, factor: float) -> float:
     """Return the distance of the largest value, divided by a factor, from a full scale, as a logarithm."""
     largest = float(y.abs().max()) / abs(factor)
     return min(abs(math.log(max(largest, 1e-30) / scale)) for scale in FULL_SCALES)
+
+
+@register(LinearOperator)
+def check_channels(subject: Subject) -> Finding | None:
+    """Find pictures of fewer channels than the image: no prior of one channel divides them."""
+    measured, image = subject.operator.range_shape, subject.operator.domain_shape
+    is_picture = len(image) > 2 and len(measured) == len(image)
+    if not is_picture or isinstance(measured[0], tuple) or measured[1:] != image[1:]:
+        return None
+    if measured[0] >= image[0]:
+        return None
+    return Finding(
+        "channels",
+        f"every pixel has {measured[0]} measurement{'s' if measured[0] > 1 else ''} of {image[0]} "
+        "channels: how they divide comes from the prior alone, and A.pseudo_inverse(y) divides them "
+        "by least squares",
+        is_remark=True,
+    )

@@ -396,6 +396,15 @@ def check_truncation(subject: Subject) -> Finding | None:
 def check_arc(subject: Subject) -> Finding | None:
     """Find views over so short an arc that edges of some directions are not determined."""
     arc = arc_of(subject.operator)
+    angles = getattr(subject.operator, "angles", None)
+    if arc is None and isinstance(angles, torch.Tensor) and angles.ndim == 1 and len(angles) < 3:
+        views = "one view shows" if len(angles) == 1 else "two views show"
+        return Finding(
+            "arc",
+            f"{views} where rays are weakened, but hardly where along them: what lies along the rays "
+            "comes from the prior alone",
+            is_remark=True,
+        )
     if arc is None or not arc.is_limited:
         return None
     covered, needed = math.degrees(arc.covered), math.degrees(arc.needed)

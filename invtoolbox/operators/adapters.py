@@ -100,7 +100,7 @@ def as_operator(
         if domain_shape is None:
             raise InputError(
                 "as_operator of a function needs domain_shape=(channel, *space), the shape of its "
-                "images"
+                "images: A = it.as_operator(function, domain_shape=(1, 64, 64)), for example"
             )
         if linear or adjoint is not None:
             return LinearFunction(obj, domain_shape, range_shape, channelwise, adjoint)

@@ -202,6 +202,10 @@ class Operator(Settings, ABC):
             device=generator.device if generator is not None else "cpu",
         )[:count]
 
+    def explain_shape(self, y: Any) -> str:
+        """Return what to do with measurements of another shape; empty if it is not known."""
+        return ""
+
     def subset(self, index: Any) -> Operator:
         """Return the operator for some blocks: ``A.subset(i)(x) = A(x)[:, :, i]``."""
         raise InputError(
@@ -555,7 +559,9 @@ def check_shape(
             f"got a batch of {value.shape[0]}"
         )
     if not _has_values(value, may_be_empty):
-        raise InputError(f"{what} with at least one item and one value, got {tuple(value.shape)}")
+        raise InputError(
+            f"{what} with at least one item and one value, got {tuple(value.shape)}, which is empty"
+        )
 
 
 def _exchange(got: Shape, shape: Shape, channelwise: bool) -> str:

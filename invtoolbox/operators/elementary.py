@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import to_shape
 from invtoolbox.core.pytrees import tree_leaves
 from invtoolbox.operators.base import LinearOperator, Operator, expand
 
@@ -29,7 +30,7 @@ class Identity(LinearOperator):
     normal_is_diagonal = True
 
     def __init__(self, shape: Sequence[int]) -> None:
-        self.domain_shape = self.range_shape = tuple(int(n) for n in shape)
+        self.domain_shape = self.range_shape = to_shape(self, shape=shape)
 
     def _forward(self, x: Tensor) -> Tensor:
         return x

@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import to_shape
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator
 
@@ -39,7 +40,7 @@ class FiniteDifference(LinearOperator):
     def __init__(
         self, shape: Sequence[int], periodic: bool = False, spacing: Sequence[float] | None = None
     ) -> None:
-        self.domain_shape = tuple(int(n) for n in shape)
+        self.domain_shape = to_shape(self, shape=shape)
         self.dimensions = len(self.domain_shape) - 1
         self.range_shape = (self.dimensions * self.domain_shape[0], *self.domain_shape[1:])
         self.periodic = periodic

@@ -9,6 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import to_shape
 from invtoolbox.operators.base import LinearOperator, expand
 
 Offset = tuple[int, ...]
@@ -40,7 +41,7 @@ class PixelGraphLaplacian(LinearOperator):
     channelwise = True
 
     def __init__(self, image_shape: Sequence[int], edge_weights: Tensor, radius: int) -> None:
-        self.domain_shape = self.range_shape = tuple(int(n) for n in image_shape)
+        self.domain_shape = self.range_shape = to_shape(self, image_shape=image_shape)
         self.radius = radius
         self.offsets = half_window(radius, len(self.domain_shape) - 1)
         self.edge_weights = edge_weights

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import to_shape
 from invtoolbox.errors import InputError
 from invtoolbox.operators.matrix import SparseMatrix
 
@@ -40,7 +41,7 @@ class RidgeSplines(SparseMatrix):
     """
 
     def __init__(self, image_shape: Sequence[int], angles: Tensor) -> None:
-        shape = tuple(int(n) for n in image_shape)
+        shape = to_shape(self, image_shape=image_shape)
         angles = torch.as_tensor(angles, dtype=torch.float64, device="cpu")
         if len(shape) != 2 or min(shape) < 1 or angles.ndim != 1 or not len(angles):
             raise InputError(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invtoolbox.core.guards import check_range
+from invtoolbox.core.guards import check_range, to_shape
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.wavelet import first_corner, orthogonal_filters
 
@@ -36,7 +36,7 @@ class StationaryWavelet(LinearOperator):
 
     def __init__(self, shape: Sequence[int], wavelet: str = "haar", levels: int = 2) -> None:
         check_range(self, "[1, inf)", levels=levels)
-        self.domain_shape = tuple(int(n) for n in shape)
+        self.domain_shape = to_shape(self, shape=shape)
         self.wavelet, self.levels = wavelet, int(levels)
         # One factor 1/sqrt(2) keeps the norm of a line, another one is the mean over shifts.
         self._low, self._high = ([v / 2 for v in taps] for taps in orthogonal_filters(wavelet))

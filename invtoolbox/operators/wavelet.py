@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from invtoolbox.core.guards import check_range
+from invtoolbox.core.guards import check_range, to_shape
 from invtoolbox.errors import InputError, check_name
 from invtoolbox.operators.elementary import Unitary
 
@@ -34,7 +34,7 @@ class Wavelet(Unitary):
     channelwise = True
 
     def __init__(self, shape: Sequence[int], wavelet: str = "db4", levels: int = 3) -> None:
-        self.domain_shape = self.range_shape = tuple(int(n) for n in shape)
+        self.domain_shape = self.range_shape = to_shape(self, shape=shape)
         self.basis = OrthogonalWavelet(wavelet, levels)
 
     def _forward(self, x: Tensor) -> Tensor:

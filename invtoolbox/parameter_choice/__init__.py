@@ -175,4 +175,6 @@ def rule_named(name: str) -> WeightRule | WeightSearch:
     >>> rule_named("gcv").probes
     1
     """
+    if name.replace(".", "", 1).replace("e-", "", 1).isdigit():
+        raise InputError(f"regularization is the text {name!r}; give the number {float(name):g}")
     return _RULES[require_name("rule for the weight", name, _RULES)]()

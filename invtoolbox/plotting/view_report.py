@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,9 @@ class ViewPicture:
         alpha: share of the light that was stopped, ``(1, height, width)``; depths are shown if it
             exceeds a half.
         scores: metrics of the rendering, by name.
+        nearest: training photograph of the nearest camera, the simple answer, ``(3, height,
+            width)``; None if there is none of this size.
+        nearest_psnr: its PSNR in place of the rendering.
     """
 
     name: str
@@ -37,6 +41,8 @@ class ViewPicture:
     depth: Tensor
     alpha: Tensor
     scores: Mapping[str, float]
+    nearest: Tensor | None = None
+    nearest_psnr: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def write_view_report(
         for view in _choose_views(views):
             body += [
                 f"<h3>{page.escape(Path(view.name).stem)}</h3>",
-                page.row(_row(view, low, high), 4),
+                page.row(row := _row(view, low, high), len(row)),
             ]
         columns = list(views[0].scores)
         means = {name: float(np.mean([v.scores[name] for v in views])) for name in columns}
@@ -149,6 +155,13 @@ def _words(views: Sequence[ViewPicture], held_out: bool) -> str:
         if held_out
         else "No view was held out; the scene was found from these."
     )
+    simple = [view.nearest_psnr for view in views if view.nearest is not None]
+    if simple and all("psnr" in view.scores for view in views):
+        mean = float(np.mean([view.scores["psnr"] for view in views]))
+        how += (
+            f" Renderings have {mean:.1f} dB on average, and the training photograph of the nearest "
+            f"camera, the simple answer, {float(np.mean(simple)):.1f} dB."
+        )
     return how + (
         f" {min(SHOWN, len(views))} of {len(views)} are shown, from the worst to the best."
         if len(views) > 1
@@ -175,6 +188,16 @@ def _row(view: ViewPicture, low: float, high: float) -> list[str]:
         f"{_LONG.get(name, name).split(' ')[0]} {_number(name, value)}"
         for name, value in view.scores.items()
     )
+    simple = []
+    if view.nearest is not None:
+        simple = [
+            page.picture(
+                to_bytes(_pixels(view.nearest), _ONE),
+                "Nearest training photograph",
+                "the simple answer",
+                f"PSNR {_number('psnr', view.nearest_psnr)}",
+            )
+        ]
     return [
         page.picture(to_bytes(_pixels(view.photograph), _ONE), "Photograph", ""),
         page.picture(
@@ -188,6 +211,7 @@ def _row(view: ViewPicture, low: float, high: float) -> list[str]:
         page.picture(
             depths, "Depth", f"bright {low:.3g} to dark {high:.3g}; white if empty", light=True
         ),
+        *simple,
     ]
 
 

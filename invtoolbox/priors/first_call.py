@@ -16,6 +16,8 @@ from invtoolbox.priors.base import ExplicitPrior
 _PACKAGE = __name__.partition(".")[0]
 #: Attributes in which priors of this package hold a function or a prior of the user.
 _HOLDERS = ("function", "prior")
+#: Value of the image for which an energy must be a number.
+_GREY = 0.5
 
 
 def is_foreign(prior: Any) -> bool:
@@ -76,7 +78,8 @@ def check_first_call(prior: ExplicitPrior, x: Tensor) -> None:
 
     Raises:
         InputError: a method raises, changes its argument, or returns another shape than its
-            contract; or the energy has no derivative, and nothing else is offered.
+            contract; the energy has no derivative, and nothing else is offered; or the energy, or the
+            derivative that is used, is NaN for a grey image.
 
     >>> class Ridge(ExplicitPrior):
     ...     def energy(self, x):
@@ -101,12 +104,32 @@ over all axes but the first, .flatten(1).sum(1)
             with torch.enable_grad():
                 free = x.clone().requires_grad_(True)
                 prior._require_derivative(_call(prior, "energy", prior.energy, free))
+        _refuse_nan(prior, torch.full_like(x, _GREY))
     if "prox" in offers:
         _same_shape(prior, "prox", _call(prior, "prox", prior.prox, x, step), x)
     if type(prior).gradient is not ExplicitPrior.gradient and "gradient" in offers:
         # Solvers pass the generator by position.
         value = _call(prior, "gradient", lambda images: prior.gradient(images, None), x)
         _same_shape(prior, "gradient", value, x)
+
+
+def _refuse_nan(prior: ExplicitPrior, grey: Tensor) -> None:
+    """Refuse an energy that is NaN for grey images, or a derivative where it is used."""
+    fault, advice = "", "write the energy for every image, for example x.clamp_min(1e-6).log()"
+    with torch.enable_grad():
+        free = grey.requires_grad_(True)
+        value = _call(prior, "energy", prior.energy, free)
+        if bool(value.isnan().any()):
+            fault = "energy is NaN"
+        elif (
+            type(prior).gradient is ExplicitPrior.gradient and not {"prox", "split"} & prior.offers
+        ):
+            (slope,) = torch.autograd.grad(value.sum(), free, allow_unused=True)
+            if slope is not None and bool(slope.isnan().any()):
+                fault = "energy has a derivative that is NaN"
+                advice = "a root needs a small number below it, (x.square() + 1e-8).sqrt()"
+    if fault:
+        raise InputError(f"{prior!r}.{fault} for an image that is {_GREY} everywhere; {advice}")
 
 
 def _call(

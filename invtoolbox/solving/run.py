@@ -43,6 +43,7 @@ from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice import Trials
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
 from invtoolbox.parameter_choice.held_out import accepts, quadratic_model
+from invtoolbox.parameter_choice.robust_level import scale_robust
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import attempts
 from invtoolbox.parameter_choice.validation import Validation
@@ -128,6 +129,11 @@ class Run:
         named = priors_named(call.prior)
         priors = PriorSum() if named is None else named.as_sum()
         original = problem.to(device=call.device, dtype=dtype)
+        # Written weights belong to the misfit as it was written.
+        is_auto = isinstance(call.regularization, str) and call.regularization == "auto"
+        if is_auto and not any(term.chosen for term in priors.terms):
+            original, remarks = scale_robust(original)
+            repairs = (*repairs, *remarks)
         notes = [*repairs, *(report_findings(problem, priors) if call.check else ())]
         # The skipped items hold other measurements, and are computed as such until the loop begins.
         problem = original.without_skipping()

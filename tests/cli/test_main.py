@@ -208,3 +208,13 @@ def test_a_command_without_output_streams_works(tmp_path: Path) -> None:
     code = "import sys; sys.stdout = sys.stderr = None\nfrom invtoolbox.cli import main\nmain(['list', 'tables'])"
     ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, timeout=120)
     assert ran.returncode == 0
+
+
+def test_one_path_too_many_and_files_of_another_kind_are_one_sentence(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.ply", "b.ply"):
+        (tmp_path / name).write_text("ply")
+    assert "b.ply: one path too many; put files" in one_sentence(run("flow", "a.ply", "b.ply"))
+    assert "does not write files of this kind" in one_sentence(run("register", "a.ply", "b.ply"))

@@ -58,3 +58,31 @@ def test_a_mask_and_a_path_are_not_lost() -> None:
     assert torch.equal(as_tensor(np.ma.masked_array(ARRAY)), as_tensor(ARRAY))
     with pytest.raises(InputError, match="got the text 'photo.png'"):
         it.reconstruct("photo.png", it.operators.Identity((1, 6, 8)))
+
+
+class Elsewhere:
+    """An array on another device, as of CuPy."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed; use `.get()`")
+
+
+class Table:
+    """A table, as of pandas, or an array of another package."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return ARRAY
+
+
+def test_arrays_of_other_packages_are_taken_or_refused_in_one_sentence() -> None:
+    A = it.operators.Identity((1, 6, 8))
+    assert torch.equal(as_tensor(Table()), torch.from_numpy(ARRAY))
+    assert it.reconstruct(Table(), A, "tikhonov", max_iterations=1, progress=False).x.ndim == 4
+    with pytest.raises(InputError, match=r"use `.get\(\)`\); convert it"):
+        it.reconstruct(Elsewhere(), A)
+
+
+def test_a_number_as_text_is_no_rule() -> None:
+    y, A = torch.rand(1, 1, 8, 8), it.operators.Identity((1, 8, 8))
+    with pytest.raises(InputError, match="is the text '0.1'; give the number 0.1"):
+        it.reconstruct(y, A, regularization="0.1")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
+import invtoolbox as it
 from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.errors import InputError
 
@@ -83,3 +85,19 @@ def test_a_choice_is_one_of_the_words_and_none_only_if_it_is_named() -> None:
         check_choice(Descent(rate=None), ("fast", "slow"), "rate")
     with pytest.raises(InputError, match="steps of Descent must be 1, 2 or 3, got 4"):
         check_choice(Descent(steps=4), (1, 2, 3), "steps")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: it.operators.Downsampling(2, (1, 16, 16)),  # type: ignore[arg-type]
+        lambda: it.operators.Blur((16, 16), torch.ones(3, 3)),  # type: ignore[arg-type]
+        lambda: it.operators.Inpainting((16, 16), torch.ones(16, 16)),  # type: ignore[arg-type]
+        lambda: it.operators.Identity((1, 16.5, 16)),  # type: ignore[arg-type]
+    ],
+)
+def test_a_shape_in_another_place_is_one_sentence(make: Callable[[], Any]) -> None:
+    with pytest.raises(
+        InputError, match="must be whole numbers.* check the order of the arguments"
+    ):
+        make()

@@ -37,6 +37,32 @@ def test_every_format_gives_the_events_that_were_written(name: str, tmp_path: Pa
         assert found.places[N:].tolist() == [[4, Y[-1]], [6, Y[-1]], [17, Y[-1]]]
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("t,x,y,p\n0.5,1,2,1\n1.0,3,0,0\n", [0.5, 1.0]),
+        ("x;y;polarity;timestamp\n1;2;1;0\n3;0;0;2500\n", [0.0, 2.5e-3]),
+        ("# x y p t\n1 2 1 0.25\n3 0 0 0.5\n", [0.25, 0.5]),
+        ("3,0,0,2000\n1,2,1,4000\n", [2e-3, 4e-3]),  # Metavision's table
+    ],
+)
+def test_names_order_and_unit_of_a_text(text: str, seconds: list[float], tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text(text)
+    found = datasets.read_events(tmp_path / "events.csv")
+    assert found.times.tolist() == pytest.approx(seconds)
+    places = found.places.tolist()
+    assert sorted(places) == [[1, 2], [3, 0]]
+    assert float(found.polarity[places.index([1, 2])]) == 1
+
+
+def test_a_text_with_names_of_something_else_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "events.csv").write_text("frame,width,height\n1,2,3\n")
+    with pytest.raises(
+        InputError, match="first line names frame, width, height; name columns t, x"
+    ):
+        datasets.read_events(tmp_path / "events.csv")
+
+
 def test_a_part_of_a_recording(tmp_path: Path) -> None:
     path = SETS["events.npz"][1](tmp_path / "events.npz")
     whole = datasets.read_events(path)

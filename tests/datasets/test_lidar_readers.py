@@ -219,6 +219,29 @@ def test_a_folder_with_times_and_poses(tmp_path: Path) -> None:
     )
 
 
+def test_poses_of_another_rate_are_interpolated_at_the_times(tmp_path: Path) -> None:
+    for k in range(3):
+        np.full((2, 4), 1.0, "<f4").tofile(tmp_path / f"{k}.bin")
+    # 10 m/s along x and 1 rad/s about z, at 4 Hz; the last sweep is later than the last pose.
+    lines = [
+        f"{t} {10 * t} 0 0 0 0 {np.sin(t / 2)} {np.cos(t / 2)}" for t in (0, 0.25, 0.5, 0.75, 1)
+    ]
+    (tmp_path / "poses.txt").write_text("\n".join(lines))
+    with pytest.raises(InputError, match="5 poses for 3 sweeps .* poses and sweeps with times"):
+        datasets.LidarFolder(tmp_path)
+    (tmp_path / "times.txt").write_text("0.1\n0.6\n1.1")
+    data = datasets.LidarFolder(tmp_path)
+    for k, t in ((0, 0.1), (1, 0.6)):
+        pose = data[k].pose
+        assert pose is not None and float(pose[0, 3]) == pytest.approx(10 * t)
+        assert float(torch.atan2(pose[1, 0], pose[0, 0])) == pytest.approx(t)
+    with pytest.raises(InputError, match="the pose of 2.bin is missing"):
+        data[2]
+    (tmp_path / "times.txt").write_text("1700000000.1\n1700000000.6\n1700000001.1")
+    with pytest.raises(InputError, match="give both times of one clock"):
+        datasets.LidarFolder(tmp_path)
+
+
 def test_files_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for k in (10, 9, 1):
         np.full((2, 4), k, "<f4").tofile(tmp_path / f"sweep_{k}.bin")

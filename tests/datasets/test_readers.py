@@ -513,3 +513,19 @@ def test_kernels_are_turned_from_columns_first_and_sum_to_one(tmp_path: Path) ->
     data = datasets.open(write_kernels(tmp_path / "kernels.mat"))
     assert len(data) == 2 and data[1].y.shape == (1, 1, 5, 4)
     assert data[0].y.sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "way"),
+    [
+        ("v.mp4", b"\0\0\0\x18ftypmp42", "a video, .* with ffmpeg -i v.mp4 frames"),
+        ("x.cr2", b"II*\0\x10\0\0\0CR\2\0" + bytes(64), "kind .cr2, .* darktable-cli x.cr2"),
+        ("x.svg", b"<svg/>", "with magick x.svg OUT.png"),
+    ],
+)
+def test_a_known_picture_or_video_is_named_with_its_converter(
+    name: str, head: bytes, way: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(head)
+    with pytest.raises(InputError, match=way):
+        datasets.open(tmp_path / name)

@@ -105,3 +105,9 @@ def test_mri_by_one_call_is_better_than_zero_filling() -> None:
         return float(it.metrics.psnr(image.abs(), x.abs(), data_range=1.0))
 
     assert score(solution.x) > score(A.pseudo_inverse(y)) + 3
+
+
+def test_fewer_channels_than_the_image_has_are_a_remark() -> None:
+    A = it.operators.Unmixing(torch.tensor([[0.3, 0.6, 0.1]]), (16, 16))
+    findings = it.measurements.check_measurements(it.Problem(A(torch.rand(1, 3, 16, 16)), A))
+    assert [f.name for f in findings] == ["channels"] and findings[0].is_remark

@@ -84,3 +84,12 @@ def test_a_short_arc_is_a_finding() -> None:
         return [finding.name for finding in findings]
 
     assert names(90) == ["arc"] and names(209) == []
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_one_or_two_views_are_a_finding(views: int) -> None:
+    A = it.operators.ParallelBeam((32, 32), degrees(0, 90, views), 48)
+    x = torch.zeros(1, 1, 32, 32)
+    x[..., 10:20, 8:22] = 0.1
+    findings = it.measurements.check_measurements(it.Problem(A(x), A))
+    assert any(f.name == "arc" and "comes from the prior alone" in f.sentence for f in findings)

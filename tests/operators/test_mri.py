@@ -310,3 +310,11 @@ def test_coil_maps_are_an_unknown_beside_the_image() -> None:
     )
     left = float((solution.problem.operator(solution.x)[:1] - y).norm())
     assert left < 0.5 * float((wrong(fixed.x) - y).norm())
+
+
+def test_coils_without_maps_are_named_with_their_estimate() -> None:
+    A = it.operators.CartesianMRI(torch.ones(16, 16), (16, 16))
+    with pytest.raises(
+        it.InputError, match="of 4 coils, give CartesianMRI their coil_maps, for example"
+    ):
+        it.Problem(torch.ones(1, 4, 16, 16, dtype=torch.complex64), A)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import ANY
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ import invtoolbox as it
 from invtoolbox.data_terms import L1, DataTerm, Huber, LeastSquares, Student
 from invtoolbox.data_terms.robust import Robust
 from invtoolbox.parameter_choice import RobustValidation
+from invtoolbox.parameter_choice.robust_level import scale_robust
 
 
 def picture() -> torch.Tensor:
@@ -41,6 +44,34 @@ def test_outliers_are_removed_by_default(term: DataTerm) -> None:
     assert solution.weight_search is not None
     assert solution.weight_search.rule == "robust-validation"
     assert float((solution.x - x).norm()) < 0.4 * float((y - x).norm())
+
+
+@pytest.mark.parametrize("term", [Huber(), Student()], ids=repr)
+@pytest.mark.parametrize("unit", [1.0, 255.0])
+def test_a_robust_misfit_without_a_level_gets_that_of_most_measurements(
+    term: Robust, unit: float
+) -> None:
+    A = it.operators.Inpainting(torch.rand(48, 48) < 0.9, (1, 48, 48))
+    x = torch.nn.functional.interpolate(picture(), scale_factor=2.0)
+    problem = it.Problem(unit * A(damage(x + 0.01 * torch.randn(x.shape))), A, term)
+    scaled, notes = scale_robust(problem)
+    assert float(scaled.data_term.noise_std) / unit == pytest.approx(0.01, rel=0.2)
+    assert "got no noise_std" in notes[0]
+    for written in (Huber(0.1), Huber(noise_std=0.1), L1(), LeastSquares()):
+        assert scale_robust(problem.with_data_term(written)) == (ANY, ())
+
+
+def test_written_weights_belong_to_the_misfit_as_written() -> None:
+    y, A = damage(picture()), it.operators.Identity((1, 24, 24))
+    problem, tv = it.Problem(y, A, Huber()), it.priors.TotalVariation()
+    options = {"max_iterations": 2, "progress": False}
+    for solution in (
+        it.solve(problem, tv, None, 0.1, **options),
+        it.solve(problem, 0.1 * tv, **options),
+    ):
+        assert solution.problem.data_term.noise_std is None
+    bare = it.solve(problem, it.priors.NonNegative(), **options)
+    assert bare.problem.data_term.noise_std is not None and "got no noise_std" in bare.notes[0]
 
 
 def test_the_weight_of_student_is_sought_under_a_convex_term_of_its_curvature() -> None:

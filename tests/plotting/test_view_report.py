@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,13 @@ def test_the_page_shows_the_worst_to_the_best_beside_the_truth(tmp_path: Path) -
     assert text.count('class="level"') == 1
     with pytest.raises(InputError):
         write_view_report(page, "again", views, overwrite=False)
+
+
+def test_the_simple_answer_is_shown_beside_the_rendering(tmp_path: Path) -> None:
+    one = replace(view("v.png", 0.1), nearest=torch.rand(3, 12, 16), nearest_psnr=8.5)
+    text = write_view_report(tmp_path / "report.html", "One", [one]).read_text()
+    assert "<b>Nearest training photograph</b>" in text and "PSNR 8.50" in text
+    assert "Renderings have 20.0 dB on average" in text and "the simple answer, 8.5 dB" in text
 
 
 def test_training_views_are_called_so_and_nothing_solid_has_no_depth(tmp_path: Path) -> None:

@@ -38,6 +38,14 @@ def changing(self: Any, x: Tensor) -> Tensor:
             "has no derivative",
         ),
         (written(energy=changing), "changes its argument"),
+        (
+            written(energy=lambda self, x: (x - 1).log().flatten(1).sum(1), prox=lambda *_: _[1]),
+            "energy is NaN for an image that is 0.5 everywhere; write the energy for every image",
+        ),
+        (
+            written(energy=lambda self, x: x.diff(dim=-1).square().sqrt().flatten(1).sum(1)),
+            "derivative that is NaN .* a root needs a small number below it",
+        ),
         (written(energy=lambda self, x: self.scale * x), "raised AttributeError"),
         (written(prox=lambda self, x, step: x / (1 + float(step))), "one per image"),
         (written(prox=lambda self, x, step: x[..., 1:]), r"prox returns shape \(2, 1, 8, 7\)"),

@@ -23,6 +23,8 @@ _ALIASES = {
     "t": ("t", "ts", "timestamp", "timestamps"),
     "p": ("p", "ps", "polarity", "pol", "on"),
 }
+#: Length of a recording, in units of whole numbers, above which they are no seconds.
+_LONGEST_IN_SECONDS = 100
 
 
 def read_hdf5_events(
@@ -97,23 +99,57 @@ def read_npz_events(path: str | Path) -> Events:
 def read_text_events(path: str | Path) -> Events:
     """Read events of a text file with lines ``t x y polarity``, t in seconds.
 
-    This is the layout of the Event-Camera Dataset (Mueggler et al., 2017). Words are separated by
-    blanks or commas, and lines that begin with # are left out.
+    This is the layout of the Event-Camera Dataset (Mueggler et al., 2017). A first line of names, also
+    after #, states another order. Without one, lines whose last number is the time, as those of Metavision's
+    ``x,y,p,t``, are found by their order in time. Times that are all whole are microseconds, as a
+    note says. Words are separated by blanks, commas or semicolons, and lines that begin with # are
+    left out.
 
     Args:
         path: path of the file.
 
     Raises:
-        InputError: a line holds neither four numbers, nor three, without the polarity.
+        InputError: a line holds neither four numbers, nor three, without the polarity, or the names
+            of the first line are not those of events.
     """
     with reading(path, "text") as file:
         with file.open("rb") as stream:
-            lines = [line for line in stream.read().decode("ascii").splitlines() if line.strip()]
-        separator = "," if any("," in line for line in lines[:20]) else None
-        table = np.loadtxt(lines, delimiter=separator, ndmin=2)
-        if table.shape[1] not in (3, 4):
+            lines = [
+                line for line in stream.read().decode("utf-8-sig").splitlines() if line.strip()
+            ]
+        separator = next((c for c in ",;" if any(c in line for line in lines[:20])), None)
+        first, names, notes = 0, None, list[str]()
+        head = lines[0].lstrip("# ") if lines else ""
+        words = [word.strip().lower() for word in head.split(separator)]
+        if head[:1].isalpha():
+            names, first = _names_of_columns(words), 1
+            if names is None and not lines[0].startswith("#"):
+                raise InputError(
+                    f"its first line names {', '.join(words)}; name columns t, x, y and p"
+                )
+        table = np.loadtxt(lines[first:], delimiter=separator, ndmin=2)
+        if table.shape[1] not in (3, 4) and names is None:
             raise InputError(f"its lines hold {table.shape[1]} numbers, and events have t, x, y, p")
-        return _events(file, dict(zip("txyp", table.T)), 0)
+        if names is None:
+            is_last = not _increases(table[:, 0]) and _increases(table[:, -1])
+            order = "txyp"
+            if is_last:
+                order = "xypt" if table.shape[1] == 4 else "xyt"
+                notes.append(f"{file}: the last number of a line increases, so it is the time")
+            columns = dict(zip(order, table.T))
+        else:
+            columns = {key: table[:, words.index(name)] for key, name in names.items()}
+        t = columns["t"]
+        if bool((t == t.round()).all()) and np.ptp(t) > _LONGEST_IN_SECONDS:
+            notes.append(f"{file}: all times are whole numbers, so they are microseconds")
+            columns["t"] = t.astype(np.int64)
+        events = _events(file, columns, 0)
+        return replace(events, notes=(*events.notes, *notes)) if notes else events
+
+
+def _increases(values: Any) -> bool:
+    """Return whether values never fall, and do not stay."""
+    return len(values) > 1 and bool((np.diff(values) >= 0).all()) and values[-1] > values[0]
 
 
 def write_events(path: str | Path, events: Events, overwrite: bool = False) -> Path:

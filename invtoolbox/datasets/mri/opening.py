@@ -58,7 +58,8 @@ def open_kspace(
                 "the .h5 file"
             )
         raise InputError(
-            f"{path}: no HDF5 file; k-space is read from ISMRMRD and fastMRI files (.h5, .mrd)"
+            f"{path}: no HDF5 file; k-space is read from ISMRMRD and fastMRI files (.h5, .mrd); "
+            "an array y of k-space is reconstructed by it.reconstruct(y, it.operators.CartesianMRI(...))"
         )
     with decoding(path, "HDF5"), open_hdf5(path) as file:
         is_ismrmrd, has_array, names = bool(groups_of(file)), is_fastmri(file), list(file)[:8]

@@ -51,7 +51,8 @@ class LidarFolder(SweepFiles):
         path: path of the folder, or of the folder around it; all point files in it have one format.
         poses: file of the sensor's poses in the world, one pose per sweep (see `read_poses`). The
             default is ``poses.txt`` or ``poses.npy`` in one of these folders, if it exists; "none"
-            reads no poses.
+            reads no poses. Poses with times, of another number than the sweeps, are interpolated at
+            the times of a file of times.
         calibration: file of the calibration ``Tr`` that maps points of the lidar to a camera's
             frame, if the poses are the camera's.
         times: file of seconds or dates, one per sweep. The default is ``times.txt`` or
@@ -87,8 +88,9 @@ class LidarFolder(SweepFiles):
         if columns is not None:
             column_names(columns, 4)
         self.pose_file = poses if poses is not None else self._find(_POSES)
-        self.poses = number_poses(self.pose_file, calibration, self.files, by_name=False)
         self.times, self.time_file = self._times(folder, times, rate)
+        stated = None if self.time_file in (None, self.pose_file) else self.times
+        self.poses = number_poses(self.pose_file, calibration, self.files, False, stated)
 
     def _times(
         self, folder: Path, times: str | os.PathLike[str] | None, rate: float
@@ -102,10 +104,9 @@ class LidarFolder(SweepFiles):
                     "per sweep"
                 )
             return listed, file
-        if self.poses is not None and self.pose_file not in (None, WITHOUT_POSES):
-            assert self.pose_file is not None
+        if self.pose_file is not None and self.pose_file != WITHOUT_POSES:
             stored = read_poses(self.pose_file).times
-            if stored is not None:
+            if stored is not None and len(stored) == len(self):
                 return stored, self.pose_file
         # Sweeps that are missing between the others leave a gap in the numbers.
         evenly, numbers = times_at_rate(len(self), rate), _frame_numbers(self.files)

@@ -140,6 +140,7 @@ def number_poses(
     calibration: str | os.PathLike[str] | None,
     files: Sequence[Path],
     by_name: bool,
+    times: np.ndarray | None = None,
 ) -> Tensor | None:
     """Read the pose of each file ``(n, 4, 4)`` from a file of poses; None without such a file.
 
@@ -150,10 +151,13 @@ def number_poses(
         files: files of the sweeps.
         by_name: whether the name of a file is the number of its pose (KITTI); otherwise there is
             one pose per file, in order.
+        times: times of the sweeps, at which poses of another rate are interpolated; None if no file
+            states them.
     """
     if poses is None or poses == WITHOUT_POSES:
         return None
-    matrices = read_poses(poses).matrices
+    listed = read_poses(poses)
+    matrices = listed.matrices
     if by_name:
         numbers = [number_of(file) for file in files]
         if numbers and max(numbers) >= len(matrices):
@@ -162,10 +166,13 @@ def number_poses(
                 f"{max(numbers)} (counted from 0); give the poses of this sequence"
             )
         matrices = matrices[numbers]
+    elif len(matrices) != len(files) and times is not None and listed.times is not None:
+        matrices = listed.at(times, poses)
     elif len(matrices) != len(files):
         raise InputError(
             f"{poses}: {len(matrices)} poses for {len(files)} sweeps in {files[0].parent}; give "
-            "one pose per sweep, or poses='none'"
+            "one pose per sweep, poses and sweeps with times (lines time x y z qx qy qz qw, and "
+            "times.txt), or poses='none'"
         )
     if calibration is None:
         return matrices

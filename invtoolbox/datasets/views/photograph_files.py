@@ -27,9 +27,28 @@ _CONVERTERS = {
         "darktable-cli IN OUT.jpg, or dcraw -c IN",
     ),
     **dict.fromkeys((".jxl", ".gif"), "magick IN OUT.png (ImageMagick)"),
+    **dict.fromkeys(
+        (".svg", ".pdf", ".eps", ".psd", ".exr", ".jp2"), "magick IN OUT.png (ImageMagick)"
+    ),
 }
 #: Names of the folder of the pictures within a capture, in the order of preference.
 _FOLDERS = ("images", "input", "rgb", "photos", "image")
+
+
+def refuse_foreign_picture(path: Path) -> None:
+    """Raise an `InputError` that names the converter of a picture or a video that is not read here.
+
+    Args:
+        path: path of the file.
+    """
+    suffix = path.suffix.lower()
+    way = f"ffmpeg -i {path.name} frames/%06d.png" if suffix in VIDEOS else _CONVERTERS.get(suffix)
+    if way is not None:
+        what = "a video" if suffix in VIDEOS else f"a picture of the kind {suffix}"
+        raise InputError(
+            f"{path}: this is {what}, which is not read here; convert it first, for example with "
+            f"{way.replace('IN', path.name)}"
+        )
 
 
 def picture_folders(capture: Path, names: Sequence[str] = _FOLDERS) -> list[Path]:

@@ -43,8 +43,9 @@ class Method:
     folder: str = ""
 
     def load(self) -> Any:
-        """Return the object of a user's method; None for a name of the toolbox."""
-        return self.target if self.place is None else import_object(self.place, self.folder)
+        """Return the object of a user's method, one of a class; None for a name of the toolbox."""
+        target = self.target if self.place is None else import_object(self.place, self.folder)
+        return _make(target, self.name) if isinstance(target, type) else target
 
     def content(self) -> str:
         """Return a text that changes if the method changes, for resumption."""
@@ -170,6 +171,17 @@ def _module_of_file(path: Path) -> ModuleType:
     return module
 
 
+def _make(kind: type, name: str) -> Any:
+    """Return an object of a class of the user, which needs no arguments."""
+    try:
+        return kind()
+    except Exception as error:  # a class of the user may raise anything
+        raise InputError(
+            f"{name} is a class that needs arguments ({_describe(error)}); name an object of it, "
+            f"such as method = {kind.__name__}(...)"
+        ) from error
+
+
 def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
@@ -194,12 +206,10 @@ def _extra_methods(extra: Any) -> list[Method]:
 def _check_method(method: Method, system: System) -> None:
     """Refuse an object that is neither a prior, nor a solver, nor a function."""
     target = method.load()
-    is_class = isinstance(target, type)
-    if is_class or not (callable(target) or isinstance(target, Solver) or _is_prior(target)):
-        kind = "a class; make an object of it" if is_class else f"a {type(target).__name__}"
+    if not (callable(target) or isinstance(target, Solver) or _is_prior(target)):
         raise InputError(
-            f"{method.name} is {kind}, and a method is a prior, a solver or a function "
-            f"{system.signature}"
+            f"{method.name} is a {type(target).__name__}, and a method is a prior, a solver or a "
+            f"function {system.signature}"
         )
     if not system.takes_prior and (isinstance(target, Solver) or _is_prior(target)):
         raise InputError(

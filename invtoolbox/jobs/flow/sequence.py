@@ -131,7 +131,7 @@ def flow_sequence(
     if len(opened) < 2:
         raise InputError(
             f"{where}: flow goes from one sweep to the next, and there "
-            f"{'is one' if len(opened) else 'is none'}"
+            f"{'is one' if len(opened) else 'is none'}; give a folder or a recording of at least two"
         )
 
     chosen = parse_items(items, len(opened) - 1, f"{where}, whose last sweep has no successor,")

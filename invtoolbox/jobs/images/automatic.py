@@ -41,12 +41,14 @@ from invtoolbox.jobs.images.smooth_noise import (
 from invtoolbox.jobs.images.trained_range import fit_range, needs_unit, units_of
 from invtoolbox.jobs.images.truncated import continue_views
 from invtoolbox.measurements import report_findings
+from invtoolbox.operators.elementary import Identity
 from invtoolbox.operators.tomography.arcs import Arc, arc_of
 from invtoolbox.operators.tomography.scan_2d import Scan, Scan2D
 from invtoolbox.parameter_choice.held_out import ONE_OF, hold_out
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
 from invtoolbox.priors.images.tangent_bound import TangentBound
+from invtoolbox.priors.images.total_variation import TotalVariation
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import inner_solve, solve
@@ -176,8 +178,12 @@ def solve_with_defaults(
         if bool((levels > 0).any()):
             return _solve_smooth(problem, prior, levels, settings)
     units = units_of(problem) if needs_unit(prior) else [None] * problem.batch
-    if prior is not None and len(set(units)) > 1:
-        return _solve_by_unit(problem, prior, units, names, solver, settings)
+    is_constant = [False] * problem.batch
+    if is_automatic and prior is not None:
+        is_constant = _constant_items(problem, prior)
+    kinds = list(zip(units, is_constant))
+    if prior is not None and len(set(kinds)) > 1:
+        return _solve_by_unit(problem, prior, kinds, names, solver, settings)
     problem, counted = approximate_counts(problem, prior, solver)
     prior, bounds = bound_short_arc(problem, prior, names)
     posed, fitted = problem, fit_range(problem, prior, units[0], is_free=solver is None)
@@ -186,10 +192,13 @@ def solve_with_defaults(
     if counted and is_automatic and prior is not None and (usual := usual_weight(prior)):
         # The level of counts differs from place to place, and flat parts, which show one, are dark.
         chosen["regularization"] = usual
+    if all(is_constant):
+        chosen["regularization"] = 1.0
+        counted = ("the picture is constant, which total variation keeps at every weight",)
     solution = solve(problem, prior, solver, **chosen)
     notes = (*solution.notes, *counted, *bounds, *fitted.notes)
     solution = dataclasses.replace(solution, notes=notes)
-    if not is_automatic:
+    if not is_automatic or all(is_constant):
         return fitted.restore(solution, posed)
 
     limit = settings.get("max_iterations")
@@ -208,10 +217,30 @@ def solve_with_defaults(
     return fitted.restore(keep_floor(problem, solution, prior, solver, limit, held_out), posed)
 
 
+def _constant_items(problem: Problem, prior: Prior) -> list[bool]:
+    """Return per item whether it is a constant picture, in which total variation changes nothing.
+
+    A search for the weight would compare equal answers.
+    """
+    priors, y = prior.as_sum(), problem.y
+    is_total_variation = [type(entry.prior) for entry in priors.terms] == [TotalVariation]
+    if (
+        not isinstance(y, Tensor)
+        or not isinstance(problem.operator, Identity)
+        or type(problem.data_term) is not LeastSquares
+        or problem.skipped is not None
+        or priors.implicit is not None
+        or not is_total_variation
+    ):
+        return [False] * problem.batch
+    pixels = y.flatten(2)
+    return (pixels == pixels[..., :1]).flatten(1).all(1).tolist()
+
+
 def _solve_by_unit(
     problem: Problem,
     prior: Prior,
-    units: Sequence[str | None],
+    units: Sequence[Any],
     names: Sequence[str],
     solver: Any,
     settings: Mapping[str, Any],

@@ -20,7 +20,7 @@ from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import may_give_way
-from invtoolbox.jobs.images.join import NO_POSTERIOR, join, take
+from invtoolbox.jobs.images.join import ITEM, NO_POSTERIOR, join, take
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.parameter_choice.held_out import LEAST_MEASUREMENTS
 from invtoolbox.posteriors.base import MappedPosterior
@@ -34,8 +34,8 @@ from invtoolbox.solvers.base import Solver
 #: which the scene goes on. It was 0.85 and less in pictures of the even half of `benchmarks/zoo.py`
 #: that lost by the mirror, and 0.93 and more in pictures that were mirrored.
 _LESS = 0.88
-#: Notes on one answer, and the number of the item that a note is about.
-_OF_ANSWER, _ITEM = re.compile("the residual|no weight was given"), re.compile(r" of item (\d+)\b")
+#: Notes on one answer.
+_OF_ANSWER = re.compile("the residual|no weight was given")
 
 
 def open_edges(problem: Problem) -> Problem | None:
@@ -122,12 +122,13 @@ def solve_open(
         if solution.posterior is not None:
             notes.append(NO_POSTERIOR)
         parts.append((items, dataclasses.replace(take(answer, items), notes=tuple(notes))))
-    return dataclasses.replace(join(problem, parts), seconds=seconds), True
+    joined = join(problem, parts, is_renumbered=False)
+    return dataclasses.replace(joined, seconds=seconds), True
 
 
 def _concerns(note: str, is_taken: Tensor) -> bool:
     """Return whether a note is about all items, or about one of some items."""
-    item = _ITEM.search(note)
+    item = ITEM.search(note)
     return item is None or bool(is_taken[int(item[1])])
 
 

@@ -172,7 +172,7 @@ def solve_finer(
         if choice:
             answer = _reduce(problem, solution, fine, {int(k): float(ratio[k]) for k in items})
         parts.append((items, answer if len(items) == problem.batch else take(answer, items)))
-    joined = join(problem, parts)
+    joined = join(problem, parts, is_renumbered=False)
     if len(parts) > 1 and solution.posterior is not None:
         joined = dataclasses.replace(joined, notes=(*joined.notes, NO_POSTERIOR))
     column = is_fine.reshape(-1, *[1] * (large.ndim - 1))

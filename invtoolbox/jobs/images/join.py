@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +12,10 @@ from torch import Tensor
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 
+#: Number of the item that a note is about.
+ITEM = re.compile(r" of item (\d+)\b")
+#: Number of items that a note on several items lists.
+_LISTED = 8
 #: Note on a batch that lost its posterior.
 NO_POSTERIOR = (
     "items of the batch were solved in different ways, so there is no posterior; solve them one by one "
@@ -38,7 +43,9 @@ def take(solution: Solution, items: Tensor) -> Solution:
     )
 
 
-def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution:
+def join(
+    problem: Problem, parts: Sequence[tuple[Tensor, Solution]], is_renumbered: bool = True
+) -> Solution:
     """Return the solution of a batch whose items were solved in several groups.
 
     Posterior and compared weights are left out if there are several groups, as a note states if one of
@@ -47,6 +54,8 @@ def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution
     Args:
         problem: the problem of the batch.
         parts: places of the items of a group, and their solution.
+        is_renumbered: whether the notes number the items of their group, as in a solve of a group
+            alone, and get the numbers of the batch.
     """
     first = parts[0][1]
     if len(parts) == 1:
@@ -66,7 +75,7 @@ def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution
         ]
         return torch.cat(padded, 1)[:, order]
 
-    notes = [note for solution in solutions for note in solution.notes]
+    notes = _number(parts) if is_renumbered else [note for part in solutions for note in part.notes]
     if any(solution.posterior is not None for solution in solutions):
         notes.append(NO_POSTERIOR)
     statuses = [status for solution in solutions for status in solution.status]
@@ -85,3 +94,33 @@ def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution
         posterior=None,
         problem=problem,
     )
+
+
+def _number(parts: Sequence[tuple[Tensor, Solution]]) -> list[str]:
+    """Return the notes on groups of a batch, each once, with the numbers of its items."""
+    concerned: dict[str, list[int]] = {}
+    count = 0
+    for items, solution in parts:
+        places = items.tolist()
+        count += len(places)
+        for note in solution.notes:
+            if ITEM.search(note):
+                concerned.setdefault(_with_places(note, places), [])
+            else:
+                concerned.setdefault(note, []).extend(places)
+    notes = []
+    for note, places in concerned.items():
+        shown = ",".join(f" of item {k}" for k in sorted(places)[:_LISTED])
+        more = f" and {len(places) - _LISTED} others" if len(places) > _LISTED else ""
+        is_of_all = not places or len(places) == count
+        notes.append(note if is_of_all else f"measurements{shown}{more}: {note}")
+    return notes
+
+
+def _with_places(note: str, places: Sequence[int]) -> str:
+    """Return a note with the places of the items that it numbers.
+
+    >>> _with_places("the residual of item 1 is white", [0, 3])
+    'the residual of item 3 is white'
+    """
+    return ITEM.sub(lambda match: f" of item {places[int(match[1])]}", note)

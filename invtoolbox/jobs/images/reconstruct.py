@@ -178,7 +178,8 @@ def with_axes(y: Any, A: Operator) -> Any:
     is_plain = bool(shape) and not isinstance(shape[0], tuple)
     if isinstance(y, (tuple, list)) and not (is_plain and _holds_numbers(y)):
         return y
-    tensor = y if isinstance(y, Tensor) else as_measurements(y if _is_array(y) else np.asarray(y))
+    y = np.asarray(y) if isinstance(y, (tuple, list)) else y  # in double precision
+    tensor = y if isinstance(y, Tensor) else as_measurements(y)
     if not is_plain:
         return tensor
     missing = len(shape) + 1 - tensor.ndim

@@ -19,6 +19,8 @@ _NOT_INTEGRABLE = 0.3
 #: slopes by about 1/100. Small changes need this number of squares, over which noise, which fits a
 #: mirrored axis as badly as the stated one, averages out.
 _SLOPE_8_BITS, _SLOPE, _MANY = 0.02, 1e-4, 400
+#: Least share of the normals whose component towards the camera is positive.
+_MOST = 0.9
 
 
 def to_maps(normals: Any, what: str = "the normal map") -> Tensor:
@@ -143,6 +145,12 @@ def _check_axes(n: Tensor, mask: Tensor, sign: float, what: str, least: float) -
             f"only {facing:.0%} of the normals of {what} point {side}; negate its z axis, or "
             "reverse its channels if they are in the order blue, green, red"
         )
+    if facing < _MOST and float((sign * x[mask] > 0).float().mean()) > _MOST:
+        raise InputError(
+            f"the third component of {what} points to the camera at {facing:.0%} of the pixels, and "
+            "the first one at nearly all of them: reverse its channels, which are in the order blue, "
+            "green, red"
+        )
     # Slopes of the depth, p = dz/dcolumn and q = dz/drow. They are unbounded at a silhouette, so
     # pixels that face sideways are left out.
     facing_pixels = mask & (sign * z > 0.2)
@@ -159,12 +167,15 @@ def _check_axes(n: Tensor, mask: Tensor, sign: float, what: str, least: float) -
     q_column = 0.5 * (q[:-1, 1:] + q[1:, 1:] - q[:-1, :-1] - q[1:, :-1])[square]
     total = float((p_row.abs() + q_column.abs()).sum())
     enough = 16 if total >= _SLOPE_8_BITS * float(square.sum()) else _MANY
-    if square.sum() < enough or total < least * float(square.sum()):
+    if square.sum() < enough or total == 0:
         return
     # A mirrored axis changes the sign of one of the two derivatives.
     residual = float((p_row - q_column).abs().sum()) / total
     mirrored = float((p_row + q_column).abs().sum()) / total
-    if residual > _NOT_INTEGRABLE and mirrored < 0.7 * residual:
+    is_small = total < least * float(square.sum())
+    if is_small and square.sum() < _MANY:
+        return
+    if residual > _NOT_INTEGRABLE and mirrored < (0.75 if is_small else 0.7) * residual:
         # Which axis it is: normals of a closed object point outwards at its rim.
         rows, columns = mask.nonzero().float().unbind(1)
         outward_x = float((x[mask] * (columns - columns.mean())).sum())
@@ -200,13 +211,14 @@ def check_intrinsics(intrinsics: Any, rows: int, columns: int) -> tuple[Tensor |
     # 1 if the principal point is the middle of the map; the ratio of the two resolutions if the
     # intrinsics belong to another one.
     across, along = 2 * cx / (columns - 1), 2 * cy / (rows - 1)
-    alike = abs(across - along) < 0.1 * max(across, along)
+    alike = abs(across - along) <= 0.1 * max(across, along)
     if (alike and not 0.8 < across < 1.25) or not (0 <= cx < columns and 0 <= cy < rows):
         guess = (
             f"; they belong to a picture of about {2 * cx:.0f} x {2 * cy:.0f} pixels, so divide "
             f"the first two rows by {across:.3g}"
             if alike and across > 0
-            else "; subtract the first column and row if the map was cropped"
+            else "; subtract the first column and row if the map was cropped, and give the matrix of "
+            "this camera"
         )
         raise InputError(
             f"the principal point ({cx:.1f}, {cy:.1f}) of the intrinsics does not fit a map of "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from invtoolbox.catalogue.documents import CheckedScene, refuse_outside
@@ -20,6 +22,7 @@ from invtoolbox.datasets.models.gaussians import read_splats
 from invtoolbox.datasets.models.meshes import write_mesh
 from invtoolbox.datasets.models.voxels import read_voxels
 from invtoolbox.datasets.output import file_names, make_folder, refuse_inputs, write_png
+from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
 from invtoolbox.jobs.fields import input_files
@@ -208,7 +211,7 @@ class ViewJob(SceneJob[ViewScene]):
             metrics=scores,
             names=photographs.judged.cameras.names,
             held_out=len(photographs.held) > 0,
-            notes=_notes(photographs, solution, is_empty),
+            notes=_notes(photographs, solution, views, is_empty),
             files=(),
             is_empty=is_empty,
             cameras=cameras,
@@ -294,17 +297,43 @@ def _compare(
         if (folder / PICTURES).is_dir():
             path = folder / PICTURES / f"{file}.png"
             write_png(path, look.color[0], (0.0, 1.0), overwrite=True)
-        channels = torch.cat([photograph.on(shade), look.color, look.depth, look.alpha], 1)
+        simple, psnr = _nearest(photographs, photograph, shade), math.nan
+        shown = [photograph.on(shade), look.color, look.depth, look.alpha]
+        if simple is not None:
+            psnr = float(judge(simple, photograph, shade, ["psnr"])["psnr"])
+            shown.append(simple)
+        channels = torch.cat(shown, 1)
         if max(channels.shape[2:]) > REPORT_SIDE:
             small = photograph.cameras.scale(REPORT_SIDE / max(channels.shape[2:]))
             channels = functional.interpolate(channels, size=small.size, mode="area")
-        truth, color, depth, alpha = channels[0].split([3, 3, 1, 1])
+        truth, color, depth, alpha, nearest = channels[0].tensor_split([3, 6, 7, 8])
         values = {metric: float(score) for metric, score in scores.items()}
-        views.append(ViewPicture(name, truth, color, depth, alpha, values))
+        picture = nearest if len(nearest) else None
+        views.append(ViewPicture(name, truth, color, depth, alpha, values, picture, psnr))
     return {m: [view.scores[m] for view in views] for m in views[0].scores}, views, is_empty
 
 
-def _notes(photographs: Photographs, solution: StagedSolution, is_empty: bool) -> tuple[str, ...]:
+def _nearest(
+    photographs: Photographs, view: PosedPictures, background: float | Tensor
+) -> Tensor | None:
+    """Return the training photograph whose camera is nearest to that of a held-out view.
+
+    Of two cameras at one place, the one that looks into a more similar direction is nearer. None if
+    no view is held out, or if the photographs differ in size.
+    """
+    if not len(photographs.held):
+        return None
+    cameras, camera = photographs.train.cameras, view.cameras
+    away = (cameras.centres - camera.centres).norm(dim=1)
+    turned = (cameras.world_to_camera - camera.world_to_camera)[:, :3, :3].flatten(1).norm(dim=1)
+    place = int((away / away.median().clamp_min(1e-12) + turned).argmin())
+    picture = next(photographs.train[[place]].each()).on(background)
+    return picture if picture.shape[2:] == view.pictures.shape[2:] else None
+
+
+def _notes(
+    photographs: Photographs, solution: StagedSolution, views: list[ViewPicture], is_empty: bool
+) -> tuple[str, ...]:
     notes = list(photographs.train.notes)
     bad = solution.bad_views
     if bad:
@@ -325,6 +354,14 @@ def _notes(photographs: Photographs, solution: StagedSolution, is_empty: bool) -
     if not len(photographs.held):
         notes.append(
             "no view is held out, so the figures are of the views that the scene was found from"
+        )
+    simple = [view.nearest_psnr for view in views if view.nearest is not None]
+    mean = statistics.fmean(view.scores.get("psnr", math.inf) for view in views)
+    if simple and mean < statistics.fmean(simple):
+        notes.append(
+            f"the renderings of the held-out views have a PSNR of {mean:.1f} dB, and the nearest "
+            f"training photograph has {statistics.fmean(simple):.1f}: check the cameras, or give more "
+            "photographs or time"
         )
     if is_empty:
         notes.append(

@@ -203,11 +203,16 @@ def to_image(image: Any, name: str) -> Tensor:
         image = image.volume()
     if isinstance(image, Measurement):
         image = image.y
-    values = image.detach() if isinstance(image, Tensor) else as_tensor(np.asarray(image))
+    values = as_tensor(np.asarray(image) if isinstance(image, list) else image).detach()
     if values.is_complex():
         raise InputError(f"{name} is complex; give its magnitude")
     if not values.is_floating_point():
         values = values.to(torch.float32)
+    if values.ndim == 2 and values.shape[1] in (2, 3) and values.shape[0] > 4:
+        raise InputError(
+            f"{name} has the shape {tuple(values.shape)}, like a table of points, and not of pixels; "
+            "it.scene_flow moves the points of one cloud to another, and landmarks= takes points"
+        )
     if values.ndim in (2, 3):
         values = values[None, None]
     if values.ndim == 5 and values.shape[2] == 1:

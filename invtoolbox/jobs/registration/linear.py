@@ -33,8 +33,14 @@ _ROTATIONS = {2: 72, 3: 1000}
 _LEFT = 4
 #: Largest distance, in radii of the fixed image, of the positions of one motion.
 _SAME = 0.1
+#: A motion is as good as the best one if its objective per pixel is at most this multiple of the best
+#: one's and this difference larger, for at least this share of its overlap; unrelated images have an
+#: objective of about 1.
+_AS_GOOD, _NO_DIFFERENCE, _OVERLAP = 1.02, 0.002, 0.5
 #: Difference of the images' radii, relative, that the refinement bridges without a scaled start.
 _SAME_SCALE = 0.05
+#: Number of candidates without a rotation, which come first.
+_UPRIGHT = 3
 #: Number of candidates that are compared at once, few enough for the cache of a processor.
 _AT_ONCE = 16
 #: Largest number of iterations and tolerance of a level: the coarsest, and finer ones.
@@ -75,6 +81,9 @@ class LinearFit:
     scores: Tensor
     solution: Solution | None = None
 
+    def first(self, count: int) -> LinearFit:
+        return LinearFit(self.matrices[:count], self.scores[:count])
+
     def best(self, count: int) -> LinearFit:
         order = self.scores.argsort(stable=True)[:count]
         return LinearFit(self.matrices[order], self.scores[order], self.solution)
@@ -92,6 +101,30 @@ class LinearFit:
         return LinearFit(ordered.matrices[numbers], ordered.scores[numbers], self.solution).best(
             count
         )
+
+    def shortest(self, level: _Level, overlap: bool) -> LinearFit:
+        """Return the shortest of the motions that explain the images as well as the best one.
+
+        A square resembles itself turned by 90 degrees, and a shift is then as good as a turn.
+
+        Args:
+            level: both images.
+            overlap: whether only pixels that both images show are compared. Otherwise the scores
+                decide, in which an image turned within its frame gains by showing more of it.
+        """
+        if len(self.scores) == 1:
+            return self
+        place = int(self.scores.argmin())
+        corners = level.fixed.corners()
+        moves = torch.stack([Affine(m)(corners) - corners for m in self.matrices]).norm(dim=-1)
+        scores = self.scores
+        if overlap:
+            shares = level.weights(self.matrices).flatten(1).sum(1)
+            scores = level.score(self.matrices, overlap=True)
+            scores = scores.masked_fill(shares < _OVERLAP * shares[place], torch.inf)
+        is_worse = scores > _AS_GOOD * scores[place] + _NO_DIFFERENCE
+        best = moves.flatten(1).mean(1).masked_fill(is_worse, torch.inf).argmin()[None]
+        return LinearFit(self.matrices[best], self.scores[best], self.solution)
 
 
 def misfit_of(loss: str | DataTerm, weights: Tensor) -> DataTerm:
@@ -158,10 +191,14 @@ class _Level:
         y = self.fixed.image.expand(len(weights), *self.fixed.image.shape[1:])
         return Problem(y, self.operator(), misfit_of(loss, weights))
 
-    def score(self, matrices: Tensor) -> Tensor:
+    def score(self, matrices: Tensor, overlap: bool = False) -> Tensor:
         """Return the objective of motions per pixel, ``(n,)``.
 
-        Pixels without a counterpart count as those of unrelated images.
+        Pixels without a counterpart count as those of unrelated images, or not at all.
+
+        Args:
+            matrices: the motions, ``(n, d + 1, d + 1)``.
+            overlap: whether only pixels with a counterpart count.
         """
         # Windows pay off once the images are near each other.
         loss = "ncc" if self.loss == "lncc" else self.loss
@@ -180,8 +217,12 @@ class _Level:
                 mean = y[:1].mean(tuple(range(2, y.ndim)), keepdim=True).expand_as(y[:1])
                 bare = misfit_of(loss, torch.ones_like(weights[:1])).prepare(problem, solve)
                 unrelated = float(bare.value(mean, y[:1])[0]) / self.pixels
-            value = term.value(problem.operator(u), y) + unrelated * absent * y.shape[1]
-            scores.append(((value + prior.energy(z, u)) / self.pixels).double())
+            value = term.value(problem.operator(u), y) + prior.energy(z, u)
+            if overlap:
+                scores.append((value / weights.flatten(1).sum(1).clamp_min(1)).double())
+                continue
+            value = value + unrelated * absent * y.shape[1]
+            scores.append((value / self.pixels).double())
         return torch.cat(scores)
 
     def fit(
@@ -255,7 +296,10 @@ class LinearStages:
         fixed, moving = fixed.canonical(), moving.canonical()
         levels = self.levels(fixed, moving)
         if start is None:
-            fit = self.search(levels[0]).best(self.refined)
+            every = self.search(levels[0])
+            fit, first = every.best(self.refined), every.first(_UPRIGHT).best(1)
+            if not bool((fit.matrices[0] == first.matrices).all()):
+                fit = LinearFit(torch.cat([fit.matrices, first.matrices]), every.scores)
         else:
             fit = LinearFit(start[None], start.new_zeros(1))
         for k, level in enumerate(levels):
@@ -264,11 +308,14 @@ class LinearStages:
             fit = level.fit(kinds, fit.matrices, limits, self.progress)
             if k == 0:
                 fit = fit.distinct(level, _LEFT)
-            if k == min(1, len(levels) - 1) and bend is not None and len(fit.scores) > 1:
-                energies = [bend(level.fixed, level.moved(m)) for m in fit.matrices]
+            is_bent = k == min(1, len(levels) - 1) and bend is not None and len(fit.scores) > 1
+            if is_bent:
+                assert bend is not None
+                energies = [bend(level.fixed, level.moved(m)) / level.pixels for m in fit.matrices]
                 scores = torch.tensor(energies, dtype=torch.float64)
                 fit = LinearFit(fit.matrices, scores, fit.solution)
-            fit = fit if k == 0 and len(levels) > 1 else fit.best(1)
+            if k > 0 or len(levels) == 1:
+                fit = fit.shortest(level, overlap=not is_bent)
         return self._finish(levels[-1], fixed, moving, fit.matrices[:1])
 
     def _finish(

@@ -224,8 +224,11 @@ def _check_parts(graph: NeighbourGraph, index: Tensor) -> None:
     is_loose = (size > 1) & ~has_handle
     if bool(is_loose.any()):
         component = int(is_loose.nonzero()[0])
+        rest = "give it a handle, or leave it out"
+        if int(size.max()) == 3:  # no two triangles share a vertex
+            rest = "merge vertices at one place, as trimesh's merge_vertices does"
         raise InputError(
             f"the shape has {int((size > 1).sum())} parts that are not connected, and "
             f"{int(is_loose.sum())} of them have no handle: one of {int(size[component])} points, "
-            f"with point {int((label == component).nonzero()[0])}; give it a handle, or leave it out"
+            f"with point {int((label == component).nonzero()[0])}; {rest}"
         )

@@ -52,8 +52,8 @@ class VideoTable(Table):
     shrink: int = Field(1, ge=1, description="factor by which pictures are reduced")
     maps: FilePath | None = Field(
         None,
-        description="folder with one .npy or .npz depth map per picture, of the same name, of the "
-        "size of the pictures before or after shrink",
+        description="folder with one depth map per picture, .npy, .npz or a grey picture of 16 "
+        "bits, of the same name, of the size of the pictures before or after shrink",
     )
     simulate: SimulatedMaps | None = None
 
@@ -122,11 +122,11 @@ def _read_maps(file: CheckedScene[VideoScene], views: Any) -> Tensor:
     folder = file.locate(str(file.scene.video.maps))
     maps = []
     for stem in (Path(name).stem for name in views.cameras.names):
-        paths = [folder / f"{stem}{suffix}" for suffix in (".npy", ".npz")]
+        paths = [folder / f"{stem}{suffix}" for suffix in (".npy", ".npz", ".png", ".tif", ".tiff")]
         path = next((path for path in paths if path.exists()), None)
         if path is None:
             raise InputError(
-                f"{folder} holds no {stem}.npy or {stem}.npz, the depth map of a picture"
+                f"{folder} holds no {stem}.npy, .npz, .png or .tif, the depth map of a picture"
             )
         maps.append(_shrink(read_depth(path).float(), views.cameras.size, path))
     return torch.stack(maps)

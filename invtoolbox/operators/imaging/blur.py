@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.arrays import as_tensor
-from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.core.guards import check_choice, check_range, to_shape
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.imaging import fft_convolution as fft
@@ -77,7 +77,7 @@ class Blur(LinearOperator):
         tile: int | None = None,
     ) -> None:
         check_choice(self, BOUNDARIES, boundary=boundary)
-        shape = tuple(int(n) for n in image_shape)
+        shape = to_shape(self, image_shape=image_shape)
         if len(shape) not in (2, 3) or min(shape) < 1:
             raise InputError(
                 f"the image_shape of a Blur is (row, column) or (channel, row, column), got {shape}"

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from invtoolbox.core.arrays import as_tensor
-from invtoolbox.core.guards import check_choice
+from invtoolbox.core.guards import check_choice, to_shape
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
@@ -48,7 +48,7 @@ class Blur3D(LinearOperator):
 
     def __init__(self, kernel: Any, volume_shape: Sequence[int], boundary: str = "reflect") -> None:
         check_choice(self, BOUNDARIES, boundary=boundary)
-        shape = tuple(int(n) for n in volume_shape)
+        shape = to_shape(self, volume_shape=volume_shape)
         if len(shape) != 3 or min(shape) < 1:
             raise InputError(f"the volume_shape of a Blur3D is (slice, row, column), got {shape}")
         self.boundary = boundary

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from invtoolbox.core.guards import check_choice
+from invtoolbox.core.guards import check_choice, to_shape
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
@@ -92,7 +92,7 @@ class Downsampling(LinearOperator):
         filter: str | None = "bicubic",
         boundary: str = "reflect",
     ) -> None:
-        shape = tuple(int(n) for n in image_shape)
+        shape = to_shape(self, image_shape=image_shape)
         if len(shape) not in (2, 3) or min(shape) < 1:
             raise InputError(
                 "the image_shape of Downsampling is (row, column) or (channel, row, column), got "

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from invtoolbox.core.guards import check_choice, check_range
+from invtoolbox.core.guards import check_choice, check_range, to_shape
 from invtoolbox.errors import InputError
 from invtoolbox.operators.imaging.blur_3d import Blur3D
 from invtoolbox.operators.imaging.point_spread import Pupil, bessel_j, on_grid, refractive_index
@@ -118,7 +118,7 @@ class Microscope(Blur3D):
             name: torch.as_tensor(value, dtype=torch.float64).reshape(-1)
             for name, value in settings.items()
         }
-        shape = tuple(int(n) for n in image_shape)
+        shape = to_shape(self, image_shape=image_shape)
         if len(shape) != 3:
             raise InputError(
                 f"the image_shape of a Microscope is (slice, row, column), got {shape}"

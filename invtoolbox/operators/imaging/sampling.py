@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import to_shape
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.grids.grid_system import GridSystem
 from invtoolbox.operators.base import LinearOperator, count_items, expand
@@ -43,7 +44,7 @@ class Inpainting(LinearOperator):
     has_batch_axis = True
 
     def __init__(self, mask: Any, image_shape: Sequence[int]) -> None:
-        shape = tuple(int(n) for n in image_shape)
+        shape = to_shape(self, image_shape=image_shape)
         values = as_tensor(mask)
         if len(shape) == 2:
             shape = (1, *shape)
@@ -139,7 +140,7 @@ class Sampling(LinearOperator):
     normal_is_diagonal = True
 
     def __init__(self, where: Any, shape: Sequence[int]) -> None:
-        self.domain_shape = tuple(int(n) for n in shape)
+        self.domain_shape = to_shape(self, shape=shape)
         self.index = _indices(as_tensor(where), self.domain_shape[1:])
         self.items = len(self.index) if len(self.index) > 1 else None
         self.range_shape = (self.domain_shape[0], self.index.shape[1])

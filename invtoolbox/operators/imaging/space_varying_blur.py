@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.arrays import as_tensor
-from invtoolbox.core.guards import check_choice
+from invtoolbox.core.guards import check_choice, to_shape
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, count_items
 from invtoolbox.operators.imaging.blur import Blur
@@ -55,7 +55,7 @@ class SpaceVaryingBlur(LinearOperator):
         boundary: str = "reflect",
         order: str = "weights first",
     ) -> None:
-        shape = tuple(int(n) for n in image_shape)
+        shape = to_shape(self, image_shape=image_shape)
         self.domain_shape = shape if len(shape) == 3 else (1, *shape)
         check_choice(self, ("weights first", "kernels first"), order=order)
         self.order = order

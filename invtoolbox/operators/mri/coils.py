@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import to_shape
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.mri.fourier import complex_dtype
@@ -26,7 +27,7 @@ class CoilOperator(LinearOperator):
 
     def _set_coils(self, image_shape: Sequence[int], coil_maps: Any) -> tuple[int, ...]:
         """Set the domain and the coils, and return the domain ``(1, *space)``."""
-        shape = tuple(int(n) for n in image_shape)
+        shape = to_shape(self, image_shape=image_shape)
         shape = (1, *shape) if len(shape) == 2 else shape
         name = type(self).__name__
         if len(shape) < 2 or shape[0] != 1:
@@ -40,6 +41,15 @@ class CoilOperator(LinearOperator):
             self.coil_maps = _check_maps(as_tensor(coil_maps), shape[1:], name)
         self.coils = 1 if self.coil_maps is None else self.coil_maps.shape[1]
         return shape
+
+    def explain_shape(self, y: Any) -> str:
+        count = y.shape[1] if isinstance(y, Tensor) and y.ndim > 2 else 1
+        if self.coil_maps is not None or count < 2:
+            return ""
+        return (
+            f"of {count} coils, give {type(self).__name__} their coil_maps, for example "
+            "it.operators.estimate_coil_maps(y)"
+        )
 
     def _check_new_maps(self, maps: Tensor) -> Tensor:
         """Return maps that replace those of the operator, which have the same number of coils."""

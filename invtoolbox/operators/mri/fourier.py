@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from invtoolbox.core.guards import to_shape
 from invtoolbox.errors import InputError
 from invtoolbox.operators.elementary import Unitary
 from invtoolbox.operators.mri.noise_level import outer_noise_std
@@ -35,7 +36,7 @@ class Fourier(Unitary):
     channelwise = True
 
     def __init__(self, shape: Sequence[int], axes: int | None = None, centred: bool = True) -> None:
-        self.domain_shape = self.range_shape = tuple(int(n) for n in shape)
+        self.domain_shape = self.range_shape = to_shape(self, shape=shape)
         self.axes = check_axes(axes, len(self.domain_shape) - 1, "Fourier")
         self.centred = centred
 

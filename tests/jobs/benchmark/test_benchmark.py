@@ -56,6 +56,14 @@ prior = it.priors.Tikhonov()
 solver = it.solvers.PDHG()
 number = 3
 
+class Half:
+    def __call__(self, y, physics):
+        return 0.5 * y + 0.5 * physics.A_adjoint(y)
+
+class Share(Half):
+    def __init__(self, share):
+        self.share = share
+
 def half(y, physics):
     return 0.5 * y + 0.5 * physics.A_adjoint(y)
 
@@ -156,6 +164,7 @@ def test_priors_solvers_and_functions_join_by_their_place(mine: Path, run: Run) 
         "mine.toml",
         *words,
         "--with=my_methods.py:half",
+        "--with=my_methods:Half",
         "--quick",
         "--output=out",
     )
@@ -165,6 +174,7 @@ def test_priors_solvers_and_functions_join_by_their_place(mine: Path, run: Run) 
     named, prior = (by_name[name]["scores"] for name in ("tikhonov", "my_methods:prior"))
     assert named == prior and by_name["my_methods:prior"]["settings chosen on"] is None
     simple, half = (by_name[n]["scores"] for n in ("measurements", "my_methods.py:half"))
+    assert by_name["my_methods:Half"]["scores"] == half
     assert (
         simple["PSNR [dB]"] == pytest.approx(half["PSNR [dB]"]) and "my_methods:solver" in by_name
     )
@@ -270,6 +280,7 @@ def test_another_code_of_a_function_is_computed_anew(mine: Path) -> None:
         ("mine.toml --with=no_such_package:prior", "no_such_package cannot be imported"),
         ("mine.toml --with=my_methods:priori", "did you mean 'prior'"),
         ("mine.toml --with=my_methods:number", "a int, and a method is a prior, a solver or a"),
+        ("mine.toml --with=my_methods:Share", "name an object of it, such as method = Share(...)"),
         ("mine.toml --with=my_methods", "write package.module:name or file.py:name"),
         ("mine.toml --with=none.py:f", "there is no such file"),
         ("mine.toml --with=my_methods:half --with=my_methods:half", "two methods are named"),

@@ -8,6 +8,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.images.automatic import _constant_items
 
 
 @pytest.mark.parametrize(
@@ -146,3 +147,12 @@ def test_complex_views_are_two_real_scans() -> None:
     assert torch.equal(back.imag, A.pseudo_inverse(2 * A(x)))
     solution = it.reconstruct(y, A, "tikhonov", 0.01, max_iterations=5, progress=False)
     assert solution.x.is_complex()
+
+
+def test_a_constant_picture_needs_no_search_for_a_weight() -> None:
+    y = torch.full((1, 1, 64, 64), 0.5)
+    solution = it.reconstruct(y, it.operators.Identity((1, 64, 64)), "tv", progress=False)
+    assert torch.equal(solution.x, y) and solution.status == ("converged",)
+    assert solution.weight_search is None and "constant" in solution.notes[0]
+    both = it.Problem(torch.cat([torch.rand(1, 1, 64, 64), y]), solution.problem.operator)
+    assert _constant_items(both, it.priors.TotalVariation()) == [False, True]

@@ -67,3 +67,10 @@ def test_bad_files_are_one_sentence(run: Run, files: None) -> None:
     assert "one prior per side" in one_sentence(
         run("normals", "map.png", "--prior", "truth.npy", "truth.npy")
     )
+
+
+def test_a_photograph_is_no_normal_map(tmp_path: Path) -> None:
+    photograph = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    it.datasets.write_png(tmp_path / "photograph.png", photograph, (0.0, 1.0))
+    with pytest.raises(it.InputError, match="no normal map, because .* are no directions"):
+        it.datasets.read_normal_map(tmp_path / "photograph.png")

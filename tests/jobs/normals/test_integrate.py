@@ -274,3 +274,30 @@ def test_a_mirrored_axis_of_a_smooth_surface_is_named(axis: int, name: str) -> N
     noise = 0.02 * torch.randn(64, 64, 3, generator=torch.Generator().manual_seed(0))
     flat = torch.tensor([0.0, 0.0, 1.0]).expand(64, 64, 3) + noise
     it.integrate_normals(torch.nn.functional.normalize(flat, dim=-1))
+
+
+def gentle() -> torch.Tensor:
+    """Normals of two low hills, whose slopes change less per pixel than 8 bits show."""
+    column = (torch.arange(48.0) - 23.5) / 22
+    row = column[:, None]
+    first = 0.5 * torch.exp(-6 * (column - 0.2) ** 2 - 3 * (row + 0.3) ** 2)
+    y, x = torch.gradient(first + 0.3 * torch.exp(-8 * (column + 0.4) ** 2 - 4 * (row - 0.3) ** 2))
+    normals = torch.stack([-x, y, torch.ones_like(x)], -1)
+    return normals / normals.norm(dim=-1, keepdim=True)
+
+
+def test_a_green_channel_of_8_bits_that_points_down_is_refused() -> None:
+    rounded = ((gentle() + 1) * 127.5).round() / 127.5 - 1
+    it.integrate_normals(rounded)
+    with pytest.raises(InputError, match="negate y, which must point up"):
+        it.integrate_normals(rounded * torch.tensor([1.0, -1.0, 1.0]))
+
+
+def test_channels_in_the_order_blue_green_red_are_refused() -> None:
+    with pytest.raises(InputError, match="reverse its channels"):
+        it.integrate_normals(gentle().flip(-1))
+
+
+def test_the_identity_is_no_camera() -> None:
+    with pytest.raises(InputError, match="principal point .* give the matrix of this camera"):
+        it.integrate_normals(gentle(), intrinsics=torch.eye(3))

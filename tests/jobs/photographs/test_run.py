@@ -46,6 +46,9 @@ def test_a_scene_of_photographs_leaves_model_pictures_and_metrics(here: Path, sc
         and content["is_complete"]
         and content["views"] == list(outcome.names)
     )
+    page = (folder / "report.html").read_text()
+    assert page.count("<b>Nearest training photograph</b>") == 3
+    assert not any("nearest training photograph" in note for note in outcome.notes)
     assert sorted(p.name for p in (folder / "held-out").iterdir()) == [
         "r_2.png",
         "r_6.png",

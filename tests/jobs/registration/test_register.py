@@ -169,3 +169,12 @@ def test_bad_input_is_one_sentence(call: Any, words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [(torch.rand(9, 3), "like a table of points"), ("a.png", "the text 'a.png'; it.datasets.open")],
+)
+def test_points_and_paths_are_no_images(image: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        it.register(image, torch.rand(9, 9))

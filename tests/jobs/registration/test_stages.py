@@ -307,3 +307,13 @@ def test_a_color_picture_is_no_volume() -> None:
     picture = torch.rand(20, 24, 3, generator=torch.Generator().manual_seed(0))
     with pytest.raises(InputError, match="colors"):
         it.register(picture, picture)
+
+
+def test_a_square_is_shifted_and_not_turned() -> None:
+    """A square is equal to itself turned by 90 degrees, and turned it shows more of its frame."""
+    images = 0.1 * torch.randn(2, 40, 40, generator=torch.Generator().manual_seed(0))
+    images[0, 17:27, 16:26] += 1
+    images[1, 12:22, 12:22] += 1
+    motion = it.register(images[0], images[1], stages=("rigid",))
+    error = motion.displacement[0] - torch.tensor([5.0, 4.0]).view(2, 1, 1)
+    assert float(error[:, 12:22, 12:22].norm(dim=0).max()) < 0.5

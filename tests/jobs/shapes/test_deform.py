@@ -349,3 +349,9 @@ def test_handles_in_another_form_are_named() -> None:
 def test_the_name_of_a_file_is_answered_with_its_reader() -> None:
     with pytest.raises(InputError, match=r"it.datasets.read_mesh\(path\)"):
         it.deform("triangle.obj", {0: [0.0, 0.0, 0.0]})  # type: ignore[arg-type]
+
+
+def test_triangles_that_share_no_vertex_are_to_be_merged() -> None:
+    soup = Mesh(torch.rand(9, 3), torch.arange(9).view(3, 3))
+    with pytest.raises(InputError, match="merge vertices at one place"):
+        it.deform(soup, {0: [0.0, 0.0, 1.0]})

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import invtoolbox as it
 from invtoolbox.cli import main
@@ -46,11 +47,15 @@ def test_maps_of_a_folder_are_aligned(
     for changes, message in (
         ({"video.simulate": {"noise": 0.1}}, "either maps"),
         ({"video.maps": "none"}, "none"),
-        ({"video.maps": "."}, "view0.npy"),
+        ({"video.maps": "."}, "view0.png: a picture of 8 bits, and a depth map"),
         ({"video.names": ["view1.png"]}, "view"),
     ):
         with pytest.raises(InputError, match=message):
             it.run("own.toml", changes, "no", progress=False)
+    Path("maps/view0.npy").unlink()
+    Image.fromarray((1000 * truth[0]).round().numpy().astype(np.uint16)).save("maps/view0.png")
+    known = it.datasets.read_depth("maps/view0.png")
+    assert torch.allclose(known, (1000 * truth[0]).round().float())  # millimetres
     np.save("maps/view0.npy", np.ones((70, 80)))
     with pytest.raises(InputError, match="before or after shrink"):
         it.run("own.toml", {}, "no", progress=False)
