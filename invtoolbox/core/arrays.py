@@ -65,7 +65,8 @@ def as_tensor(
 
 def _as_array(values: Any) -> Any:
     """Return the array of a table of pandas, a picture of PIL, or an array of another package."""
-    if isinstance(values, (Tensor, np.ndarray)) or not hasattr(values, "__array__"):
+    is_array = hasattr(values, "__array__") or hasattr(values, "__array_interface__")  # of PIL
+    if isinstance(values, (Tensor, np.ndarray)) or not is_array:
         return values
     try:
         return np.asarray(values)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import invtoolbox as it
 from invtoolbox.core.arrays import as_tensor
@@ -77,6 +78,8 @@ class Table:
 def test_arrays_of_other_packages_are_taken_or_refused_in_one_sentence() -> None:
     A = it.operators.Identity((1, 6, 8))
     assert torch.equal(as_tensor(Table()), torch.from_numpy(ARRAY))
+    picture = Image.new("L", (8, 6), 3)
+    assert as_tensor(picture).tolist() == [[3] * 8] * 6
     assert it.reconstruct(Table(), A, "tikhonov", max_iterations=1, progress=False).x.ndim == 4
     with pytest.raises(InputError, match=r"use `.get\(\)`\); convert it"):
         it.reconstruct(Elsewhere(), A)

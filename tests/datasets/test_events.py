@@ -44,6 +44,10 @@ def test_every_format_gives_the_events_that_were_written(name: str, tmp_path: Pa
         ("x;y;polarity;timestamp\n1;2;1;0\n3;0;0;2500\n", [0.0, 2.5e-3]),
         ("# x y p t\n1 2 1 0.25\n3 0 0 0.5\n", [0.25, 0.5]),
         ("3,0,0,2000\n1,2,1,4000\n", [2e-3, 4e-3]),  # Metavision's table
+        ("3 0 0.25 1\n1 2 0.5 1\n", [0.25, 0.5]),
+        (",x,y,p,t\n0,1,2,1,1000\n1,3,0,0,2000\n", [1e-3, 2e-3]),  # of pandas
+        ("# made by v2e\n# time (s), x, y, polarity (0, 1)\n0.5 1 2 1\n1.0 3 0 0\n", [0.5, 1.0]),
+        ("# x y and t of drive 3\n0.5 1 2 1\n1.0 3 0 0\n", [0.5, 1.0]),
     ],
 )
 def test_names_order_and_unit_of_a_text(text: str, seconds: list[float], tmp_path: Path) -> None:
@@ -60,6 +64,9 @@ def test_a_text_with_names_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match="first line names frame, width, height; name columns t, x"
     ):
+        datasets.read_events(tmp_path / "events.csv")
+    (tmp_path / "events.csv").write_text("t,x,y,p\n")
+    with pytest.raises(InputError, match="no lines of numbers"):
         datasets.read_events(tmp_path / "events.csv")
 
 

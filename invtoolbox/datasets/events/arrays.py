@@ -99,46 +99,53 @@ def read_npz_events(path: str | Path) -> Events:
 def read_text_events(path: str | Path) -> Events:
     """Read events of a text file with lines ``t x y polarity``, t in seconds.
 
-    This is the layout of the Event-Camera Dataset (Mueggler et al., 2017). A first line of names, also
-    after #, states another order. Without one, lines whose last number is the time, as those of Metavision's
-    ``x,y,p,t``, are found by their order in time. Times that are all whole are microseconds, as a
-    note says. Words are separated by blanks, commas or semicolons, and lines that begin with # are
-    left out.
+    This is the layout of the Event-Camera Dataset (Mueggler et al., 2017). A line of names above the
+    numbers, also after #, states another order. Without one, the first column that can be the time
+    and never falls is the time: lines are ``t x y p``, ``x y p t`` as those of Metavision, or
+    ``x y t p``. Times that are all whole are microseconds, as a note says. Words are separated by
+    blanks, commas or semicolons, and lines that begin with # are left out.
 
     Args:
         path: path of the file.
 
     Raises:
         InputError: a line holds neither four numbers, nor three, without the polarity, or the names
-            of the first line are not those of events.
+            above the numbers are not those of events.
     """
     with reading(path, "text") as file:
         with file.open("rb") as stream:
-            lines = [
-                line for line in stream.read().decode("utf-8-sig").splitlines() if line.strip()
-            ]
-        separator = next((c for c in ",;" if any(c in line for line in lines[:20])), None)
-        first, names, notes = 0, None, list[str]()
-        head = lines[0].lstrip("# ") if lines else ""
-        words = [word.strip().lower() for word in head.split(separator)]
-        if head[:1].isalpha():
-            names, first = _names_of_columns(words), 1
-            if names is None and not lines[0].startswith("#"):
+            text = stream.read().decode("utf-8-sig")
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        first = next((k for k, line in enumerate(lines) if line[0] in "+-.0123456789"), len(lines))
+        if first == len(lines):
+            raise InputError("it holds no lines of numbers")
+        separator = next((mark for mark in ",;" if mark in lines[first]), None)
+        table = np.loadtxt(lines[first:], delimiter=separator, ndmin=2)
+        names, notes = None, list[str]()
+        for line in lines[:first]:
+            words = [w.strip(' ",;') for w in line.lstrip("# ").lower().split(separator)]
+            columns_named = _names_of_columns(words) if len(words) == table.shape[1] else None
+            if columns_named is not None:
+                names = {key: words.index(name) for key, name in columns_named.items()}
+            elif not line.startswith("#"):
                 raise InputError(
                     f"its first line names {', '.join(words)}; name columns t, x, y and p"
                 )
-        table = np.loadtxt(lines[first:], delimiter=separator, ndmin=2)
-        if table.shape[1] not in (3, 4) and names is None:
-            raise InputError(f"its lines hold {table.shape[1]} numbers, and events have t, x, y, p")
         if names is None:
-            is_last = not _increases(table[:, 0]) and _increases(table[:, -1])
-            order = "txyp"
-            if is_last:
-                order = "xypt" if table.shape[1] == 4 else "xyt"
-                notes.append(f"{file}: the last number of a line increases, so it is the time")
-            columns = dict(zip(order, table.T))
-        else:
-            columns = {key: table[:, words.index(name)] for key, name in names.items()}
+            orders = {3: ("txy", "xyt"), 4: ("txyp", "xypt", "xytp")}.get(table.shape[1])
+            if orders is None:
+                raise InputError(
+                    f"its lines hold {table.shape[1]} numbers, and events have t, x, y, p"
+                )
+            increasing = (o for o in orders if _increases(table[:, o.index("t")]))
+            order = next(increasing, orders[0])
+            if order != orders[0]:
+                notes.append(
+                    f"{file}: the numbers of a line are read as {', '.join(order)}, because number "
+                    f"{order.index('t') + 1} increases and the first one does not"
+                )
+            names = {key: order.index(key) for key in order}
+        columns = {key: table[:, place] for key, place in names.items()}
         t = columns["t"]
         if bool((t == t.round()).all()) and np.ptp(t) > _LONGEST_IN_SECONDS:
             notes.append(f"{file}: all times are whole numbers, so they are microseconds")
