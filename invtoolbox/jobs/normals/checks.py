@@ -17,8 +17,8 @@ _ROUNDED = 0.02
 _NOT_INTEGRABLE = 0.3
 #: Least mean change of the slopes per pixel that shows the handedness: rounding to 8 bits changes
 #: slopes by about 1/100. Small changes need this number of squares, over which noise, which fits a
-#: mirrored axis as badly as the stated one, averages out.
-_SLOPE_8_BITS, _SLOPE, _MANY = 0.02, 1e-4, 400
+#: mirrored axis as badly as the stated one, averages out. Smaller ones are rounding of float32.
+_SLOPE_8_BITS, _SLOPE, _SLOPE_FLOAT32, _MANY = 0.02, 1e-4, 1e-6, 400
 #: Least share of the normals whose component towards the camera is positive.
 _MOST = 0.9
 
@@ -165,16 +165,14 @@ def _check_axes(n: Tensor, mask: Tensor, sign: float, what: str, least: float) -
     # dp/drow and dq/dcolumn in the middle of four pixels; they are equal for a surface.
     p_row = 0.5 * (p[1:, :-1] + p[1:, 1:] - p[:-1, :-1] - p[:-1, 1:])[square]
     q_column = 0.5 * (q[:-1, 1:] + q[1:, 1:] - q[:-1, :-1] - q[1:, :-1])[square]
-    total = float((p_row.abs() + q_column.abs()).sum())
-    enough = 16 if total >= _SLOPE_8_BITS * float(square.sum()) else _MANY
-    if square.sum() < enough or total == 0:
+    total, number = float((p_row.abs() + q_column.abs()).sum()), int(square.sum())
+    is_small = total < least * number
+    enough = _MANY if is_small or total < _SLOPE_8_BITS * number else 16
+    if number < enough or total < _SLOPE_FLOAT32 * number:
         return
     # A mirrored axis changes the sign of one of the two derivatives.
     residual = float((p_row - q_column).abs().sum()) / total
     mirrored = float((p_row + q_column).abs().sum()) / total
-    is_small = total < least * float(square.sum())
-    if is_small and square.sum() < _MANY:
-        return
     if residual > _NOT_INTEGRABLE and mirrored < (0.75 if is_small else 0.7) * residual:
         # Which axis it is: normals of a closed object point outwards at its rim.
         rows, columns = mask.nonzero().float().unbind(1)

@@ -293,6 +293,14 @@ def test_a_green_channel_of_8_bits_that_points_down_is_refused() -> None:
         it.integrate_normals(rounded * torch.tensor([1.0, -1.0, 1.0]))
 
 
+def test_rounding_of_a_slope_that_is_constant_along_rows_is_no_mirrored_axis() -> None:
+    row, column = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
+    q, p = torch.gradient(0.03 * column - 4 * ((row - 32) / 64) ** 2)
+    normals = torch.stack([-p, q, torch.ones_like(p)], -1)
+    normals = normals / normals.norm(dim=-1, keepdim=True)
+    it.integrate_normals(((normals + 1) * 127.5).round() / 127.5 - 1, max_iterations=1)
+
+
 def test_channels_in_the_order_blue_green_red_are_refused() -> None:
     with pytest.raises(InputError, match="reverse its channels"):
         it.integrate_normals(gentle().flip(-1))
