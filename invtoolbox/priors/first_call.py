@@ -16,8 +16,8 @@ from invtoolbox.priors.base import ExplicitPrior
 _PACKAGE = __name__.partition(".")[0]
 #: Attributes in which priors of this package hold a function or a prior of the user.
 _HOLDERS = ("function", "prior")
-#: Value of the image for which an energy must be a number.
-_GREY = 0.5
+#: Values of the image for which an energy must be a number, and of the one for its derivative.
+_LOW, _GREY, _HIGH = 0.25, 0.5, 0.75
 
 
 def is_foreign(prior: Any) -> bool:
@@ -78,8 +78,8 @@ def check_first_call(prior: ExplicitPrior, x: Tensor) -> None:
 
     Raises:
         InputError: a method raises, changes its argument, or returns another shape than its
-            contract; the energy has no derivative, and nothing else is offered; or the energy, or the
-            derivative that is used, is NaN for a grey image.
+            contract; the energy has no derivative, and nothing else is offered; the energy is NaN for
+            a ramp; or the derivative that is used is NaN for a grey image.
 
     >>> class Ridge(ExplicitPrior):
     ...     def energy(self, x):
@@ -104,7 +104,7 @@ over all axes but the first, .flatten(1).sum(1)
             with torch.enable_grad():
                 free = x.clone().requires_grad_(True)
                 prior._require_derivative(_call(prior, "energy", prior.energy, free))
-        _refuse_nan(prior, torch.full_like(x, _GREY))
+        _refuse_nan(prior, x)
     if "prox" in offers:
         _same_shape(prior, "prox", _call(prior, "prox", prior.prox, x, step), x)
     if type(prior).gradient is not ExplicitPrior.gradient and "gradient" in offers:
@@ -113,23 +113,27 @@ over all axes but the first, .flatten(1).sum(1)
         _same_shape(prior, "gradient", value, x)
 
 
-def _refuse_nan(prior: ExplicitPrior, grey: Tensor) -> None:
-    """Refuse an energy that is NaN for grey images, or a derivative where it is used."""
-    fault, advice = "", "write the energy for every image, for example x.clamp_min(1e-6).log()"
-    with torch.enable_grad():
-        free = grey.requires_grad_(True)
-        value = _call(prior, "energy", prior.energy, free)
-        if bool(value.isnan().any()):
-            fault = "energy is NaN"
-        elif (
-            type(prior).gradient is ExplicitPrior.gradient and not {"prox", "split"} & prior.offers
-        ):
-            (slope,) = torch.autograd.grad(value.sum(), free, allow_unused=True)
-            if slope is not None and bool(slope.isnan().any()):
-                fault = "energy has a derivative that is NaN"
-                advice = "a root needs a small number below it, (x.square() + 1e-8).sqrt()"
+def _refuse_nan(prior: ExplicitPrior, like: Tensor) -> None:
+    """Refuse an energy that is NaN for a ramp, or a derivative that is NaN for a grey image.
+
+    An energy of constant images may be 0 / 0, such as a ratio of norms of the gradient.
+    """
+    fault, image = "", f"with values from {_LOW} to {_HIGH}"
+    advice = "write the energy for every image, for example x.clamp_min(1e-6).log()"
+    ramp = torch.linspace(_LOW, _HIGH, like[0].numel(), device=like.device).to(like.dtype)
+    value = _call(prior, "energy", prior.energy, ramp.view_as(like[:1]).expand_as(like).clone())
+    if bool(value.isnan().any()):
+        fault = "energy is NaN"
+    elif type(prior).gradient is ExplicitPrior.gradient and not {"prox", "split"} & prior.offers:
+        with torch.enable_grad():
+            grey = torch.full_like(like, _GREY).requires_grad_(True)
+            value = _call(prior, "energy", prior.energy, grey)
+            (slope,) = torch.autograd.grad(value.sum(), grey, allow_unused=True)
+        if slope is not None and bool(slope.isnan().any() & value.isfinite().all()):
+            fault, image = "energy has a derivative that is NaN", f"that is {_GREY} everywhere"
+            advice = "a root needs a small number below it, (x.square() + 1e-8).sqrt()"
     if fault:
-        raise InputError(f"{prior!r}.{fault} for an image that is {_GREY} everywhere; {advice}")
+        raise InputError(f"{prior!r}.{fault} for an image {image}; {advice}")
 
 
 def _call(

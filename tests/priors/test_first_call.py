@@ -12,6 +12,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.priors.first_call import check_first_call
 
 TRUTH = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 PROBLEM = it.Problem(TRUTH, it.operators.Identity((1, 8, 8)), it.data_terms.LeastSquares(0.1))
@@ -40,7 +41,7 @@ def changing(self: Any, x: Tensor) -> Tensor:
         (written(energy=changing), "changes its argument"),
         (
             written(energy=lambda self, x: (x - 1).log().flatten(1).sum(1), prox=lambda *_: _[1]),
-            "energy is NaN for an image that is 0.5 everywhere; write the energy for every image",
+            "energy is NaN for an image with values from 0.25 to 0.75; write the energy for every image",
         ),
         (
             written(energy=lambda self, x: x.diff(dim=-1).square().sqrt().flatten(1).sum(1)),
@@ -182,3 +183,11 @@ def test_a_reference_without_axes_of_length_1_is_accepted() -> None:
     assert solution.plot(TRUTH[0, 0].numpy()) is not None
     with pytest.raises(InputError, match=r"the reference has shape \(1, 1, 1, \d+, \d+\)"):
         solution.plot(TRUTH[:1, None])
+
+
+def test_a_ratio_that_is_no_number_for_constant_images_is_a_prior() -> None:
+    def ratio(self: Any, x: Tensor) -> Tensor:
+        slopes = x.diff(dim=-1).flatten(1)
+        return slopes.abs().sum(1) / slopes.norm(dim=1)
+
+    check_first_call(written(energy=ratio), torch.rand(2, 1, 8, 8))
