@@ -201,7 +201,7 @@ def _invents_detail(problem: Problem, x: Tensor, residual: Tensor) -> Tensor:
     A: Any = problem.operator
     # A kernel may be larger than a picture that ends where the kernel does.
     if not isinstance(A, Blur) or any(
-        k > n for k, n in zip(A.kernel.shape[-2:], A.range_shape[-2:])
+        k > n for k, n in zip(A.kernel.shape[-2:], residual.shape[-2:])
     ):
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
     detail, expected = expected_detail(A, A.crop(x))
