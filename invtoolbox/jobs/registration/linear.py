@@ -35,10 +35,8 @@ _LEFT = 4
 _SAME = 0.1
 #: A motion is as good as the best one if its objective per pixel is larger by at most this share of
 #: the best one's and this difference, and by at most this share of what the best one explains of the
-#: objective of unrelated images, 1.
-_AS_GOOD, _NO_DIFFERENCE, _EXPLAINED = 0.02, 0.002, 0.05
-#: Its overlap is at least this share of the best one's.
-_OVERLAP = 0.5
+#: objective of unrelated images, 1, for at least this share of the best one's overlap.
+_AS_GOOD, _NO_DIFFERENCE, _EXPLAINED, _OVERLAP = 0.02, 0.002, 0.05, 0.5
 #: Difference of the images' radii, relative, that the refinement bridges without a scaled start.
 _SAME_SCALE = 0.05
 #: Number of candidates without a rotation, which come first.
@@ -83,9 +81,6 @@ class LinearFit:
     scores: Tensor
     solution: Solution | None = None
 
-    def first(self, count: int) -> LinearFit:
-        return LinearFit(self.matrices[:count], self.scores[:count])
-
     def best(self, count: int) -> LinearFit:
         order = self.scores.argsort(stable=True)[:count]
         return LinearFit(self.matrices[order], self.scores[order], self.solution)
@@ -107,9 +102,9 @@ class LinearFit:
     def shortest(self, level: _Level, overlap: bool) -> LinearFit:
         """Return the shortest of the motions that explain the images as well as the best one.
 
-        A square resembles itself turned by 90 degrees, and a shift is then as good as a turn. This
-        compares correlations. Mutual information, which grows as the overlap shrinks, and other
-        misfits return the best motion.
+        A square resembles itself turned by 90 degrees, and a shift is then as good as a turn. Misfits
+        other than correlations, of which mutual information grows as the overlap shrinks, return the
+        best motion.
 
         Args:
             level: both images.
@@ -119,8 +114,7 @@ class LinearFit:
         term = misfit_of(level.loss, torch.ones_like(level.fixed.image[:, :1]))
         if len(self.scores) == 1 or not isinstance(term, NormalizedCrossCorrelation):
             return self.best(1)
-        # A motion without a finite score is never as good.
-        scores = self.scores.nan_to_num(torch.inf, torch.inf, torch.inf)
+        scores = self.scores.nan_to_num(torch.inf, torch.inf, torch.inf)  # never as good
         place = int(scores.argmin())
         corners = level.fixed.corners()
         moves = torch.stack([Affine(m)(corners) - corners for m in self.matrices]).norm(dim=-1)
@@ -202,11 +196,7 @@ class _Level:
     def score(self, matrices: Tensor, overlap: bool = False) -> Tensor:
         """Return the objective of motions per pixel, ``(n,)``.
 
-        Pixels without a counterpart count as those of unrelated images, or not at all.
-
-        Args:
-            matrices: the motions, ``(n, d + 1, d + 1)``.
-            overlap: whether only pixels with a counterpart count.
+        Pixels without a counterpart count as those of unrelated images; with ``overlap`` none does.
         """
         # Windows pay off once the images are near each other.
         loss = "ncc" if self.loss == "lncc" else self.loss
@@ -227,10 +217,10 @@ class _Level:
                 unrelated = float(bare.value(mean, y[:1])[0]) / self.pixels
             value = term.value(problem.operator(u), y) + prior.energy(z, u)
             if overlap:
-                scores.append((value / weights.flatten(1).sum(1).clamp_min(1)).double())
-                continue
-            value = value + unrelated * absent * y.shape[1]
-            scores.append((value / self.pixels).double())
+                score = value / weights.flatten(1).sum(1).clamp_min(1)
+            else:
+                score = (value + unrelated * absent * y.shape[1]) / self.pixels
+            scores.append(score.double())
         return torch.cat(scores)
 
     def fit(
@@ -305,9 +295,11 @@ class LinearStages:
         levels = self.levels(fixed, moving)
         if start is None:
             every = self.search(levels[0])
-            fit, first = every.best(self.refined), every.first(_UPRIGHT).best(1)
-            if not bool((fit.matrices[0] == first.matrices).all()):
-                fit = LinearFit(torch.cat([fit.matrices, first.matrices]), every.scores)
+            fit, first = every.best(self.refined), int(every.scores[:_UPRIGHT].argmin())
+            if not torch.equal(fit.matrices[0], every.matrices[first]):
+                fit = LinearFit(
+                    torch.cat([fit.matrices, every.matrices[first, None]]), every.scores
+                )
         else:
             fit = LinearFit(start[None], start.new_zeros(1))
         for k, level in enumerate(levels):
