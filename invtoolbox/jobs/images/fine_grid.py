@@ -43,9 +43,10 @@ from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
 from invtoolbox.solvers.base import Solver
 
-#: Largest number of pixels of an image that is solved on a finer grid too, and least number of views
-#: that are held out for the comparison. The larger grid of an image of 64 pixels per side has 105.
-_LARGEST, _LEAST_VIEWS = 3 << 12, 10
+#: Largest number of pixels of an image that is solved on a finer grid too, in general and if its views
+#: are smooth, and least number of views that are held out for the comparison. Only smooth objects gain
+#: above the first number. The larger grid of an image of 64 pixels per side has 105.
+_LARGEST, _LARGEST_SMOOTH, _LEAST_VIEWS = 1 << 13, 3 << 12, 10
 #: Standard errors by which the means of small pixels must predict held-out views better, and least
 #: weight of the finer grid, relative to the weight of the grid of the user: below, no held-out view
 #: limits it, and the small pixels fit the noise.
@@ -64,9 +65,9 @@ _USABLE = ("converged", "early_stopping", "limit")
 def refine(problem: Problem, solution: Solution, prior: Prior | None) -> Problem | None:
     """Return the problem on pixels of half the size, or None if these are not tried.
 
-    They are tried for line integrals in at least 60 views of an image of at most 12,288 pixels, and for
-    total variation of a volume of at most 32,768 voxels in at least 36 views. They are not tried if the
-    prior was trained on CT slices, whose pixels have a size, or if a sampler drew the answer.
+    They are tried for line integrals in at least 60 views of an image of at most 8,192 pixels, 12,288 if
+    the views are smooth, and for total variation of a volume of at most 32,768 voxels in at least 36
+    views. They are not tried if the prior was trained on CT slices, whose pixels have a size, or if a sampler drew the answer.
 
     Args:
         problem: measurements, operator and data term.
@@ -85,7 +86,7 @@ def refine(problem: Problem, solution: Solution, prior: Prior | None) -> Problem
     ):
         return None
     is_volume = len(problem.image_shape) == 4
-    largest, least = (_LARGEST_VOLUME, _LEAST_PANELS) if is_volume else (_LARGEST, _LEAST_VIEWS)
+    largest, least = (_LARGEST_VOLUME, _LEAST_PANELS) if is_volume else (_LARGEST_SMOOTH, _LEAST_VIEWS)
     if math.prod(problem.image_shape) > largest or number_held(problem) < least:
         return None
     if is_volume and not _is_total_variation(prior):
@@ -124,7 +125,12 @@ def solve_finer(
     """
     valid = problem.without_skipping().to(device=solution.x.device, dtype=solution.x.real.dtype)
     finer = refine(valid, solution, prior)
-    if finer is None or settings.get("max_iterations") == 0 or not bool(candidates.any()):
+    if finer is None or settings.get("max_iterations") == 0:
+        return solution, None
+    is_smooth = has_smooth_views(valid)
+    if len(problem.image_shape) == 3 and math.prod(problem.image_shape) > _LARGEST:
+        candidates = candidates.to(is_smooth.device) & is_smooth
+    if not bool(candidates.any()):
         return solution, None
     limit = settings.get("max_iterations")
     try:
@@ -151,7 +157,6 @@ def solve_finer(
     )
     # Large pixels of a smooth object fit as many errors of views as small ones do, with wrong values. An
     # object that is made of large pixels has edges.
-    is_smooth = has_smooth_views(valid)
     if large.ndim == 4:
         is_fine = is_mean_better & (wins | is_smooth)
     else:

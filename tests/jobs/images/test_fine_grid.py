@@ -8,6 +8,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.core.interrupts import limit
+from invtoolbox.jobs.images import fine_grid
 from invtoolbox.jobs.images.fine_grid import has_smooth_views, solve_finer
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import compare_in_norm_of_image
@@ -88,6 +89,15 @@ def test_views_of_a_smooth_object_are_smooth_and_those_of_pixels_are_not() -> No
     noise = 0.05 * torch.randn(smooth.shape, generator=torch.Generator().manual_seed(0))
     y = torch.cat([smooth[None, None], A(disc)]) + noise
     assert has_smooth_views(it.Problem(y.float(), A)).tolist() == [True, False]
+
+
+def test_large_images_with_edges_are_not_solved_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fine_grid, "_LARGEST", 399)
+    monkeypatch.setattr(fine_grid, "_solve_small", None)  # would raise, which a note would state
+    A, y, _ = bars(0.05)
+    solution = it.reconstruct(y, A, progress=False)
+    assert not is_finer(solution)
+    assert not any("smaller pixels" in note for note in solution.notes)
 
 
 def test_a_weight_keeps_the_grid() -> None:
