@@ -65,9 +65,10 @@ _USABLE = ("converged", "early_stopping", "limit")
 def refine(problem: Problem, solution: Solution, prior: Prior | None) -> Problem | None:
     """Return the problem on pixels of half the size, or None if these are not tried.
 
-    They are tried for line integrals in at least 60 views of an image of at most 8,192 pixels, 12,288 if
-    the views are smooth, and for total variation of a volume of at most 32,768 voxels in at least 36
-    views. They are not tried if the prior was trained on CT slices, whose pixels have a size, or if a sampler drew the answer.
+    They are tried for line integrals in at least 60 views of an image of at most 8,192 pixels, 12,288
+    if the views are smooth, and for total variation of a volume of at most 32,768 voxels in at least
+    36 views. They are not tried if the prior was trained on CT slices, whose pixels have a size, or if
+    a sampler drew the answer.
 
     Args:
         problem: measurements, operator and data term.
@@ -86,7 +87,9 @@ def refine(problem: Problem, solution: Solution, prior: Prior | None) -> Problem
     ):
         return None
     is_volume = len(problem.image_shape) == 4
-    largest, least = (_LARGEST_VOLUME, _LEAST_PANELS) if is_volume else (_LARGEST_SMOOTH, _LEAST_VIEWS)
+    largest, least = (
+        (_LARGEST_VOLUME, _LEAST_PANELS) if is_volume else (_LARGEST_SMOOTH, _LEAST_VIEWS)
+    )
     if math.prod(problem.image_shape) > largest or number_held(problem) < least:
         return None
     if is_volume and not _is_total_variation(prior):
