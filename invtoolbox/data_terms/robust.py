@@ -182,6 +182,9 @@ class Huber(Robust):
     """
 
     is_majorizer = True
+    #: Set for terms without threshold and level alone: others have the content of older versions, so
+    #: that their runs can be resumed.
+    has_no_scale = False
 
     def __init__(
         self,
@@ -190,14 +193,15 @@ class Huber(Robust):
         weights: Tensor | None = None,
     ) -> None:
         super().__init__(noise_std, weights)
-        self.is_in_units_of_y = delta is not None
+        if delta is None and noise_std is None:
+            self.has_no_scale = True
         delta = 1.345 if delta is None else delta
         check_range(self, "(0, inf)", delta=delta)
         self.delta = float(delta)
 
     @property
     def needs_level(self) -> bool:
-        return self.noise_std is None and not self.is_in_units_of_y
+        return self.has_no_scale and self.noise_std is None
 
     def _loss(self, u: Tensor, dimensions: int) -> Tensor:
         inner = u.clamp_max(self.delta)

@@ -175,6 +175,8 @@ def rule_named(name: str) -> WeightRule | WeightSearch:
     >>> rule_named("gcv").probes
     1
     """
-    if name.replace(".", "", 1).replace("e-", "", 1).isdigit():
-        raise InputError(f"regularization is the text {name!r}; give the number {float(name):g}")
-    return _RULES[require_name("rule for the weight", name, _RULES)]()
+    try:
+        number = float(name)
+    except ValueError:
+        return _RULES[require_name("rule for the weight", name, _RULES)]()
+    raise InputError(f"regularization is the text {name!r}; give the number {number:g}")

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import invtoolbox as it
+from invtoolbox.core.content import digest
 from invtoolbox.data_terms import L1, DataTerm, Huber, LeastSquares, Student
 from invtoolbox.data_terms.robust import Robust
-from invtoolbox.parameter_choice import RobustValidation
+from invtoolbox.parameter_choice import RobustValidation, rule_named
 from invtoolbox.parameter_choice.robust_level import scale_robust
 
 
@@ -72,6 +73,41 @@ def test_written_weights_belong_to_the_misfit_as_written() -> None:
         assert solution.problem.data_term.noise_std is None
     bare = it.solve(problem, it.priors.NonNegative(), **options)
     assert bare.problem.data_term.noise_std is not None and "got no noise_std" in bare.notes[0]
+
+
+def test_the_level_of_k_space_and_of_many_axes_is_estimated() -> None:
+    """Gaps of complex numbers and of four axes ended in a traceback."""
+    draw, mask = torch.Generator().manual_seed(0), torch.zeros(48, 48)
+    mask[:, ::3] = mask[:, 20:28] = 1
+    A = it.operators.CartesianMRI(mask, (48, 48))
+    y = A.simulate(torch.ones(1, 1, 48, 48) + 0j, 0.02, seed=0)
+    scaled, _ = scale_robust(it.Problem(y, A, Huber()))
+    assert float(scaled.data_term.noise_std) == pytest.approx(0.02, rel=0.2)
+    y = 0.02 * torch.randn(1, 1, 4, 5, 12, 12, generator=draw)
+    term = Huber(weights=(torch.rand(y.shape, generator=draw) < 0.9).float())
+    scaled, _ = scale_robust(it.Problem(y, it.operators.Identity(y.shape[1:]), term))
+    assert float(scaled.data_term.noise_std) == pytest.approx(0.02, rel=0.2)
+
+
+def test_the_level_of_many_measurements_is_that_of_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("invtoolbox.parameter_choice.robust_level._ENOUGH", 1 << 10)
+    y = 0.02 * torch.randn(1, 1, 128, 128, generator=torch.Generator().manual_seed(0))
+    scaled, _ = scale_robust(it.Problem(y, it.operators.Identity((1, 128, 128)), Student()))
+    assert float(scaled.data_term.noise_std) == pytest.approx(0.02, rel=0.1)
+
+
+def test_only_terms_without_scale_have_another_content_than_before() -> None:
+    for term in (Huber(0.1), Huber(noise_std=0.1), Huber(1.345, 0.1)):
+        assert "has_no_scale" not in vars(term)
+    assert digest(Huber()) != digest(Huber(1.345))
+
+
+@pytest.mark.parametrize("name", ["0.1", "1E-3", "1e5", "-1"])
+def test_a_number_as_text_is_refused(name: str) -> None:
+    with pytest.raises(it.InputError, match=f"text '{name}'; give the number"):
+        rule_named(name)
+    with pytest.raises(it.InputError, match="no rule"):
+        rule_named("²")
 
 
 def test_the_weight_of_student_is_sought_under_a_convex_term_of_its_curvature() -> None:

@@ -179,7 +179,7 @@ def solve_with_defaults(
             return _solve_smooth(problem, prior, levels, settings)
     units = units_of(problem) if needs_unit(prior) else [None] * problem.batch
     is_constant = [False] * problem.batch
-    if is_automatic and prior is not None:
+    if is_automatic and prior is not None and solver is None:  # draws depend on the weight
         is_constant = _constant_items(problem, prior)
     kinds = list(zip(units, is_constant))
     if prior is not None and len(set(kinds)) > 1:

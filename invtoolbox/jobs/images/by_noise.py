@@ -199,7 +199,10 @@ def _invents_detail(problem: Problem, x: Tensor, residual: Tensor) -> Tensor:
     expectation and the variance of the noise. White residuals are those of points on a smooth ground.
     """
     A: Any = problem.operator
-    if not isinstance(A, Blur):
+    # A kernel may be larger than a picture that ends where the kernel does.
+    if not isinstance(A, Blur) or any(
+        k > n for k, n in zip(A.kernel.shape[-2:], A.range_shape[-2:])
+    ):
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
     detail, expected = expected_detail(A, A.crop(x))
     least = 2 * expected.square() + _noise_level(problem) ** 2

@@ -79,8 +79,9 @@ def keep_floor(
     sampled = measured(problem)
     try:
         if kind is Scan:
-            has_edges = any("quadratic" not in term.prior.offers for term in terms)
-            verdict = compare_views(problem, again, held_out, has_edges)
+            bodies = [term.prior for term in terms if not term.prior.is_constraint]
+            is_square = all("quadratic" in body.offers for body in bodies) and bool(bodies)
+            verdict = compare_views(problem, again, held_out, not is_square)
         elif kind in (Blur, Poisson, CartesianMRI):
             verdict = compare_by_simulation(problem, solution, again)
         elif kind is Downsampling:

@@ -103,7 +103,7 @@ def _number(parts: Sequence[tuple[Tensor, Solution]]) -> list[str]:
     for items, solution in parts:
         places = items.tolist()
         count += len(places)
-        for note in solution.notes:
+        for note in dict.fromkeys(solution.notes):
             if ITEM.search(note):
                 concerned.setdefault(_with_places(note, places), [])
             else:

@@ -33,10 +33,12 @@ _ROTATIONS = {2: 72, 3: 1000}
 _LEFT = 4
 #: Largest distance, in radii of the fixed image, of the positions of one motion.
 _SAME = 0.1
-#: A motion is as good as the best one if its objective per pixel is at most this multiple of the best
-#: one's and this difference larger, for at least this share of its overlap; unrelated images have an
-#: objective of about 1.
-_AS_GOOD, _NO_DIFFERENCE, _OVERLAP = 1.02, 0.002, 0.5
+#: A motion is as good as the best one if its objective per pixel is larger by at most this share of
+#: the best one's and this difference, and by at most this share of what the best one explains of the
+#: objective of unrelated images, 1.
+_AS_GOOD, _NO_DIFFERENCE, _EXPLAINED = 0.02, 0.002, 0.05
+#: Its overlap is at least this share of the best one's.
+_OVERLAP = 0.5
 #: Difference of the images' radii, relative, that the refinement bridges without a scaled start.
 _SAME_SCALE = 0.05
 #: Number of candidates without a rotation, which come first.
@@ -105,24 +107,30 @@ class LinearFit:
     def shortest(self, level: _Level, overlap: bool) -> LinearFit:
         """Return the shortest of the motions that explain the images as well as the best one.
 
-        A square resembles itself turned by 90 degrees, and a shift is then as good as a turn.
+        A square resembles itself turned by 90 degrees, and a shift is then as good as a turn. This
+        compares correlations. Mutual information, which grows as the overlap shrinks, and other
+        misfits return the best motion.
 
         Args:
             level: both images.
             overlap: whether only pixels that both images show are compared. Otherwise the scores
                 decide, in which an image turned within its frame gains by showing more of it.
         """
-        if len(self.scores) == 1:
-            return self
-        place = int(self.scores.argmin())
+        term = misfit_of(level.loss, torch.ones_like(level.fixed.image[:, :1]))
+        if len(self.scores) == 1 or not isinstance(term, NormalizedCrossCorrelation):
+            return self.best(1)
+        # A motion without a finite score is never as good.
+        scores = self.scores.nan_to_num(torch.inf, torch.inf, torch.inf)
+        place = int(scores.argmin())
         corners = level.fixed.corners()
         moves = torch.stack([Affine(m)(corners) - corners for m in self.matrices]).norm(dim=-1)
-        scores = self.scores
         if overlap:
             shares = level.weights(self.matrices).flatten(1).sum(1)
             scores = level.score(self.matrices, overlap=True)
             scores = scores.masked_fill(shares < _OVERLAP * shares[place], torch.inf)
-        is_worse = scores > _AS_GOOD * scores[place] + _NO_DIFFERENCE
+        tolerance = _AS_GOOD * scores[place] + _NO_DIFFERENCE
+        tolerance = tolerance.minimum(_EXPLAINED * (1 - scores[place])).clamp_min(0)
+        is_worse = scores > scores[place] + tolerance
         best = moves.flatten(1).mean(1).masked_fill(is_worse, torch.inf).argmin()[None]
         return LinearFit(self.matrices[best], self.scores[best], self.solution)
 

@@ -9,7 +9,7 @@ from skimage import data
 from skimage.restoration import inpaint_biharmonic
 
 import invtoolbox as it
-from invtoolbox.catalogue.presets import prior_named
+from invtoolbox.catalogue.presets import prior_named, priors_named
 from invtoolbox.jobs.images.by_noise import (
     _noise_level,
     compare_by_simulation,
@@ -511,6 +511,37 @@ def test_detail_of_which_coarser_detail_shows_nothing_is_not_returned() -> None:
     )
     assert bool(verdict.wins[0]) and rmse(y, smooth) < 0.6 * rmse(answer, smooth)
     assert "fine detail of which the picture shows nothing" in verdict.reason(0)
+
+
+def test_a_kernel_larger_than_the_measured_picture_is_compared() -> None:
+    """The detail of the answer was sought on a grid that the kernel does not fit."""
+    A = it.operators.Blur(torch.ones(33, 3) / 99, (1, 64, 64), boundary="valid")
+    problem = it.Problem(A.simulate(picture(64), 0.01, seed=0), A)
+    solution = it.solve(problem, it.priors.Tikhonov(), regularization=0.1, progress=False)
+    verdict = compare_by_simulation(problem, solution, lambda _: solution.x)
+    assert verdict.simple(0).shape == solution.x.shape
+
+
+@pytest.mark.parametrize(
+    ("names", "has_edges"),
+    [(("tikhonov", "nonnegative"), False), (("tikhonov", "tv"), True), (("nonnegative",), True)],
+)
+def test_bounds_of_squares_make_no_edges(
+    names: tuple[str, ...], has_edges: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Squares kept nonnegative lost 2.1 dB to the back-projection as squares alone did before."""
+    answers = []
+
+    def compare(*arguments: object) -> Verdict:
+        answers.append(arguments[3])
+        return Verdict(torch.tensor([False]), lambda k: x, lambda k: "")
+
+    monkeypatch.setattr("invtoolbox.jobs.images.floor.compare_views", compare)
+    A, y, x = disc_scan(0.0)
+    problem, prior = it.Problem(y, A), priors_named(names)
+    solution = it.solve(problem, prior, regularization=1.0, max_iterations=1, progress=False)
+    keep_floor(problem, solution, prior, None)
+    assert answers == [has_edges]
 
 
 @pytest.mark.parametrize("boundary", ["reflect", "periodic", "valid"])

@@ -15,7 +15,7 @@ def test_notes_of_groups_have_the_numbers_of_the_batch() -> None:
     parts = []
     for places, notes in (
         ([0, 3], ("same", "the residual of item 1 is large")),
-        ([2], ("same", "two dead readings")),
+        ([2], ("same", "two dead readings", "two dead readings")),
         ([1], ("same", "two dead readings")),
     ):
         solution = it.solve(it.Problem(y[places], A), solver=it.solvers.CGLS(), progress=False)

@@ -154,5 +154,10 @@ def test_a_constant_picture_needs_no_search_for_a_weight() -> None:
     solution = it.reconstruct(y, it.operators.Identity((1, 64, 64)), "tv", progress=False)
     assert torch.equal(solution.x, y) and solution.status == ("converged",)
     assert solution.weight_search is None and "constant" in solution.notes[0]
+    options = {"noise_std": 0.1, "max_iterations": 2, "progress": False}
+    drawn = it.reconstruct(
+        y[..., :6, :6], it.operators.Identity((1, 6, 6)), "tv", solver="myula", **options
+    )
+    assert not any("constant" in note for note in drawn.notes)  # draws depend on the weight
     both = it.Problem(torch.cat([torch.rand(1, 1, 64, 64), y]), solution.problem.operator)
     assert _constant_items(both, it.priors.TotalVariation()) == [False, True]

@@ -17,7 +17,7 @@ from invtoolbox.geometry.grids import Grid
 from invtoolbox.geometry.placed_pixels import PlacedPixels
 from invtoolbox.geometry.rigid import rotation
 from invtoolbox.geometry.transforms import Affine, Composite
-from invtoolbox.jobs.registration.linear import rotations
+from invtoolbox.jobs.registration.linear import LinearFit, _Level, rotations
 from invtoolbox.processing.descriptors import describe
 from tests.jobs.registration.test_register import textured
 
@@ -317,3 +317,22 @@ def test_a_square_is_shifted_and_not_turned() -> None:
     motion = it.register(images[0], images[1], stages=("rigid",))
     error = motion.displacement[0] - torch.tensor([5.0, 4.0]).view(2, 1, 1)
     assert float(error[:, 12:22, 12:22].norm(dim=0).max()) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("loss", "scores", "place"),
+    [
+        ("ncc", [0.166, 0.168], 1),
+        ("ncc", [0.970, 0.985], 0),  # noisy images, of which the turn explains twice as much
+        ("mi", [2.816, 2.826], 0),
+        ("ncc", [0.166, float("nan")], 0),
+    ],
+)
+def test_a_shorter_motion_explains_as_much(loss: str, scores: list[float], place: int) -> None:
+    """A turn by 90 degrees is compared with a motion at rest."""
+    turn = torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    matrices = torch.stack([turn, torch.eye(3, dtype=torch.float64)])
+    image = PlacedPixels(torch.rand(1, 1, 8, 8), torch.eye(3, dtype=torch.float64))
+    level = _Level(image, image, loss, None, torch.zeros(2), 4.0)
+    fit = LinearFit(matrices, torch.tensor(scores, dtype=torch.float64))
+    assert torch.equal(fit.shortest(level, overlap=False).matrices[0], matrices[place])
