@@ -362,7 +362,7 @@ def _choose(problem: Problem, auto: Auto, settings: Mapping[str, Any]) -> Choice
     else:
         errors = _compare_samples(problem, names, settings)
     # In a tie the recipe is taken, because it uses more prior knowledge.
-    order = sorted(names, key=lambda name: (errors[name], name != _ONE_MATERIAL))
+    order = sorted(errors, key=lambda name: (errors[name], name != _ONE_MATERIAL))
     return Choice(order[0], errors, start)
 
 
@@ -372,7 +372,8 @@ def _compare_views(
     """Predict held-out views of a scan, on a grid of half its pixels if it is large.
 
     On the coarsest grid two levels could not follow the edges as well as values in between.
-    Returns the errors and the image of the recipe for one material.
+    Returns the errors and the image of the recipe for one material, without the recipe if the scan
+    shows no object.
     """
     grids = pyramid(problem)
     level = min(1, len(grids) - 1)
@@ -386,7 +387,10 @@ def _compare_views(
     share = None
     for name in names:
         if name == _ONE_MATERIAL:
-            material = solve_one_material(fitted, **_budget(settings))
+            try:
+                material = solve_one_material(fitted, **_budget(settings))
+            except InputError:  # no ray passes through an object: other candidates remain
+                continue
             share = material.share
             lengths = grid.operator(relax(fitted, material, settings.get("seed", 0)))
             prediction = _measurements_of_paths(lengths, grid.y0, held)

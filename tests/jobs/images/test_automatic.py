@@ -63,6 +63,14 @@ def test_many_materials_are_left_to_total_variation() -> None:
     assert torch.equal(auto.x, tv.x) and auto.status == tv.status
 
 
+def test_a_scan_without_an_object_leaves_the_recipe_out() -> None:
+    A = it.operators.ParallelBeam((16, 16), torch.arange(24.0) * math.pi / 24, 24)
+    y = 0.1 * torch.randn(1, 1, 24, 24, generator=torch.Generator().manual_seed(0))
+    solution = it.reconstruct(y, A, prior="auto", progress=False)
+    assert float(solution.x.abs().mean()) < 0.1
+    assert any("the prior is tv" in note for note in solution.notes)
+
+
 def test_the_density_follows_the_unit() -> None:
     """The recipe works in lengths of paths, so another unit of the measurements changes nothing."""
     A, truth = scan(60), disc(0.0)
