@@ -75,6 +75,7 @@ def repeat(
     prior: Prior | None,
     solver: Solver | str | None,
     max_iterations: int | None = None,
+    tolerance: float | None = None,
 ) -> Again:
     """Return the function that solves another problem with the weights of a solution.
 
@@ -85,6 +86,7 @@ def repeat(
         prior: its prior.
         solver: its solver.
         max_iterations: its largest number of iterations.
+        tolerance: certificate of the further solves; by default that of the solver.
     """
     valid = torch.tensor([status != "invalid" for status in solution.status])
     weight = torch.where(valid.to(solution.x.device), solution.regularization, 1)
@@ -96,6 +98,7 @@ def repeat(
             solver,
             weight,
             max_iterations=max_iterations,
+            tolerance=tolerance,
             seed=solution.seed,
             progress=False,
         ).x
@@ -152,7 +155,7 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
         weights = held * _like_gaps(known, fitted).to(y)
         pair = [weights * (predict(z) - y).square() for z in (x, simple)]
         squares.append(_sum_holes(torch.stack([*pair, weights], 1), held))
-    wins, errors = _judge(torch.cat(squares, 2), -_ERRORS)
+    wins, errors = judge(torch.cat(squares, 2), -_ERRORS)
     name = "a bicubic interpolation" if is_small else "an interpolation of the known pixels"
 
     def reason(k: int) -> str:
@@ -223,7 +226,7 @@ def compare_views(
     residual, by_simple = predict(image), predict(invert_fitted(model))
     weights = _weights_of(unseen)
     squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]
-    wins, errors = _judge(torch.stack(squares, 1), _VIEW_ERRORS)
+    wins, errors = judge(torch.stack(squares, 1), _VIEW_ERRORS)
     if len(held) >= (_LEAST_VIEWS if image.ndim == 4 else _LEAST_PANELS):
         wins = wins | compare_in_norm_of_image(residual, by_simple)[0]
 
@@ -332,7 +335,7 @@ def compare_in_norm_of_image(
         the error of the first; ``(batch,)`` each.
     """
     views = torch.stack([_sum_views(in_norm_of_image(residual)) for residual in (first, second)], 1)
-    wins, sizes = _judge(torch.cat([views, torch.ones_like(views[:, :1])], 1), errors)
+    wins, sizes = judge(torch.cat([views, torch.ones_like(views[:, :1])], 1), errors)
     return wins & sizes[1].isfinite(), sizes[1] / sizes[0]
 
 
@@ -358,7 +361,7 @@ def _sum_views(residual: Tensor) -> Tensor:
     return residual.square().double().transpose(1, 2).flatten(2).sum(2)
 
 
-def _judge(squares: Tensor, errors: float) -> tuple[Tensor, list[Tensor]]:
+def judge(squares: Tensor, errors: float) -> tuple[Tensor, list[Tensor]]:
     """Return in which items the simple answer wins, and both root mean squares.
 
     Args:

@@ -20,7 +20,7 @@ from invtoolbox.jobs.images.enlargement import doubt_structure
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import (
     Verdict,
-    _judge,
+    judge,
     _like_gaps,
     _sum_holes,
     fill_views,
@@ -213,7 +213,7 @@ def test_the_errors_of_one_hole_are_one_error() -> None:
     squares[0, 0, :20], squares[0, 1, :20] = 0.0, 1.0  # 20 pixels of a hole, and 80 single ones
     squares[0, 0, 20:], squares[0, 1, 20:] = 0.1, 0.0
     sums = torch.cat([squares[..., :20].sum(2, keepdim=True), squares[..., 20:]], 2)
-    assert not bool(_judge(squares, -1.0)[0]) and bool(_judge(sums, -1.0)[0])
+    assert not bool(judge(squares, -1.0)[0]) and bool(judge(sums, -1.0)[0])
 
 
 def test_filtered_views_have_the_norm_of_the_image() -> None:
@@ -387,7 +387,7 @@ def test_a_prior_that_predicts_no_number_loses() -> None:
     held = torch.ones(2, 1, 4)
     by_prior, by_simple = torch.full((2, 1, 4), 0.1), torch.full((2, 1, 4), 0.2)
     by_prior[1] = math.nan
-    wins, _ = _judge(torch.stack([by_prior, by_simple, held], 1), -1.0)
+    wins, _ = judge(torch.stack([by_prior, by_simple, held], 1), -1.0)
     assert wins.tolist() == [False, True]
 
 
