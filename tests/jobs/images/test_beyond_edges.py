@@ -35,6 +35,19 @@ def test_a_picture_that_goes_on_is_not_mirrored_and_a_mirrored_one_is() -> None:
     assert not any("took the place" in note for note in kept.notes)
 
 
+def test_held_out_pixels_show_the_right_boundary() -> None:
+    """The answer with the right boundary had more detail than that of the mirror, and was not taken."""
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (1, 24, 24))
+    wide = it.operators.Blur(torch.ones(3, 3) / 9, (1, 40, 40), boundary="periodic")
+    scene = picture(40)
+    y, truth = (z[..., 4:28, 4:28].contiguous() for z in (wide.simulate(scene, 3e-4, 0), scene))
+    both = torch.cat([y, A.simulate(truth, 3e-4, seed=0)])
+    solution = it.reconstruct(both, A, "tv", progress=False)
+    notes = [note[:22] for note in solution.notes if "took the place" in note]
+    assert notes == ["edges of item 0 ring l"]
+    assert rmse(solution.x[0], truth) < 0.02  # the mirror leaves 0.03
+
+
 def test_items_are_opened_alone_as_in_a_batch() -> None:
     """An item that is not finite kept the others from being opened."""
     y, A, truth = beyond()

@@ -20,12 +20,12 @@ from invtoolbox.jobs.images.enlargement import doubt_structure
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import (
     Verdict,
-    judge,
     _like_gaps,
     _sum_holes,
     fill_views,
     hold_out_gaps,
     interpolate_smoothly,
+    judge,
 )
 from invtoolbox.objective.gaps import interpolate
 from invtoolbox.parameter_choice.held_out import in_norm_of_image, quadratic_model
