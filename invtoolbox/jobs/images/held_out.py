@@ -26,6 +26,7 @@ from invtoolbox.parameter_choice.held_out import (
     quadratic_model,
     separate_generator,
 )
+from invtoolbox.posteriors.base import MappedPosterior
 from invtoolbox.posteriors.exact import GaussianPosterior
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
@@ -64,7 +65,10 @@ def may_give_way(solution: Solution, prior: Prior | None) -> bool:
         solution: the solution, with ``regularization="auto"``.
         prior: its prior.
     """
-    is_drawn = not isinstance(solution.posterior, GaussianPosterior | None)
+    posterior = solution.posterior
+    while isinstance(posterior, MappedPosterior):  # means over blocks of smaller pixels
+        posterior = posterior.posterior
+    is_drawn = not isinstance(posterior, GaussianPosterior | None)
     if prior is None or solution.parameters or is_drawn:
         return False
     return not any(term.chosen for term in prior.as_sum().terms)
