@@ -177,7 +177,8 @@ def compare_views(
     """Predict held-out views by the prior and by the filtered back-projection of the others.
 
     Counts of photons are compared as weighted logarithms. Residuals are compared a second time in the
-    norm of the image, see `compare_in_norm_of_image`. The prior loses if it loses either comparison.
+    norm of the image, see `compare_in_norm_of_image`. The prior loses if it loses either comparison,
+    and squares also if they do not win the second one.
 
     The pixels of an image do not follow edges, which views see, and an answer that fits the views may
     have wrong values for that. Therefore both answers get the detail within pixels that the filtered
@@ -188,7 +189,8 @@ def compare_views(
         again: solves another problem in the same way.
         image: image of the prior by `solve_without_views`, if it is known.
         has_edges: whether the prior can have the edges of an object that is made of pixels, which has no
-            detail within them; squares cannot, and both answers get the detail.
+            detail within them; squares cannot, and both answers get the detail. Squares gain little
+            from many views, so they must be clearly better in the norm of the image.
     """
     model, _ = quadratic_model(problem)
     fitted, held = _split_views(problem)
@@ -229,14 +231,17 @@ def compare_views(
     squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]
     wins, errors = _judge(torch.stack(squares, 1), _VIEW_ERRORS)
     if len(held) >= (_LEAST_VIEWS if image.ndim == 4 else _LEAST_PANELS):
-        wins = wins | compare_in_norm_of_image(residual, by_simple)[0]
+        margin = _VIEW_ERRORS if has_edges else -_VIEW_ERRORS
+        wins = wins | compare_in_norm_of_image(residual, by_simple, margin)[0]
+
+    compared = "worse" if has_edges else "not clearly better"
 
     def reason(k: int) -> str:
         prior, back_projection = (float(error[k]) for error in errors)
         return (
             "the filtered back-projection predicts held-out views to "
             f"{back_projection:.3g}, and the prior to {prior:.3g}"
-            + (", but worse in the norm of the image" if prior < back_projection else "")
+            + (f", but {compared} in the norm of the image" if prior < back_projection else "")
             + ": x is the filtered back-projection"
         )
 
@@ -329,7 +334,8 @@ def compare_in_norm_of_image(
     Args:
         first: residuals of the first answer by `predict_views`.
         second: residuals of the second one.
-        errors: number of standard errors by which the second answer must be better.
+        errors: number of standard errors by which the second answer must be better; if it is negative,
+            the first must be better by so many.
 
     Returns:
         Whether the second answer is better, or the only one that is finite, and its error relative to

@@ -23,13 +23,22 @@ from invtoolbox.jobs.images.held_out import (
     _judge,
     _like_gaps,
     _sum_holes,
+    compare_views,
     fill_views,
     hold_out_gaps,
     interpolate_smoothly,
 )
 from invtoolbox.objective.gaps import interpolate
 from invtoolbox.parameter_choice.held_out import in_norm_of_image, quadratic_model
-from tests.operators.scan_helpers import cells, chords, disc, parallel_distance, turn
+from tests.operators.scan_helpers import (
+    bells,
+    cells,
+    chords,
+    disc,
+    parallel_distance,
+    spot,
+    turn,
+)
 
 
 def picture(size: int = 48) -> torch.Tensor:
@@ -520,6 +529,24 @@ def test_a_kernel_larger_than_the_measured_picture_is_compared() -> None:
     solution = it.solve(problem, it.priors.Tikhonov(), regularization=0.1, progress=False)
     verdict = compare_by_simulation(problem, solution, lambda _: solution.x)
     assert verdict.simple(0).shape == solution.x.shape
+
+
+def test_squares_win_by_a_margin_and_edges_lose_by_one() -> None:
+    """Squares that were only about as good on held-out views lost up to 2.6 dB."""
+    A, centre = it.operators.ParallelBeam((40, 40), turn(60, 0.1, math.pi), 44), (2.0, -3.0)
+    smooth = bells(parallel_distance(A.angles, cells(44, 1.0, 0.0), centre), 6.0)[None, None]
+    noise = torch.randn(smooth.shape, generator=torch.Generator().manual_seed(0))
+    problem = it.Problem((smooth + 0.2 * noise).float(), A)
+    held = torch.arange(60) % 6 == 3
+    neighbours = fill_views(problem, held.nonzero().squeeze(1))
+    image = A.pseudo_inverse(neighbours.y0)  # the back-projection itself, which is no better
+    wins = [
+        bool(compare_views(problem, lambda _: image, image, has_edges).wins[0])
+        for has_edges in (True, False)
+    ]
+    assert wins == [False, True]
+    truth = spot(A, centre, 6.0).float()
+    assert not bool(compare_views(problem, lambda _: truth, truth, False).wins[0])
 
 
 @pytest.mark.parametrize(
