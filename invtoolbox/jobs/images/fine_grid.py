@@ -56,8 +56,9 @@ _LARGEST_VOLUME, _LEAST_PANELS = 1 << 15, 6
 #: Weight of total variation on voxels of half the size, relative to its weight on those of the user. Equal
 #: energies of an edge have the ratio 1/4, and equal energies of noise about 1.
 _SHARE_OF_WEIGHT = 0.5
-#: Orders of two differences along the cells, and largest ratio of their variances in smooth views.
-_ORDERS, _SMOOTH = (6, 8), 1.1
+#: Orders of two differences along the cells, largest ratio of their variances in smooth views whose
+#: noise they show, and least ratio of what exceeds the noise in others.
+_ORDERS, _SMOOTH, _DECREASE = (6, 8), 1.1, 2.2
 #: Statuses of answers that are compared.
 _USABLE = ("converged", "early_stopping", "limit")
 
@@ -191,7 +192,8 @@ def has_smooth_views(problem: Problem) -> Tensor:
     """Return per item whether views have no edges above their noise, ``(batch,)`` booleans.
 
     Differences of high order of white noise have the variance of the noise, times a binomial
-    coefficient, in all orders and directions. Those of an edge decrease slowly with the order.
+    coefficient, in all orders and directions. What exceeds this noise decreases slowly with the
+    order if it is an edge, and fast if it is a smooth peak, which low noise does not hide.
 
     Args:
         problem: a scan.
@@ -203,7 +205,9 @@ def has_smooth_views(problem: Problem) -> Tensor:
         return squares.mean(1) / math.comb(2 * order, order)
 
     low, high = (variance(order, -1) for order in _ORDERS)
-    return low <= _SMOOTH * torch.minimum(high, variance(_ORDERS[0], 2))
+    noise = variance(_ORDERS[0], 2)
+    is_hidden = low <= _SMOOTH * torch.minimum(high, noise)
+    return is_hidden | (low > noise) & (low - noise > _DECREASE * (high - noise))
 
 
 def _solve_small(
