@@ -24,6 +24,7 @@ from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
 from invtoolbox.jobs.images.by_noise import compare_by_simulation, compare_with_measurements
 from invtoolbox.jobs.images.enlargement import compare_at_half_size, doubt_structure
 from invtoolbox.jobs.images.held_out import (
+    WithoutViews,
     compare_in_gaps,
     compare_views,
     may_give_way,
@@ -54,7 +55,7 @@ def keep_floor(
     prior: Prior | None,
     solver: Solver | str | None,
     max_iterations: int | None = None,
-    held_out: Tensor | None = None,
+    held_out: WithoutViews | None = None,
 ) -> Solution:
     """Return the solution, with the simple answer in the items in which the prior is no better.
 
@@ -67,7 +68,7 @@ def keep_floor(
         prior: the prior of the solution.
         solver: the solver of the solution.
         max_iterations: largest number of iterations of the solution.
-        held_out: image of the views that are not held out by `solve_without_views`, if it is known.
+        held_out: answers to a scan from the views that are not held out, if they are known.
     """
     kind = _kind(problem)
     if prior is None or kind is None or not may_give_way(solution, prior):
@@ -81,7 +82,9 @@ def keep_floor(
         if kind is Scan:
             bodies = [term.prior for term in terms if not term.prior.is_constraint]
             is_square = all("quadratic" in body.offers for body in bodies) and bool(bodies)
-            verdict = compare_views(problem, again, held_out, not is_square)
+            image, is_of_pixels = held_out or (None, False)
+            has_edges = is_of_pixels if is_square else True
+            verdict = compare_views(problem, again, image, has_edges)
         elif kind in (Blur, Poisson, CartesianMRI):
             verdict = compare_by_simulation(problem, solution, again)
         elif kind is Downsampling:

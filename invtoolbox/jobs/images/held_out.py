@@ -126,6 +126,18 @@ class Verdict(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class WithoutViews(NamedTuple):
+    """Answers to a scan from the views that are not held out.
+
+    Attributes:
+        image: images ``(batch, channel, *space)``.
+        is_of_pixels: whether the objects are made of the pixels of the image, ``(batch,)`` booleans.
+    """
+
+    image: Tensor
+    is_of_pixels: Tensor
+
+
 def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
     """Predict held-out pixels by the prior and by an interpolation.
 
@@ -172,7 +184,7 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
 
 
 def compare_views(
-    problem: Problem, again: Again, image: Tensor | None = None, has_edges: bool = True
+    problem: Problem, again: Again, image: Tensor | None = None, has_edges: bool | Tensor = True
 ) -> Verdict:
     """Predict held-out views by the prior and by the filtered back-projection of the others.
 
@@ -189,9 +201,11 @@ def compare_views(
         again: solves another problem in the same way.
         image: image of the prior by `solve_without_views`, if it is known.
         has_edges: whether the prior can have the edges of an object that is made of pixels, which has no
-            detail within them; squares cannot, and both answers get the detail. Squares gain little
-            from many views, so they must be clearly better in the norm of the image.
+            detail within them, also per item. Squares cannot, unless the object is known to be made of
+            pixels, and both answers get the detail. Such squares gain little from many views, so they
+            must be clearly better in the norm of the image.
     """
+    edges = torch.as_tensor(has_edges, device=problem.y0.device).expand(problem.batch)
     model, _ = quadratic_model(problem)
     fitted, held = _split_views(problem)
     unseen = model.subset(held)
@@ -219,25 +233,22 @@ def compare_views(
         if not levels:
             return plain
         detailed = predict_views(finer, enlarge_pixels(x, levels) + detail)
-        if not has_edges:
-            return detailed
         # An object that is made of pixels has no detail.
         pair = [_sum_views(in_norm_of_image(trial)).sum(1) for trial in (plain, detailed)]
-        is_better = (pair[1] < pair[0]).view(-1, *[1] * (plain.ndim - 1))
-        return torch.where(is_better, detailed, plain)
+        is_detailed = ((pair[1] < pair[0]) | ~edges).view(-1, *[1] * (plain.ndim - 1))
+        return torch.where(is_detailed, detailed, plain)
 
     residual, by_simple = predict(image), predict(invert_fitted(model))
     weights = _weights_of(unseen)
     squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]
     wins, errors = _judge(torch.stack(squares, 1), _VIEW_ERRORS)
     if len(held) >= (_LEAST_VIEWS if image.ndim == 4 else _LEAST_PANELS):
-        margin = _VIEW_ERRORS if has_edges else -_VIEW_ERRORS
+        margin = torch.where(edges, _VIEW_ERRORS, -_VIEW_ERRORS)
         wins = wins | compare_in_norm_of_image(residual, by_simple, margin)[0]
-
-    compared = "worse" if has_edges else "not clearly better"
 
     def reason(k: int) -> str:
         prior, back_projection = (float(error[k]) for error in errors)
+        compared = "worse" if bool(edges[k]) else "not clearly better"
         return (
             "the filtered back-projection predicts held-out views to "
             f"{back_projection:.3g}, and the prior to {prior:.3g}"
@@ -324,7 +335,7 @@ def predict_views(problem: Problem, x: Tensor) -> Tensor:
 
 
 def compare_in_norm_of_image(
-    first: Tensor, second: Tensor, errors: float = _VIEW_ERRORS
+    first: Tensor, second: Tensor, errors: float | Tensor = _VIEW_ERRORS
 ) -> tuple[Tensor, Tensor]:
     """Compare two answers by their residuals in views that neither has seen.
 
@@ -334,8 +345,8 @@ def compare_in_norm_of_image(
     Args:
         first: residuals of the first answer by `predict_views`.
         second: residuals of the second one.
-        errors: number of standard errors by which the second answer must be better; if it is negative,
-            the first must be better by so many.
+        errors: number of standard errors by which the second answer must be better, also per item;
+            if it is negative, the first must be better by so many.
 
     Returns:
         Whether the second answer is better, or the only one that is finite, and its error relative to
@@ -368,7 +379,7 @@ def _sum_views(residual: Tensor) -> Tensor:
     return residual.square().double().transpose(1, 2).flatten(2).sum(2)
 
 
-def _judge(squares: Tensor, errors: float) -> tuple[Tensor, list[Tensor]]:
+def _judge(squares: Tensor, errors: float | Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return in which items the simple answer wins, and both root mean squares.
 
     Args:

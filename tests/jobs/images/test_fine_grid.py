@@ -82,10 +82,14 @@ def test_a_batch_on_two_grids_states_that_it_has_no_posterior() -> None:
     prior = it.priors.Tikhonov("gradient")
     problem = it.Problem(pair, A, it.data_terms.LeastSquares(0.01))
     large = it.solve(problem, prior, progress=False)
-    together, _ = solve_finer(problem, large, torch.tensor([True, True]), prior, None, {})
+    together, unseen = solve_finer(problem, large, torch.tensor([True, True]), prior, None, {})
     finer = sum("half the size" in note for note in together.notes)
     assert finer == 1 and together.posterior is None
     assert NO_POSTERIOR in together.notes
+    # Squares may have the edges of an object that is made of pixels, and lost 20 dB here.
+    assert unseen is not None and unseen.is_of_pixels.tolist() == [False, True]
+    kept = keep_floor(problem, together, prior, None, held_out=unseen)
+    assert torch.equal(kept.x[1], together.x[1]) and rmse(kept.x[1:], truth) < 0.01
 
 
 def test_views_of_a_smooth_object_are_smooth_and_those_of_pixels_are_not() -> None:
