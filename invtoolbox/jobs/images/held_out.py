@@ -184,13 +184,16 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
 
 
 def compare_views(
-    problem: Problem, again: Again, image: Tensor | None = None, has_edges: bool | Tensor = True
+    problem: Problem,
+    again: Again,
+    image: Tensor | None = None,
+    has_edges: bool | Tensor = True,
+    must_win: bool | Tensor = False,
 ) -> Verdict:
     """Predict held-out views by the prior and by the filtered back-projection of the others.
 
     Counts of photons are compared as weighted logarithms. Residuals are compared a second time in the
-    norm of the image, see `compare_in_norm_of_image`. The prior loses if it loses either comparison,
-    and squares also if they do not win the second one.
+    norm of the image, see `compare_in_norm_of_image`. The prior loses if it loses either comparison.
 
     The pixels of an image do not follow edges, which views see, and an answer that fits the views may
     have wrong values for that. Therefore both answers get the detail within pixels that the filtered
@@ -200,12 +203,14 @@ def compare_views(
         problem: a scan.
         again: solves another problem in the same way.
         image: image of the prior by `solve_without_views`, if it is known.
-        has_edges: whether the prior can have the edges of an object that is made of pixels, which has no
-            detail within them, also per item. Squares cannot, unless the object is known to be made of
-            pixels, and both answers get the detail. Such squares gain little from many views, so they
-            must be clearly better in the norm of the image.
+        has_edges: whether the image may have the edges of an object that is made of pixels, which has no
+            detail within them, also per item; both answers get the detail if it may not.
+        must_win: whether the prior must be clearly better in the norm of the image, also per item.
     """
-    edges = torch.as_tensor(has_edges, device=problem.y0.device).expand(problem.batch)
+    edges, must = (
+        torch.as_tensor(flag, device=problem.y0.device).expand(problem.batch)
+        for flag in (has_edges, must_win)
+    )
     model, _ = quadratic_model(problem)
     fitted, held = _split_views(problem)
     unseen = model.subset(held)
@@ -243,12 +248,12 @@ def compare_views(
     squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]
     wins, errors = _judge(torch.stack(squares, 1), _VIEW_ERRORS)
     if len(held) >= (_LEAST_VIEWS if image.ndim == 4 else _LEAST_PANELS):
-        margin = torch.where(edges, _VIEW_ERRORS, -_VIEW_ERRORS)
+        margin = torch.where(must, -_VIEW_ERRORS, _VIEW_ERRORS)
         wins = wins | compare_in_norm_of_image(residual, by_simple, margin)[0]
 
     def reason(k: int) -> str:
         prior, back_projection = (float(error[k]) for error in errors)
-        compared = "worse" if bool(edges[k]) else "not clearly better"
+        compared = "not clearly better" if bool(must[k]) else "worse"
         return (
             "the filtered back-projection predicts held-out views to "
             f"{back_projection:.3g}, and the prior to {prior:.3g}"
