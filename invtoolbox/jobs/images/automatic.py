@@ -143,8 +143,7 @@ def approximate_counts(
     offers = [] if prior is None else [term.prior.offers for term in prior.as_sum().terms]
     is_denoiser = any("denoise" in some and "energy" not in some for some in offers)
     term, y = problem.data_term, problem.y
-    is_counts = type(term) in (Poisson, PoissonTransmission) and isinstance(y, Tensor)
-    if not is_counts or solver is not None or not is_denoiser:
+    if solver is not None or not is_denoiser or not isinstance(y, Tensor):
         return problem, ()
     if type(term) is PoissonTransmission:
         note = (
@@ -153,6 +152,8 @@ def approximate_counts(
         )
         lines = problem.with_measurements(term.fitting_prediction(y))
         return lines.with_data_term(LeastSquares()), (note,)
+    if type(term) is not Poisson:
+        return problem, ()
     level = y.flatten(1).nanmean(1).nan_to_num(1.0).clamp_min(1.0).sqrt()
     changed = problem.with_measurements(y - term.mean(torch.zeros_like(y)))
     note = (
