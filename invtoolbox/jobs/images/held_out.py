@@ -44,7 +44,8 @@ _ERRORS = 1.0
 #: pixels that is held out, and the largest weight of a held-out pixel.
 _PARTS, _MOST_HELD, _HEAVIEST = (8, 4, 2), 0.4, 8.0
 #: Standard errors by which the prior must lose to the filtered back-projection, and least numbers of
-#: held-out views, of a row of cells and of a panel, whose filtered residuals are compared.
+#: held-out views, of a row of cells and of a panel, whose filtered residuals are compared; the latter
+#: also serves for a prior that must win.
 _VIEW_ERRORS, _LEAST_VIEWS, _LEAST_PANELS = 2.0, 10, 6
 #: Largest ratio of two steps between the angles of views that are interpolated.
 _EVEN = 1.5
@@ -247,9 +248,9 @@ def compare_views(
     weights = _weights_of(unseen)
     squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]
     wins, errors = _judge(torch.stack(squares, 1), _VIEW_ERRORS)
-    if len(held) >= (_LEAST_VIEWS if image.ndim == 4 else _LEAST_PANELS):
-        margin = torch.where(must, -_VIEW_ERRORS, _VIEW_ERRORS)
-        wins = wins | compare_in_norm_of_image(residual, by_simple, margin)[0]
+    least = torch.where(must, _LEAST_PANELS, _LEAST_VIEWS if image.ndim == 4 else _LEAST_PANELS)
+    margin = torch.where(must, -_VIEW_ERRORS, _VIEW_ERRORS)
+    wins = wins | compare_in_norm_of_image(residual, by_simple, margin)[0] & (len(held) >= least)
 
     def reason(k: int) -> str:
         prior, back_projection = (float(error[k]) for error in errors)
