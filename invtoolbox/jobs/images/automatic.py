@@ -16,7 +16,7 @@ from torch import Tensor
 
 from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.data_terms.poisson import Poisson
+from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.beyond_edges import solve_open
 from invtoolbox.jobs.images.fine_grid import solve_finer
@@ -128,6 +128,9 @@ def approximate_counts(
 
     Denoisers without an energy have no stable answer with `Poisson`, whose curvature has no bound.
     The variance of a count is its mean, so the noise level is the square root of the mean count.
+    They diverge with `PoissonTransmission`, whose curvature differs between rays by orders of
+    magnitude. Its place is taken by the line integrals that fit the counts exactly, whose noise is
+    estimated; the weights of their noise made answers worse.
 
     Args:
         problem: measurements, operator and data term.
@@ -139,11 +142,20 @@ def approximate_counts(
     """
     offers = [] if prior is None else [term.prior.offers for term in prior.as_sum().terms]
     is_denoiser = any("denoise" in some and "energy" not in some for some in offers)
-    if type(problem.data_term) is not Poisson or solver is not None or not is_denoiser:
+    term, y = problem.data_term, problem.y
+    if solver is not None or not is_denoiser or not isinstance(y, Tensor):
         return problem, ()
-    y = problem.y0
+    if type(term) is PoissonTransmission:
+        note = (
+            "denoisers have no stable answer with the misfit of PoissonTransmission, so least squares "
+            "of the line integrals took its place; solver= keeps it"
+        )
+        lines = problem.with_measurements(term.fitting_prediction(y))
+        return lines.with_data_term(LeastSquares()), (note,)
+    if type(term) is not Poisson:
+        return problem, ()
     level = y.flatten(1).nanmean(1).nan_to_num(1.0).clamp_min(1.0).sqrt()
-    changed = problem.with_measurements(y - problem.data_term.mean(torch.zeros_like(y)))
+    changed = problem.with_measurements(y - term.mean(torch.zeros_like(y)))
     note = (
         "denoisers have no stable answer with the misfit of Poisson, so least squares took its "
         "place, with the square root of the mean count as the noise level; solver= keeps Poisson"
@@ -189,7 +201,8 @@ def solve_with_defaults(
     posed, fitted = problem, fit_range(problem, prior, units[0], is_free=solver is None)
     problem, prior = fitted.problem, fitted.prior
     chosen = dict(settings)
-    if counted and is_automatic and prior is not None and (usual := usual_weight(prior)):
+    is_picture = not isinstance(problem.operator, Scan)
+    if counted and is_picture and is_automatic and prior and (usual := usual_weight(prior)):
         # The level of counts differs from place to place, and flat parts, which show one, are dark.
         chosen["regularization"] = usual
     if all(is_constant):

@@ -23,6 +23,7 @@ from torch import Tensor
 from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.jobs.images.held_out import (
+    WithoutViews,
     average_pixels,
     compare_in_norm_of_image,
     enlarge_pixels,
@@ -47,17 +48,20 @@ from invtoolbox.solvers.base import Solver
 #: are smooth, and least number of views that are held out for the comparison. Only smooth objects gain
 #: above the first number. The larger grid of an image of 64 pixels per side has 105.
 _LARGEST, _LARGEST_SMOOTH, _LEAST_VIEWS = 1 << 13, 3 << 12, 10
-#: Standard errors by which the means of small pixels must predict held-out views better, and least
-#: weight of the finer grid, relative to the weight of the grid of the user: below, no held-out view
-#: limits it, and the small pixels fit the noise.
-_MEAN_ERRORS, _LEAST_WEIGHT = 1.5, 1e-4
+#: Standard errors by which the means of small pixels must predict held-out views better, and by which
+#: they do not if the object is made of large pixels; and least weight of the finer grid, relative to the
+#: weight of the grid of the user: below, no held-out view limits it, and the small pixels fit the noise.
+_MEAN_ERRORS, _CERTAIN_ERRORS, _LEAST_WEIGHT = 1.5, 3.0, 1e-4
+#: Error of small pixels on held-out views, relative to that of the large ones that an object is made of.
+_OF_PIXELS = 1.1
 #: The same numbers for volumes: largest number of voxels, and least number of held-out panels.
 _LARGEST_VOLUME, _LEAST_PANELS = 1 << 15, 6
 #: Weight of total variation on voxels of half the size, relative to its weight on those of the user. Equal
 #: energies of an edge have the ratio 1/4, and equal energies of noise about 1.
 _SHARE_OF_WEIGHT = 0.5
-#: Orders of two differences along the cells, and largest ratio of their variances in smooth views.
-_ORDERS, _SMOOTH = (6, 8), 1.1
+#: Orders of two differences along the cells, largest ratio of their variances in smooth views whose
+#: noise they show, and least ratio of what exceeds the noise in others.
+_ORDERS, _SMOOTH, _DECREASE = (6, 8), 1.1, 2.2
 #: Statuses of answers that are compared.
 _USABLE = ("converged", "early_stopping", "limit")
 
@@ -111,7 +115,7 @@ def solve_finer(
     prior: Prior | None,
     solver: Solver | str | None,
     settings: Mapping[str, Any],
-) -> tuple[Solution, Tensor | None]:
+) -> tuple[Solution, WithoutViews | None]:
     """Solve a scan on pixels of half the size, and take the answer that predicts held-out views.
 
     Args:
@@ -123,8 +127,8 @@ def solve_finer(
         settings: further keywords of `invtoolbox.solve`.
 
     Returns:
-        The solution on the grid of the problem, and its image of the views that are not held out, as
-        of `solve_without_views`; None if nothing was compared.
+        The solution on the grid of the problem, and its image of the views that are not held out;
+        None if nothing was compared.
     """
     valid = problem.without_skipping().to(device=solution.x.device, dtype=solution.x.real.dtype)
     finer = refine(valid, solution, prior)
@@ -155,17 +159,20 @@ def solve_finer(
     # Residuals of large pixels are not errors of their values alone. Small pixels with the means of the
     # large ones have these values and none of the other errors.
     mixed = small + enlarge_pixels(large - average_pixels(small))
-    is_mean_better, _ = compare_in_norm_of_image(
-        predict_views(finer, mixed), small_residual, _MEAN_ERRORS
+    mixed_residual = predict_views(finer, mixed)
+    is_mean_better, is_mean_certain = (
+        compare_in_norm_of_image(mixed_residual, small_residual, errors)[0]
+        for errors in (_MEAN_ERRORS, _CERTAIN_ERRORS)
     )
+    is_large_better, _ = compare_in_norm_of_image(small_residual, large_residual)
     # Large pixels of a smooth object fit as many errors of views as small ones do, with wrong values. An
-    # object that is made of large pixels has edges.
+    # object that is made of large pixels has edges, and means of small ones are no better.
+    is_of_pixels = is_large_better & (ratio > _OF_PIXELS) & ~is_mean_certain & ~is_smooth
     if large.ndim == 4:
         is_fine = is_mean_better & (wins | is_smooth)
     else:
         # Large voxels fit errors of panels in the same way, so the values decide unless large voxels
         # predict panels better, as those that an object is made of do.
-        is_large_better, _ = compare_in_norm_of_image(small_residual, large_residual)
         is_fine = wins | is_mean_better & (is_smooth | ~is_large_better)
     usable = [a in _USABLE and b in _USABLE for a, b in zip(solution.status, fine.status)]
     is_fine &= torch.tensor(usable, device=wins.device)
@@ -184,14 +191,16 @@ def solve_finer(
     if len(parts) > 1 and solution.posterior is not None:
         joined = dataclasses.replace(joined, notes=(*joined.notes, NO_POSTERIOR))
     column = is_fine.reshape(-1, *[1] * (large.ndim - 1))
-    return joined, torch.where(column, average_pixels(small), large)
+    image = torch.where(column, average_pixels(small), large)
+    return joined, WithoutViews(image, is_of_pixels & ~is_fine)
 
 
 def has_smooth_views(problem: Problem) -> Tensor:
     """Return per item whether views have no edges above their noise, ``(batch,)`` booleans.
 
     Differences of high order of white noise have the variance of the noise, times a binomial
-    coefficient, in all orders and directions. Those of an edge decrease slowly with the order.
+    coefficient, in all orders and directions. What exceeds this noise decreases slowly with the
+    order if it is an edge, and fast if it is a smooth peak, which low noise does not hide.
 
     Args:
         problem: a scan.
@@ -203,7 +212,9 @@ def has_smooth_views(problem: Problem) -> Tensor:
         return squares.mean(1) / math.comb(2 * order, order)
 
     low, high = (variance(order, -1) for order in _ORDERS)
-    return low <= _SMOOTH * torch.minimum(high, variance(_ORDERS[0], 2))
+    noise = variance(_ORDERS[0], 2)
+    is_hidden = low <= _SMOOTH * torch.minimum(high, noise)
+    return is_hidden | (low > noise) & (low - noise > _DECREASE * (high - noise))
 
 
 def _solve_small(

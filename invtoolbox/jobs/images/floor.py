@@ -23,7 +23,11 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
 from invtoolbox.jobs.images.by_noise import compare_by_simulation, compare_with_measurements
 from invtoolbox.jobs.images.enlargement import compare_at_half_size, doubt_structure
+from invtoolbox.jobs.images.fine_grid import has_smooth_views
 from invtoolbox.jobs.images.held_out import (
+    Again,
+    Verdict,
+    WithoutViews,
     compare_in_gaps,
     compare_views,
     may_give_way,
@@ -54,7 +58,7 @@ def keep_floor(
     prior: Prior | None,
     solver: Solver | str | None,
     max_iterations: int | None = None,
-    held_out: Tensor | None = None,
+    held_out: WithoutViews | None = None,
 ) -> Solution:
     """Return the solution, with the simple answer in the items in which the prior is no better.
 
@@ -67,7 +71,7 @@ def keep_floor(
         prior: the prior of the solution.
         solver: the solver of the solution.
         max_iterations: largest number of iterations of the solution.
-        held_out: image of the views that are not held out by `solve_without_views`, if it is known.
+        held_out: answers to a scan from the views that are not held out, if they are known.
     """
     kind = _kind(problem)
     if prior is None or kind is None or not may_give_way(solution, prior):
@@ -79,9 +83,7 @@ def keep_floor(
     sampled = measured(problem)
     try:
         if kind is Scan:
-            bodies = [term.prior for term in terms if not term.prior.is_constraint]
-            is_square = all("quadratic" in body.offers for body in bodies) and bool(bodies)
-            verdict = compare_views(problem, again, held_out, not is_square)
+            verdict = _compare_scan(problem, prior, again, held_out)
         elif kind in (Blur, Poisson, CartesianMRI):
             verdict = compare_by_simulation(problem, solution, again)
         elif kind is Downsampling:
@@ -115,6 +117,25 @@ def keep_floor(
         posterior = None
         notes += ("the simple answer has no posterior",)
     return dataclasses.replace(solution, x=torch.cat(images), notes=notes, posterior=posterior)
+
+
+def _compare_scan(
+    problem: Problem, prior: Prior, again: Again, held_out: WithoutViews | None
+) -> Verdict:
+    """Compare an answer to a scan with its filtered back-projection.
+
+    An image may have the edges of an object that is made of its pixels unless the views are smooth.
+    Squares have them only if smaller pixels show that the object is made of large ones. Else they gain
+    little from many views, so they must be clearly better.
+    """
+    bodies = [term.prior for term in prior.as_sum().terms if not term.prior.is_constraint]
+    is_square = all("quadratic" in body.offers for body in bodies) and bool(bodies)
+    image, is_of_pixels = held_out or (None, torch.tensor(False))
+    if is_square:
+        return compare_views(problem, again, image, is_of_pixels, ~is_of_pixels)
+    is_simple = type(problem.data_term) is LeastSquares
+    has_edges = ~has_smooth_views(problem) if is_simple else True
+    return compare_views(problem, again, image, has_edges)
 
 
 def _kind(problem: Problem) -> type[Operator | DataTerm] | None:

@@ -26,6 +26,7 @@ from invtoolbox.parameter_choice.held_out import (
     quadratic_model,
     separate_generator,
 )
+from invtoolbox.posteriors.base import MappedPosterior
 from invtoolbox.posteriors.exact import GaussianPosterior
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
@@ -43,7 +44,8 @@ _ERRORS = 1.0
 #: pixels that is held out, and the largest weight of a held-out pixel.
 _PARTS, _MOST_HELD, _HEAVIEST = (8, 4, 2), 0.4, 8.0
 #: Standard errors by which the prior must lose to the filtered back-projection, and least numbers of
-#: held-out views, of a row of cells and of a panel, whose filtered residuals are compared.
+#: held-out views, of a row of cells and of a panel, whose filtered residuals are compared; the latter
+#: also serves for a prior that must win.
 _VIEW_ERRORS, _LEAST_VIEWS, _LEAST_PANELS = 2.0, 10, 6
 #: Largest ratio of two steps between the angles of views that are interpolated.
 _EVEN = 1.5
@@ -64,7 +66,10 @@ def may_give_way(solution: Solution, prior: Prior | None) -> bool:
         solution: the solution, with ``regularization="auto"``.
         prior: its prior.
     """
-    is_drawn = not isinstance(solution.posterior, GaussianPosterior | None)
+    posterior = solution.posterior
+    while isinstance(posterior, MappedPosterior):  # means over blocks of smaller pixels
+        posterior = posterior.posterior
+    is_drawn = not isinstance(posterior, GaussianPosterior | None)
     if prior is None or solution.parameters or is_drawn:
         return False
     return not any(term.chosen for term in prior.as_sum().terms)
@@ -125,6 +130,18 @@ class Verdict(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
+class WithoutViews(NamedTuple):
+    """Answers to a scan from the views that are not held out.
+
+    Attributes:
+        image: images ``(batch, channel, *space)``.
+        is_of_pixels: whether the objects are made of the pixels of the image, ``(batch,)`` booleans.
+    """
+
+    image: Tensor
+    is_of_pixels: Tensor
+
+
 def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
     """Predict held-out pixels by the prior and by an interpolation.
 
@@ -171,7 +188,11 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
 
 
 def compare_views(
-    problem: Problem, again: Again, image: Tensor | None = None, has_edges: bool = True
+    problem: Problem,
+    again: Again,
+    image: Tensor | None = None,
+    has_edges: bool | Tensor = True,
+    must_win: bool | Tensor = False,
 ) -> Verdict:
     """Predict held-out views by the prior and by the filtered back-projection of the others.
 
@@ -186,9 +207,14 @@ def compare_views(
         problem: a scan.
         again: solves another problem in the same way.
         image: image of the prior by `solve_without_views`, if it is known.
-        has_edges: whether the prior can have the edges of an object that is made of pixels, which has no
-            detail within them; squares cannot, and both answers get the detail.
+        has_edges: whether the image may have the edges of an object that is made of pixels, which has no
+            detail within them, also per item; both answers get the detail if it may not.
+        must_win: whether the prior must be clearly better in the norm of the image, also per item.
     """
+    edges, must = (
+        torch.as_tensor(flag, device=problem.y0.device).expand(problem.batch)
+        for flag in (has_edges, must_win)
+    )
     model, _ = quadratic_model(problem)
     fitted, held = _split_views(problem)
     unseen = model.subset(held)
@@ -216,26 +242,26 @@ def compare_views(
         if not levels:
             return plain
         detailed = predict_views(finer, enlarge_pixels(x, levels) + detail)
-        if not has_edges:
-            return detailed
         # An object that is made of pixels has no detail.
         pair = [_sum_views(in_norm_of_image(trial)).sum(1) for trial in (plain, detailed)]
-        is_better = (pair[1] < pair[0]).view(-1, *[1] * (plain.ndim - 1))
-        return torch.where(is_better, detailed, plain)
+        is_detailed = ((pair[1] < pair[0]) | ~edges).view(-1, *[1] * (plain.ndim - 1))
+        return torch.where(is_detailed, detailed, plain)
 
     residual, by_simple = predict(image), predict(invert_fitted(model))
     weights = _weights_of(unseen)
     squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]
     wins, errors = judge(torch.stack(squares, 1), _VIEW_ERRORS)
-    if len(held) >= (_LEAST_VIEWS if image.ndim == 4 else _LEAST_PANELS):
-        wins = wins | compare_in_norm_of_image(residual, by_simple)[0]
+    least = torch.where(must, _LEAST_PANELS, _LEAST_VIEWS if image.ndim == 4 else _LEAST_PANELS)
+    margin = torch.where(must, -_VIEW_ERRORS, _VIEW_ERRORS)
+    wins = wins | compare_in_norm_of_image(residual, by_simple, margin)[0] & (len(held) >= least)
 
     def reason(k: int) -> str:
         prior, back_projection = (float(error[k]) for error in errors)
+        compared = "not clearly better" if bool(must[k]) else "worse"
         return (
             "the filtered back-projection predicts held-out views to "
             f"{back_projection:.3g}, and the prior to {prior:.3g}"
-            + (", but worse in the norm of the image" if prior < back_projection else "")
+            + (f", but {compared} in the norm of the image" if prior < back_projection else "")
             + ": x is the filtered back-projection"
         )
 
@@ -318,7 +344,7 @@ def predict_views(problem: Problem, x: Tensor) -> Tensor:
 
 
 def compare_in_norm_of_image(
-    first: Tensor, second: Tensor, errors: float = _VIEW_ERRORS
+    first: Tensor, second: Tensor, errors: float | Tensor = _VIEW_ERRORS
 ) -> tuple[Tensor, Tensor]:
     """Compare two answers by their residuals in views that neither has seen.
 
@@ -328,7 +354,8 @@ def compare_in_norm_of_image(
     Args:
         first: residuals of the first answer by `predict_views`.
         second: residuals of the second one.
-        errors: number of standard errors by which the second answer must be better.
+        errors: number of standard errors by which the second answer must be better, also per item;
+            if it is negative, the first must be better by so many.
 
     Returns:
         Whether the second answer is better, or the only one that is finite, and its error relative to
@@ -361,7 +388,7 @@ def _sum_views(residual: Tensor) -> Tensor:
     return residual.square().double().transpose(1, 2).flatten(2).sum(2)
 
 
-def judge(squares: Tensor, errors: float) -> tuple[Tensor, list[Tensor]]:
+def judge(squares: Tensor, errors: float | Tensor) -> tuple[Tensor, list[Tensor]]:
     """Return in which items the simple answer wins, and both root mean squares.
 
     Args:

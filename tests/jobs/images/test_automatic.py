@@ -159,3 +159,19 @@ def test_counts_with_a_denoiser_are_better_than_the_counts_themselves(background
         y, A, "denoiser-natural", data_term=term, solver="pdhg", max_iterations=2, progress=False
     )
     assert not any("mean count" in note for note in kept.notes)
+
+
+def test_a_denoiser_of_a_scan_of_photons_takes_their_line_integrals() -> None:
+    """It diverged with `PoissonTransmission`, after the time of ten solves."""
+    angles = torch.linspace(0, math.pi, 41)[:-1]
+    A = it.operators.ParallelBeam((24, 24), angles, 36)
+    truth = torch.zeros(1, 1, 24, 24)
+    truth[..., 5:18, 7:16] = 0.15
+    truth[..., 8:11, 9:13] = 0.05
+    counts = torch.poisson(1e4 * torch.exp(-A(truth)), generator=torch.Generator().manual_seed(0))
+    term = it.data_terms.PoissonTransmission(1e4)
+    solution = it.reconstruct(counts, A, "denoiser-natural", data_term=term, progress=False)
+    simple = A.pseudo_inverse(term.fitting_prediction(counts))
+    assert solution.status[0] == "early_stopping"
+    assert any("least squares of the line integrals" in note for note in solution.notes)
+    assert (solution.x - truth).norm() < 0.8 * (simple - truth).norm()
