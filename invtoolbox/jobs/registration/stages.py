@@ -31,14 +31,8 @@ from invtoolbox.jobs.registration.deformable import (
     structure,
     weigh,
 )
-from invtoolbox.jobs.registration.linear import (
-    Bend,
-    Landmarks,
-    LinearStages,
-    bring,
-    halve,
-    meet,
-)
+from invtoolbox.jobs.registration.halfway import bring, halve, meet
+from invtoolbox.jobs.registration.linear import Bend, Landmarks, LinearStages
 from invtoolbox.operators import Exponential, PlacedImage
 from invtoolbox.priors import Prior, PriorSum
 from invtoolbox.priors.implicit.affine_map import LINEAR_MOTIONS, LinearMotion

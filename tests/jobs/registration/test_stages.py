@@ -319,6 +319,16 @@ def test_a_square_is_shifted_and_not_turned() -> None:
     assert float(error[:, 12:22, 12:22].norm(dim=0).max()) < 0.5
 
 
+def test_a_marked_square_is_turned() -> None:
+    """A quarter turn explains the mark, although it shows less of the frame than a shift."""
+    fixed, moving = torch.zeros(2, 32, 32)
+    fixed[10:20, 8:18] = 1
+    fixed[11:14, 9:12] = 0.7
+    moving[6:16, 12:22] = fixed[10:20, 8:18].rot90()
+    motion = it.register(moving, fixed, stages=("rigid",))
+    assert float((motion.warped[0, 0] - fixed)[10:20, 8:18].abs().max()) < 0.1
+
+
 @pytest.mark.parametrize(
     ("loss", "scores", "place"),
     [
