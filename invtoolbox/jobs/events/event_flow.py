@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.short_text import ShortText
 from invtoolbox.data_terms import Contrast
 from invtoolbox.data_terms.contrast import gaussian_blur
 from invtoolbox.errors import InputError
@@ -42,8 +43,8 @@ _PARALLEL, _PARALLEL_BLUR = 0.1, 2.0
 _ACCURACY = 0.25
 
 
-@dataclass(frozen=True, eq=False)
-class EventFlow:
+@dataclass(frozen=True, eq=False, repr=False)
+class EventFlow(ShortText):
     """Flow and motion of a camera, found from its events; one entry per item of a batch.
 
     Attributes:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.short_text import ShortText
 from invtoolbox.core.threads import limit_torch_threads
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.depth_meshes import mesh_of_depth, mesh_of_sides
@@ -108,8 +109,8 @@ def integrate_normals(
     return tuple(sides) if pair else sides[0]
 
 
-@dataclass(frozen=True, eq=False)
-class Surface:
+@dataclass(frozen=True, eq=False, repr=False)
+class Surface(ShortText):
     """Result of integrating normal maps.
 
     Attributes:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from invtoolbox import metrics
 from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.short_text import ShortText
 from invtoolbox.data_terms import DataTerm
 from invtoolbox.datasets.volumes.foreign_images import as_volume
 from invtoolbox.errors import InputError
@@ -41,8 +42,8 @@ from invtoolbox.solution import Solution
 from invtoolbox.solvers import GaussNewton, Solver
 
 
-@dataclass(frozen=True, eq=False)
-class Registration:
+@dataclass(frozen=True, eq=False, repr=False)
+class Registration(ShortText):
     """Result of registering images.
 
     Attributes:
