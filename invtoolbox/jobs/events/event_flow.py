@@ -13,7 +13,7 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.core.short_text import ShortText
 from invtoolbox.data_terms import Contrast
 from invtoolbox.data_terms.contrast import gaussian_blur
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.geometry.epipolar import CameraMotion, camera_motion
 from invtoolbox.geometry.events import Events
 from invtoolbox.jobs.events.slices import FEWEST, MOST, affine_estimate, slice_by_motion, thin
@@ -106,6 +106,7 @@ class EventFlow(ShortText):
         return still, warped
 
 
+@naming_arguments
 def event_flow(
     events: Events | Sequence[Events],
     camera: Any,

@@ -12,7 +12,7 @@ from torch import Tensor
 from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.short_text import ShortText
 from invtoolbox.core.threads import limit_torch_threads
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.geometry.depth_meshes import mesh_of_depth, mesh_of_sides
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.jobs.normals.checks import check_intrinsics, check_normals, to_maps, to_mask
@@ -23,6 +23,7 @@ from invtoolbox.solvers import Solver
 _SIDES = ("the front normal map", "the back normal map")
 
 
+@naming_arguments
 def integrate_normals(
     normals: Any,
     mask: Any = None,
@@ -145,6 +146,7 @@ class Surface(ShortText):
         return [mesh_of_depth(depth[0], mask, *camera, stretch) for depth, mask in items]
 
 
+@naming_arguments
 def surface_from_normals(
     normals: Any,
     mask: Any = None,

@@ -14,7 +14,7 @@ from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.short_text import ShortText
 from invtoolbox.data_terms import LeastSquares, Student
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.operators import DepthGaps, Identity, LinearOperator
 from invtoolbox.priors import DepthConsistency
@@ -104,6 +104,7 @@ class AlignedDepths(ShortText):
     notes: tuple[str, ...] = ()
 
 
+@naming_arguments
 def align_depths(
     maps: Any,
     cameras: Cameras,
