@@ -38,6 +38,18 @@ def halve(matrix: Tensor) -> Tensor | None:
     return root
 
 
+def turn_of(matrix: Tensor) -> float:
+    """Return the angle of the rotation of a motion in space, in degrees.
+
+    >>> turn_of(torch.diag(torch.tensor([-2.0, -2.0, 2.0, 1.0])))
+    180.0
+    """
+    U, _, V = torch.linalg.svd(matrix[:-1, :-1].double())
+    rotation = U @ V  # tr R = 1 + 2 cos(angle)
+    cos = (float(rotation.trace() * rotation.det()) - 1) / 2
+    return math.degrees(math.acos(max(-1.0, min(1.0, cos))))
+
+
 def meet(pair: Pair, half: Tensor) -> tuple[Grid, tuple[int, ...]] | None:
     """Return the grid of a frame halfway between both images, and its number of pixels.
 

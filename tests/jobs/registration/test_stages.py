@@ -346,3 +346,14 @@ def test_a_shorter_motion_explains_as_much(loss: str, scores: list[float], place
     level = _Level(image, image, loss, None, torch.zeros(2), 4.0)
     fit = LinearFit(matrices, torch.tensor(scores, dtype=torch.float64))
     assert torch.equal(fit.shortest(level, overlap=False).matrices[0], matrices[place])
+
+
+def test_volumes_that_are_turned_far_come_with_a_note() -> None:
+    fixed = torch.zeros(14, 16, 18)
+    fixed[3:9, 4:12, 5:14] = 1
+    fixed[3:6, 4:7, 5:8] = 2
+    motion = it.register(fixed.flip(1, 2), fixed, stages=("rigid",))
+    assert any("turned by 180 degrees" in note for note in motion.notes)
+    assert not any(
+        "turned by" in note for note in it.register(fixed, fixed, stages=("rigid",)).notes
+    )
