@@ -357,7 +357,7 @@ def _events(
     if not len(arrays["t"]):
         raise InputError("it holds no events")
     t = arrays["t"]
-    notes = list[str]()
+    notes, seconds = list[str](), t
     if t.dtype.kind not in "iu":
         seconds = t + 1e-6 * (offset or 0)
     elif offset is not None:
