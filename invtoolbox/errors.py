@@ -28,6 +28,8 @@ ARGUMENTS = {
         "prior": "regularizer denoiser",
         "kernel": "psf blur",
         "factor": "scale zoom",
+        "stages": "model transform transformtype",
+        "workers": "njobs numworkers",
     }.items()
     for word in words.split()
 }

@@ -32,7 +32,7 @@ _DEEPEST = 16
 _RENAMED = {"max_iterations": "limit"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solution:
     """Result of `solve`: an image or another variable per item, and how it was found.
 
@@ -261,7 +261,7 @@ class Solution:
 
         return explain(self, item)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         states = ", ".join(f"{count} {name}" for name, count in Counter(self.status).items())
         lines = [
             f"Solution: x {shape_of(self.x)}, {states}, at most {int(self.iterations.max())} "

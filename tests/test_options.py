@@ -348,3 +348,18 @@ def test_colors_are_full_at_the_given_speed() -> None:
     points, flow = 20 * rand(200, 3), torch.tensor([1.0, 0.0, 0.0]).expand(200, 3)
     pale, full = (birds_eye(points, flow, full_speed=speed) for speed in (10.0, 1.0))
     assert pale != full
+
+
+@pytest.mark.parametrize(
+    ("job", "name", "meant"),
+    [
+        ("register", "model", "stages"),
+        ("scene_flow", "sources", "source"),
+        ("map_slices", "n_jobs", "workers"),
+        ("invert_waveforms", "n_iter", "max_iterations"),
+        ("event_flow", "cam", "camera"),
+    ],
+)
+def test_jobs_suggest_the_argument_that_is_meant(job: str, name: str, meant: str) -> None:
+    with pytest.raises(it.InputError, match=f"no argument '{name}'; did you mean '{meant}'"):
+        getattr(it, job)(**{name: 1})

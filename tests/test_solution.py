@@ -173,3 +173,13 @@ def test_an_answer_that_runs_away_while_it_is_finite_has_diverged() -> None:
     assert bool(solution.x.isfinite().all()) and solution.status == ("diverged",) * 2
     shrinking = it.priors.Denoiser(lambda x, sigma: 0.9 * x, sigma=0.1)
     assert "diverged" not in solve(problem, shrinking, solver, 1.0).status
+
+
+def test_the_text_of_results_names_shapes_and_no_values() -> None:
+    A = it.operators.Identity((1, 8, 8))
+    solution = it.solve(it.Problem(torch.ones(1, 1, 8, 8), A), progress=False)
+    assert repr(solution) == str(solution) and "tensor(" not in repr(solution)
+    image = torch.zeros(16, 16)
+    image[4:9, 5:10] = 1
+    text = repr(it.register(image, image, stages=("translation",)))
+    assert "displacement=Tensor (1, 2, 16, 16)" in text and "tensor(" not in text

@@ -146,6 +146,8 @@ def _describe(term: Any) -> str:
             f"the function {name}; it.as_prior(function, role=...) makes a prior of a function that "
             "computes an energy, a gradient, a prox or a denoiser"
         )
+    if isinstance(term, Mapping):
+        return f"{name}; weights are factors, 0.1 * it.priors.TotalVariation() + it.priors.NonNegative()"
     return f"{name}; it.as_prior converts priors of deepinv and functions"
 
 
@@ -177,6 +179,11 @@ def prior_named(name: str, settings: Mapping[str, Any] | None = None) -> Prior:
     changes = dict(settings or {})
     is_trained = has_prior(name) and not is_shadow("priors", name)
     if not is_trained and registered_name("priors", name) is None:
+        if "*" in name or "+" in name:
+            raise InputError(
+                f"there is no prior named {name!r}; names have no weights, so write 0.1 * "
+                "it.priors.TotalVariation() + it.priors.NonNegative(), for example"
+            )
         raise unknown_name("prior", name, {*names("priors"), *entries("priors")}, MEANT)
     prior = load_prior(name, changes) if is_trained else build("priors", name, changes)
     if not isinstance(prior, Prior):

@@ -134,6 +134,10 @@ class LazyParser(Parser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         self.fill()
+        if "-" in (args or ()):
+            self.error(
+                "- is no path: files are not read from or written to pipes; give their paths"
+            )
         parsed, rest = super().parse_known_args(args, namespace)
         for option in (word.partition("=")[0] for word in rest if word.startswith("--")):
             meant = f"--{ARGUMENTS.get(spell(option), '').replace('_', '-')}"

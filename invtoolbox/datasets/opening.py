@@ -97,6 +97,14 @@ FILE_READERS: dict[str, Callable[[Path], Any]] = {
     **EVENT_READERS,
 }
 
+_SIMPLE_ITK = 'sitk.WriteImage(sitk.ReadImage(IN), "volume.mha"), with import SimpleITK as sitk'
+#: Calls that convert volumes, which are not read here, by suffix.
+_CONVERTERS = {
+    **dict.fromkeys((".nrrd", ".nhdr", ".gipl", ".vtk", ".mnc", ".img"), _SIMPLE_ITK),
+    ".mgz": 'nibabel.save(nibabel.load(IN), "volume.nii.gz")',
+    ".zarr": 'numpy.save("volume.npy", zarr.open(IN)[:])',
+}
+
 _READER_OF = {
     "png": "pictures",
     "jpeg": "pictures",
@@ -265,6 +273,11 @@ def _reader_of_file(path: Path) -> str:
         raise InputError(
             f"{path}: this is a file of seismic records; read it by `it.datasets.read_segy`"
         )
+    if suffix in _CONVERTERS:
+        raise InputError(
+            f"{path}: volumes of the kind {suffix} are not read here; convert it first, for example "
+            f"in Python by {_CONVERTERS[suffix].replace('IN', repr(str(path)))}"
+        )
     raise InputError(
         f"{path}: the first bytes show no known format; readable are MATLAB .mat, DXchange, "
         "NXtomo, ISMRMRD, fastMRI and plain HDF5, DICOM, NIfTI, MetaImage, PNG, JPEG, BMP, TIFF, "
@@ -307,6 +320,11 @@ def _reader_of_folder(path: Path) -> str:
         sweeps = None if has_slices else reader_of_folder(path)
         if sweeps is not None:
             return sweeps
+        if any(f.name in ("zarr.json", ".zarray", ".zgroup") for f in files):
+            raise InputError(
+                f"{path}: only `deconvolve` reads a folder of Zarr; convert it first, for example in "
+                f"Python by {_CONVERTERS['.zarr'].replace('IN', repr(str(path)))}"
+            )
         content = (
             "both DICOM slices and pictures"
             if has_slices

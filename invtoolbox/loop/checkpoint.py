@@ -27,7 +27,14 @@ from invtoolbox.objective.objective import Layout
 
 _FORMAT = "invtoolbox checkpoint 2"
 #: Tensors that files of earlier versions may lack; their values are then the values at the start.
-_ADDED = ("travel.", "state.floor", "state.norms", "state.curvatures", "state.least")
+_ADDED = (
+    "travel.",
+    "state.floor",
+    "state.norms",
+    "state.curvatures",
+    "state.least",
+    "state.stalled",
+)
 
 
 @dataclasses.dataclass(frozen=True)

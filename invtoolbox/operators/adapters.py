@@ -109,6 +109,11 @@ def as_operator(
         raise InputError(
             "a geometry of ASTRA becomes an operator by it.operators.from_astra(proj_geom, vol_geom)"
         )
+    if isinstance(obj, (tuple, list)) and len(obj) == 2 and all(map(callable, obj)):
+        raise InputError(
+            "a function and its adjoint become an operator by it.as_operator(function, "
+            "domain_shape=(1, 64, 64), adjoint=adjoint), for example"
+        )
     raise InputError(
         "as_operator takes a deepinv physics, a SciPy LinearOperator or sparse matrix, an array, a "
         f"torch.nn.Module or a function, got {type(obj).__name__}"

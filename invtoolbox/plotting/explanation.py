@@ -14,6 +14,8 @@ from invtoolbox.errors import InputError
 if TYPE_CHECKING:
     from invtoolbox.solution import Solution
 
+#: Relative certificate above which what is left is no rounding.
+_ROUNDING = 0.01
 #: A power of the iterations below which a certificate counts as one that no longer falls.
 _STALLED = 0.1
 
@@ -101,6 +103,12 @@ def _outlook(curve: Tensor, tolerance: float, is_stopped: bool) -> str:
     above = ""
     if 0 < float(curve[-1]) <= tolerance:
         above = "The tolerance is met, but the objective may be more than 0.1 % above its minimum; "
+    if is_stopped and not above and float(curve[-1]) > _ROUNDING:
+        return (
+            "If the solver gave up, no step along the gradient lowers the objective, so a gradient is "
+            "wrong or the objective has kinks; testing.check_prior(prior, x) compares the gradient of "
+            "a prior with its energy"
+        )
     if is_stopped:
         # A solver gives up where its certificate is rounding, whose trend shows nothing.
         return (

@@ -337,6 +337,11 @@ def exact_posterior(problem: Problem, prior: GaussianMixture) -> MixturePosterio
         and D.is_unweighted
         and isinstance(problem.y, Tensor)
     )
+    if not isinstance(prior, GaussianMixture):
+        raise InputError(
+            f"exact_posterior takes a GaussianMixture, got {prior!r}; with Tikhonov and other quadratic "
+            "priors it.solve(problem, prior).posterior is exact"
+        )
     n = torch.Size(problem.image_shape).numel()
     if (
         not has_noise_level

@@ -105,6 +105,8 @@ over all axes but the first, .flatten(1).sum(1)
                 free = x.clone().requires_grad_(True)
                 prior._require_derivative(_call(prior, "energy", prior.energy, free))
         _refuse_nan(prior, x)
+    # Images of zeros hide that a method changes its argument.
+    x = x if bool(x.any()) else _ramp(x)
     if "prox" in offers:
         _same_shape(prior, "prox", _call(prior, "prox", prior.prox, x, step), x)
     if type(prior).gradient is not ExplicitPrior.gradient and "gradient" in offers:
@@ -120,8 +122,7 @@ def _refuse_nan(prior: ExplicitPrior, like: Tensor) -> None:
     """
     fault, image = "", f"with values from {_LOW} to {_HIGH}"
     advice = "write the energy for every image, for example x.clamp_min(1e-6).log()"
-    ramp = torch.linspace(_LOW, _HIGH, like[0].numel(), device=like.device).to(like.dtype)
-    value = _call(prior, "energy", prior.energy, ramp.view_as(like[:1]).expand_as(like).clone())
+    value = _call(prior, "energy", prior.energy, _ramp(like))
     if bool(value.isnan().any()):
         fault = "energy is NaN"
     elif type(prior).gradient is ExplicitPrior.gradient and not {"prox", "split"} & prior.offers:
@@ -134,6 +135,11 @@ def _refuse_nan(prior: ExplicitPrior, like: Tensor) -> None:
             advice = "a root needs a small number below it, (x.square() + 1e-8).sqrt()"
     if fault:
         raise InputError(f"{prior!r}.{fault} for an image {image}; {advice}")
+
+
+def _ramp(like: Tensor) -> Tensor:
+    ramp = torch.linspace(_LOW, _HIGH, like[0].numel(), device=like.device).to(like.dtype)
+    return ramp.view_as(like[:1]).expand_as(like).clone()
 
 
 def _call(

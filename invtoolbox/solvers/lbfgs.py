@@ -19,6 +19,9 @@ from invtoolbox.solvers.gradient_descent import backtrack, gradient_scale
 from invtoolbox.solvers.linear_systems import quotient
 from invtoolbox.solvers.splitting import PriorSummand
 
+#: Share of its first step below which a line search without a decrease has failed.
+_SHORTEST = 1e-3
+
 
 @dataclass
 class Pairs:
@@ -88,6 +91,10 @@ class Pairs:
         self.curvatures[good, slots] = curvature[good]
         self.place = self.place.index_copy(0, good, (slots + 1) % self.moves.shape[1])
 
+    def forget(self, items: Tensor) -> None:
+        """Empty the memory of some items, ``(batch,)`` booleans."""
+        self.curvatures = self.curvatures.masked_fill(items[:, None], 0)
+
 
 @dataclass(kw_only=True)
 class LBFGSState(State):
@@ -96,6 +103,7 @@ class LBFGSState(State):
     gradient: Tensor
     pairs: Pairs
     scale: Tensor  # (batch,)
+    stalled: Tensor  # (batch,) whether no step along the negative gradient lowers the objective
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,8 @@ class LBFGS(Solver):
     out the values that rest.
 
     Converges to a stationary point of a continuously differentiable objective that is bounded
-    below; linearly if it is strongly convex. Certificate: ``|grad F(x)|`` relative to its value at
+    below; linearly if it is strongly convex. An item that no step along its negative gradient
+    improves ends with the status ``stopped``. Certificate: ``|grad F(x)|`` relative to its value at
     the start or at 0, the larger.
 
     Args:
@@ -168,6 +177,7 @@ class LBFGS(Solver):
             gradient=gradient,
             pairs=Pairs.blank(start, self.memory),
             scale=scale,
+            stalled=torch.zeros_like(norm, dtype=torch.bool),
         )
 
     def _check_scale(self, x: Tensor) -> None:
@@ -220,7 +230,7 @@ class LBFGS(Solver):
             point = bounds.prox(straight, 1.0)
             return point, inner(gradient, point - state.x).clamp_max(0)
 
-        x, new, _ = backtrack(
+        x, new, taken = backtrack(
             objective,
             x=state.x,
             value=value,
@@ -230,7 +240,13 @@ class LBFGS(Solver):
             sufficient_decrease=self.sufficient_decrease,
             path=None if bounds is None else projected,
         )
+        # Steps of no length, or of rounding, show that the direction is none of descent. The next one
+        # follows the negative gradient; if it fails too, at the same weight, so will all others.
+        fails = (taken == 0) | ((taken < _SHORTEST * trial) & (new.value >= value))
+        fails &= (gradient.flatten(1) != 0).any(1)
+        stalled = fails & state.pairs.empty & (value == state.value)
         state.pairs.remember(x - state.x, new.gradient - state.gradient)
+        state.pairs.forget(fails)
         certificate = item_norm(_free_gradient(x, new.gradient, bounds)) / state.scale
         return replace(
             state,
@@ -239,7 +255,11 @@ class LBFGS(Solver):
             discrepancy=new.discrepancy,
             certificate=_certify(certificate, new.value),
             gradient=new.gradient,
+            stalled=stalled,
         )
+
+    def gives_up(self, state: LBFGSState) -> Tensor:
+        return state.stalled
 
     def has_gap(self, objective: Objective) -> bool:
         return has_gap(objective)

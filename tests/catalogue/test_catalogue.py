@@ -227,3 +227,9 @@ def test_a_scene_of_any_editor_is_read(tmp_path: Path) -> None:
     (tmp_path / "utf16.toml").write_bytes("seed = 3".encode("utf-16"))
     with pytest.raises(InputError, match="save it as UTF-8"):
         catalogue.read_toml(tmp_path / "utf16.toml")
+
+
+@pytest.mark.parametrize("prior", ["0.1*tv", "tv + nonnegative", {"tv": 0.1}], ids=str)
+def test_weights_of_names_are_refused_with_the_way_to_write_them(prior: object) -> None:
+    with pytest.raises(InputError, match=r"0\.1 \* it\.priors\.TotalVariation\(\)"):
+        presets.priors_named(prior)  # type: ignore[arg-type]

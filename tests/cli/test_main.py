@@ -217,4 +217,5 @@ def test_one_path_too_many_and_files_of_another_kind_are_one_sentence(
     for name in ("a.ply", "b.ply"):
         (tmp_path / name).write_text("ply")
     assert "b.ply: one path too many; put files" in one_sentence(run("flow", "a.ply", "b.ply"))
+    assert "- is no path" in one_sentence(run("flow", "a.ply", "--output", "-"))
     assert "does not write files of this kind" in one_sentence(run("register", "a.ply", "b.ply"))

@@ -159,3 +159,15 @@ def test_undistorted_events_lie_where_a_pinhole_sees_them() -> None:
     seen = lens.pixels((pinhole - 31.5) / 50, K)
     events = Events.of(*seen.unbind(1), torch.arange(50) / 50, size=(64, 64))
     assert torch.allclose(events.undistort(K, lens).places.double(), pinhole, atol=1e-4)
+
+
+@pytest.mark.parametrize(("first", "unit"), [(0, "nanoseconds"), (1_700_000_000 * 10**9, "nano")])
+def test_text_in_nanoseconds_is_read_as_such(first: int, unit: str, tmp_path: Path) -> None:
+    times = first + 1000 * np.arange(0, 50_000, 500)
+    lines = [f"{t} {k % 7} {k % 5} 1" for k, t in enumerate(times)]
+    (tmp_path / "events.txt").write_text("\n".join(lines))
+    np.savez(tmp_path / "events.npz", x=times % 7, y=times % 5, t=times, p=times % 2)
+    for name in ("events.txt", "events.npz"):
+        events = datasets.read_events(tmp_path / name)
+        assert abs(float(events.times[-1] - events.times[0]) - 0.0495) < 1e-5
+        assert unit in events.notes[-1] and "0.0495 s" in events.notes[-1]

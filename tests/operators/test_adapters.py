@@ -648,3 +648,8 @@ def test_pixels_that_an_inpainting_physics_does_not_measure_do_not_count() -> No
     assert torch.equal(masked.y, everywhere.y)
     solution = it.reconstruct(mask * truth + noise, physics, prior="tv", progress=False)
     assert float(it.metrics.psnr(solution.x, truth)) > 18  # 8.7 with zeros at missing pixels
+
+
+def test_a_pair_of_functions_is_refused_with_the_call_that_takes_it() -> None:
+    with pytest.raises(it.InputError, match="adjoint=adjoint"):
+        it.as_operator((torch.sin, torch.cos))

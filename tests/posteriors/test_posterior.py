@@ -188,3 +188,13 @@ def test_the_deviation_of_averages_is_not_the_average_of_deviations() -> None:
     assert bool((coarse.std - 1).abs().max() < 0.06)
     cropped = MappedPosterior(fine, lambda x: x[..., 2:, :])
     assert torch.equal(cropped.std, torch.full((1, 1, 6, 8), 2.0))
+
+
+def test_the_exact_posterior_of_another_prior_is_named() -> None:
+    problem = it.Problem(
+        torch.zeros(1, 1, 4),
+        it.operators.Identity((1, 4)),
+        it.data_terms.LeastSquares(noise_std=0.5),
+    )
+    with pytest.raises(it.InputError, match=r"it\.solve\(problem, prior\)\.posterior"):
+        it.exact_posterior(problem, it.priors.Tikhonov())

@@ -116,6 +116,8 @@ def test_a_spoiled_metric_falls_back_to_the_negative_gradient() -> None:
 
         def remember(self, step: torch.Tensor, change: torch.Tensor) -> None: ...
 
+        def forget(self, items: torch.Tensor) -> None: ...
+
     p, solver = problem(), LBFGS()
     objective = bind(p, it.priors.Tikhonov().as_sum(), 1.0)[0]
     state = solver.init(objective, torch.ones(2, 1, 30, dtype=torch.float64))
@@ -141,3 +143,28 @@ def test_the_first_certificate_is_the_norm_over_the_scale() -> None:
     gradient = objective.evaluate(start).gradient
     scale = gradient_scale(objective, item_norm(gradient))
     torch.testing.assert_close(state.certificate, item_norm(gradient) / scale)
+
+
+class WrongSign(it.priors.ExplicitPrior):
+    """A prior whose gradient has the wrong sign."""
+
+    def energy(self, x: torch.Tensor) -> torch.Tensor:
+        return x.square().flatten(1).sum(1)
+
+    def gradient(self, x: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        return -x
+
+
+def test_a_direction_that_leads_uphill_ends_the_run() -> None:
+    for dtype in (torch.float32, torch.float64):
+        solution = it.solve(
+            problem(dtype=dtype),
+            WrongSign(),
+            LBFGS(),
+            regularization=500.0,
+            progress=False,
+            check=False,
+        )
+        assert solution.status == ("stopped", "stopped")
+        assert int(solution.iterations.max()) < 20
+        assert "check_prior" in solution.explain()

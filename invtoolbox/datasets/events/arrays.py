@@ -25,6 +25,10 @@ _ALIASES = {
 }
 #: Length of a recording, in units of whole numbers, above which they are no seconds.
 _LONGEST_IN_SECONDS = 100
+#: Whole times above the first number are nanoseconds since 1970. Whole thousands are nanoseconds
+#: too, if microseconds would give fewer events per second than the second number, and if there are
+#: at least as many different times as the third number.
+_CLOCK, _SLOWEST, _DIFFERENT = 10**17, 1e4, 20
 
 
 def read_hdf5_events(
@@ -72,7 +76,8 @@ def read_hdf5_events(
 def read_npz_events(path: str | Path) -> Events:
     """Read events of an .npz file with arrays x, y, t and p, or of an array ``(N, 4)`` of them.
 
-    Whole numbers in t are microseconds, other numbers seconds. The array of an .npy file, or the
+    Whole numbers in t are microseconds (or nanoseconds, see `read_text_events`), other numbers
+    seconds. The array of an .npy file, or the
     array ``events``, has the columns x, y, t and p, with t in seconds if it holds other numbers. A
     member ``size`` holds rows and columns of the sensor.
 
@@ -85,14 +90,15 @@ def read_npz_events(path: str | Path) -> Events:
     with reading(path, "NumPy") as file:
         loaded = open_arrays(file)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
-            return _events(file, _of_table(loaded), 0)
+            return _events(file, _of_table(loaded), None)
         with loaded:
             names = _names_of_columns(loaded.files)
             size = loaded["size"].tolist() if "size" in loaded.files else None
+            offset = None if size is None else 0  # files of `write_events` have a size
             if names is not None:
-                return _events(file, {k: loaded[n] for k, n in names.items()}, 0, size)
+                return _events(file, {k: loaded[n] for k, n in names.items()}, offset, size)
             if "events" in loaded.files:
-                return _events(file, _of_table(loaded["events"]), 0, size)
+                return _events(file, _of_table(loaded["events"]), offset, size)
             raise InputError(f"no arrays x, y, t and p; it holds {', '.join(loaded.files)}")
 
 
@@ -102,7 +108,8 @@ def read_text_events(path: str | Path) -> Events:
     This is the layout of the Event-Camera Dataset (Mueggler et al., 2017). A line of names above the
     numbers, also after #, states another order. Without one, the first column that can be the time
     and never falls is the time: lines are ``t x y p``, ``x y p t`` as those of Metavision, or
-    ``x y t p``. Times that are all whole are microseconds, as a note says. Words are separated by
+    ``x y t p``. Times that are all whole are microseconds, or nanoseconds if they are whole thousands
+    of few events per second or count from 1970; a note says which. Words are separated by
     blanks, commas or semicolons, and lines that begin with # are left out.
 
     Args:
@@ -148,9 +155,8 @@ def read_text_events(path: str | Path) -> Events:
         columns = {key: table[:, place] for key, place in names.items()}
         t = columns["t"]
         if bool((t == t.round()).all()) and np.ptp(t) > _LONGEST_IN_SECONDS:
-            notes.append(f"{file}: all times are whole numbers, so they are microseconds")
             columns["t"] = t.astype(np.int64)
-        events = _events(file, columns, 0)
+        events = _events(file, columns, None)
         return replace(events, notes=(*events.notes, *notes)) if notes else events
 
 
@@ -341,8 +347,9 @@ def _names_of_columns(present: Any) -> dict[str, str] | None:
 
 
 def _events(
-    file: Path, columns: dict[str, Any], offset: int, size: list[int] | None = None
+    file: Path, columns: dict[str, Any], offset: int | None, size: list[int] | None = None
 ) -> Events:
+    """Return events of columns; ``offset`` is None if no format states the unit of whole times."""
     arrays = {key: np.asarray(value) for key, value in columns.items()}
     for key, array in arrays.items():
         if array.ndim != 1 or array.dtype.kind not in "biuf":
@@ -350,12 +357,33 @@ def _events(
     if not len(arrays["t"]):
         raise InputError("it holds no events")
     t = arrays["t"]
-    seconds = (t.astype(np.int64) + offset) * 1e-6 if t.dtype.kind in "iu" else t + 1e-6 * offset
+    notes, seconds = list[str](), t
+    if t.dtype.kind not in "iu":
+        seconds = t + 1e-6 * (offset or 0)
+    elif offset is not None:
+        seconds = (t.astype(np.int64) + offset) * 1e-6
+    else:
+        unit, scale = ("nanoseconds", 1e-9) if _are_nanoseconds(t) else ("microseconds", 1e-6)
+        seconds = t.astype(np.int64) * scale
+        notes.append(
+            f"{file}: all times are whole numbers, read as {unit}: the recording takes "
+            f"{float(np.ptp(seconds)):.3g} s"
+        )
     sides = None if size is None else (int(size[0]), int(size[1]))
     x, y = (arrays[key].astype(np.float32) for key in "xy")
     sign = arrays["p"].astype(np.float32) if "p" in arrays else None
     events = Events.of(x, y, seconds.astype(np.float64), sign, sides, source=str(file))
-    if sign is not None:
-        return events
-    note = f"{file} holds no polarity, so all events count as brighter; their flow does not need it"
-    return replace(events, notes=(note,))
+    if sign is None:
+        notes.append(
+            f"{file} holds no polarity, so all events count as brighter; their flow does not need it"
+        )
+    return replace(events, notes=tuple(notes)) if notes else events
+
+
+def _are_nanoseconds(times: Any) -> bool:
+    """Return whether whole times are those of a clock in nanoseconds, or of one made from it."""
+    if int(times.max()) > _CLOCK:
+        return True
+    different, duration = np.unique(times), int(np.ptp(times))
+    is_slow = len(times) < _SLOWEST * 1e-6 * duration
+    return is_slow and len(different) >= _DIFFERENT and not bool((different % 1000).any())

@@ -57,6 +57,14 @@ class Volume(ABC):
         self.items = "volume" if geometry is not None and geometry.axes == 3 else items
         self.geometry = geometry
 
+    def __repr__(self) -> str:
+        sizes = " x ".join(f"{h:g}" for h in self.grid.voxel_size)
+        frames = f", {self.frames} frames" if self.frames > 1 else ""
+        return (
+            f"{type(self).__name__}({self.path.name}: {self.shape[0]} slices of {self.shape[1]} x "
+            f"{self.shape[2]}{frames}, voxels of {sizes} {self.grid.unit}, {len(self)} items)"
+        )
+
     @abstractmethod
     def _read(self, frame: int, start: int, stop: int) -> np.ndarray:
         """Read slices of a frame, ``(stop - start, rows, columns)``; they may be mapped."""

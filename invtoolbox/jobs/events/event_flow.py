@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.short_text import ShortText
 from invtoolbox.data_terms import Contrast
 from invtoolbox.data_terms.contrast import gaussian_blur
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.geometry.epipolar import CameraMotion, camera_motion
 from invtoolbox.geometry.events import Events
 from invtoolbox.jobs.events.slices import FEWEST, MOST, affine_estimate, slice_by_motion, thin
@@ -42,8 +43,8 @@ _PARALLEL, _PARALLEL_BLUR = 0.1, 2.0
 _ACCURACY = 0.25
 
 
-@dataclass(frozen=True, eq=False)
-class EventFlow:
+@dataclass(frozen=True, eq=False, repr=False)
+class EventFlow(ShortText):
     """Flow and motion of a camera, found from its events; one entry per item of a batch.
 
     Attributes:
@@ -105,6 +106,7 @@ class EventFlow:
         return still, warped
 
 
+@naming_arguments
 def event_flow(
     events: Events | Sequence[Events],
     camera: Any,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invtoolbox.core.pytrees import tree_map
 from invtoolbox.datasets.sweeps.flow_files import residual_flow
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.geometry.meshes import is_cloud, points_of
 from invtoolbox.geometry.rigid import check_motion, inverse, transform
 from invtoolbox.geometry.sweeps import MOVES, Sweep
@@ -176,6 +176,7 @@ def scene_flow(
 ) -> Tensor: ...
 
 
+@naming_arguments
 def scene_flow(
     source: Sweep | Tensor | np.ndarray,
     target: Sweep | Tensor | np.ndarray,

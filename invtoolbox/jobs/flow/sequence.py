@@ -16,7 +16,7 @@ from torch import Tensor
 from invtoolbox.core.content import digest
 from invtoolbox.core.guards import check_range
 from invtoolbox.datasets.sweeps.flow_files import residual_flow
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.geometry.sweeps import Sweep, Sweeps
 from invtoolbox.jobs.flow.methods import Method, method_named, uses_window
 from invtoolbox.jobs.flow.preparation import Preparation
@@ -43,6 +43,7 @@ FlowEstimator = Callable[[Sweep, Sweep, Any, Any, int], Any]
 WINDOW = 5
 
 
+@naming_arguments
 def flow_sequence(
     sweeps: str | Path | SequencePath | Sweeps,
     folder: str | Path,

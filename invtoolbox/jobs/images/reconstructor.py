@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.errors import naming_arguments
 from invtoolbox.solvers.base import Solver
 from invtoolbox.unrolling.network import SolverNetwork
 
 
+@naming_arguments
 def as_reconstructor(
     prior: Any,
     solver: Solver | str | None = None,

@@ -273,7 +273,7 @@ class ImageJob(SceneJob[Scene]):
                 assert measured.original is not None
                 check_form(path, measured.original)
             elif form not in (*formats, "html", "json"):
-                what = "a picture is no volume"
+                what = "the answer is one picture or slice, and no volume"
                 if is_volume:
                     what = "a volume is not one picture"
                 elif form not in VOLUME_FORMATS:

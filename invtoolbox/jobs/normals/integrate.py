@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.short_text import ShortText
 from invtoolbox.core.threads import limit_torch_threads
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.geometry.depth_meshes import mesh_of_depth, mesh_of_sides
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.jobs.normals.checks import check_intrinsics, check_normals, to_maps, to_mask
@@ -22,6 +23,7 @@ from invtoolbox.solvers import Solver
 _SIDES = ("the front normal map", "the back normal map")
 
 
+@naming_arguments
 def integrate_normals(
     normals: Any,
     mask: Any = None,
@@ -108,8 +110,8 @@ def integrate_normals(
     return tuple(sides) if pair else sides[0]
 
 
-@dataclass(frozen=True, eq=False)
-class Surface:
+@dataclass(frozen=True, eq=False, repr=False)
+class Surface(ShortText):
     """Result of integrating normal maps.
 
     Attributes:
@@ -144,6 +146,7 @@ class Surface:
         return [mesh_of_depth(depth[0], mask, *camera, stretch) for depth, mask in items]
 
 
+@naming_arguments
 def surface_from_normals(
     normals: Any,
     mask: Any = None,

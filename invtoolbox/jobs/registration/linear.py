@@ -11,14 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from scipy.linalg import sqrtm
 from torch import Tensor
 
 from invtoolbox.data_terms import DataTerm, MutualInformation, NormalizedCrossCorrelation
-from invtoolbox.geometry.grids import Grid
 from invtoolbox.geometry.placed_pixels import PlacedPixels, levels_of
 from invtoolbox.geometry.transforms import Affine
-from invtoolbox.jobs.registration.checks import Pair, grid_of
+from invtoolbox.jobs.registration.halfway import halve
 from invtoolbox.operators import PlacedImage
 from invtoolbox.priors import AffineMap
 from invtoolbox.priors.implicit.affine_map import LinearMotion
@@ -30,17 +28,19 @@ from invtoolbox.solvers import LBFGS
 #: Number of rotations of the search, by dimension: 5 degrees apart, and about 25.
 _ROTATIONS = {2: 72, 3: 1000}
 #: Number of different candidates that are left after the coarsest level.
-_LEFT = 4
+_LEFT = 6
 #: Largest distance, in radii of the fixed image, of the positions of one motion.
 _SAME = 0.1
 #: A motion is as good as the best one if its objective per pixel is larger by at most this share of
 #: the best one's and this difference, and by at most this share of what the best one explains of the
 #: objective of unrelated images, 1, for at least this share of the best one's overlap.
-_AS_GOOD, _NO_DIFFERENCE, _EXPLAINED, _OVERLAP = 0.02, 0.002, 0.05, 0.5
+_AS_GOOD, _NO_DIFFERENCE, _EXPLAINED, _OVERLAP = 0.05, 2e-4, 0.05, 0.5
 #: Difference of the images' radii, relative, that the refinement bridges without a scaled start.
 _SAME_SCALE = 0.05
 #: Number of candidates without a rotation, which come first.
 _UPRIGHT = 3
+#: Number of candidates of pictures that are added by what both pictures show.
+_COMMON = 6
 #: Number of candidates that are compared at once, few enough for the cache of a processor.
 _AT_ONCE = 16
 #: Largest number of iterations and tolerance of a level: the coarsest, and finer ones.
@@ -49,8 +49,6 @@ _COARSE, _FINE = (30, 3e-2), (30, 1e-2)
 _SMOOTH = 1.5
 #: Window of the local correlation, in pixels.
 WINDOW = 7
-#: Least angle, in radians, between a rotation and one by 180 degrees, which has two halves.
-_LEAST_ANGLE = 1e-3
 
 
 #: Objective of the field that follows a motion: ``(fixed, moved image) -> energy``.
@@ -119,9 +117,8 @@ class LinearFit:
         corners = level.fixed.corners()
         moves = torch.stack([Affine(m)(corners) - corners for m in self.matrices]).norm(dim=-1)
         if overlap:
-            shares = level.weights(self.matrices).flatten(1).sum(1)
-            scores = level.score(self.matrices, overlap=True)
-            scores = scores.masked_fill(shares < _OVERLAP * shares[place], torch.inf)
+            scores = level.overlap_scores(self.matrices, place)
+            place = int(scores.argmin())
         tolerance = _AS_GOOD * scores[place] + _NO_DIFFERENCE
         tolerance = tolerance.minimum(_EXPLAINED * (1 - scores[place])).clamp_min(0)
         is_worse = scores > scores[place] + tolerance
@@ -223,6 +220,17 @@ class _Level:
             scores.append(score.double())
         return torch.cat(scores)
 
+    def overlap_scores(self, matrices: Tensor, reference: int | None = None) -> Tensor:
+        """Return scores of what both images show, infinite if that is less than half.
+
+        Args:
+            matrices: motions, ``(n, d + 1, d + 1)``.
+            reference: number of the motion whose overlap is the whole; by default the largest one.
+        """
+        shares = self.weights(matrices).flatten(1).sum(1)
+        whole = shares.max() if reference is None else shares[reference]
+        return self.score(matrices, overlap=True).masked_fill(shares < _OVERLAP * whole, torch.inf)
+
     def fit(
         self,
         kinds: Sequence[LinearMotion],
@@ -295,11 +303,13 @@ class LinearStages:
         levels = self.levels(fixed, moving)
         if start is None:
             every = self.search(levels[0])
-            fit, first = every.best(self.refined), int(every.scores[:_UPRIGHT].argmin())
-            if not torch.equal(fit.matrices[0], every.matrices[first]):
-                fit = LinearFit(
-                    torch.cat([fit.matrices, every.matrices[first, None]]), every.scores
-                )
+            numbers = every.scores.argsort(stable=True)[: self.refined]
+            numbers = torch.cat([numbers, every.scores[:_UPRIGHT].argmin()[None]])
+            if fixed.image.ndim == 4:
+                # A square's quarter turns lose other parts of the frame, which hides its marks.
+                common = levels[0].overlap_scores(every.matrices)
+                numbers = torch.cat([numbers, common.argsort(stable=True)[:_COMMON]])
+            fit = LinearFit(every.matrices[numbers.unique()], every.scores)
         else:
             fit = LinearFit(start[None], start.new_zeros(1))
         for k, level in enumerate(levels):
@@ -315,6 +325,10 @@ class LinearStages:
                 scores = torch.tensor(energies, dtype=torch.float64)
                 fit = LinearFit(fit.matrices, scores, fit.solution)
             if k > 0 or len(levels) == 1:
+                if len(levels) == 1 and not is_bent and len(fit.scores) > 1:
+                    # Smooth images, in which edges between pixels count less than their marks.
+                    level = self._smooth(level, fixed, moving, fit.matrices[0])
+                    fit = level.fit(self.kinds[-1:], fit.matrices, _FINE, self.progress)
                 fit = fit.shortest(level, overlap=not is_bent)
         return self._finish(levels[-1], fixed, moving, fit.matrices[:1])
 
@@ -322,14 +336,20 @@ class LinearStages:
         self, finest: _Level, fixed: PlacedPixels, moving: PlacedPixels, start: Tensor
     ) -> tuple[Tensor, Solution]:
         """Refine a motion ``(1, d + 1, d + 1)`` on the whole resolution, or the finest level."""
-        if self.most >= math.prod(fixed.sizes) and self.loss != "lncc":
-            # Some pixels of the whole resolution, equally smooth in the frame of the fixed image.
-            std = _SMOOTH * max(fixed.spacing)
-            larger = float(start[0, :-1, :-1].det().abs()) ** (1 / (fixed.image.ndim - 2))
-            finest = self._level(fixed.smooth(std).thin(), moving.smooth(larger * std))
+        finest = self._smooth(finest, fixed, moving, start[0])
         fit = finest.fit(self.kinds[-1:], start, _FINE, self.progress)
         assert fit.solution is not None
         return fit.matrices[0], fit.solution
+
+    def _smooth(
+        self, finest: _Level, fixed: PlacedPixels, moving: PlacedPixels, motion: Tensor
+    ) -> _Level:
+        """Return the level of the whole resolution, equally smooth in the fixed image's frame."""
+        if self.most < math.prod(fixed.sizes) or self.loss == "lncc":
+            return finest
+        std = _SMOOTH * max(fixed.spacing)
+        larger = float(motion[:-1, :-1].det().abs()) ** (1 / (fixed.image.ndim - 2))
+        return self._level(fixed.smooth(std).thin(), moving.smooth(larger * std))
 
     def fit_both(
         self, fixed: PlacedPixels, moving: PlacedPixels, bend: Bend | None = None
@@ -409,70 +429,6 @@ def _place(linear: Tensor, source: Tensor, target: Tensor) -> Tensor:
     matrix[:-1, :-1] = linear
     matrix[:-1, -1] = target - linear @ source
     return matrix
-
-
-def halve(matrix: Tensor) -> Tensor | None:
-    """Return the motion H with ``H(H(p)) = M(p)``: the principal square root of a matrix M.
-
-    Motions that mirror or turn by 180 degrees have none.
-
-    >>> halve(torch.tensor([[4.0, 0.0, 6.0], [0.0, 1.0, 2.0], [0.0, 0.0, 1.0]]).double())
-    tensor([[2., 0., 2.],
-            [0., 1., 1.],
-            [0., 0., 1.]], dtype=torch.float64)
-    >>> halve(torch.diag(torch.tensor([-1.0, -1.0, 1.0]))) is None
-    True
-    """
-    angles = torch.linalg.eigvals(matrix).angle().abs()
-    if float(angles.max()) > math.pi - _LEAST_ANGLE:
-        return None
-    root = torch.from_numpy(sqrtm(matrix.double().numpy()).real).clone()
-    root[-1] = matrix[-1]  # exactly (0, ..., 0, 1)
-    return root
-
-
-def meet(pair: Pair, half: Tensor) -> tuple[Grid, tuple[int, ...]] | None:
-    """Return the grid of a frame halfway between both images, and its number of pixels.
-
-    It covers what both images show, along the axes of the image of larger pixels; None if they show
-    nothing together. Exchanged images have the same grid.
-
-    Args:
-        pair: both images.
-        half: motion H from the fixed image to the frame, and from there to the moving image.
-    """
-    place = max(pair.matrices, key=lambda A: (float(A.det().abs()), A.flatten().tolist())).clone()
-    low, high = zip(
-        *(
-            Affine(place).inverse()(PlacedPixels(image, motion @ A).corners()).aminmax(dim=0)
-            for image, motion, A in zip(
-                (pair.moving, pair.fixed), (torch.linalg.inv(half), half), pair.matrices
-            )
-        )
-    )
-    first, last = torch.maximum(*low), torch.minimum(*high)
-    shape = tuple(int(n) + 1 for n in (last - first - 1e-6).ceil())
-    place[:-1, -1] += place[:-1, :-1] @ first
-    return None if min(shape) < 2 else (grid_of(place.numpy(), len(shape)), shape)
-
-
-def bring(velocity: Tensor, grid: Grid, half: Tensor, pair: Pair) -> Tensor:
-    """Return a velocity along the axes of the fixed image, whose flow is ``H^-1 exp(v) H``.
-
-    It is ``H^-1 v(H p)`` with the linear part of H^-1. Beyond its border v continues.
-
-    Args:
-        velocity: the velocity v, ``(1, d, *space)``.
-        grid: positions of its pixels.
-        half: the motion H, see `meet`.
-        pair: both images.
-    """
-    here, there = pair.matrix(1), torch.from_numpy(grid.affine(velocity.ndim - 2))
-    D, E = (A[:-1, :-1] / A[:-1, :-1].norm(dim=0) for A in (here, there))
-    points = PlacedPixels(pair.fixed[:1], half @ here).points().to(velocity)
-    A = PlacedImage(velocity, torch.linalg.inv(there)[:-1].to(velocity), points)
-    turn = torch.linalg.solve(half[:-1, :-1] @ D, E).to(velocity)
-    return torch.tensordot(turn, A(torch.zeros_like(points)[None])[0], 1)[None]
 
 
 def rotations(dimensions: int) -> Tensor:

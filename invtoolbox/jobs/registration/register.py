@@ -12,9 +12,10 @@ from torch import Tensor
 
 from invtoolbox import metrics
 from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.short_text import ShortText
 from invtoolbox.data_terms import DataTerm
 from invtoolbox.datasets.volumes.foreign_images import as_volume
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.geometry.grids import Grid
 from invtoolbox.geometry.transforms import Affine, Composite, DisplacementField, Transform, resample
 from invtoolbox.jobs.registration.checks import Pair, read_pair, to_image, to_landmarks, to_mask
@@ -41,8 +42,8 @@ from invtoolbox.solution import Solution
 from invtoolbox.solvers import GaussNewton, Solver
 
 
-@dataclass(frozen=True, eq=False)
-class Registration:
+@dataclass(frozen=True, eq=False, repr=False)
+class Registration(ShortText):
     """Result of registering images.
 
     Attributes:
@@ -166,6 +167,7 @@ class Registration:
         return warped if isinstance(image, Tensor) else warped.cpu().numpy()
 
 
+@naming_arguments
 def register(
     moving: Any,
     fixed: Any,

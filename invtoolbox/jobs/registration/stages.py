@@ -31,14 +31,8 @@ from invtoolbox.jobs.registration.deformable import (
     structure,
     weigh,
 )
-from invtoolbox.jobs.registration.linear import (
-    Bend,
-    Landmarks,
-    LinearStages,
-    bring,
-    halve,
-    meet,
-)
+from invtoolbox.jobs.registration.halfway import bring, halve, meet, turn_of
+from invtoolbox.jobs.registration.linear import Bend, Landmarks, LinearStages
 from invtoolbox.operators import Exponential, PlacedImage
 from invtoolbox.priors import Prior, PriorSum
 from invtoolbox.priors.implicit.affine_map import LINEAR_MOTIONS, LinearMotion
@@ -47,6 +41,8 @@ from invtoolbox.solution import Solution
 
 #: The deformable stages, by a displacement and by a velocity.
 BENDING, DIFFEOMORPHIC = "bending", "diffeomorphic"
+#: Turn of volumes, in degrees, that a note states: heads and bodies lie as their headers state.
+_LARGE_TURN = 60
 #: Stages that are usual for images on different grids.
 USUAL = ("rigid", "affine", BENDING)
 #: Number of pixels of the level on which stages are compared, by dimension.
@@ -343,6 +339,12 @@ class Task:
             else:
                 bend = None if start is not None else self._bending(item)
                 matrix, solution = linear.fit(places[1], places[0], bend, start)
+            if fixed.ndim == 5 and (turn := turn_of(matrix)) > _LARGE_TURN:
+                notes.append(
+                    f"the volumes are turned by {turn:.0f} degrees: if that cannot be, as for a body "
+                    'that resembles itself turned, give landmarks=, or stages= without "rigid" and '
+                    '"affine"'
+                )
         is_flow, bent = self.stage.is_diffeomorphic, None
         if is_flow and matrix is not None and (bent := self._meet(item, matrix)) is None:
             notes.append(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invtoolbox.core.arrays import as_tensor
 from invtoolbox.data_terms import LeastSquares
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.geometry.meshes import Body, Mesh
 from invtoolbox.operators import TrackedPoints
 from invtoolbox.problem import Problem
@@ -26,6 +26,7 @@ _MODEL = 0.002
 _FAR = 0.05
 
 
+@naming_arguments
 def find_bones(
     shape: Any,
     frames: Any,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from invtoolbox.core.arrays import as_tensor
 from invtoolbox.data_terms import Exact, LeastSquares
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.geometry.meshes import Body
 from invtoolbox.geometry.neighbour_graph import MeshWeights, NeighbourGraph
 from invtoolbox.operators import ObservedPoints
@@ -31,6 +31,7 @@ Handles = Mapping[int, Sequence[float]] | tuple[Any, Any]
 Shape = TypeVar("Shape")
 
 
+@naming_arguments
 def deform(
     shape: Shape,
     handles: Handles,

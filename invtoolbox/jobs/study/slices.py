@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invtoolbox.core.content import digest
 from invtoolbox.datasets.measurement import DataSet, Measurement
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.jobs.study.driver import Items, Study, run_study
 from invtoolbox.jobs.study.results import Answer
 from invtoolbox.solution import Solution
@@ -19,6 +19,7 @@ from invtoolbox.solution import Solution
 _REMEDY = 'give `map_slices(..., key="...")` with a key that changes whenever it changes'
 
 
+@naming_arguments
 def map_slices(
     data: str | Path | DataSet,
     work: Callable[[Measurement], Solution | Tensor | Answer],

@@ -12,8 +12,9 @@ from torch.nn.functional import max_pool2d
 
 from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.guards import check_range
+from invtoolbox.core.short_text import ShortText
 from invtoolbox.data_terms import LeastSquares, Student
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.operators import DepthGaps, Identity, LinearOperator
 from invtoolbox.priors import DepthConsistency
@@ -69,8 +70,8 @@ _SMALL, _CLEAR = 0.03, 2.0
 _MEDIAN, _DIFFERENCE = 1.4826, (1 + 4 / 9) ** 0.5
 
 
-@dataclass(frozen=True, eq=False)
-class AlignedDepths:
+@dataclass(frozen=True, eq=False, repr=False)
+class AlignedDepths(ShortText):
     """Depths of several views that agree.
 
     Attributes:
@@ -103,6 +104,7 @@ class AlignedDepths:
     notes: tuple[str, ...] = ()
 
 
+@naming_arguments
 def align_depths(
     maps: Any,
     cameras: Cameras,

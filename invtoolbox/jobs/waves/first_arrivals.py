@@ -11,7 +11,7 @@ from torch import Tensor
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms import LeastSquares
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.loop.run import Callback
 from invtoolbox.operators import AcousticWaves, TravelTimes
 from invtoolbox.priors import Box, Tikhonov
@@ -61,6 +61,7 @@ def pick_first_arrivals(
     return picks
 
 
+@naming_arguments
 def invert_first_arrivals(
     picks: Tensor,
     survey: AcousticWaves | TravelTimes,

@@ -13,7 +13,7 @@ from torch import Tensor
 from invtoolbox.core.arrays import as_tensor
 from invtoolbox.data_terms import LeastSquares, Windowed
 from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.errors import InputError
+from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.jobs.waves.windows import shift_window
 from invtoolbox.loop.run import Callback
 from invtoolbox.operators import AcousticWaves
@@ -31,6 +31,7 @@ _ROUNDING = 1e-10
 _ALIKE = 10.0
 
 
+@naming_arguments
 def invert_waveforms(
     y: Tensor,
     survey: AcousticWaves,

@@ -94,7 +94,9 @@ def test_several_files_by_their_suffixes(run: Run, here: Path) -> None:
     )
     assert "a.npy exists; give --overwrite" in one_sentence(run(*words))
     assert "holds no settings" in one_sentence(run(*words, "--resume"))
-    assert "a picture is no volume" in one_sentence(run(*CT.split(), "--output", "v.mha"))
+    assert "one picture or slice, and no volume" in one_sentence(
+        run(*CT.split(), "--output", "v.mha")
+    )
 
 
 def test_errors_name_the_option_and_not_the_key(run: Run, here: Path) -> None:

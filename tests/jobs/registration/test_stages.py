@@ -319,6 +319,16 @@ def test_a_square_is_shifted_and_not_turned() -> None:
     assert float(error[:, 12:22, 12:22].norm(dim=0).max()) < 0.5
 
 
+def test_a_marked_square_is_turned() -> None:
+    """A quarter turn explains the mark, although it shows less of the frame than a shift."""
+    fixed, moving = torch.zeros(2, 32, 32)
+    fixed[10:20, 8:18] = 1
+    fixed[11:14, 9:12] = 0.7
+    moving[6:16, 12:22] = fixed[10:20, 8:18].rot90()
+    motion = it.register(moving, fixed, stages=("rigid",))
+    assert float((motion.warped[0, 0] - fixed)[10:20, 8:18].abs().max()) < 0.1
+
+
 @pytest.mark.parametrize(
     ("loss", "scores", "place"),
     [
@@ -336,3 +346,14 @@ def test_a_shorter_motion_explains_as_much(loss: str, scores: list[float], place
     level = _Level(image, image, loss, None, torch.zeros(2), 4.0)
     fit = LinearFit(matrices, torch.tensor(scores, dtype=torch.float64))
     assert torch.equal(fit.shortest(level, overlap=False).matrices[0], matrices[place])
+
+
+def test_volumes_that_are_turned_far_come_with_a_note() -> None:
+    fixed = torch.zeros(14, 16, 18)
+    fixed[3:9, 4:12, 5:14] = 1
+    fixed[3:6, 4:7, 5:8] = 2
+    motion = it.register(fixed.flip(1, 2), fixed, stages=("rigid",))
+    assert any("turned by 180 degrees" in note for note in motion.notes)
+    assert not any(
+        "turned by" in note for note in it.register(fixed, fixed, stages=("rigid",)).notes
+    )
