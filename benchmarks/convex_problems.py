@@ -375,17 +375,14 @@ def _operator(kind: str, shape: tuple[int, int], generator: np.random.Generator)
 
 
 def run(group: Group, solver: Any, least: Tensor) -> list[list[Any]]:
-    """Return status, steps, excess and certificate of every problem; [] if the solver refuses."""
+    """Return status, steps, excess and certificate of every problem; [] if they are refused."""
     scale, dtype = group.scale, group.dtype
-    problem = it.Problem(
-        (scale * group.y).to(dtype),
-        group.operator.to(dtype),
-        group.data_term(scale).to(dtype=dtype),
-    )
+    data_term = group.data_term(scale).to(dtype=dtype)
     priors = group.summands(scale)
     weight = group.weight_at(scale).to(dtype)
     settings: dict[str, Any] = {"progress": False, "check": False, "time_limit": SECONDS}
-    try:
+    try:  # scaled counts below their background are refused, too
+        problem = it.Problem((scale * group.y).to(dtype), group.operator.to(dtype), data_term)
         solution = it.solve(problem, priors[0] if priors else None, solver, weight, **settings)
     except it.InputError:
         return []

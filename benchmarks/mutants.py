@@ -98,13 +98,16 @@ def changes(path: Path) -> dict[int, dict[str, list[tuple[str, int]]]]:
 
 
 def mutate(path: Path, name: str, occurrence: int) -> str | None:
-    """Return the changed source, or None if only annotations differ."""
+    """Return the changed source, or None if only annotations differ or it is no Python."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
     source = path.read_text(encoding="utf-8")
     mutant = mutate_code(source, get_operator(name)(), occurrence)
-    return None if mutant is None or plain(mutant) == plain(source) else mutant
+    try:
+        return None if mutant is None or plain(mutant) == plain(source) else mutant
+    except SyntaxError:  # a star too few before the entries of a dictionary
+        return None
 
 
 def draw(tree: Path, seed: int) -> Iterator[Mutant]:
