@@ -32,9 +32,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
+from invtoolbox.jobs.kind import Compared, Inputs, Kind, SceneTables, arrays_of
 from invtoolbox.jobs.registration.scene import read_image
-from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.operators import ImageWarp, NoMeasurement
 from invtoolbox.plotting.comparison import describe_gain
 from invtoolbox.priors import DenoiserScore, GaussianMixture, ScoreDistillation, ThroughOperator

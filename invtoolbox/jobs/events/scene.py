@@ -29,8 +29,15 @@ from invtoolbox.geometry.lens import Lens
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.events.event_flow import EventFlow, event_flow
 from invtoolbox.jobs.events.slices import MOST
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of, write_figure, write_solution
-from invtoolbox.jobs.scene_report import Compared
+from invtoolbox.jobs.kind import (
+    Compared,
+    Inputs,
+    Kind,
+    SceneTables,
+    arrays_of,
+    write_figure,
+    write_solution,
+)
 from invtoolbox.simulation.events import simulate_events
 
 

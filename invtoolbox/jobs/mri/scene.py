@@ -36,14 +36,13 @@ from invtoolbox.datasets.volumes.volume import VolumeInMemory
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.reconstruct import reconstruct
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure
+from invtoolbox.jobs.kind import Compared, Inputs, Kind, SceneTables, write_figure
 from invtoolbox.jobs.mri.reconstruct import (
     Images,
     check_volumes,
     compress_to,
     reconstruct_volumes,
 )
-from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.jobs.study.driver import parse_items
 from invtoolbox.metrics import psnr
 from invtoolbox.plotting.canvas import new_figure

@@ -35,9 +35,8 @@ from invtoolbox.datasets.volumes.normal_maps import (
 )
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
+from invtoolbox.jobs.kind import Compared, Inputs, Kind, SceneTables
 from invtoolbox.jobs.normals.integrate import Surface, surface_from_normals
-from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.simulation.ramp import simulate_ramp
 
 

@@ -26,7 +26,16 @@ from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
 from invtoolbox.jobs.fields import input_files
-from invtoolbox.jobs.job import Request, SceneJob, alone, check_places, read_json, write_json
+from invtoolbox.jobs.job import (
+    Request,
+    SceneJob,
+    alone,
+    check_places,
+    print_files,
+    print_notes,
+    read_json,
+    write_json,
+)
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.command import COMMAND
 from invtoolbox.jobs.photographs.exports import (
@@ -41,7 +50,6 @@ from invtoolbox.jobs.photographs.scene import MESHES, ViewScene, ViewSceneFile, 
 from invtoolbox.jobs.photographs.stages import StagedSolution, solve_in_stages, work_files
 from invtoolbox.jobs.photographs.surface import mesh_scene
 from invtoolbox.jobs.photographs.watch import outlook
-from invtoolbox.jobs.reports import print_files, print_notes
 from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
 from invtoolbox.plotting.web_viewer import write_viewer
 

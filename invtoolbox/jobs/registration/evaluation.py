@@ -22,11 +22,10 @@ from invtoolbox.geometry.transforms import (
     Transform,
     resample,
 )
-from invtoolbox.jobs.kind import Inputs, write_figure
+from invtoolbox.jobs.kind import Compared, Inputs, write_figure
 from invtoolbox.jobs.registration.checks import to_image
 from invtoolbox.jobs.registration.register import Registration
 from invtoolbox.jobs.registration.stages import read_stages
-from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.plotting.registration import registration_figure
 
 #: Number of bins of the histograms of mutual information.

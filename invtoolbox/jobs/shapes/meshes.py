@@ -42,8 +42,7 @@ from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of, solver_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure, write_solution
-from invtoolbox.jobs.scene_report import Compared
+from invtoolbox.jobs.kind import Compared, Inputs, Kind, SceneTables, write_figure, write_solution
 from invtoolbox.operators import ObservedPoints
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution

@@ -59,11 +59,10 @@ from invtoolbox.jobs.images.parts import prior_of, solver_of
 from invtoolbox.jobs.images.tables import DataTerm as DataTermTable
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
-from invtoolbox.jobs.job import SceneJob, alone, read_json, write_json
+from invtoolbox.jobs.job import SceneJob, alone, print_files, read_json, write_json
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.photographs import Photographs, judge, split_views
 from invtoolbox.jobs.photographs.representations import GaussianModel
-from invtoolbox.jobs.reports import print_files
 from invtoolbox.jobs.shapes.articulation import find_bones
 from invtoolbox.jobs.shapes.moving_sequences import (
     FilmedMesh,

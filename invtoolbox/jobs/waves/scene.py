@@ -42,8 +42,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure, write_solution
-from invtoolbox.jobs.scene_report import Compared
+from invtoolbox.jobs.kind import Compared, Inputs, Kind, SceneTables, write_figure, write_solution
 from invtoolbox.jobs.waves.first_arrivals import invert_first_arrivals, pick_first_arrivals
 from invtoolbox.jobs.waves.invert import invert_waveforms
 from invtoolbox.jobs.waves.windows import Times, data_window
