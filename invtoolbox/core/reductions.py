@@ -3,7 +3,8 @@
 torch divides the terms of a single sum of 32,768 values or more among its threads, but computes each
 of several sums in one thread. So the sum of an item alone would differ in its last bits from its sum
 in a batch. Within `invtoolbox.core.ranks.summing_over` an item is divided over ranks, and the sums of
-the ranks are added up in their order.
+the ranks are added up in their order. `quantile` takes tensors of any size; those of torch are
+limited to 16 million values.
 """
 
 from __future__ import annotations

@@ -20,12 +20,12 @@ from pydantic import BaseModel
 from invtoolbox.catalogue.documents import (
     CheckedScene,
     as_changes,
+    as_toml,
     change_content,
     check,
     set_key,
     texts,
 )
-from invtoolbox.catalogue.toml import as_toml
 from invtoolbox.datasets.output import refuse_inputs, write_bytes
 from invtoolbox.errors import InputError
 from invtoolbox.jobs import options

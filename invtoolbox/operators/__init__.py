@@ -27,8 +27,7 @@ from invtoolbox.operators.imaging.space_varying_blur import SpaceVaryingBlur, gr
 from invtoolbox.operators.imaging.unmixing import Unmixing
 from invtoolbox.operators.matrix import Matrix, SparseMatrix
 from invtoolbox.operators.mri.cartesian import CartesianMRI, estimate_coil_maps
-from invtoolbox.operators.mri.fourier import Fourier
-from invtoolbox.operators.mri.noise_level import outer_noise_std
+from invtoolbox.operators.mri.fourier import Fourier, outer_noise_std
 from invtoolbox.operators.mri.non_uniform_fourier import NonUniformFourier
 from invtoolbox.operators.mri.readouts import (
     cones_trajectory,

@@ -86,7 +86,7 @@ class PosteriorCheck:
         The grey bands hold 95 % of the bars, and 95 % of the points of the curve, if the posterior
         is right.
         """
-        from invtoolbox.plotting.posterior_checks import posterior_check_figure
+        from invtoolbox.plotting.charts import posterior_check_figure
 
         histograms = {name: self._histogram(ranks) for name, ranks in self.ranks.items()}
         levels = torch.linspace(0, 1, 101)

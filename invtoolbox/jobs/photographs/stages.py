@@ -27,8 +27,12 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError, naming, warn_user
-from invtoolbox.jobs.photographs.bad_views import find_bad_views
-from invtoolbox.jobs.photographs.models import SceneModel, silhouette_prior, weight_unit
+from invtoolbox.jobs.photographs.models import (
+    SceneModel,
+    find_bad_views,
+    silhouette_prior,
+    weight_unit,
+)
 from invtoolbox.jobs.photographs.photographs import Photographs, scale
 from invtoolbox.jobs.photographs.watch import Sample, Watch, spread
 from invtoolbox.loop.checkpoint import Checkpoint, fingerprint

@@ -49,7 +49,7 @@ from invtoolbox.jobs.waves.windows import Times, data_window
 from invtoolbox.operators import AcousticWaves
 from invtoolbox.plotting.canvas import new_figure
 from invtoolbox.processing.onsets import pick_onsets
-from invtoolbox.simulation.wavelets import ricker
+from invtoolbox.simulation.propagation import ricker
 from invtoolbox.solution import Solution
 
 

@@ -17,8 +17,7 @@ from invtoolbox.kernels.grids.gridding import Gridding
 from invtoolbox.kernels.linear_map import is_differentiated, linear_map
 from invtoolbox.operators.base import count_items
 from invtoolbox.operators.mri.coils import CoilOperator, combine_coils
-from invtoolbox.operators.mri.fourier import complex_dtype
-from invtoolbox.operators.mri.noise_level import outer_level
+from invtoolbox.operators.mri.fourier import complex_dtype, outer_level
 from invtoolbox.operators.mri.off_resonance import as_segments
 
 

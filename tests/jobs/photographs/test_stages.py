@@ -22,8 +22,7 @@ from invtoolbox.jobs.photographs import (
     solve_in_stages,
     split_views,
 )
-from invtoolbox.jobs.photographs.bad_views import find_bad_views
-from invtoolbox.jobs.photographs.models import weight_unit
+from invtoolbox.jobs.photographs.models import find_bad_views, weight_unit
 from invtoolbox.jobs.photographs.watch import Watch
 from invtoolbox.operators import GaussianRenderer
 from invtoolbox.priors import VoxelVariation
