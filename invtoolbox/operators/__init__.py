@@ -11,9 +11,8 @@ from invtoolbox.operators.event_warp import EventWarp
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.operators.graph_laplacian import PixelGraphLaplacian
 from invtoolbox.operators.image_warp import Exponential, ImageWarp, Warp, WarpSequence
-from invtoolbox.operators.imaging.beads import psf_from_beads
 from invtoolbox.operators.imaging.blur import Blur
-from invtoolbox.operators.imaging.blur_3d import Blur3D, measured_psf
+from invtoolbox.operators.imaging.blur_3d import Blur3D, measured_psf, psf_from_beads
 from invtoolbox.operators.imaging.compressed_sensing import GaussianSensing, HadamardSensing
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.microscope import Microscope

@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 
 from invtoolbox.catalogue.presets import prior_named, solver_named
 from invtoolbox.core.guards import check_range
-from invtoolbox.core.independent_items import independent_items
 from invtoolbox.core.pytrees import items_together
+from invtoolbox.core.reductions import independent_items
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.posteriors.base import Posterior

@@ -31,9 +31,8 @@ from invtoolbox.testing.common import (
     item,
     randn_like,
 )
-from invtoolbox.testing.implicit_priors import check_implicit
 from invtoolbox.testing.operators import PRECISIONS
-from invtoolbox.testing.prior_methods import check_agreement
+from invtoolbox.testing.prior_methods import check_agreement, check_implicit
 
 #: Error of a denoised image, in norms of the noise, that is no fault whatever the image.
 _SHARE_OF_NOISE = 3.0

@@ -28,8 +28,7 @@ from invtoolbox.datasets.events.opening import read_events
 from invtoolbox.datasets.volumes.normal_maps import read_intrinsics
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.jobs.command import SceneCommand
-from invtoolbox.jobs.events.event_flow import EventFlow, event_flow
-from invtoolbox.jobs.events.slices import MOST
+from invtoolbox.jobs.events.event_flow import MOST, EventFlow, event_flow
 from invtoolbox.jobs.kind import (
     Compared,
     Inputs,

@@ -15,8 +15,7 @@ from invtoolbox.catalogue.registry import require_settings
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.rendered_views import Photometric, StoredPhotometric
-from invtoolbox.datasets.models.gaussians import write_splats
-from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
+from invtoolbox.datasets.models.gaussians import read_voxels, write_splats, write_voxels
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.ply import read_ply
 from invtoolbox.datasets.views.posed_pictures import PosedPictures

@@ -18,9 +18,8 @@ from torch.nn import functional
 
 from invtoolbox.catalogue.documents import CheckedScene, refuse_outside
 from invtoolbox.core.environment import device_named, open3d
-from invtoolbox.datasets.models.gaussians import read_splats
+from invtoolbox.datasets.models.gaussians import read_splats, read_voxels
 from invtoolbox.datasets.models.meshes import write_mesh
-from invtoolbox.datasets.models.voxels import read_voxels
 from invtoolbox.datasets.output import file_names, make_folder, refuse_inputs, write_png
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError

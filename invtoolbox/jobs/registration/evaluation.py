@@ -26,7 +26,7 @@ from invtoolbox.jobs.kind import Compared, Inputs, write_figure
 from invtoolbox.jobs.registration.checks import to_image
 from invtoolbox.jobs.registration.register import Registration
 from invtoolbox.jobs.registration.stages import read_stages
-from invtoolbox.plotting.registration import registration_figure
+from invtoolbox.plotting.figures import registration_figure
 
 #: Number of bins of the histograms of mutual information.
 _BINS = 32

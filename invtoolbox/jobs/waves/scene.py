@@ -44,8 +44,7 @@ from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.kind import Compared, Inputs, Kind, SceneTables, write_figure, write_solution
 from invtoolbox.jobs.waves.first_arrivals import invert_first_arrivals, pick_first_arrivals
-from invtoolbox.jobs.waves.invert import invert_waveforms
-from invtoolbox.jobs.waves.windows import Times, data_window
+from invtoolbox.jobs.waves.invert import Times, data_window, invert_waveforms
 from invtoolbox.operators import AcousticWaves
 from invtoolbox.plotting.canvas import new_figure
 from invtoolbox.processing.onsets import pick_onsets

@@ -10,7 +10,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.datasets import PosedPictures, open_views
-from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
+from invtoolbox.datasets.models.gaussians import read_voxels, write_voxels
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.photographs import (
     GaussianModel,
