@@ -22,7 +22,9 @@ from invtoolbox.operators.algebra import take_blocks
 from invtoolbox.operators.base import Shape, Shapes, check_shape, expand, inner
 
 if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
+    from invtoolbox.problem import Problem as Problem
+else:
+    Problem = Any  # `invtoolbox.problem` imports this module; annotations alone name the class
 
 
 #: The median of |n| over the standard deviation, for Gaussian n.

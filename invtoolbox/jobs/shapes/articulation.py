@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,11 +14,9 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Body, Mesh
 from invtoolbox.operators import TrackedPoints
 from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
-
-if TYPE_CHECKING:
-    from invtoolbox.solution import Solution
-    from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers.base import Solver
 
 #: Standard deviation of what bones cannot follow, relative to the diagonal.
 _MODEL = 0.002

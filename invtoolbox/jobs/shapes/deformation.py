@@ -6,7 +6,7 @@ The other points follow as rigidly as possible.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,13 +17,11 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Body
 from invtoolbox.geometry.neighbour_graph import MeshWeights, NeighbourGraph
 from invtoolbox.operators import ObservedPoints
+from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
-
-if TYPE_CHECKING:
-    from invtoolbox.priors.base import Prior
-    from invtoolbox.solution import Solution
-    from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers.base import Solver
 
 #: Handles as a mapping from the number of a point to its position, or as all numbers and all
 #: positions.
