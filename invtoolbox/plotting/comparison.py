@@ -13,13 +13,16 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.objective.gaps import fill_gaps
-from invtoolbox.operators.base import LinearOperator, Operator
-from invtoolbox.operators.elementary import Identity
-from invtoolbox.operators.imaging.blur import Blur
-from invtoolbox.operators.imaging.downsampling import Downsampling
-from invtoolbox.operators.imaging.sampling import Inpainting
-from invtoolbox.operators.matrix import Matrix
-from invtoolbox.operators.mri.cartesian import CartesianMRI
+from invtoolbox.operators import (
+    Blur,
+    CartesianMRI,
+    Downsampling,
+    Identity,
+    Inpainting,
+    LinearOperator,
+    Matrix,
+    Operator,
+)
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.plotting import page
 from invtoolbox.plotting.pixels import Window, symmetric_window, window_of

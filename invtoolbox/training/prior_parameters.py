@@ -38,9 +38,8 @@ from invtoolbox.priors.settings import require_bound
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import bind, inner_solve, solve
+from invtoolbox.solvers import LBFGS, AdaptiveAccuracy
 from invtoolbox.solvers.base import Solver, missing_gradient_reason
-from invtoolbox.solvers.inexact_descent import AdaptiveAccuracy
-from invtoolbox.solvers.lbfgs import LBFGS
 from invtoolbox.solvers.linear_systems import conjugate_gradients
 from invtoolbox.unrolling.learned import modules_of
 

@@ -24,8 +24,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
-from invtoolbox.datasets.events.opening import read_events
-from invtoolbox.datasets.volumes.normal_maps import read_intrinsics
+from invtoolbox.datasets import read_events, read_intrinsics
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.events.event_flow import MOST, EventFlow, event_flow

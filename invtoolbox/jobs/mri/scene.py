@@ -26,13 +26,15 @@ from torch import Tensor
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
 from invtoolbox.core.environment import device_named
 from invtoolbox.core.interrupts import limit
-from invtoolbox.datasets.measurement import Measurement
-from invtoolbox.datasets.mri.kspace import KSpaceData
-from invtoolbox.datasets.mri.opening import open_kspace
+from invtoolbox.datasets import (
+    KSpaceData,
+    Measurement,
+    VolumeInMemory,
+    open_kspace,
+    write_dicom_series,
+)
 from invtoolbox.datasets.output import make_folder, write_npy, writing
-from invtoolbox.datasets.volumes.dicom_writer import write_dicom_series
 from invtoolbox.datasets.volumes.nifti import check_available, start_of_file, write_packed
-from invtoolbox.datasets.volumes.volume import VolumeInMemory
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.reconstruct import reconstruct

@@ -25,13 +25,14 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
-from invtoolbox.datasets.models.meshes import write_mesh
-from invtoolbox.datasets.output import write_png, writing
-from invtoolbox.datasets.volumes.normal_maps import (
+from invtoolbox.datasets import (
     read_depth,
     read_intrinsics,
     read_mask,
     read_normal_map,
+    write_mesh,
+    write_png,
+    writing,
 )
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand

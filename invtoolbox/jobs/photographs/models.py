@@ -13,16 +13,13 @@ import torch
 from torch import Tensor
 
 from invtoolbox.catalogue.registry import require_settings
+from invtoolbox.data_terms import LeastSquares, Photometric
 from invtoolbox.data_terms.base import DataTerm, ResidualTerm
-from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.data_terms.rendered_views import Photometric
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, focus_point
 from invtoolbox.operators.base import Operator
-from invtoolbox.priors.base import ImplicitPrior, Prior
-from invtoolbox.priors.composed import ThroughOperator
-from invtoolbox.priors.images.prior_image import Misfit
+from invtoolbox.priors import ImplicitPrior, Misfit, Prior, ThroughOperator
 from invtoolbox.problem import Problem
 
 Point = tuple[float, float, float]

@@ -18,10 +18,8 @@ from torch.nn import functional
 
 from invtoolbox.catalogue.documents import CheckedScene, refuse_outside
 from invtoolbox.core.environment import device_named, open3d
-from invtoolbox.datasets.models.gaussians import read_splats, read_voxels
-from invtoolbox.datasets.models.meshes import write_mesh
+from invtoolbox.datasets import PosedPictures, read_splats, read_voxels, write_mesh
 from invtoolbox.datasets.output import file_names, make_folder, refuse_inputs, write_png
-from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
 from invtoolbox.jobs.fields import input_files
@@ -49,8 +47,7 @@ from invtoolbox.jobs.photographs.scene import MESHES, ViewScene, ViewSceneFile, 
 from invtoolbox.jobs.photographs.stages import StagedSolution, solve_in_stages, work_files
 from invtoolbox.jobs.photographs.surface import mesh_scene
 from invtoolbox.jobs.photographs.watch import outlook
-from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
-from invtoolbox.plotting.web_viewer import write_viewer
+from invtoolbox.plotting import QualityCurve, ViewPicture, write_view_report, write_viewer
 
 PICTURES, MESH = "held-out", "mesh.obj"
 #: Shares of the time for a mesh after which no further depth, and no further photograph of its

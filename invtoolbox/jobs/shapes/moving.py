@@ -48,9 +48,8 @@ from invtoolbox.catalogue.documents import (
 from invtoolbox.catalogue.registry import build, lookup
 from invtoolbox.core.checks import decoding
 from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.datasets.models.gaussians import read_splats, write_splats
+from invtoolbox.datasets import PosedPictures, read_splats, write_splats
 from invtoolbox.datasets.output import make_folder, write_bytes, write_png
-from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.geometry.moving_shapes import Moving, blend_turns
@@ -72,8 +71,7 @@ from invtoolbox.jobs.shapes.moving_sequences import (
     simulate_bar,
 )
 from invtoolbox.operators import OverTime
-from invtoolbox.priors.base import Prior
-from invtoolbox.priors.implicit.bones import Bones
+from invtoolbox.priors import Bones, Prior
 from invtoolbox.priors.implicit.deformation import ControlNodes, Deformation, Motion, PointMotion
 from invtoolbox.problem import Problem
 from invtoolbox.solve import solve

@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from invtoolbox.catalogue.documents import FilePath, Table
-from invtoolbox.datasets.models.meshes import read_mesh
-from invtoolbox.datasets.views.posed_pictures import PosedPictures
+from invtoolbox.datasets import PosedPictures, read_mesh
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.gaussians import Splats

@@ -12,18 +12,15 @@ from torch import Tensor
 
 from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.guards import check_range
-from invtoolbox.data_terms import LeastSquares, Windowed
-from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.data_terms import DataTerm, LeastSquares, Windowed
 from invtoolbox.errors import InputError
 from invtoolbox.loop.run import Callback
 from invtoolbox.operators import AcousticWaves
-from invtoolbox.priors import Box
-from invtoolbox.priors.base import Prior
+from invtoolbox.priors import Box, Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
-from invtoolbox.solvers import LBFGS
-from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers import LBFGS, Solver
 
 #: A line of times over the offset, (seconds at offset 0, velocity in m/s), or times of every record.
 Times = tuple[float, float] | Tensor

@@ -34,10 +34,8 @@ from torch import Tensor
 
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Several, Table
 from invtoolbox.core.checks import decoding, open_arrays, require_file
-from invtoolbox.data_terms import LeastSquares, Sobolev
-from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.datasets.output import write_npy
-from invtoolbox.datasets.scans.segy import read_segy
+from invtoolbox.data_terms import DataTerm, LeastSquares, Sobolev
+from invtoolbox.datasets import read_segy, write_npy
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
