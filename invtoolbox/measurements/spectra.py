@@ -12,7 +12,8 @@ from torch import Tensor
 from invtoolbox.measurements.findings import Finding, Subject, register
 from invtoolbox.operators.algebra import Composition
 from invtoolbox.operators.base import Operator
-from invtoolbox.operators.mri.cartesian import CartesianMRI, combine_coils
+from invtoolbox.operators.mri.cartesian import CartesianMRI
+from invtoolbox.operators.mri.coils import combine_coils
 from invtoolbox.operators.mri.fourier import Fourier, centred_fft, centred_ifft
 
 #: Half width of the box around frequency zero, and width of the frame of an image, as shares of the

@@ -13,8 +13,7 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms import Contrast
 from invtoolbox.data_terms.contrast import gaussian_blur
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.epipolar import CameraMotion, camera_motion
-from invtoolbox.geometry.events import Events
+from invtoolbox.geometry import CameraMotion, Events, camera_motion
 from invtoolbox.jobs.normals.checks import check_intrinsics
 from invtoolbox.operators import EventWarp
 from invtoolbox.priors import AffineFlow, CameraFlow, FlowSpline

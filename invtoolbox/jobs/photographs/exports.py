@@ -23,8 +23,7 @@ from invtoolbox.datasets import (
     write_transforms,
 )
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.lens import Lens
-from invtoolbox.geometry.meshes import Mesh
+from invtoolbox.geometry import Lens, Mesh
 from invtoolbox.jobs.photographs.photographs import Photographs
 from invtoolbox.jobs.photographs.scene import MESHES, ViewSceneFile
 from invtoolbox.jobs.photographs.surface import VIEWS, spread_out

@@ -23,8 +23,7 @@ from invtoolbox.datasets import (
     write_voxels,
 )
 from invtoolbox.errors import InputError, unknown_name
-from invtoolbox.geometry.cameras import Cameras
-from invtoolbox.geometry.gaussians import Splats
+from invtoolbox.geometry import Cameras, Splats
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.jobs.photographs.models import Pace, SceneModel
 from invtoolbox.operators import ExposedRenderer, GaussianRenderer, Operator, VoxelRenderer

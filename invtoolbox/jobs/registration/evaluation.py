@@ -14,11 +14,11 @@ from torch import Tensor
 from invtoolbox import datasets, metrics
 from invtoolbox.datasets.transforms.opening import WRITTEN, check_suffix
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.grids import Grid
-from invtoolbox.geometry.transforms import (
+from invtoolbox.geometry import (
     Affine,
     Composite,
     DisplacementField,
+    Grid,
     Transform,
     resample,
 )

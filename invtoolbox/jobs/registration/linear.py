@@ -15,9 +15,8 @@ from scipy.linalg import sqrtm
 from torch import Tensor
 
 from invtoolbox.data_terms import DataTerm, MutualInformation, NormalizedCrossCorrelation
-from invtoolbox.geometry.grids import Grid
+from invtoolbox.geometry import Affine, Grid
 from invtoolbox.geometry.placed_pixels import PlacedPixels, levels_of
-from invtoolbox.geometry.transforms import Affine
 from invtoolbox.jobs.registration.checks import Pair, grid_of
 from invtoolbox.operators import PlacedImage
 from invtoolbox.priors import AffineMap

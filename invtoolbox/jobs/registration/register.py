@@ -15,8 +15,7 @@ from invtoolbox.core.arrays import as_tensor
 from invtoolbox.data_terms import DataTerm
 from invtoolbox.datasets.volumes.foreign_images import as_volume
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.grids import Grid
-from invtoolbox.geometry.transforms import Affine, Composite, DisplacementField, Transform, resample
+from invtoolbox.geometry import Affine, Composite, DisplacementField, Grid, Transform, resample
 from invtoolbox.jobs.registration.checks import Pair, read_pair, to_image, to_landmarks, to_mask
 from invtoolbox.jobs.registration.deformable import (
     LOSSES,

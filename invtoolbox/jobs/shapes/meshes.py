@@ -35,8 +35,7 @@ from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.data_terms import Exact, LeastSquares
 from invtoolbox.datasets.models.meshes import read_dmat, read_mesh, write_mesh
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.meshes import Mesh
-from invtoolbox.geometry.neighbour_graph import NeighbourGraph
+from invtoolbox.geometry import Mesh, NeighbourGraph
 from invtoolbox.geometry.rigid import rotation
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of, solver_of

@@ -51,9 +51,8 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets import PosedPictures, read_splats, write_splats
 from invtoolbox.datasets.output import make_folder, write_bytes, write_png
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.gaussians import Splats
+from invtoolbox.geometry import NeighbourGraph, Splats
 from invtoolbox.geometry.moving_shapes import Moving, blend_turns
-from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.jobs.images.parts import prior_of, solver_of
 from invtoolbox.jobs.images.tables import DataTerm as DataTermTable
 from invtoolbox.jobs.images.tables import Prior as PriorTable
