@@ -428,7 +428,11 @@ def check_adjoint(
         prediction = function(a)
         # Two random vectors are nearly orthogonal in many dimensions, so y contains A a.
         y = tree_map(
-            lambda t: t + _root_mean_square(t) * torch.randn(t.shape, generator=generator).to(t),
+            lambda t: (
+                t
+                + t.abs().double().square().mean().sqrt()
+                * torch.randn(t.shape, generator=generator).to(t)
+            ),
             prediction,
         )
         back = adjoint(y)
@@ -447,10 +451,6 @@ def check_adjoint(
             f"{written} is not the adjoint of {name}: <A a, y> is {left:.4g} and <a, A^T y> is "
             f"{right:.4g} for random a and y; leave it out for that of automatic differentiation"
         )
-
-
-def _root_mean_square(values: Tensor) -> Tensor:
-    return values.abs().double().square().mean().sqrt()
 
 
 def _flatten(value: Any) -> Tensor:

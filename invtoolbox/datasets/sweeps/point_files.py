@@ -315,10 +315,6 @@ def _check_las(path: Path) -> None:
         )
 
 
-def _read_bin(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
-    return _split_columns(*read_rows(path, columns))
-
-
 def _read_npy(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype.names is not None:
@@ -361,7 +357,7 @@ def _split_columns(array: np.ndarray, names: Sequence[str]) -> dict[str, np.ndar
 
 
 _READERS: dict[str, Callable[[Path, int | Sequence[str] | None], dict[str, np.ndarray]]] = {
-    ".bin": _read_bin,
+    ".bin": lambda path, columns: _split_columns(*read_rows(path, columns)),
     ".pcd": lambda path, columns: read_pcd(path),
     ".ply": lambda path, columns: read_ply(path),
     ".npy": _read_npy,

@@ -199,10 +199,6 @@ def _compare(file: CheckedScene[AnimationScene], animation: Animation, inputs: I
     return Compared(images, "Moved", "Truth", words=words, is_good=is_good)
 
 
-def _write_moved(path: Path, animation: Animation, inputs: Inputs) -> None:
-    datasets.write(path, animation.picture[0], overwrite=True)
-
-
 def _write_pictures(path: Path, animation: Animation, inputs: Inputs) -> None:
     """Write the picture before and after the motion."""
     pair = torch.cat([inputs["picture"], animation.picture], 3)[0]
@@ -236,7 +232,10 @@ KIND = Kind(
     _measure,
     {
         "npz": ("motion.npz", arrays_of(lambda motion, _: {"displacement": motion.solution.x[0]})),
-        "npy": ("moved.npy", _write_moved),
+        "npy": (
+            "moved.npy",
+            lambda path, moved, _: datasets.write(path, moved.picture[0], overwrite=True),
+        ),
         "png": ("animation.png", _write_pictures),
     },
     usual=("npz", "npy", "png"),

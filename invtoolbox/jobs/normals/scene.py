@@ -218,10 +218,6 @@ def _write_depth(path: Path, surface: Surface, inputs: Inputs) -> None:
             np.savez_compressed(stream, depth=depth[0])
 
 
-def _write_mesh(path: Path, surface: Surface, inputs: Inputs) -> None:
-    write_mesh(path, surface.meshes()[0], overwrite=True)
-
-
 def _write_picture(path: Path, surface: Surface, inputs: Inputs) -> None:
     depth = surface.depth[0, 0]
     write_png(path, -torch.where(depth.isnan(), _largest(depth), depth), overwrite=True)
@@ -260,7 +256,13 @@ KIND = Kind(
     {
         "npz": ("depth.npz", _write_depth),
         "png": ("depth.png", _write_picture),
-        **{suffix: (f"mesh.{suffix}", _write_mesh) for suffix in ("obj", "off", "ply")},
+        **{
+            suffix: (
+                f"mesh.{suffix}",
+                lambda path, surface, _: write_mesh(path, surface.meshes()[0], overwrite=True),
+            )
+            for suffix in ("obj", "off", "ply")
+        },
     },
     usual=("npz", "obj", "png"),
     solution=lambda surface: surface.solutions[0],

@@ -302,10 +302,6 @@ def _diagonal(vertices: Tensor) -> float:
     return float((vertices.amax(0) - vertices.amin(0)).norm())
 
 
-def _write_mesh(path: Path, moved: MovedMesh, inputs: Inputs) -> None:
-    write_mesh(path, moved.mesh, overwrite=True)
-
-
 def _write_picture(path: Path, moved: MovedMesh, inputs: Inputs) -> None:
     from invtoolbox.plotting.figures import mesh_figure
 
@@ -335,7 +331,13 @@ KIND = Kind(
     _deform,
     _measure,
     {
-        **{suffix: (f"mesh.{suffix}", _write_mesh) for suffix in ("ply", "obj", "off")},
+        **{
+            suffix: (
+                f"mesh.{suffix}",
+                lambda path, moved, _: write_mesh(path, moved.mesh, overwrite=True),
+            )
+            for suffix in ("ply", "obj", "off")
+        },
         "h5": ("solution.h5", write_solution),
         "png": ("mesh.png", _write_picture),
     },

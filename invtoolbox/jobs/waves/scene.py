@@ -401,10 +401,6 @@ def _compare(file: CheckedScene[WaveScene], solution: Solution, inputs: Inputs) 
     return Compared(images, "Inversion", "Truth", "m/s", words, is_good)
 
 
-def _write_velocity(path: Path, solution: Solution, inputs: Inputs) -> None:
-    write_npy(path, solution.x[0, 0].cpu().numpy(), overwrite=True)
-
-
 def _write_picture(path: Path, solution: Solution, inputs: Inputs) -> None:
     """Write start, result and truth as PNG, with one scale of colors."""
     models = {"start": inputs["start"], "inversion": solution.x, "truth": inputs["truth"]}
@@ -462,7 +458,10 @@ KIND = Kind(
     _invert,
     _measure,
     {
-        "npy": ("velocity.npy", _write_velocity),
+        "npy": (
+            "velocity.npy",
+            lambda path, answer, _: write_npy(path, answer.x[0, 0], overwrite=True),
+        ),
         "png": ("velocity.png", _write_picture),
         "h5": ("solution.h5", write_solution),
     },
