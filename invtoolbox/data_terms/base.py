@@ -46,7 +46,7 @@ class DataTerm(Settings, ABC):
         is_smooth: whether ``value`` is differentiable everywhere in its domain.
         is_majorizer: whether ``1/2 <r, w r>`` with ``w = residual_weights`` plus a constant lies
             above ``value`` and touches it.
-        measures_residual: whether `discrepancy` is that of the residuals, because the scale of
+        measures_residual: whether `discrepancy` measures the residuals, because the scale of
             ``value`` is not known; see `parameter_choice.discrepancy.measure_residual`.
         is_for_nonnegative: whether predictions are counts or line integrals; `curvature` then holds
             for nonnegative predictions.

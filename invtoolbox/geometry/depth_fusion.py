@@ -228,7 +228,7 @@ def to_open3d(obj: Any, colors: Any = None) -> Any:
     Args:
         obj: object to convert.
         colors: colors of the points or vertices, ``(N, 3)`` in [0, 1], or one color ``(3,)``; by
-            default those of the object.
+            default the colors of the object.
 
     Raises:
         InputError: if the object is none of these, or the colors do not fit.

@@ -43,7 +43,7 @@ from invtoolbox.solution import Solution
 
 @dataclass(frozen=True, eq=False)
 class Compared:
-    """Result of a scene beside the simple answer and the truth.
+    """Result of a scene, compared with the simple answer and the truth.
 
     Attributes:
         images: images ``(channel, *space)`` of one shape by name, the simple answer first; empty if
@@ -238,8 +238,8 @@ class Kind(Generic[S, R]):
         units: units of the metrics, by their names.
         solution: function that returns the `Solution` behind a result, or None; `solution_of` by
             default.
-        compare: function of the checked scene, the result and the inputs that returns the result
-            beside the simple answer and the truth, for the report; or None.
+        compare: function of the checked scene, the result and the inputs that compares the
+            result with the simple answer and the truth, for the report; or None.
         describe: function of the result that returns lines about it, printed with the metrics.
         command: command of the kind.
     """

@@ -271,7 +271,7 @@ def has_domain(objective: Objective) -> bool:
 
 
 def move_into_domain(objective: Objective, x: Tensor, level: Tensor | None = None) -> Tensor:
-    """Return images moved towards constant ones of a level ``(batch,)`` until the misfit is finite.
+    """Return images moved towards constant images of a level ``(batch,)`` until the misfit is finite.
 
     Without a level, the constant image that fits the measurements best replaces them.
 

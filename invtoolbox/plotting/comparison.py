@@ -40,7 +40,7 @@ _EQUAL = 0.05
 #: Ratios of residual and noise level at which measurements are explained.
 _EXPLAINED = (0.8, 1.25)
 
-#: What a run did, by its status.
+#: Words for the outcome of a run, by its status.
 STATES = {
     "early_stopping": "ended early by design",
     "limit": "reached the limit of iterations or time",

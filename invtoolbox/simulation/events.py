@@ -1,4 +1,4 @@
-"""Simulated events, and those of a camera before a textured plane, with the exact flow."""
+"""Simulated events of a camera before a surface or a textured plane, with the exact flow."""
 
 from __future__ import annotations
 

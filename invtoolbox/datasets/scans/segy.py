@@ -393,7 +393,7 @@ def _groups(places: SurveyPlaces, alive: np.ndarray) -> tuple[np.ndarray, np.nda
     """Return the numbers of the traces of every shot, and which of them exist.
 
     Both have the shape ``(shots, receivers)``, with as many receivers as the largest shot; the
-    first trace of a shot stands for those that it lacks.
+    first trace of a shot stands for missing ones.
     """
     traces, names = np.flatnonzero(alive), places.names[alive]
     keys = names[:, None] if (names != names[0]).any() else places.sources[alive]

@@ -65,7 +65,7 @@ class Points:
         ring: ring of each point, int64 ``(N,)``, or None.
         start: first time of the file in seconds, if its times come from a clock.
         origin: place that the points are relative to, float64 ``(3,)``, if the coordinates of the
-            file are those of a map, which float32 cannot hold.
+            file lie on a map, which float32 cannot hold.
     """
 
     points: Tensor

@@ -268,7 +268,7 @@ def _write_picture(path: Path, images: Images, inputs: Inputs) -> None:
 
 
 def _compare(file: CheckedScene[MRIScene], images: Images, inputs: Inputs) -> Compared:
-    """Return the middle slice beside the zero-filled one and the reference."""
+    """Return the middle slice, with zero filling and the reference for comparison."""
     middle = images.middle
     pictures = {"Zero filling": middle.zero_filled, "Reconstruction": middle.x}
     if middle.reference is not None:
