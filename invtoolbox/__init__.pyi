@@ -61,6 +61,6 @@ from .solve import solve as solve
 from .solvers.foreign_model import as_solver as as_solver
 from .testing.posteriors import check_posterior as check_posterior
 from .unrolling.equilibrium import equilibrium as equilibrium
-from .unrolling.unrolled import unroll as unroll
+from .unrolling.equilibrium import unroll as unroll
 
 __version__: str
