@@ -13,10 +13,11 @@ from invtoolbox.data_terms import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Body, Mesh
 from invtoolbox.operators import TrackedPoints
+from invtoolbox.priors import Bones, Deformation
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
-from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers import LBFGS, Solver
 
 #: Standard deviation of what bones cannot follow, relative to the diagonal.
 _MODEL = 0.002
@@ -80,9 +81,6 @@ def find_bones(
     >>> x.skeleton()
     Skeleton(2 bones)
     """
-    from invtoolbox.priors import Bones, Deformation
-    from invtoolbox.solvers import LBFGS
-
     body, rest, positions, index = _read(shape, frames, index)
     times = len(positions)
     diagonal = float((rest[0].amax(0) - rest[0].amin(0)).norm())

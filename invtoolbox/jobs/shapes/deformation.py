@@ -17,11 +17,11 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Body
 from invtoolbox.geometry.neighbour_graph import MeshWeights, NeighbourGraph
 from invtoolbox.operators import ObservedPoints
-from invtoolbox.priors.base import Prior
+from invtoolbox.priors import ARAP, Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
-from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers import LocalGlobal, Solver
 
 #: Handles as a mapping from the number of a point to its position, or as all numbers and all
 #: positions.
@@ -121,9 +121,6 @@ def deformation(
     Its ``x`` is the displacements, float64 ``(batch, N, 3)``. The arguments and the errors are
     those of `deform`.
     """
-    from invtoolbox.priors import ARAP
-    from invtoolbox.solvers import LocalGlobal
-
     if isinstance(shape, Mapping):
         raise InputError("deform takes the shape first and the handles second, got handles first")
     body = Body.of(shape)
