@@ -32,9 +32,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from invtoolbox.core.checks import check_input
-from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.linear_map import vectorize
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 from invtoolbox.kernels.tomography.rays import Rays
 
 #: Rays that a task of the CPU follows side by side: a multiple of the length of its vectors.

@@ -39,9 +39,8 @@ from torch import Tensor
 
 from invtoolbox.core.checks import check_input
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.linear_map import vectorize
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 from invtoolbox.kernels.tomography import slabs
 from invtoolbox.kernels.tomography.rays import WIDTH, ScanArguments, Views, table_of
 
