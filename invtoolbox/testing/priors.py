@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.content import digest
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.core.reductions import norm_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.datasets import Measurement, Volume
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid

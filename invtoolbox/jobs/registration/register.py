@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox import metrics
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.data_terms import DataTerm
 from invtoolbox.datasets.volumes.foreign_images import as_volume
 from invtoolbox.errors import InputError

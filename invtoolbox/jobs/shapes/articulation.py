@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.data_terms import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Body, Mesh

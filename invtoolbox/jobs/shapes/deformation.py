@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.data_terms import Exact, LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Body

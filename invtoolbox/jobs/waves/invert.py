@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
-from invtoolbox.core.guards import check_range
+from invtoolbox.core.guards import as_tensor, check_range
 from invtoolbox.data_terms import DataTerm, LeastSquares, Windowed
 from invtoolbox.errors import InputError
 from invtoolbox.loop.run import Callback

@@ -12,7 +12,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import check_shape, count_items, expand
 from invtoolbox.operators.mri.coils import CoilOperator, combine_coils

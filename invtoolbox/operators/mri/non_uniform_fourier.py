@@ -10,8 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
-from invtoolbox.core.guards import check_range
+from invtoolbox.core.guards import as_tensor, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.grids.gridding import Gridding
 from invtoolbox.kernels.linear_map import is_differentiated, linear_map
