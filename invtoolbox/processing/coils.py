@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.datasets import KSpace, Measurement
+from invtoolbox.datasets.measurement import Measurement
+from invtoolbox.datasets.mri.kspace import KSpace
 from invtoolbox.errors import InputError
 
 
