@@ -122,7 +122,7 @@ class Robust(ResidualTerm):
         scale = torch.zeros_like(u[:, 0])
         for _ in range(_CLIPPINGS):
             middle = ordered.gather(1, ((inliers - 1).clamp_min(0) // 2).unsqueeze(1)).squeeze(1)
-            scale = middle / (_MEDIAN if _dimensions(y) == 1 else _MEDIAN_COMPLEX)
+            scale = middle / self._median(_dimensions(y))
             inliers = (
                 torch.searchsorted(ordered, _CLIP * scale.unsqueeze(1), right=True)
                 .squeeze(1)
@@ -131,6 +131,10 @@ class Robust(ResidualTerm):
         return torch.where(
             count > 0, scale * (count * _dimensions(y)).sqrt(), torch.zeros_like(scale)
         )
+
+    def _median(self, dimensions: int) -> float:
+        """Return the median of ``|n| / noise_std``."""
+        return _MEDIAN if dimensions == 1 else _MEDIAN_COMPLEX
 
     def expected_discrepancy(self, y: Tensor) -> Tensor | None:
         """Return ``sqrt(m)`` for m measurements of positive weight (twice as many if complex)."""
