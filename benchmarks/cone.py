@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from common import alternating, machine, run_script, verdict
 
-from invtoolbox.kernels.launch import address, warp
+from invtoolbox.kernels.native import address, warp
 from invtoolbox.operators import ConeBeam
 
 OPERATIONS = 10

@@ -25,7 +25,7 @@ from skimage import data
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.core.independent_items import independent_items
+from invtoolbox.core.reductions import independent_items
 
 SIDE = 32
 #: Numbers added to the seeds of a part. The tolerance of `Gibbs` was chosen on gaussian + 0.

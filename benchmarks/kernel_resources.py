@@ -23,7 +23,7 @@ from common import Kept, machine, run_script, verdict
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from invtoolbox.kernels.launch import Kernel
+from invtoolbox.kernels.native import Kernel
 from tests.kernels.cuda_variants import variants
 from tests.kernels.kernel_resources import (
     EXCEPTIONS,

@@ -20,7 +20,7 @@ from . import training as training
 from . import unrolling as unrolling
 from .errors import InputError as InputError
 from .errors import MeasurementWarning as MeasurementWarning
-from .geometry.open3d_export import to_open3d as to_open3d
+from .geometry.depth_fusion import to_open3d as to_open3d
 from .jobs.benchmark.run import benchmark as benchmark
 from .jobs.benchmark.summary import Benchmark as Benchmark
 from .jobs.events.event_flow import event_flow as event_flow
@@ -42,8 +42,8 @@ from .jobs.video_depths.align import AlignedDepths as AlignedDepths
 from .jobs.video_depths.align import align_depths as align_depths
 from .jobs.waves.first_arrivals import invert_first_arrivals as invert_first_arrivals
 from .jobs.waves.first_arrivals import pick_first_arrivals as pick_first_arrivals
+from .jobs.waves.invert import data_window as data_window
 from .jobs.waves.invert import invert_waveforms as invert_waveforms
-from .jobs.waves.windows import data_window as data_window
 from .loop.checkpoint import Checkpoint as Checkpoint
 from .loop.run import Progress as Progress
 from .measurements.report import data_report as data_report
@@ -61,6 +61,6 @@ from .solve import solve as solve
 from .solvers.foreign_model import as_solver as as_solver
 from .testing.posteriors import check_posterior as check_posterior
 from .unrolling.equilibrium import equilibrium as equilibrium
-from .unrolling.unrolled import unroll as unroll
+from .unrolling.equilibrium import unroll as unroll
 
 __version__: str

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.core.masks import explain_mismatch
 from invtoolbox.core.pytrees import blank_items
 from invtoolbox.core.settings import Settings

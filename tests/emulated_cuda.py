@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from invtoolbox.kernels import launch as launching
+from invtoolbox.kernels import native as launching
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.kernels.launch import Kernel
+from invtoolbox.kernels.native import Kernel
 from tests.device_jobs import (
     DRAWS,
     JOBS,

@@ -27,10 +27,9 @@ import pytest
 import torch
 
 import invtoolbox as it
-from invtoolbox.catalogue.documents import change_content, set_key
+from invtoolbox.catalogue.documents import as_toml, change_content, set_key
 from invtoolbox.catalogue.presets import prior_named, solver_named
 from invtoolbox.catalogue.shelves import find
-from invtoolbox.catalogue.toml import as_toml
 from invtoolbox.cli import parser
 from invtoolbox.datasets.output import locking
 from invtoolbox.datasets.shelf import sweep_options

@@ -1,4 +1,4 @@
-"""TOML documents, such as scene files: find, change by dotted keys, and check against tables.
+"""TOML documents, such as scene files: find, change by dotted keys, check, and write.
 
 A document is checked against a pydantic model whose tables list every key that the document may
 have.
@@ -6,6 +6,7 @@ have.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -391,3 +392,40 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for inner in get_args(annotation) for model in _models_in(inner)]
+
+
+def as_toml(content: Mapping[str, Any], table: str = "") -> str:
+    """Return values, tables and lists of tables as TOML; keys with the value None are left out.
+
+    Args:
+        content: the values; tables may hold further tables.
+        table: dotted name of the table that holds them.
+
+    >>> print(as_toml({"seed": 1, "stage": [{"loss": "l1"}], "data": {"crop": {"rows": 8}}}), end="")
+    seed = 1
+    <BLANKLINE>
+    [[stage]]
+    loss = "l1"
+    <BLANKLINE>
+    [data.crop]
+    rows = 8
+    """
+    lines: list[str] = []
+    tables: list[str] = []
+    for key, value in content.items():
+        name = f"{table}.{_key(key)}" if table else _key(key)
+        if isinstance(value, Mapping):
+            body = as_toml(value, name)
+            # A table that holds tables alone needs no line of its own.
+            header = "" if body.startswith("\n") else f"\n[{name}]\n"
+            tables.append(header + body)
+        elif isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping):
+            tables += [f"\n[[{name}]]\n{as_toml(entry, name)}" for entry in value]
+        elif value is not None:
+            lines.append(f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}\n")
+    text = "".join(lines + tables)
+    return text if table or lines else text.removeprefix("\n")
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() else json.dumps(name)

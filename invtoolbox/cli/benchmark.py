@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from invtoolbox.jobs import options
-from invtoolbox.jobs.reports import count_outcomes, report_failures
+from invtoolbox.jobs.job import count_outcomes, report_failures
 
 
 def fill(parser: argparse.ArgumentParser) -> None:

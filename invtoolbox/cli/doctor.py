@@ -54,7 +54,7 @@ def check_cache() -> Finding:
     """Check the folder of the compiled kernels."""
     import warnings
 
-    from invtoolbox.kernels.launch import warp
+    from invtoolbox.kernels.native import warp
 
     warp.cache_clear()
     with warnings.catch_warnings(record=True) as caught:

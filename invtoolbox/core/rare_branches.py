@@ -3,7 +3,7 @@
 A line search that accepts its first step, or a check that raises no error, reads one flag from the
 device at every step, and the GPU is idle meanwhile. Within `RareBranches.open`, `is_any` guesses
 that no flag is set. The flags are kept, and the host reads every few steps whether all guesses were
-right; otherwise the steps must be repeated (`invtoolbox.loop.replay`).
+right; otherwise the steps must be repeated (`invtoolbox.loop.capture`).
 
 An iteration within a step, which ends by a test, is guessed too: it takes as many iterations as
 the longest one so far, and whether all items have passed the test is one of the flags.

@@ -3,16 +3,22 @@
 torch divides the terms of a single sum of 32,768 values or more among its threads, but computes each
 of several sums in one thread. So the sum of an item alone would differ in its last bits from its sum
 in a batch. Within `invtoolbox.core.ranks.summing_over` an item is divided over ranks, and the sums of
-the ranks are added up in their order.
+the ranks are added up in their order. `quantile` takes tensors of any size; those of torch are
+limited to 16 million values. `draw_normal` draws numbers that all items share, or that are
+independent within a context.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
+from invtoolbox.core.contexts import setting
 from invtoolbox.core.ranks import current_ranks, sum_over_ranks
 
 #: Number of terms from which torch divides a sum among its threads.
@@ -80,3 +86,63 @@ def _reduce(x: Tensor, reduction: Callable[[Tensor], Tensor]) -> Tensor:
     if is_divided and torch.get_num_threads() > 1:
         return reduction(terms.expand(2, -1))[:1]
     return reduction(terms)
+
+
+#: Largest number of values that are sorted; more are thinned out to this number.
+_MOST = 2**22
+
+
+def quantile(values: Tensor, share: float | Tensor) -> Tensor:
+    """Return quantiles over the last axis, of every k-th value if there are many.
+
+    Args:
+        values: real numbers ``(*, number)``.
+        share: one share from 0 to 1, or several.
+
+    >>> import torch
+    >>> round(float(quantile(torch.linspace(0, 1, 2**24 + 2), 0.25)), 3)
+    0.25
+    """
+    # An odd step meets all columns of a picture whose number of columns is even.
+    step = -(-values.shape[-1] // _MOST) // 2 * 2 + 1
+    return values[..., ::step].quantile(share, dim=-1)
+
+
+_INDEPENDENT: ContextVar[bool] = ContextVar("items_are_independent", default=False)
+
+
+def independent_items() -> AbstractContextManager[None]:
+    """Let samplers draw numbers of their own for every item of a batch.
+
+    By default the items share their numbers, so that an item has the same draws alone and in a
+    batch. Items that are repetitions of an experiment need independent draws.
+
+    >>> with independent_items():
+    ...     items_are_independent()
+    True
+    """
+    return setting(_INDEPENDENT, True)
+
+
+def items_are_independent() -> bool:
+    """Return whether samplers draw numbers of their own for every item."""
+    return _INDEPENDENT.get()
+
+
+def draw_normal(
+    generators: Sequence[Generator], shape: Sequence[int], dtype: torch.dtype, device: Any
+) -> Tensor:
+    """Draw standard normal numbers ``(samples * batch, ...)`` from one generator per sample.
+
+    The items of a batch, which lie next to each other, have the same numbers, except within
+    `independent_items`.
+    """
+    if items_are_independent():
+        per_item = (shape[0] // len(generators), *shape[1:])
+        return torch.cat(
+            [torch.randn(per_item, generator=g, dtype=dtype, device=device) for g in generators]
+        )
+    numbers = torch.stack(
+        [torch.randn(shape[1:], generator=g, dtype=dtype, device=device) for g in generators]
+    )
+    return numbers.repeat_interleave(shape[0] // len(generators), 0)

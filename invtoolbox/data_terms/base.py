@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
-from invtoolbox.core.guards import check_range
+from invtoolbox.core.guards import as_tensor, check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.operators.algebra import take_blocks
 from invtoolbox.operators.base import Shape, Shapes, check_shape, expand, inner
 
 if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
+    from invtoolbox.problem import Problem as Problem
+else:
+    Problem = Any  # `invtoolbox.problem` imports this module; annotations alone name the class
 
 
 #: The median of |n| over the standard deviation, for Gaussian n.
@@ -44,7 +45,7 @@ class DataTerm(Settings, ABC):
         is_smooth: whether ``value`` is differentiable everywhere in its domain.
         is_majorizer: whether ``1/2 <r, w r>`` with ``w = residual_weights`` plus a constant lies
             above ``value`` and touches it.
-        measures_residual: whether `discrepancy` is that of the residuals, because the scale of
+        measures_residual: whether `discrepancy` measures the residuals, because the scale of
             ``value`` is not known; see `parameter_choice.discrepancy.measure_residual`.
         is_for_nonnegative: whether predictions are counts or line integrals; `curvature` then holds
             for nonnegative predictions.

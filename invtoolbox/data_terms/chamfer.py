@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from invtoolbox.core.constants import is_equal
 from invtoolbox.core.guards import check_range
-from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.data_terms.base import DataTerm, Problem
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import length
 from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.operators.algebra import take_blocks
 from invtoolbox.operators.base import Shapes
 from invtoolbox.operators.points import legs
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class PointSetTerm(DataTerm):

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
+from invtoolbox.data_terms.base import Problem
 from invtoolbox.data_terms.chamfer import PointSetTerm
 from invtoolbox.geometry.surface_normals import Surface, append_times
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class _Partners(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor
@@ -11,12 +11,9 @@ from torch.nn.functional import avg_pool2d, avg_pool3d
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.reductions import sum_items
-from invtoolbox.data_terms.base import DataTerm
+from invtoolbox.data_terms.base import DataTerm, Problem
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 #: Share of the variance of an image below which a window counts as constant.
 _FLAT = 1e-3

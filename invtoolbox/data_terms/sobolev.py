@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.core.pytrees import map_items
-from invtoolbox.data_terms.base import ResidualTerm
+from invtoolbox.data_terms.base import Problem, ResidualTerm
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 Boundary = Literal["periodic", "neumann"]
 Unit = Literal["wavenumber", "sample"]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.data_terms.base import DataTerm
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
+from invtoolbox.data_terms.base import DataTerm, Problem
 
 
 class Windowed(DataTerm):

@@ -10,9 +10,13 @@ from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.events.arrays import write_events
 from invtoolbox.datasets.events.opening import EVENT_READERS, read_events
 from invtoolbox.datasets.measurement import DataSet, Measurement
-from invtoolbox.datasets.models.gaussians import read_splats, write_splats
+from invtoolbox.datasets.models.gaussians import (
+    read_splats,
+    read_voxels,
+    write_splats,
+    write_voxels,
+)
 from invtoolbox.datasets.models.meshes import read_mesh, write_mesh
-from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
 from invtoolbox.datasets.mri.fastmri import FastMRI
 from invtoolbox.datasets.mri.ismrmrd import Ismrmrd
 from invtoolbox.datasets.mri.kspace import KSpace, KSpaceData
@@ -64,14 +68,18 @@ from invtoolbox.datasets.sweeps.pcd import read_pcd
 from invtoolbox.datasets.sweeps.waymo import Waymo
 from invtoolbox.datasets.transforms.opening import read_transform, write_transform
 from invtoolbox.datasets.views.colmap import open_colmap, read_colmap, write_colmap
-from invtoolbox.datasets.views.llff import open_llff
 from invtoolbox.datasets.views.opening import VIEW_READERS, open_views
 from invtoolbox.datasets.views.opensfm import open_opensfm, read_opensfm
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.datasets.views.rgbd import open_rgbd
 from invtoolbox.datasets.views.sparse_model import SparseCamera, SparseModel
 from invtoolbox.datasets.views.structure_from_motion import find_cameras, open_found_cameras
-from invtoolbox.datasets.views.transforms import open_blender, open_transforms, write_transforms
+from invtoolbox.datasets.views.transforms import (
+    open_blender,
+    open_llff,
+    open_transforms,
+    write_transforms,
+)
 from invtoolbox.datasets.views.view_loading import Loading, View, load_views
 from invtoolbox.datasets.volumes.arrays import Arrays
 from invtoolbox.datasets.volumes.dicom import (

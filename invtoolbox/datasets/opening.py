@@ -13,9 +13,8 @@ from invtoolbox.core.checks import decoding, naming_unreadable, require_file, sn
 from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.events.opening import EVENT_READERS
 from invtoolbox.datasets.measurement import DataSet
-from invtoolbox.datasets.models.gaussians import read_splats
+from invtoolbox.datasets.models.gaussians import read_splats, read_voxels
 from invtoolbox.datasets.models.meshes import read_dmat, read_mesh
-from invtoolbox.datasets.models.voxels import read_voxels
 from invtoolbox.datasets.mri.acquisitions import groups_of
 from invtoolbox.datasets.mri.fastmri import FastMRI, is_fastmri
 from invtoolbox.datasets.mri.ismrmrd import Ismrmrd

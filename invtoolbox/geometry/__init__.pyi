@@ -3,6 +3,7 @@ from .cameras import Similarity as Similarity
 from .cameras import look_at as look_at
 from .carving import carve_surface as carve_surface
 from .depth_fusion import fuse_depth as fuse_depth
+from .depth_fusion import to_open3d as to_open3d
 from .epipolar import CameraMotion as CameraMotion
 from .epipolar import camera_motion as camera_motion
 from .epipolar import epipolar_residual as epipolar_residual
@@ -18,7 +19,6 @@ from .meshes import Mesh as Mesh
 from .meshes import points_of as points_of
 from .moving_shapes import Moving as Moving
 from .neighbour_graph import NeighbourGraph as NeighbourGraph
-from .open3d_export import to_open3d as to_open3d
 from .ray_splatting import ray_rasterization as ray_rasterization
 from .splatting import rasterization as rasterization
 from .transforms import Affine as Affine

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.environment import trimesh
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 

@@ -24,10 +24,114 @@ from invtoolbox.datasets.output import refuse_inputs, write_bytes, writing
 from invtoolbox.errors import unknown_name
 from invtoolbox.jobs.command import SceneCommand, Writer
 from invtoolbox.jobs.fields import input_files
-from invtoolbox.jobs.job import Request, SceneJob, alone, read_json, write_json
-from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, report_divergence
-from invtoolbox.jobs.scene_report import Compared, write_scene_report
+from invtoolbox.jobs.job import (
+    Request,
+    SceneJob,
+    alone,
+    print_files,
+    print_metrics,
+    print_notes,
+    read_json,
+    report_divergence,
+    write_json,
+)
+from invtoolbox.plotting import page
+from invtoolbox.plotting.comparison import HEADS, side_by_side
+from invtoolbox.plotting.pixels import plane
 from invtoolbox.solution import Solution
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """Result of a scene, compared with the simple answer and the truth.
+
+    Attributes:
+        images: images ``(channel, *space)`` of one shape by name, the simple answer first; empty if
+            the result is no image.
+        shown: name of the result.
+        truth: name of the truth, the last of the images; empty without one.
+        unit: unit of the values.
+        words: what a reader must see first, such as the errors of both answers; empty for nothing.
+        is_good: whether the result is better than the simple answer; None if it is not known.
+    """
+
+    images: Mapping[str, Tensor]
+    shown: str
+    truth: str = ""
+    unit: str = ""
+    words: str = ""
+    is_good: bool | None = None
+
+
+def write_scene_report(
+    path: Path,
+    file: CheckedScene[Any],
+    outcome: Any,
+    units: Mapping[str, str],
+    compared: Compared | None = None,
+) -> Path:
+    """Write a page about the result of a scene; it contains its pictures, so it can be mailed.
+
+    Args:
+        path: the file; it is replaced.
+        file: the scene.
+        outcome: its `SceneOutcome`; the PNG files among its files are shown.
+        units: units of the metrics, by their names.
+        compared: pictures of the result and of the simple answer.
+    """
+    from skimage.io import imread
+
+    scene = file.scene
+    title = scene.title or file.name
+    body = [_verdict(outcome, compared)]
+    if compared is not None and compared.images:
+        planes = {name: plane(image) for name, image in compared.images.items()}
+        pictures = {name: picture for name, picture in planes.items() if picture is not None}
+        figures = side_by_side(pictures, compared.shown, compared.truth, compared.unit)
+        body.append(page.row(figures, len(pictures)))
+    files = [name for name in outcome.files if name.suffix == ".png" and name.exists()]
+    if files:
+        figures = [page.picture(imread(name), name.stem, "", light=True) for name in files]
+        shown = page.row(figures, 1)
+        is_first = compared is None or not compared.images
+        body.append(shown if is_first else page.folded("More pictures", shown))
+    if outcome.metrics:
+        rows = {name: f"{v:.4g} {units.get(name, '')}" for name, v in outcome.metrics.items()}
+        body += ["<h2>Measures</h2>", page.facts(rows)]
+    if outcome.notes:
+        body += ["<h2>Notes</h2>", *(f"<p>{page.escape(note)}</p>" for note in outcome.notes)]
+    settings = _flatten(scene.model_dump(mode="json", exclude={"title", "output"}))
+    settings = {"scene": str(file.path), **settings}
+    return page.write_page(path, title, f"{page.date()}.", body, settings)
+
+
+def _verdict(outcome: Any, compared: Compared | None) -> str:
+    """Return how the run ended, and whether the result is better than the simple answer."""
+    solution, words = outcome.solution, "" if compared is None else compared.words
+    is_good = None if compared is None else compared.is_good
+    ending = ""
+    if solution is not None:
+        ending = HEADS.get(solution.status[0], f"{solution.status[0]}.")
+        if solution.status[0] in ("diverged", "invalid"):
+            is_good = False
+        ending += f" It took {int(solution.iterations[0])} iterations and {solution.seconds:.3g} s."
+    notes = len(outcome.notes)
+    if notes:
+        ending += f" {notes} note{'s' if notes > 1 else ''} below."
+    head, _, rest = (f"{words} {ending}" if words else ending).partition(". ")
+    return page.verdict(f"{head.rstrip('.')}." if head else "Done.", rest, is_good)
+
+
+def _flatten(value: Any, key: str = "") -> dict[str, str]:
+    """Return the values of nested tables by their dotted keys, without those that are not given."""
+    if isinstance(value, dict):
+        pairs = [(f"{key}.{name}".strip("."), inner) for name, inner in value.items()]
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        pairs = [(f"{key}.{k}", inner) for k, inner in enumerate(value)]
+    else:
+        return {} if value is None else {key: str(value)}
+    return {name: text for k, inner in pairs for name, text in _flatten(inner, k).items()}
+
 
 #: Named inputs of a job, as its kind reads them.
 Inputs: TypeAlias = dict[str, Any]
@@ -134,8 +238,8 @@ class Kind(Generic[S, R]):
         units: units of the metrics, by their names.
         solution: function that returns the `Solution` behind a result, or None; `solution_of` by
             default.
-        compare: function of the checked scene, the result and the inputs that returns the result
-            beside the simple answer and the truth, for the report; or None.
+        compare: function of the checked scene, the result and the inputs that compares the
+            result with the simple answer and the truth, for the report; or None.
         describe: function of the result that returns lines about it, printed with the metrics.
         command: command of the kind.
     """

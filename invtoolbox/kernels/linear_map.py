@@ -1,12 +1,12 @@
 """Differentiable linear maps, given by code for the map and for its transpose.
 
-`vectorize` is the rule of `torch.vmap` for functions that run kernels.
+`BatchedFunction` has the rule of `torch.vmap` for functions that run kernels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,7 +47,37 @@ def _in_forward_mode() -> bool:
     return getattr(forward_ad, "_current_level", -1) >= 0
 
 
-class _LinearMap(torch.autograd.Function):
+class BatchedFunction(torch.autograd.Function):
+    """Autograd function that runs kernels, with a rule for `torch.vmap`.
+
+    Attributes:
+        sums_batch: whether the result has no batch axis.
+    """
+
+    sums_batch: ClassVar[bool] = False
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
+        """Evaluate the function for every entry of the axis of vmap.
+
+        If only the first argument has the axis, the axis joins the batch, which is the first axis
+        of the argument and of the result. Otherwise the function is called once per entry.
+        """
+        first, *others = in_dims
+        if first is not None and not cls.sums_batch and all(axis is None for axis in others):
+            x = arguments[0].movedim(first, 0)
+            y = cls.apply(x.flatten(0, 1), *arguments[1:])
+            return y.unflatten(0, x.shape[:2]), 0
+        results = [
+            cls.apply(
+                *(a if axis is None else a.select(axis, k) for a, axis in zip(arguments, in_dims))
+            )
+            for k in range(info.batch_size)
+        ]
+        return torch.stack(results), 0
+
+
+class _LinearMap(BatchedFunction):
     @staticmethod
     def forward(
         x: Tensor, run: Callable[[Tensor], Tensor], transpose: Callable[[Tensor], Tensor]
@@ -65,40 +95,3 @@ class _LinearMap(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         return linear_map(tangents[0], ctx.run, ctx.transpose)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        return vectorize(_LinearMap, info, in_dims, arguments)
-
-
-def vectorize(
-    function: Any,
-    info: Any,
-    in_dims: tuple[Any, ...],
-    arguments: tuple[Any, ...],
-    sums_batch: bool = False,
-) -> tuple[Tensor, int]:
-    """Evaluate an autograd function under `torch.vmap`: the body of its ``vmap``.
-
-    If only the first argument has the axis of vmap, the axis joins the batch, which is the first
-    axis of the argument and of the result. Otherwise the function is called once per entry.
-
-    Args:
-        function: the `torch.autograd.Function`.
-        info: first argument of ``vmap``.
-        in_dims: axis of vmap of each argument, or None.
-        arguments: the arguments.
-        sums_batch: whether the result has no batch axis.
-    """
-    first, *others = in_dims
-    if first is not None and not sums_batch and all(axis is None for axis in others):
-        x = arguments[0].movedim(first, 0)
-        y = function.apply(x.flatten(0, 1), *arguments[1:])
-        return y.unflatten(0, x.shape[:2]), 0
-    results = [
-        function.apply(
-            *(a if axis is None else a.select(axis, k) for a, axis in zip(arguments, in_dims))
-        )
-        for k in range(info.batch_size)
-    ]
-    return torch.stack(results), 0

@@ -24,7 +24,7 @@ from invtoolbox.core.rare_branches import is_any
 from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
-from invtoolbox.objective.domain import has_domain, move_into_domain
+from invtoolbox.objective.initial_guess import has_domain, move_into_domain
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.solvers.base import Solver, State

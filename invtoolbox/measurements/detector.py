@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from invtoolbox.core.quantiles import quantile
+from invtoolbox.core.reductions import quantile
 from invtoolbox.operators.base import Operator
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.noise import estimate_noise_std

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.core.quantiles import quantile
+from invtoolbox.core.reductions import quantile
 from invtoolbox.data_terms.base import ResidualTerm
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
 from invtoolbox.measurements.detector import share_of_gains, sinograms

@@ -1,4 +1,4 @@
-"""The initial guess of an objective: the variable that a solver starts from."""
+"""The initial guess of an objective: the variable that a solver starts from, in its domain."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from invtoolbox.core.reductions import mean_items
+from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.gaps import fill_gaps
 from invtoolbox.objective.objective import Layout, Objective
 from invtoolbox.objective.unknowns import Unknowns
-from invtoolbox.operators.base import LinearOperator, Operator, check_shape
+from invtoolbox.operators.base import LinearOperator, Operator, check_shape, expand
 from invtoolbox.operators.matrix import Function
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.priors.base import ImplicitPrior
@@ -255,3 +257,37 @@ def _initial_image(objective: Objective, initial: Any, at_zero: bool, at_inverse
     if not bool(torch.isfinite(image).all()):
         raise InputError("initial holds values that are NaN or infinite")
     return image.expand(batch, *image.shape[1:]).clone()
+
+
+def has_domain(objective: Objective) -> bool:
+    """Return whether the misfit of some linear predictions of images is infinite.
+
+    Args:
+        objective: the objective.
+    """
+    problem = objective.problem
+    is_image = objective.layout is None and problem.is_linear
+    return is_image and type(problem.data_term).share_inside is not DataTerm.share_inside
+
+
+def move_into_domain(objective: Objective, x: Tensor, level: Tensor | None = None) -> Tensor:
+    """Return images moved towards constant images of a level ``(batch,)`` until the misfit is finite.
+
+    Without a level, the constant image that fits the measurements best replaces them.
+
+    Args:
+        objective: the objective, with the misfit.
+        x: images, ``(batch, channel, *space)``.
+        level: value of each constant image.
+    """
+    if not has_domain(objective):
+        return x
+    D, A, y = objective.problem.data_term, objective.problem.operator, objective.problem.y
+    one = A(torch.ones_like(x))
+    is_start = level is None
+    if level is None:
+        level = mean_items(D.fitting_prediction(y)) / mean_items(one)
+    share = D.share_inside(A(x), expand(level, one) * one, y)
+    assert share is not None
+    share = share.ceil() if is_start else share
+    return torch.lerp(x, expand(level, x).expand_as(x), expand(share, x))

@@ -185,9 +185,6 @@ class Objective:
         zeros = tree_map(lambda m: m.new_zeros(self.batch, *m.shape[1:]), y)
         return A.adjoint(D.grad(zeros, y))
 
-    def data_value(self, x: Tensor) -> Tensor:
-        return self.problem.data_term.value(self.problem.operator(x), self.problem.y)
-
     def value_at(self, x: Tensor, prediction: Any) -> tuple[Tensor, Tensor]:
         """Return value and discrepancy at the image x, given ``prediction = A(x)``.
 
@@ -241,7 +238,8 @@ class Objective:
         """Return the objective alone, ``(batch,)``; for line searches."""
         check_time()
         if self.layout is None:
-            return self.data_value(variable) + self.prior_value(variable)
+            misfit = self.problem.data_term.value(self.problem.operator(variable), self.problem.y)
+            return misfit + self.prior_value(variable)
         with torch.no_grad():
             decoded = self.decode_parameters(variable)
             misfit = self.problem.data_term.value(decoded.operator(decoded.x), self.problem.y)

@@ -11,9 +11,8 @@ from invtoolbox.operators.event_warp import EventWarp
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.operators.graph_laplacian import PixelGraphLaplacian
 from invtoolbox.operators.image_warp import Exponential, ImageWarp, Warp, WarpSequence
-from invtoolbox.operators.imaging.beads import psf_from_beads
 from invtoolbox.operators.imaging.blur import Blur
-from invtoolbox.operators.imaging.blur_3d import Blur3D, measured_psf
+from invtoolbox.operators.imaging.blur_3d import Blur3D, measured_psf, psf_from_beads
 from invtoolbox.operators.imaging.compressed_sensing import GaussianSensing, HadamardSensing
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.microscope import Microscope
@@ -27,8 +26,7 @@ from invtoolbox.operators.imaging.space_varying_blur import SpaceVaryingBlur, gr
 from invtoolbox.operators.imaging.unmixing import Unmixing
 from invtoolbox.operators.matrix import Matrix, SparseMatrix
 from invtoolbox.operators.mri.cartesian import CartesianMRI, estimate_coil_maps
-from invtoolbox.operators.mri.fourier import Fourier
-from invtoolbox.operators.mri.noise_level import outer_noise_std
+from invtoolbox.operators.mri.fourier import Fourier, outer_noise_std
 from invtoolbox.operators.mri.non_uniform_fourier import NonUniformFourier
 from invtoolbox.operators.mri.readouts import (
     cones_trajectory,

@@ -10,10 +10,10 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.core.pytrees import map_items, tree_map
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.linear_map import vectorize
+from invtoolbox.kernels.linear_map import BatchedFunction
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.operators.base import LinearOperator, Operator, Shape, Shapes
 
@@ -234,7 +234,7 @@ class SparseMatrix(LinearOperator):
         return f"SparseMatrix({m}x{n}, {len(self.values)} entries)"
 
 
-class ApplyLinear(torch.autograd.Function):
+class ApplyLinear(BatchedFunction):
     """Automatic differentiation to any order: the derivative of a linear map is the map itself.
 
     The operator has a method ``compute(x, transpose)``, which computes ``A x`` or ``A^H x`` of a
@@ -258,10 +258,6 @@ class ApplyLinear(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Any:
         return ApplyLinear.apply(tangents[0], ctx.operator, ctx.transpose)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        return vectorize(ApplyLinear, info, in_dims, arguments)
 
 
 class Function(Operator):
@@ -428,7 +424,11 @@ def check_adjoint(
         prediction = function(a)
         # Two random vectors are nearly orthogonal in many dimensions, so y contains A a.
         y = tree_map(
-            lambda t: t + _root_mean_square(t) * torch.randn(t.shape, generator=generator).to(t),
+            lambda t: (
+                t
+                + t.abs().double().square().mean().sqrt()
+                * torch.randn(t.shape, generator=generator).to(t)
+            ),
             prediction,
         )
         back = adjoint(y)
@@ -447,10 +447,6 @@ def check_adjoint(
             f"{written} is not the adjoint of {name}: <A a, y> is {left:.4g} and <a, A^T y> is "
             f"{right:.4g} for random a and y; leave it out for that of automatic differentiation"
         )
-
-
-def _root_mean_square(values: Tensor) -> Tensor:
-    return values.abs().double().square().mean().sqrt()
 
 
 def _flatten(value: Any) -> Tensor:

@@ -13,13 +13,16 @@ from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.objective.gaps import fill_gaps
-from invtoolbox.operators.base import LinearOperator, Operator
-from invtoolbox.operators.elementary import Identity
-from invtoolbox.operators.imaging.blur import Blur
-from invtoolbox.operators.imaging.downsampling import Downsampling
-from invtoolbox.operators.imaging.sampling import Inpainting
-from invtoolbox.operators.matrix import Matrix
-from invtoolbox.operators.mri.cartesian import CartesianMRI
+from invtoolbox.operators import (
+    Blur,
+    CartesianMRI,
+    Downsampling,
+    Identity,
+    Inpainting,
+    LinearOperator,
+    Matrix,
+    Operator,
+)
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.plotting import page
 from invtoolbox.plotting.pixels import Window, symmetric_window, window_of
@@ -37,7 +40,7 @@ _EQUAL = 0.05
 #: Ratios of residual and noise level at which measurements are explained.
 _EXPLAINED = (0.8, 1.25)
 
-#: What a run did, by its status.
+#: Words for the outcome of a run, by its status.
 STATES = {
     "early_stopping": "ended early by design",
     "limit": "reached the limit of iterations or time",

@@ -10,8 +10,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
-from invtoolbox.geometry.cameras import Cameras
-from invtoolbox.geometry.gaussians import Splats
+from invtoolbox.geometry import Cameras, Splats
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.plotting.web_viewer import show, viewer_page
 

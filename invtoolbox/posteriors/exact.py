@@ -15,8 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.core.independent_items import draw_normal
 from invtoolbox.core.pytrees import map_items
+from invtoolbox.core.reductions import draw_normal
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective

@@ -19,7 +19,9 @@ from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.priors.majorizer import Majorizer
-    from invtoolbox.problem import Problem
+    from invtoolbox.problem import Problem as Problem
+else:
+    Problem = Any  # `invtoolbox.problem` imports this module; annotations alone name the class
 
 _METHODS = (
     "energy",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -12,11 +12,8 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import tree_leaves, tree_replace
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator
-from invtoolbox.priors.base import ExplicitPrior, Prior
+from invtoolbox.priors.base import ExplicitPrior, Prior, Problem
 from invtoolbox.priors.settings import replace
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class PriorWrapper(Prior):

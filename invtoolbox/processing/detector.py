@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
-from invtoolbox.datasets.measurement import Measurement
-from invtoolbox.datasets.scans.geometry_3d import Geometry3D
+from invtoolbox.datasets import Geometry3D, Measurement
 from invtoolbox.datasets.scans.geometry_file import check_is_2d
 from invtoolbox.errors import InputError
 from invtoolbox.measurements.sinogram import Sinogram

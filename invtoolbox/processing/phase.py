@@ -15,9 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from invtoolbox.datasets.measurement import Measurement
-from invtoolbox.datasets.scans.geometry_2d import Geometry
-from invtoolbox.datasets.scans.geometry_3d import Geometry3D
+from invtoolbox.datasets import Geometry, Geometry3D, Measurement
 from invtoolbox.errors import InputError
 from invtoolbox.simulation.propagation import x_ray_wavelength
 

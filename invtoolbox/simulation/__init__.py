@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from invtoolbox.simulation.events import SimulatedEvents, simulate_events
+from invtoolbox.simulation.events import (
+    SimulatedEvents,
+    simulate_events,
+    simulate_textured_plane,
+)
 from invtoolbox.simulation.lidar import SimulatedSequence, SpinningLidar, street
-from invtoolbox.simulation.propagation import propagate, x_ray_wavelength
+from invtoolbox.simulation.propagation import propagate, ricker, x_ray_wavelength
 from invtoolbox.simulation.spectrum import Spectrum, attenuation, simulate_counts, tube_spectrum
-from invtoolbox.simulation.textured_plane import simulate_textured_plane
 from invtoolbox.simulation.town import random_town
-from invtoolbox.simulation.wavelets import ricker
 from invtoolbox.simulation.world import Street
 
 __all__ = [

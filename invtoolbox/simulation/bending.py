@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import check_name
-from invtoolbox.geometry.cameras import Cameras, look_at
-from invtoolbox.geometry.gaussians import Splats
+from invtoolbox.geometry import Cameras, Splats, look_at
 
 Bend = Literal["bend", "s-and-twist"]
 #: Length, and the two widths of the bar.

@@ -15,9 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
-from invtoolbox.core.independent_items import draw_normal
 from invtoolbox.core.interrupts import check_time
-from invtoolbox.core.reductions import mean_items, sum_items
+from invtoolbox.core.reductions import draw_normal, mean_items, sum_items
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from invtoolbox.core.independent_items import draw_normal
+from invtoolbox.core.reductions import draw_normal
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import LinearOperator

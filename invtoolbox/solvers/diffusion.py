@@ -17,9 +17,9 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_choice, check_range
-from invtoolbox.core.independent_items import items_are_independent
 from invtoolbox.core.inference_mode import outside_inference_mode
 from invtoolbox.core.interrupts import check_time
+from invtoolbox.core.reductions import items_are_independent
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError, MeasurementWarning, warn_user
 from invtoolbox.objective.objective import Objective

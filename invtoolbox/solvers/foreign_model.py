@@ -11,9 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from invtoolbox.data_terms.base import DataTerm, Stack
-from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.data_terms.poisson import Poisson
+from invtoolbox.data_terms import DataTerm, LeastSquares, Poisson, Stack
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.adapters import to_physics

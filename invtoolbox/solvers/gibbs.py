@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.core.independent_items import items_are_independent
+from invtoolbox.core.reductions import items_are_independent
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective

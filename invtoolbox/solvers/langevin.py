@@ -11,8 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.core.independent_items import items_are_independent
-from invtoolbox.core.reductions import mean_items
+from invtoolbox.core.reductions import items_are_independent, mean_items
 from invtoolbox.errors import InputError
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, item_norm

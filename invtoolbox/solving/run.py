@@ -20,10 +20,9 @@ from invtoolbox.distributed.checkpoint import RankWriter, whole_content
 from invtoolbox.distributed.limits import check_method
 from invtoolbox.distributed.slabs import Slabs
 from invtoolbox.errors import InputError
-from invtoolbox.loop.capture import CapturedSteps
+from invtoolbox.loop.capture import CapturedSteps, run_with_replay
 from invtoolbox.loop.checkpoint import Writer, fingerprint
 from invtoolbox.loop.differentiation import differentiate_answer, differentiates_fixed_point
-from invtoolbox.loop.replay import run_with_replay
 from invtoolbox.loop.run import (
     DIVERGED,
     EARLY_STOPPING,
@@ -51,9 +50,8 @@ from invtoolbox.priors.base import PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.base import Solver
-from invtoolbox.solvers.binding import Regularization
+from invtoolbox.solvers.binding import KEPT, Regularization, remark_on_weights
 from invtoolbox.solvers.choice import choose, is_unproven
-from invtoolbox.solvers.weights import KEPT, remark_on_weights
 from invtoolbox.solving.answer import (
     blank_skipped,
     read_history,

@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 
 from invtoolbox.catalogue.presets import prior_named, solver_named
 from invtoolbox.core.guards import check_range
-from invtoolbox.core.independent_items import independent_items
 from invtoolbox.core.pytrees import items_together
+from invtoolbox.core.reductions import independent_items
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.posteriors.base import Posterior
@@ -86,7 +86,7 @@ class PosteriorCheck:
         The grey bands hold 95 % of the bars, and 95 % of the points of the curve, if the posterior
         is right.
         """
-        from invtoolbox.plotting.posterior_checks import posterior_check_figure
+        from invtoolbox.plotting.charts import posterior_check_figure
 
         histograms = {name: self._histogram(ranks) for name, ranks in self.ranks.items()}
         levels = torch.linspace(0, 1, 101)

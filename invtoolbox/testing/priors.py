@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.core.arrays import as_tensor
 from invtoolbox.core.content import digest
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.core.reductions import norm_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
@@ -31,9 +31,8 @@ from invtoolbox.testing.common import (
     item,
     randn_like,
 )
-from invtoolbox.testing.implicit_priors import check_implicit
 from invtoolbox.testing.operators import PRECISIONS
-from invtoolbox.testing.prior_methods import check_agreement
+from invtoolbox.testing.prior_methods import check_agreement, check_implicit
 
 #: Error of a denoised image, in norms of the noise, that is no fault whatever the image.
 _SHARE_OF_NOISE = 3.0

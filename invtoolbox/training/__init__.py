@@ -2,7 +2,6 @@
 
 from invtoolbox.core.environment import keep_freed_memory
 from invtoolbox.networks.galerkin import GalerkinTransformer
-from invtoolbox.training.bilevel import LearnedPrior, learn_prior
 from invtoolbox.training.directions import (
     NormalEquations,
     ResidualLeft,
@@ -35,7 +34,7 @@ from invtoolbox.training.pairs_without_truth import (
     RecorruptedPairs,
     ThinnedPairs,
 )
-from invtoolbox.training.prior_parameters import PriorParameters
+from invtoolbox.training.prior_parameters import LearnedPrior, PriorParameters, learn_prior
 from invtoolbox.training.recipe import run_recipe
 from invtoolbox.training.regularizers import WorstDirection
 from invtoolbox.training.score_matching import DiffusionPairs, ScoreMatching

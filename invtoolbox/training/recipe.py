@@ -38,6 +38,7 @@ from invtoolbox.catalogue.documents import (
     Named,
     Table,
     as_changes,
+    as_toml,
     check,
     content_of,
     locate,
@@ -46,7 +47,6 @@ from invtoolbox.catalogue.documents import (
 from invtoolbox.catalogue.presets import build_network
 from invtoolbox.catalogue.registry import build
 from invtoolbox.catalogue.shelves import read_toml
-from invtoolbox.catalogue.toml import as_toml
 from invtoolbox.datasets import open as open_data
 from invtoolbox.datasets import photograph
 from invtoolbox.datasets.output import (

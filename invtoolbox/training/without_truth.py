@@ -18,8 +18,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.data_terms import DataTerm, LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, Operator
 from invtoolbox.priors.base import ExplicitPrior

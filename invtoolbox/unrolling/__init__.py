@@ -1,7 +1,6 @@
 """Solvers as networks: some of their steps, their fixed point, or answers for every weight."""
 
 from invtoolbox.unrolling.conditioned import Conditioned
-from invtoolbox.unrolling.equilibrium import Equilibrium, FixedPoint, equilibrium
-from invtoolbox.unrolling.unrolled import Unrolled, unroll
+from invtoolbox.unrolling.equilibrium import Equilibrium, FixedPoint, Unrolled, equilibrium, unroll
 
 __all__ = ["Conditioned", "Equilibrium", "FixedPoint", "Unrolled", "equilibrium", "unroll"]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import invtoolbox as it
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.errors import InputError
 
 ARRAY = np.random.default_rng(0).random((6, 8))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from invtoolbox.core import quantiles
-from invtoolbox.core.quantiles import quantile
+from invtoolbox.core import reductions
+from invtoolbox.core.reductions import quantile
 
 
 def test_few_values_have_the_quantile_of_torch() -> None:
@@ -15,7 +15,7 @@ def test_few_values_have_the_quantile_of_torch() -> None:
 
 
 def test_many_values_are_thinned_out_across_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantiles, "_MOST", 4096)
+    monkeypatch.setattr(reductions, "_MOST", 4096)
     picture = torch.arange(64.0).expand(1024, 64)  # every row holds 0 to 63
     assert abs(float(quantile(picture.flatten(), 0.25)) - 16) <= 1
 

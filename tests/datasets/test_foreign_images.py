@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import invtoolbox as it
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.datasets.volumes.foreign_images import as_volume
 from invtoolbox.errors import InputError
 

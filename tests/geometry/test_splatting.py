@@ -13,7 +13,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras
 from invtoolbox.geometry.rigid import rotation
 from invtoolbox.geometry.splatting import rasterization
-from invtoolbox.kernels.launch import warp
+from invtoolbox.kernels.native import warp
 from invtoolbox.kernels.rendering.splat_binning import _bin_by_torch, bin_splats
 from invtoolbox.kernels.rendering.splat_compositing import Tasks, composite
 from invtoolbox.kernels.rendering.splat_projection import Projection, project

@@ -8,7 +8,7 @@ from itertools import product
 import torch
 
 from invtoolbox.kernels.grids.eikonal import derivative_kernel, eikonal_kernel
-from invtoolbox.kernels.launch import Kernel
+from invtoolbox.kernels.native import Kernel
 from invtoolbox.kernels.points.rotations import fit_kernel, gradient_kernel
 from invtoolbox.kernels.rendering import voxel_rendering
 from invtoolbox.kernels.rendering.raycast import raycast_kernel

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.kernels.launch import Kernel, warp
+from invtoolbox.kernels.native import Kernel, warp
 
 #: Threads of a block in `wp.launch`, which the package does not change.
 BLOCK = 256

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from invtoolbox.kernels.launch import Kernel, warp
+from invtoolbox.kernels.native import Kernel, warp
 
 #: Threads of a block in `wp.launch`.
 BLOCK = 256

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.kernels.launch import Kernel
+from invtoolbox.kernels.native import Kernel
 from tests.emulated_cuda import EmulatedTensor, launch_with_warp
 from tests.kernels.generated_cuda import launch_alone, launch_on_grid
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from invtoolbox.kernels import native
-from invtoolbox.kernels.launch import warp
+from invtoolbox.kernels.native import warp
 from invtoolbox.kernels.points import nearest
 from tests.kernels.cuda_variants import CPU_ONLY, variants
 

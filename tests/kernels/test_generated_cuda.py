@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.kernels import native
-from invtoolbox.kernels.launch import Kernel
-from invtoolbox.kernels.native import native_kernel
+from invtoolbox.kernels.native import Kernel, native_kernel
 from tests import device_jobs
 from tests.emulated_cuda import emulate_cuda
 from tests.kernels.cuda_variants import CPU_ONLY, variants

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import launch, run_on_threads
+from invtoolbox.kernels.native import launch, run_on_threads
 from invtoolbox.kernels.tomography.joseph import (
     JosephArguments,
     _lines,

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from invtoolbox.kernels.launch import Kernel
-from invtoolbox.kernels.native import native_kernel
+from invtoolbox.kernels.native import Kernel, native_kernel
 from invtoolbox.kernels.rendering.splat_compositing import composite_kernel
 from invtoolbox.kernels.tomography.joseph import joseph_kernel
 from tests.kernels.cuda_variants import variants

@@ -146,7 +146,7 @@ def test_few_iterates_wait_for_callbacks(
 ) -> None:
     """If the iterates that wait for their callbacks are large, the host reads more often."""
     calls: list[int] = []
-    monkeypatch.setattr("invtoolbox.loop.replay._LARGEST_QUEUE", 1)
+    monkeypatch.setattr("invtoolbox.loop.capture._LARGEST_QUEUE", 1)
     with emulate_cuda():
         watched_solve(monkeypatch, callbacks=[lambda p: calls.append(p.iteration)])
         iterations = count_steps(monkeypatch)

@@ -315,7 +315,7 @@ def test_a_scan_of_more_readings_than_torch_sorts_is_checked(
     A = fan()
     y = measured(A)
     before = names(y, A)
-    monkeypatch.setattr("invtoolbox.core.quantiles._MOST", 1000)
+    monkeypatch.setattr("invtoolbox.core.reductions._MOST", 1000)
     assert names(y, A) == before == []
     assert names(with_fault(y, "dead"), A) == ["dead"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.core.independent_items import independent_items
+from invtoolbox.core.reductions import independent_items
 from invtoolbox.solve import bind
 from invtoolbox.solvers.gibbs import Numbers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from invtoolbox.solvers.sparse_cholesky import Factors, Graph, group_equal
+from invtoolbox.solvers.local_global import Factors, Graph, group_equal
 
 
 def graph(seed: int) -> Graph:

@@ -9,7 +9,7 @@ import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.priors.base import Prior
 from invtoolbox.solve import bind
-from invtoolbox.solvers.weights import check_fixed_levels, default_weight
+from invtoolbox.solvers.binding import check_fixed_levels, default_weight
 
 PROBLEM = it.Problem(
     torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0)),

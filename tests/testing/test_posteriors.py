@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.core.independent_items import independent_items
+from invtoolbox.core.reductions import independent_items
 from invtoolbox.errors import InputError
 from invtoolbox.testing import PosteriorCheck
 

@@ -18,8 +18,7 @@ from invtoolbox.core.checks import decoding, require_file, require_plausible
 from invtoolbox.core.trust import is_trusting
 from invtoolbox.datasets.measurement import Measurement, as_tensor
 from invtoolbox.datasets.mri.header import Encoding, read_header
-from invtoolbox.datasets.mri.kspace import KSpace, KSpaceData, grid_of
-from invtoolbox.datasets.mri.lines import remove_oversampling
+from invtoolbox.datasets.mri.kspace import KSpace, KSpaceData, grid_of, remove_oversampling
 from invtoolbox.datasets.volumes.hdf5 import open_hdf5
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid

@@ -18,8 +18,14 @@ from invtoolbox.core.checks import decoding, require_file, require_plausible
 from invtoolbox.datasets.measurement import Measurement
 from invtoolbox.datasets.mri.acquisitions import COUNTERS, Acquisitions
 from invtoolbox.datasets.mri.header import read_header
-from invtoolbox.datasets.mri.kspace import KSpace, KSpaceData, calibration_of, grid_of
-from invtoolbox.datasets.mri.lines import Lines, remove_oversampling
+from invtoolbox.datasets.mri.kspace import (
+    KSpace,
+    KSpaceData,
+    Lines,
+    calibration_of,
+    grid_of,
+    remove_oversampling,
+)
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
 

@@ -65,7 +65,7 @@ class Points:
         ring: ring of each point, int64 ``(N,)``, or None.
         start: first time of the file in seconds, if its times come from a clock.
         origin: place that the points are relative to, float64 ``(3,)``, if the coordinates of the
-            file are those of a map, which float32 cannot hold.
+            file lie on a map, which float32 cannot hold.
     """
 
     points: Tensor
@@ -315,10 +315,6 @@ def _check_las(path: Path) -> None:
         )
 
 
-def _read_bin(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
-    return _split_columns(*read_rows(path, columns))
-
-
 def _read_npy(path: Path, columns: int | Sequence[str] | None) -> dict[str, np.ndarray]:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if array.dtype.names is not None:
@@ -361,7 +357,7 @@ def _split_columns(array: np.ndarray, names: Sequence[str]) -> dict[str, np.ndar
 
 
 _READERS: dict[str, Callable[[Path, int | Sequence[str] | None], dict[str, np.ndarray]]] = {
-    ".bin": _read_bin,
+    ".bin": lambda path, columns: _split_columns(*read_rows(path, columns)),
     ".pcd": lambda path, columns: read_pcd(path),
     ".ply": lambda path, columns: read_ply(path),
     ".npy": _read_npy,

@@ -12,7 +12,6 @@ from typing import Any
 from invtoolbox.core.checks import missing_path
 from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.views.colmap import model_folders, open_colmap, pictures_of
-from invtoolbox.datasets.views.llff import open_llff
 from invtoolbox.datasets.views.opensfm import open_opensfm
 from invtoolbox.datasets.views.photograph_files import find_pictures, holds_photographs
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
@@ -22,6 +21,7 @@ from invtoolbox.datasets.views.transforms import (
     camera_files,
     named_pictures,
     open_blender,
+    open_llff,
     open_transforms,
     read_json,
 )

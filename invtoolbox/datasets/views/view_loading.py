@@ -20,8 +20,8 @@ from torch.nn import functional
 from invtoolbox.core.checks import sniff
 from invtoolbox.core.guards import check_range
 from invtoolbox.datasets.pose_files import nearest_motions, rotation_errors
-from invtoolbox.datasets.views.photograph_files import find_pictures
-from invtoolbox.datasets.views.picture_files import (
+from invtoolbox.datasets.views.photograph_files import (
+    find_pictures,
     middle_depth,
     read_blocks,
     read_one_channel,

@@ -32,9 +32,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
+from invtoolbox.jobs.kind import Compared, Inputs, Kind, SceneTables, arrays_of
 from invtoolbox.jobs.registration.scene import read_image
-from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.operators import ImageWarp, NoMeasurement
 from invtoolbox.plotting.comparison import describe_gain
 from invtoolbox.priors import DenoiserScore, GaussianMixture, ScoreDistillation, ThroughOperator
@@ -200,10 +199,6 @@ def _compare(file: CheckedScene[AnimationScene], animation: Animation, inputs: I
     return Compared(images, "Moved", "Truth", words=words, is_good=is_good)
 
 
-def _write_moved(path: Path, animation: Animation, inputs: Inputs) -> None:
-    datasets.write(path, animation.picture[0], overwrite=True)
-
-
 def _write_pictures(path: Path, animation: Animation, inputs: Inputs) -> None:
     """Write the picture before and after the motion."""
     pair = torch.cat([inputs["picture"], animation.picture], 3)[0]
@@ -237,7 +232,10 @@ KIND = Kind(
     _measure,
     {
         "npz": ("motion.npz", arrays_of(lambda motion, _: {"displacement": motion.solution.x[0]})),
-        "npy": ("moved.npy", _write_moved),
+        "npy": (
+            "moved.npy",
+            lambda path, moved, _: datasets.write(path, moved.picture[0], overwrite=True),
+        ),
         "png": ("animation.png", _write_pictures),
     },
     usual=("npz", "npy", "png"),

@@ -19,8 +19,7 @@ from invtoolbox.datasets.output import refuse_inputs, write_bytes
 from invtoolbox.errors import InputError, warn_user
 from invtoolbox.jobs.benchmark.case import Row
 from invtoolbox.jobs.benchmark.methods import Method, choose_methods
-from invtoolbox.jobs.benchmark.report import write_page
-from invtoolbox.jobs.benchmark.summary import Benchmark, Outcome, summarize
+from invtoolbox.jobs.benchmark.summary import Benchmark, Outcome, summarize, write_page
 from invtoolbox.jobs.benchmark.systems import system_named
 from invtoolbox.jobs.benchmark.tables import BenchmarkTable, choose_rows, read_table
 from invtoolbox.jobs.job import write_json

@@ -1,1 +1,1 @@
-from .event_pictures import event_figure as event_figure
+from .scene import event_figure as event_figure

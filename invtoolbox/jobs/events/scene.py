@@ -1,4 +1,4 @@
-"""Scene files of events: a recording or a simulation, and the flow of a slice of it.
+"""Scene files of events: a recording or a simulation, the flow of a slice of it, its pictures.
 
 The tables::
 
@@ -21,16 +21,24 @@ from typing import Any
 import numpy as np
 import torch
 from pydantic import Field, model_validator
+from torch import Tensor
 
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
-from invtoolbox.datasets.events.opening import read_events
-from invtoolbox.datasets.volumes.normal_maps import read_intrinsics
+from invtoolbox.datasets import read_events, read_intrinsics
 from invtoolbox.geometry.lens import Lens
 from invtoolbox.jobs.command import SceneCommand
-from invtoolbox.jobs.events.event_flow import EventFlow, event_flow
-from invtoolbox.jobs.events.slices import MOST
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of, write_figure, write_solution
-from invtoolbox.jobs.scene_report import Compared
+from invtoolbox.jobs.events.event_flow import MOST, EventFlow, event_flow
+from invtoolbox.jobs.kind import (
+    Compared,
+    Inputs,
+    Kind,
+    SceneTables,
+    arrays_of,
+    write_figure,
+    write_solution,
+)
+from invtoolbox.plotting.birds_eye import flow_colors
+from invtoolbox.plotting.canvas import new_figure
 from invtoolbox.simulation.events import simulate_events
 
 
@@ -191,8 +199,6 @@ def _arrays(flow: EventFlow, inputs: Inputs) -> dict[str, Any]:
 
 def _write_picture(path: Path, flow: EventFlow, inputs: Inputs) -> None:
     """Write still and warped events and the flow of the first item as PNG."""
-    from invtoolbox.jobs.events.event_pictures import event_figure
-
     still, warped = flow.pictures()
     write_figure(path, event_figure(still[0], warped[0], flow.flow[0]))
 
@@ -237,3 +243,38 @@ KIND = Kind(
     describe=_describe,
     command=COMMAND,
 )
+
+
+def event_figure(still: Tensor, warped: Tensor, flow: Tensor, every: int | None = None) -> Any:
+    """Draw still events, events that their flow carries to one time, and the flow.
+
+    The result is a ``matplotlib.figure.Figure``. Both pictures have one scale, so that the sharper
+    one is darker. The hue of the flow is its direction, and grey stands for no motion.
+
+    Args:
+        still: number of events at every pixel, ``(rows, columns)``.
+        warped: picture of the warped events, ``(rows, columns)``.
+        flow: flow in pixels per second, ``(rows, columns, 2)``, columns first.
+        every: pixels between two arrows; by default 16 arrows along the shorter side.
+    """
+    figure = new_figure((12, 4), layout="constrained")
+    axes = figure.subplots(1, 3)
+    pictures = [picture.detach().cpu().numpy() for picture in (still, warped)]
+    top = max(float(np.quantile(picture[picture > 0], 0.99)) for picture in pictures)
+    for axis, picture, name in zip(axes, pictures, ("events", "events along their flow")):
+        axis.imshow(picture, cmap="gray_r", vmin=0, vmax=top)
+        axis.set_title(name)
+    field = flow.detach().cpu().numpy().astype(float)
+    speed = np.linalg.norm(field, axis=2)
+    full = max(float(np.quantile(speed, 0.95)), 1e-9)
+    axes[2].imshow(flow_colors(np.concatenate([field, 0 * field[..., :1]], 2), full))
+    step = every or max(1, min(field.shape[:2]) // 16)
+    row, column = (np.arange(step // 2, side, step) for side in field.shape[:2])
+    arrows = field[step // 2 :: step, step // 2 :: step].transpose(2, 0, 1)
+    if arrows.any():  # the scale of arrows without length is undefined
+        axes[2].quiver(column, row, *arrows, angles="xy", color="black", width=0.003)
+    axes[2].set_title(f"flow, median {np.median(speed):.3g} pixels per second")
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    return figure

@@ -10,8 +10,8 @@ from typing import Any
 
 from invtoolbox.catalogue.documents import parse_override
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.command import FolderCommand
 from invtoolbox.jobs.flow.exports import CHALLENGES, OBJECTS, view
-from invtoolbox.jobs.folder_command import FolderCommand
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,8 @@ import numpy as np
 import torch
 
 from invtoolbox.core.checks import decoding
+from invtoolbox.datasets import FlowFile, OpenSceneFlow, read_flow, write_ply
 from invtoolbox.datasets.output import make_folder, write_bytes, write_npy, writing
-from invtoolbox.datasets.ply import write_ply
-from invtoolbox.datasets.sweeps.flow_files import FlowFile, read_flow
-from invtoolbox.datasets.sweeps.opensceneflow import OpenSceneFlow
 from invtoolbox.datasets.sweeps.pcd import write_pcd
 from invtoolbox.datasets.sweeps.point_files import write_las
 from invtoolbox.geometry.sweeps import Sweep, Sweeps

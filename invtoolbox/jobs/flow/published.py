@@ -28,20 +28,24 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
-from invtoolbox.data_terms.base import DataTerm, Stack
-from invtoolbox.data_terms.chamfer import Chamfer, RolloutChamfer
+from invtoolbox.data_terms import Chamfer, DataTerm, RolloutChamfer, Stack
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.flow.clusters import clusters
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.loop.run import Callback
 from invtoolbox.operators.points import EulerRollout, PointWarp, PointWarpBothWays
-from invtoolbox.priors.base import ImplicitPrior, Prior
-from invtoolbox.priors.implicit.point_flow import NeuralSceneFlow
-from invtoolbox.priors.implicit.space_time_flow import SpaceTimeFlow, SpaceTimeVoxels
-from invtoolbox.priors.implicit.voxel_flow import VoxelFlow
-from invtoolbox.priors.motion.consistency import ClusterConsistency
-from invtoolbox.priors.motion.rigidity import ARAP
-from invtoolbox.priors.motion.speed import AlongField, StaticWorld
+from invtoolbox.priors import (
+    ARAP,
+    AlongField,
+    ClusterConsistency,
+    ImplicitPrior,
+    NeuralSceneFlow,
+    Prior,
+    SpaceTimeFlow,
+    SpaceTimeVoxels,
+    StaticWorld,
+    VoxelFlow,
+)
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve

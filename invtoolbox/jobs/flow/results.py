@@ -18,9 +18,7 @@ from invtoolbox.datasets.sweeps.flow_files import Estimate, FlowFile, read_flow,
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.job import read_json
 from invtoolbox.jobs.study.driver import Study
-from invtoolbox.metrics.flow import RangeError
-from invtoolbox.metrics.flow_evaluation import FlowErrors, pool
-from invtoolbox.metrics.flow_scores import BucketedEPE, ThreeWayEPE
+from invtoolbox.metrics import BucketedEPE, FlowErrors, RangeError, ThreeWayEPE, pool
 
 #: Largest number of notes that are printed of the sweeps of a sequence.
 _FEW = 3

@@ -43,9 +43,15 @@ from invtoolbox.jobs.flow.results import FlowStudy
 from invtoolbox.jobs.flow.sequence import WINDOW, flow_sequence
 from invtoolbox.jobs.flow.source import SequencePath
 from invtoolbox.jobs.flow.sweep_window import LONGEST_WINDOW
-from invtoolbox.jobs.job import Request, check_places, write_json
+from invtoolbox.jobs.job import (
+    Request,
+    check_places,
+    count_outcomes,
+    print_notes,
+    report_failures,
+    write_json,
+)
 from invtoolbox.jobs.kind import OwnKind
-from invtoolbox.jobs.reports import count_outcomes, print_notes, report_failures
 
 
 class SweepTable(Place):

@@ -29,9 +29,17 @@ from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images.stacks import Method, deconvolve_stack
-from invtoolbox.jobs.job import Request, SceneJob, alone, differences, read_json, write_json
+from invtoolbox.jobs.job import (
+    Request,
+    SceneJob,
+    alone,
+    differences,
+    print_files,
+    print_notes,
+    read_json,
+    write_json,
+)
 from invtoolbox.jobs.kind import SceneOutcome, SceneTables
-from invtoolbox.jobs.reports import print_files, print_notes
 from invtoolbox.operators.imaging.blur_3d import measured_psf
 from invtoolbox.operators.imaging.kernel_support import LOST, crop_kernel
 from invtoolbox.operators.imaging.microscope import Kind, Microscope, Model

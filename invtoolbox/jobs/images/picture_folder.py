@@ -14,8 +14,7 @@ from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images.floor import KEPT
 from invtoolbox.jobs.images.run import ImageJob
 from invtoolbox.jobs.images.tables import SceneFile
-from invtoolbox.jobs.job import Request
-from invtoolbox.jobs.reports import report_study
+from invtoolbox.jobs.job import Request, report_study
 from invtoolbox.jobs.study.driver import Items, Study, run_study
 
 

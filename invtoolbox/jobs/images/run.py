@@ -34,9 +34,18 @@ from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.jobs.images.tables import Scene, SceneFile
 from invtoolbox.jobs.images.tiles import LARGE, TILED, deblur_in_tiles
 from invtoolbox.jobs.images.wide_grid import find_wider, solve_beyond
-from invtoolbox.jobs.job import Request, SceneJob, check_places, read_json, write_json
+from invtoolbox.jobs.job import (
+    Request,
+    SceneJob,
+    check_places,
+    print_files,
+    print_metrics,
+    print_notes,
+    read_json,
+    report_divergence,
+    write_json,
+)
 from invtoolbox.jobs.kind import SceneOutcome
-from invtoolbox.jobs.reports import print_files, print_metrics, print_notes, report_divergence
 from invtoolbox.loop.checkpoint import Checkpoint
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.imaging.blur import Blur

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.datasets.measurement import Measurement
-from invtoolbox.datasets.mri.kspace import KSpace, KSpaceData
+from invtoolbox.datasets import KSpace, KSpaceData, Measurement
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
 from invtoolbox.processing.coils import compress_coils

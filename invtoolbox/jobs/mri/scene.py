@@ -26,24 +26,25 @@ from torch import Tensor
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
 from invtoolbox.core.environment import device_named
 from invtoolbox.core.interrupts import limit
-from invtoolbox.datasets.measurement import Measurement
-from invtoolbox.datasets.mri.kspace import KSpaceData
-from invtoolbox.datasets.mri.opening import open_kspace
+from invtoolbox.datasets import (
+    KSpaceData,
+    Measurement,
+    VolumeInMemory,
+    open_kspace,
+    write_dicom_series,
+)
 from invtoolbox.datasets.output import make_folder, write_npy, writing
-from invtoolbox.datasets.volumes.dicom_writer import write_dicom_series
 from invtoolbox.datasets.volumes.nifti import check_available, start_of_file, write_packed
-from invtoolbox.datasets.volumes.volume import VolumeInMemory
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.reconstruct import reconstruct
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure
+from invtoolbox.jobs.kind import Compared, Inputs, Kind, SceneTables, write_figure
 from invtoolbox.jobs.mri.reconstruct import (
     Images,
     check_volumes,
     compress_to,
     reconstruct_volumes,
 )
-from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.jobs.study.driver import parse_items
 from invtoolbox.metrics import psnr
 from invtoolbox.plotting.canvas import new_figure
@@ -267,7 +268,7 @@ def _write_picture(path: Path, images: Images, inputs: Inputs) -> None:
 
 
 def _compare(file: CheckedScene[MRIScene], images: Images, inputs: Inputs) -> Compared:
-    """Return the middle slice beside the zero-filled one and the reference."""
+    """Return the middle slice, with zero filling and the reference for comparison."""
     middle = images.middle
     pictures = {"Zero filling": middle.zero_filled, "Reconstruction": middle.x}
     if middle.reference is not None:

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
-from invtoolbox.core.guards import check_range
+from invtoolbox.core.guards import as_tensor, check_range
 from invtoolbox.errors import InputError
 
 #: Lengths of unit normals that were rounded to 8 bits deviate less from 1.

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.core.short_text import ShortText
 from invtoolbox.core.threads import limit_torch_threads
 from invtoolbox.errors import InputError, naming_arguments

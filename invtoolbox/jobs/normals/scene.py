@@ -25,19 +25,19 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
-from invtoolbox.datasets.models.meshes import write_mesh
-from invtoolbox.datasets.output import write_png, writing
-from invtoolbox.datasets.volumes.normal_maps import (
+from invtoolbox.datasets import (
     read_depth,
     read_intrinsics,
     read_mask,
     read_normal_map,
+    write_mesh,
+    write_png,
+    writing,
 )
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables
+from invtoolbox.jobs.kind import Compared, Inputs, Kind, SceneTables
 from invtoolbox.jobs.normals.integrate import Surface, surface_from_normals
-from invtoolbox.jobs.scene_report import Compared
 from invtoolbox.simulation.ramp import simulate_ramp
 
 
@@ -218,10 +218,6 @@ def _write_depth(path: Path, surface: Surface, inputs: Inputs) -> None:
             np.savez_compressed(stream, depth=depth[0])
 
 
-def _write_mesh(path: Path, surface: Surface, inputs: Inputs) -> None:
-    write_mesh(path, surface.meshes()[0], overwrite=True)
-
-
 def _write_picture(path: Path, surface: Surface, inputs: Inputs) -> None:
     depth = surface.depth[0, 0]
     write_png(path, -torch.where(depth.isnan(), _largest(depth), depth), overwrite=True)
@@ -260,7 +256,13 @@ KIND = Kind(
     {
         "npz": ("depth.npz", _write_depth),
         "png": ("depth.png", _write_picture),
-        **{suffix: (f"mesh.{suffix}", _write_mesh) for suffix in ("obj", "off", "ply")},
+        **{
+            suffix: (
+                f"mesh.{suffix}",
+                lambda path, surface, _: write_mesh(path, surface.meshes()[0], overwrite=True),
+            )
+            for suffix in ("obj", "off", "ply")
+        },
     },
     usual=("npz", "obj", "png"),
     solution=lambda surface: surface.solutions[0],

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from invtoolbox.catalogue.documents import CheckedScene, content_of
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.folder_command import FolderCommand
+from invtoolbox.jobs.command import FolderCommand
 from invtoolbox.jobs.photographs.scene import is_folder, read_view_scene
 
 if TYPE_CHECKING:

@@ -13,15 +13,17 @@ from typing import Any
 import torch
 
 from invtoolbox.core.environment import open3d, optional_package
-from invtoolbox.datasets.models.gaussians import write_splats
-from invtoolbox.datasets.models.meshes import write_mesh
-from invtoolbox.datasets.views.colmap import write_colmap
-from invtoolbox.datasets.views.posed_pictures import PosedPictures
-from invtoolbox.datasets.views.sparse_model import SparseCamera, SparseModel
-from invtoolbox.datasets.views.transforms import write_transforms
+from invtoolbox.datasets import (
+    PosedPictures,
+    SparseCamera,
+    SparseModel,
+    write_colmap,
+    write_mesh,
+    write_splats,
+    write_transforms,
+)
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.lens import Lens
-from invtoolbox.geometry.meshes import Mesh
+from invtoolbox.geometry import Lens, Mesh
 from invtoolbox.jobs.photographs.photographs import Photographs
 from invtoolbox.jobs.photographs.scene import MESHES, ViewSceneFile
 from invtoolbox.jobs.photographs.surface import VIEWS, spread_out

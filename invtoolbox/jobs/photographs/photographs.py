@@ -14,7 +14,7 @@ from torch import Tensor
 
 from invtoolbox import metrics
 from invtoolbox.core.guards import check_range
-from invtoolbox.datasets.views.picture_files import resize
+from invtoolbox.datasets.views.photograph_files import resize
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError, unknown_name
 

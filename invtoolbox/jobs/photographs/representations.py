@@ -12,29 +12,30 @@ import torch
 from torch import Tensor
 
 from invtoolbox.catalogue.registry import require_settings
-from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.data_terms import DataTerm, LeastSquares
 from invtoolbox.data_terms.rendered_views import Photometric, StoredPhotometric
-from invtoolbox.datasets.models.gaussians import write_splats
-from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
-from invtoolbox.datasets.output import write_bytes
-from invtoolbox.datasets.ply import read_ply
-from invtoolbox.datasets.views.posed_pictures import PosedPictures
+from invtoolbox.datasets import (
+    PosedPictures,
+    read_ply,
+    read_voxels,
+    write_bytes,
+    write_splats,
+    write_voxels,
+)
 from invtoolbox.errors import InputError, unknown_name
-from invtoolbox.geometry.cameras import Cameras
-from invtoolbox.geometry.gaussians import Splats
+from invtoolbox.geometry import Cameras, Splats
 from invtoolbox.geometry.voxels import Voxels, VoxelSpace
 from invtoolbox.jobs.photographs.models import Pace, SceneModel
-from invtoolbox.operators.base import Operator
-from invtoolbox.operators.rendering.exposure import ExposedRenderer
-from invtoolbox.operators.rendering.gaussian_renderer import GaussianRenderer
-from invtoolbox.operators.rendering.voxel_renderer import VoxelRenderer
-from invtoolbox.priors.base import ImplicitPrior, Prior
-from invtoolbox.priors.composed import ThroughOperator
+from invtoolbox.operators import ExposedRenderer, GaussianRenderer, Operator, VoxelRenderer
+from invtoolbox.priors import (
+    Gaussians,
+    ImplicitPrior,
+    NormalConsistency,
+    Prior,
+    ThroughOperator,
+    VoxelGrid,
+)
 from invtoolbox.priors.implicit.gaussian_strategies import DefaultStrategy, MCMCStrategy, Strategy
-from invtoolbox.priors.implicit.gaussians import Gaussians
-from invtoolbox.priors.implicit.voxel_grid import VoxelGrid
-from invtoolbox.priors.scenes.views import NormalConsistency
 from invtoolbox.problem import Problem
 
 

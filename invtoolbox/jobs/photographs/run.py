@@ -18,15 +18,21 @@ from torch.nn import functional
 
 from invtoolbox.catalogue.documents import CheckedScene, refuse_outside
 from invtoolbox.core.environment import device_named, open3d
-from invtoolbox.datasets.models.gaussians import read_splats
-from invtoolbox.datasets.models.meshes import write_mesh
-from invtoolbox.datasets.models.voxels import read_voxels
+from invtoolbox.datasets import PosedPictures, read_splats, read_voxels, write_mesh
 from invtoolbox.datasets.output import file_names, make_folder, refuse_inputs, write_png
-from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.cameras import Cameras, turntable
 from invtoolbox.jobs.fields import input_files
-from invtoolbox.jobs.job import Request, SceneJob, alone, check_places, read_json, write_json
+from invtoolbox.jobs.job import (
+    Request,
+    SceneJob,
+    alone,
+    check_places,
+    print_files,
+    print_notes,
+    read_json,
+    write_json,
+)
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.command import COMMAND
 from invtoolbox.jobs.photographs.exports import (
@@ -41,9 +47,7 @@ from invtoolbox.jobs.photographs.scene import MESHES, ViewScene, ViewSceneFile, 
 from invtoolbox.jobs.photographs.stages import StagedSolution, solve_in_stages, work_files
 from invtoolbox.jobs.photographs.surface import mesh_scene
 from invtoolbox.jobs.photographs.watch import outlook
-from invtoolbox.jobs.reports import print_files, print_notes
-from invtoolbox.plotting.view_report import QualityCurve, ViewPicture, write_view_report
-from invtoolbox.plotting.web_viewer import write_viewer
+from invtoolbox.plotting import QualityCurve, ViewPicture, write_view_report, write_viewer
 
 PICTURES, MESH = "held-out", "mesh.obj"
 #: Shares of the time for a mesh after which no further depth, and no further photograph of its

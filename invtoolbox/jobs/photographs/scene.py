@@ -65,8 +65,7 @@ from invtoolbox.jobs.photographs.scale import by_length, by_markers, by_position
 from invtoolbox.jobs.photographs.stages import Stage
 from invtoolbox.jobs.photographs.starting_points import fill_points
 from invtoolbox.priors.base import Prior
-from invtoolbox.solvers.adam import Adam
-from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers import Adam, Solver
 
 #: Representations of a scene, by the name of the prior.
 MODELS: dict[str, type[SceneModel]] = {"voxel-grid": VoxelModel, "gaussians": GaussianModel}

@@ -24,11 +24,14 @@ from torch import Tensor
 from invtoolbox.catalogue.registry import require_settings
 from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.datasets.output import write_bytes
-from invtoolbox.datasets.views.posed_pictures import PosedPictures
+from invtoolbox.datasets import PosedPictures, write_bytes
 from invtoolbox.errors import InputError, naming, warn_user
-from invtoolbox.jobs.photographs.bad_views import find_bad_views
-from invtoolbox.jobs.photographs.models import SceneModel, silhouette_prior, weight_unit
+from invtoolbox.jobs.photographs.models import (
+    SceneModel,
+    find_bad_views,
+    silhouette_prior,
+    weight_unit,
+)
 from invtoolbox.jobs.photographs.photographs import Photographs, scale
 from invtoolbox.jobs.photographs.watch import Sample, Watch, spread
 from invtoolbox.loop.checkpoint import Checkpoint, fingerprint
@@ -36,8 +39,7 @@ from invtoolbox.priors.base import ImplicitPrior, Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
-from invtoolbox.solvers.adam import Adam
-from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers import Adam, Solver
 
 STATE = "stages.json"
 

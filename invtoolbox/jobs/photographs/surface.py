@@ -15,9 +15,7 @@ from torch.nn import functional
 
 from invtoolbox.core.sparse_graph import connected_components
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.cameras import Cameras
-from invtoolbox.geometry.depth_fusion import fuse_depth
-from invtoolbox.geometry.isosurface import voxel_surface
+from invtoolbox.geometry import Cameras, fuse_depth, voxel_surface
 from invtoolbox.geometry.meshes import Mesh, mesh_edges
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.jobs.photographs.models import SceneModel

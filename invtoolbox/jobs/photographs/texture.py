@@ -15,9 +15,7 @@ from invtoolbox.core.environment import open3d, optional_package
 from invtoolbox.core.guards import check_range
 from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.cameras import Cameras
-from invtoolbox.geometry.meshes import Mesh
-from invtoolbox.geometry.open3d_export import to_open3d
+from invtoolbox.geometry import Cameras, Mesh, to_open3d
 
 #: Number of views that a texel is blended from, and difference of colors at which a view counts half.
 BEST, OUTLIER = 5, 0.1

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
-from invtoolbox.datasets.measurement import Measurement
-from invtoolbox.datasets.volumes.volume import Volume
+from invtoolbox.core.guards import as_tensor
+from invtoolbox.datasets import Measurement, Volume
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
 from invtoolbox.operators.finite_difference import check_lengths

@@ -29,8 +29,7 @@ from invtoolbox.data_terms import (
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.placed_pixels import pool
 from invtoolbox.jobs.registration.linear import WINDOW
-from invtoolbox.operators import Exponential, ImageWarp, SparseMatrix, stack
-from invtoolbox.operators.base import Operator
+from invtoolbox.operators import Exponential, ImageWarp, Operator, SparseMatrix, stack
 from invtoolbox.operators.image_warp import Interpolation
 from invtoolbox.parameter_choice.noise import estimate_or_nan
 from invtoolbox.priors import Misfit, Prior, PriorSum

@@ -14,20 +14,19 @@ from torch import Tensor
 from invtoolbox import datasets, metrics
 from invtoolbox.datasets.transforms.opening import WRITTEN, check_suffix
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.grids import Grid
-from invtoolbox.geometry.transforms import (
+from invtoolbox.geometry import (
     Affine,
     Composite,
     DisplacementField,
+    Grid,
     Transform,
     resample,
 )
-from invtoolbox.jobs.kind import Inputs, write_figure
+from invtoolbox.jobs.kind import Compared, Inputs, write_figure
 from invtoolbox.jobs.registration.checks import to_image
 from invtoolbox.jobs.registration.register import Registration
 from invtoolbox.jobs.registration.stages import read_stages
-from invtoolbox.jobs.scene_report import Compared
-from invtoolbox.plotting.registration import registration_figure
+from invtoolbox.plotting.figures import registration_figure
 
 #: Number of bins of the histograms of mutual information.
 _BINS = 32

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.data_terms import DataTerm, MutualInformation, NormalizedCrossCorrelation
+from invtoolbox.geometry import Affine
 from invtoolbox.geometry.placed_pixels import PlacedPixels, levels_of
-from invtoolbox.geometry.transforms import Affine
 from invtoolbox.jobs.registration.halfway import halve
 from invtoolbox.operators import PlacedImage
 from invtoolbox.priors import AffineMap

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from invtoolbox import metrics
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.core.short_text import ShortText
 from invtoolbox.data_terms import DataTerm
 from invtoolbox.datasets.volumes.foreign_images import as_volume
 from invtoolbox.errors import InputError, naming_arguments
-from invtoolbox.geometry.grids import Grid
-from invtoolbox.geometry.transforms import Affine, Composite, DisplacementField, Transform, resample
+from invtoolbox.geometry import Affine, Composite, DisplacementField, Grid, Transform, resample
 from invtoolbox.jobs.registration.checks import Pair, read_pair, to_image, to_landmarks, to_mask
 from invtoolbox.jobs.registration.deformable import (
     LOSSES,
@@ -202,16 +201,16 @@ def register(
     fixed(H^-1(p))`` with ``H(H(p)) = L(p)``. The motion ``H exp(v) H`` does not fold, has an
     inverse, and exchanged images have the inverse motion (Ashburner 2007; Vercauteren et al. 2008;
     Avants et al. 2008). L is then the geometric mean of both directions. Where no H is unique, for
-    rotations by 180 degrees and mirrored images, H is replaced by L and the identity, and a note
-    says so.
+    rotations by 180 degrees and mirrored images, H is replaced by L and the identity, with a
+    note.
 
     Images on one grid have no linear stage, unless a motion of more than two pixels explains most of
-    their difference, or lowers the objective of the field clearly; a note says so.
+    their difference, or lowers the objective of the field clearly; the result has a note.
 
     If the prior has no written weight and there are no landmarks, the images are registered again
     with as much further noise as they have, for any loss. If that changes the field by more than
-    0.3 of its length (0.7 with descriptors), where the fixed image has structure, u is zero, and a
-    note says so.
+    0.3 of its length (0.7 with descriptors), where the fixed image has structure, u is zero, with
+    a note.
 
     Args:
         moving: image or volume, ``(*space)`` or ``(batch, channel, *space)`` with 2 or 3 axes of

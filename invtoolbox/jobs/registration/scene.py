@@ -212,10 +212,6 @@ def _arrays(motion: Registration, inputs: Inputs) -> dict[str, Any]:
     return {**arrays, "inverse": motion.inverse[0]} if motion.has_inverse else arrays
 
 
-def _write_warped(path: Path, motion: Registration, inputs: Inputs) -> None:
-    datasets.write(path, motion.warped[0], overwrite=True)
-
-
 def _write_image(path: Path, motion: Registration, inputs: Inputs) -> None:
     """Write the warped image in a format of images, on the grid of the fixed one."""
     datasets.write(path, _on_grid(inputs["fixed"], motion.warped), overwrite=True)
@@ -301,7 +297,10 @@ KIND = Kind(
     measure,
     {
         "npz": ("motion.npz", arrays_of(_arrays)),
-        "npy": ("warped.npy", _write_warped),
+        "npy": (
+            "warped.npy",
+            lambda path, motion, _: datasets.write(path, motion.warped[0], overwrite=True),
+        ),
         "h5": ("transform.h5", write_transform),
         "png": ("registration.png", write_picture),
     },

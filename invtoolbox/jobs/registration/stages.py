@@ -11,15 +11,15 @@ from torch import Tensor
 
 from invtoolbox import metrics
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.grids import Grid
-from invtoolbox.geometry.placed_pixels import PlacedPixels
-from invtoolbox.geometry.transforms import (
+from invtoolbox.geometry import (
     Affine,
     Composite,
     DisplacementField,
+    Grid,
     Transform,
     resample,
 )
+from invtoolbox.geometry.placed_pixels import PlacedPixels
 from invtoolbox.jobs.registration.checks import Pair
 from invtoolbox.jobs.registration.deformable import (
     DeformableStage,

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.data_terms import LeastSquares
 from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.geometry.meshes import Body, Mesh
 from invtoolbox.operators import TrackedPoints
+from invtoolbox.priors import Bones, Deformation
 from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
-
-if TYPE_CHECKING:
-    from invtoolbox.solution import Solution
-    from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers import LBFGS, Solver
 
 #: Standard deviation of what bones cannot follow, relative to the diagonal.
 _MODEL = 0.002
@@ -83,9 +82,6 @@ def find_bones(
     >>> x.skeleton()
     Skeleton(2 bones)
     """
-    from invtoolbox.priors import Bones, Deformation
-    from invtoolbox.solvers import LBFGS
-
     body, rest, positions, index = _read(shape, frames, index)
     times = len(positions)
     diagonal = float((rest[0].amax(0) - rest[0].amin(0)).norm())

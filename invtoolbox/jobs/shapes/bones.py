@@ -26,8 +26,7 @@ from invtoolbox.datasets.output import make_folder
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.meshes import Mesh
 from invtoolbox.jobs.command import SceneCommand
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
-from invtoolbox.jobs.scene_report import Compared
+from invtoolbox.jobs.kind import Compared, Inputs, Kind, SceneTables, arrays_of
 from invtoolbox.jobs.shapes.articulation import find_bones
 from invtoolbox.solution import Solution
 

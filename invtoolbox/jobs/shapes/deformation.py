@@ -6,24 +6,22 @@ The other points follow as rigidly as possible.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.data_terms import Exact, LeastSquares
 from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.geometry.meshes import Body
 from invtoolbox.geometry.neighbour_graph import MeshWeights, NeighbourGraph
 from invtoolbox.operators import ObservedPoints
+from invtoolbox.priors import ARAP, Prior
 from invtoolbox.problem import Problem
+from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
-
-if TYPE_CHECKING:
-    from invtoolbox.priors.base import Prior
-    from invtoolbox.solution import Solution
-    from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers import LocalGlobal, Solver
 
 #: Handles as a mapping from the number of a point to its position, or as all numbers and all
 #: positions.
@@ -124,9 +122,6 @@ def deformation(
     Its ``x`` is the displacements, float64 ``(batch, N, 3)``. The arguments and the errors are
     those of `deform`.
     """
-    from invtoolbox.priors import ARAP
-    from invtoolbox.solvers import LocalGlobal
-
     if isinstance(shape, Mapping):
         raise InputError("deform takes the shape first and the handles second, got handles first")
     body = Body.of(shape)

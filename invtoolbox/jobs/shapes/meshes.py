@@ -35,15 +35,13 @@ from invtoolbox.core.checks import decoding, open_arrays, require_file
 from invtoolbox.data_terms import Exact, LeastSquares
 from invtoolbox.datasets.models.meshes import read_dmat, read_mesh, write_mesh
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.meshes import Mesh
-from invtoolbox.geometry.neighbour_graph import NeighbourGraph
+from invtoolbox.geometry import Mesh, NeighbourGraph
 from invtoolbox.geometry.rigid import rotation
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of, solver_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure, write_solution
-from invtoolbox.jobs.scene_report import Compared
+from invtoolbox.jobs.kind import Compared, Inputs, Kind, SceneTables, write_figure, write_solution
 from invtoolbox.operators import ObservedPoints
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
@@ -304,10 +302,6 @@ def _diagonal(vertices: Tensor) -> float:
     return float((vertices.amax(0) - vertices.amin(0)).norm())
 
 
-def _write_mesh(path: Path, moved: MovedMesh, inputs: Inputs) -> None:
-    write_mesh(path, moved.mesh, overwrite=True)
-
-
 def _write_picture(path: Path, moved: MovedMesh, inputs: Inputs) -> None:
     from invtoolbox.plotting.figures import mesh_figure
 
@@ -337,7 +331,13 @@ KIND = Kind(
     _deform,
     _measure,
     {
-        **{suffix: (f"mesh.{suffix}", _write_mesh) for suffix in ("ply", "obj", "off")},
+        **{
+            suffix: (
+                f"mesh.{suffix}",
+                lambda path, moved, _: write_mesh(path, moved.mesh, overwrite=True),
+            )
+            for suffix in ("ply", "obj", "off")
+        },
         "h5": ("solution.h5", write_solution),
         "png": ("mesh.png", _write_picture),
     },

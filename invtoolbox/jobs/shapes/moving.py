@@ -48,22 +48,19 @@ from invtoolbox.catalogue.documents import (
 from invtoolbox.catalogue.registry import build, lookup
 from invtoolbox.core.checks import decoding
 from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.datasets.models.gaussians import read_splats, write_splats
+from invtoolbox.datasets import PosedPictures, read_splats, write_splats
 from invtoolbox.datasets.output import make_folder, write_bytes, write_png
-from invtoolbox.datasets.views.posed_pictures import PosedPictures
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.gaussians import Splats
+from invtoolbox.geometry import NeighbourGraph, Splats
 from invtoolbox.geometry.moving_shapes import Moving, blend_turns
-from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.jobs.images.parts import prior_of, solver_of
 from invtoolbox.jobs.images.tables import DataTerm as DataTermTable
 from invtoolbox.jobs.images.tables import Prior as PriorTable
 from invtoolbox.jobs.images.tables import Solver as SolverTable
-from invtoolbox.jobs.job import SceneJob, alone, read_json, write_json
+from invtoolbox.jobs.job import SceneJob, alone, print_files, read_json, write_json
 from invtoolbox.jobs.kind import OwnKind
 from invtoolbox.jobs.photographs.photographs import Photographs, judge, split_views
 from invtoolbox.jobs.photographs.representations import GaussianModel
-from invtoolbox.jobs.reports import print_files
 from invtoolbox.jobs.shapes.articulation import find_bones
 from invtoolbox.jobs.shapes.moving_sequences import (
     FilmedMesh,
@@ -73,8 +70,7 @@ from invtoolbox.jobs.shapes.moving_sequences import (
     simulate_bar,
 )
 from invtoolbox.operators import OverTime
-from invtoolbox.priors.base import Prior
-from invtoolbox.priors.implicit.bones import Bones
+from invtoolbox.priors import Bones, Prior
 from invtoolbox.priors.implicit.deformation import ControlNodes, Deformation, Motion, PointMotion
 from invtoolbox.problem import Problem
 from invtoolbox.solve import solve

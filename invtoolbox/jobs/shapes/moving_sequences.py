@@ -11,11 +11,9 @@ from pydantic import Field
 from torch import Tensor
 
 from invtoolbox.catalogue.documents import FilePath, Table
-from invtoolbox.datasets.models.meshes import read_mesh
-from invtoolbox.datasets.views.posed_pictures import PosedPictures
+from invtoolbox.datasets import PosedPictures, read_mesh
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.cameras import Cameras
-from invtoolbox.geometry.gaussians import Splats
+from invtoolbox.geometry import Cameras, Splats
 from invtoolbox.geometry.moving_shapes import farthest_points
 from invtoolbox.jobs.photographs.photographs import Photographs
 from invtoolbox.jobs.photographs.representations import GaussianModel

@@ -17,8 +17,7 @@ from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.run import VOLUME_FORMATS, ImageJob
 from invtoolbox.jobs.images.tables import SceneFile, Source, read_scene
-from invtoolbox.jobs.job import Request, check_places
-from invtoolbox.jobs.reports import report_study
+from invtoolbox.jobs.job import Request, check_places, report_study
 from invtoolbox.jobs.study.driver import Items, Study, parse_items, run_study
 from invtoolbox.jobs.study.results import Answer, answer_of
 from invtoolbox.jobs.study.slices import stamp

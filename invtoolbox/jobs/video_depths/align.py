@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from invtoolbox.core.arrays import as_tensor
-from invtoolbox.core.guards import check_range
+from invtoolbox.core.guards import as_tensor, check_range
 from invtoolbox.core.short_text import ShortText
 from invtoolbox.data_terms import LeastSquares, Student
 from invtoolbox.errors import InputError, naming_arguments

@@ -26,12 +26,10 @@ from torch import Tensor
 
 from invtoolbox import datasets
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Table
-from invtoolbox.datasets.output import write_png
-from invtoolbox.datasets.volumes.normal_maps import read_depth
+from invtoolbox.datasets import read_depth, write_png
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, arrays_of
-from invtoolbox.jobs.scene_report import Compared
+from invtoolbox.jobs.kind import Compared, Inputs, Kind, SceneTables, arrays_of
 from invtoolbox.jobs.video_depths.align import AlignedDepths, align_depths
 
 

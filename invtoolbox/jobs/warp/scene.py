@@ -28,12 +28,12 @@ from invtoolbox.datasets.transforms.points import SUFFIXES as POINTS
 from invtoolbox.datasets.transforms.points import read_points, write_points
 from invtoolbox.datasets.writers import SUFFIXES as IMAGES
 from invtoolbox.errors import InputError
-from invtoolbox.geometry.grids import Grid
-from invtoolbox.geometry.meshes import Mesh
-from invtoolbox.geometry.transforms import (
+from invtoolbox.geometry import (
     Composite,
     DisplacementField,
+    Grid,
     Inverse,
+    Mesh,
     Transform,
     resample,
 )

@@ -14,14 +14,12 @@ from invtoolbox.data_terms import LeastSquares
 from invtoolbox.errors import InputError, naming_arguments
 from invtoolbox.loop.run import Callback
 from invtoolbox.operators import AcousticWaves, TravelTimes
-from invtoolbox.priors import Box, Tikhonov
-from invtoolbox.priors.base import Prior
+from invtoolbox.priors import Box, Prior, Tikhonov
 from invtoolbox.problem import Problem
 from invtoolbox.processing.onsets import pick_onsets
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
-from invtoolbox.solvers import LBFGS
-from invtoolbox.solvers.base import Solver
+from invtoolbox.solvers import LBFGS, Solver
 
 #: Number of velocities and of gradients that are compared for the first model, number of them on
 #: either side of the best one that the next round divides, and number of rounds.

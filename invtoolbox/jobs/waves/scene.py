@@ -34,23 +34,19 @@ from torch import Tensor
 
 from invtoolbox.catalogue.documents import CheckedScene, FilePath, Several, Table
 from invtoolbox.core.checks import decoding, open_arrays, require_file
-from invtoolbox.data_terms import LeastSquares, Sobolev
-from invtoolbox.data_terms.base import DataTerm
-from invtoolbox.datasets.output import write_npy
-from invtoolbox.datasets.scans.segy import read_segy
+from invtoolbox.data_terms import DataTerm, LeastSquares, Sobolev
+from invtoolbox.datasets import read_segy, write_npy
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.command import SceneCommand
 from invtoolbox.jobs.images.parts import prior_of
 from invtoolbox.jobs.images.tables import Prior as PriorTable
-from invtoolbox.jobs.kind import Inputs, Kind, SceneTables, write_figure, write_solution
-from invtoolbox.jobs.scene_report import Compared
+from invtoolbox.jobs.kind import Compared, Inputs, Kind, SceneTables, write_figure, write_solution
 from invtoolbox.jobs.waves.first_arrivals import invert_first_arrivals, pick_first_arrivals
-from invtoolbox.jobs.waves.invert import invert_waveforms
-from invtoolbox.jobs.waves.windows import Times, data_window
+from invtoolbox.jobs.waves.invert import Times, data_window, invert_waveforms
 from invtoolbox.operators import AcousticWaves
 from invtoolbox.plotting.canvas import new_figure
 from invtoolbox.processing.onsets import pick_onsets
-from invtoolbox.simulation.wavelets import ricker
+from invtoolbox.simulation.propagation import ricker
 from invtoolbox.solution import Solution
 
 
@@ -405,10 +401,6 @@ def _compare(file: CheckedScene[WaveScene], solution: Solution, inputs: Inputs) 
     return Compared(images, "Inversion", "Truth", "m/s", words, is_good)
 
 
-def _write_velocity(path: Path, solution: Solution, inputs: Inputs) -> None:
-    write_npy(path, solution.x[0, 0].cpu().numpy(), overwrite=True)
-
-
 def _write_picture(path: Path, solution: Solution, inputs: Inputs) -> None:
     """Write start, result and truth as PNG, with one scale of colors."""
     models = {"start": inputs["start"], "inversion": solution.x, "truth": inputs["truth"]}
@@ -466,7 +458,10 @@ KIND = Kind(
     _invert,
     _measure,
     {
-        "npy": ("velocity.npy", _write_velocity),
+        "npy": (
+            "velocity.npy",
+            lambda path, answer, _: write_npy(path, answer.x[0, 0], overwrite=True),
+        ),
         "png": ("velocity.png", _write_picture),
         "h5": ("solution.h5", write_solution),
     },

@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.kernels.launch import Kernel, launch
-from invtoolbox.kernels.native import native_kernel
+from invtoolbox.kernels.native import Kernel, launch, native_kernel
 
 #: Largest number of rounds of 2^axes sweeps; waves that turn often need more rounds.
 _ROUNDS = 40

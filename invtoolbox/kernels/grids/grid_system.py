@@ -8,8 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from invtoolbox.kernels.launch import Kernel, launch
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 
 #: Values that are summed side by side.
 _LANES = 16

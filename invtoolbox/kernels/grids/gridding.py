@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.settings import Settings
-from invtoolbox.kernels.launch import Kernel, launch
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 
 #: Samples that one task interpolates.
 _BLOCK = 1024

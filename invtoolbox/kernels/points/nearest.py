@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import run_on_threads
+from invtoolbox.kernels.native import run_on_threads
 
 #: Number of distances that are in memory at once on a GPU: 256 MB in float32.
 _AT_ONCE = 1 << 26

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import Kernel, launch
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 
 
 @dataclass

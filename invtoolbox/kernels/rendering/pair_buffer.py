@@ -2,7 +2,7 @@
 
 A GPU sorts the pairs in a tensor whose size the host must know. Within `PairBuffers.open` the size
 is a guess from earlier steps. `PairBuffers.read` then tells whether every guess was large enough;
-otherwise the steps must be repeated (`invtoolbox.loop.replay`).
+otherwise the steps must be repeated (`invtoolbox.loop.capture`).
 """
 
 from __future__ import annotations

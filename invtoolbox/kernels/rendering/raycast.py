@@ -22,8 +22,7 @@ from torch import Tensor
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError, check_name
-from invtoolbox.kernels.launch import Kernel, launch
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 
 #: The kinds of primitives, in the order of their numbers in the kernel. In its own frame, a
 #: primitive with half sizes (a, b, c) is the plane z = 0; the box |x| <= a, |y| <= b, |z| <= c; the

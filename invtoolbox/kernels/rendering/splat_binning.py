@@ -12,8 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from invtoolbox.kernels.launch import Kernel, launch
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 from invtoolbox.kernels.rendering.pair_buffer import buffer_size
 
 #: Side of a tile in pixels.

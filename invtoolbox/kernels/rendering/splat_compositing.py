@@ -26,8 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import Kernel, launch
-from invtoolbox.kernels.native import REAL, Int64, native_kernel
+from invtoolbox.kernels.native import REAL, Int64, Kernel, launch, native_kernel
 from invtoolbox.kernels.rendering.splat_binning import TILE, Tiles
 from invtoolbox.kernels.rendering.splat_projection import GEOMETRY
 

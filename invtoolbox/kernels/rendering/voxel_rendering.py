@@ -23,8 +23,7 @@ from invtoolbox.core.constants import constant
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.gaussians import spherical_harmonics
 from invtoolbox.geometry.voxels import Voxels
-from invtoolbox.kernels.launch import Kernel, launch
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 
 #: Bytes that the separate gradients of the threads may take together.
 _BUFFERS = 1 << 30

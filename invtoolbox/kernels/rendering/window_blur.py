@@ -8,8 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from invtoolbox.kernels.launch import Kernel, launch
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 
 #: Neighbouring pixels that are blurred together. On CUDA they are a task, which has them in registers.
 _BLOCK, _BLOCK_ON_CUDA = 256, 4

@@ -32,9 +32,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from invtoolbox.core.checks import check_input
-from invtoolbox.kernels.launch import Kernel, launch
-from invtoolbox.kernels.linear_map import vectorize
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.linear_map import BatchedFunction
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 from invtoolbox.kernels.tomography.rays import Rays
 
 #: Rays that a task of the CPU follows side by side: a multiple of the length of its vectors.
@@ -144,7 +143,7 @@ def _transform(value: Tensor, rays: Rays, transpose: bool) -> Tensor:
 # c2, and the second derivatives of linear interpolation vanish.
 
 
-class _Transform(torch.autograd.Function):
+class _Transform(BatchedFunction):
     """Projection of images or, with ``transpose``, back-projection of sinograms."""
 
     @staticmethod
@@ -201,13 +200,11 @@ class _Transform(torch.autograd.Function):
             total = total + _Transform.apply(value, offset, slope, tangent, ctx.rays, ctx.transpose)
         return total
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        return vectorize(_Transform, info, in_dims, arguments)
 
-
-class _Moments(torch.autograd.Function):
+class _Moments(BatchedFunction):
     """Three sums of the family above times the sinogram, summed over the batch: (3, V, D)."""
+
+    sums_batch = True
 
     @staticmethod
     def forward(
@@ -239,10 +236,6 @@ class _Moments(torch.autograd.Function):
             moments = _Moments.apply(image, sinogram, offset, slope, ctx.rays)
             grad_offset, grad_slope = grad[0] * moments[1], grad[0] * moments[2]
         return grad_image, grad_sinogram, grad_offset, grad_slope, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        return vectorize(_Moments, info, in_dims, arguments, sums_batch=True)
 
 
 def _geometry_grads(

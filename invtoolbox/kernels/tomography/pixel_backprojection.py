@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.linear_map import linear_map
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 from invtoolbox.kernels.tomography.joseph import interleave, pad_lines, plan_lanes
 
 #: Neighbouring pixels that a task of the CPU treats side by side, one image at a time.

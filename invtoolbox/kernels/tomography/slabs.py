@@ -30,8 +30,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.interrupts import check_time
-from invtoolbox.kernels.launch import Kernel, launch
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 from invtoolbox.kernels.tomography.rays import ScanArguments, Views, views_by_axis
 
 #: Columns of cells that a task of the projection treats together.

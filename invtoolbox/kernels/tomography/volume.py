@@ -39,9 +39,8 @@ from torch import Tensor
 
 from invtoolbox.core.checks import check_input
 from invtoolbox.errors import InputError
-from invtoolbox.kernels.launch import Kernel, launch
-from invtoolbox.kernels.linear_map import vectorize
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.linear_map import BatchedFunction
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 from invtoolbox.kernels.tomography import slabs
 from invtoolbox.kernels.tomography.rays import WIDTH, ScanArguments, Views, table_of
 
@@ -159,7 +158,7 @@ def _transform(value: Tensor, views: Views, transpose: bool) -> Tensor:
 # in the geometry need nothing else.
 
 
-class _Transform(torch.autograd.Function):
+class _Transform(BatchedFunction):
     """Projection of volumes or, with ``transpose``, back-projection of projections."""
 
     @staticmethod
@@ -208,13 +207,11 @@ class _Transform(torch.autograd.Function):
             total = total + _Transform.apply(value, table, d_tangent, ctx.views, ctx.transpose)
         return total
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        return vectorize(_Transform, info, in_dims, arguments)
 
-
-class _Geometry(torch.autograd.Function):
+class _Geometry(BatchedFunction):
     """Gradient of ``<projections, A volume>`` in the table, summed over the batch: (V, 13)."""
+
+    sums_batch = True
 
     @staticmethod
     def forward(volume: Tensor, projections: Tensor, table: Tensor, views: Views) -> Tensor:
@@ -241,12 +238,8 @@ class _Geometry(torch.autograd.Function):
         )
         return grad_volume, grad_projections, torch.zeros_like(table) if needs[2] else None, None
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        return vectorize(_Geometry, info, in_dims, arguments, sums_batch=True)
 
-
-class _FirstOrder(torch.autograd.Function):
+class _FirstOrder(BatchedFunction):
     """Copy of the table that raises an error if it is differentiated.
 
     Second derivatives in the geometry are not implemented.
@@ -267,10 +260,6 @@ class _FirstOrder(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         raise _second_derivative()
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Tensor, int]:
-        return vectorize(_FirstOrder, info, in_dims, arguments)
 
 
 def _geometry_grads(

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.checks import check_input
-from invtoolbox.kernels.launch import Kernel, launch
 from invtoolbox.kernels.linear_map import linear_map
-from invtoolbox.kernels.native import REAL, native_kernel
+from invtoolbox.kernels.native import REAL, Kernel, launch, native_kernel
 
 #: Block of the volume that a task of the CPU treats, (slices, rows, columns); its sums stay in the
 #: nearest cache.

@@ -9,8 +9,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
-from invtoolbox.core.guards import to_shape
+from invtoolbox.core.guards import as_tensor, to_shape
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.grids.grid_system import GridSystem
 from invtoolbox.operators.base import LinearOperator, count_items, expand

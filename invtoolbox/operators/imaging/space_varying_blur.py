@@ -8,8 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
-from invtoolbox.core.guards import check_choice, to_shape
+from invtoolbox.core.guards import as_tensor, check_choice, to_shape
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, count_items
 from invtoolbox.operators.imaging.blur import Blur

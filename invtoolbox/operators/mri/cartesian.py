@@ -12,12 +12,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import check_shape, count_items, expand
 from invtoolbox.operators.mri.coils import CoilOperator, combine_coils
-from invtoolbox.operators.mri.fourier import centred_fft, centred_ifft, check_axes, complex_dtype
-from invtoolbox.operators.mri.noise_level import outer_noise_std
+from invtoolbox.operators.mri.fourier import (
+    centred_fft,
+    centred_ifft,
+    check_axes,
+    complex_dtype,
+    outer_noise_std,
+)
 
 
 class CartesianMRI(CoilOperator):

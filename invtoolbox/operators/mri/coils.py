@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
-from invtoolbox.core.guards import to_shape
+from invtoolbox.core.guards import as_tensor, to_shape
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.mri.fourier import complex_dtype

@@ -10,15 +10,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
-from invtoolbox.core.guards import check_range
+from invtoolbox.core.guards import as_tensor, check_range
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.grids.gridding import Gridding
 from invtoolbox.kernels.linear_map import is_differentiated, linear_map
 from invtoolbox.operators.base import count_items
 from invtoolbox.operators.mri.coils import CoilOperator, combine_coils
-from invtoolbox.operators.mri.fourier import complex_dtype
-from invtoolbox.operators.mri.noise_level import outer_level
+from invtoolbox.operators.mri.fourier import complex_dtype, outer_level
 from invtoolbox.operators.mri.off_resonance import as_segments
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.core.arrays import as_tensor
+from invtoolbox.core.guards import as_tensor
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 

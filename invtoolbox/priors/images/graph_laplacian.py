@@ -13,7 +13,7 @@ from invtoolbox.errors import InputError, unknown_name
 from invtoolbox.operators.base import LinearOperator, check_shape
 from invtoolbox.operators.finite_difference import FiniteDifference
 from invtoolbox.operators.graph_laplacian import PixelGraphLaplacian
-from invtoolbox.priors.base import ExplicitPrior, Prior
+from invtoolbox.priors.base import ExplicitPrior, Prior, Problem
 from invtoolbox.priors.images.constraints import intensity_range
 from invtoolbox.priors.images.smoothed_norm import SmoothedNorm
 from invtoolbox.priors.images.total_variation import TotalVariation
@@ -21,7 +21,6 @@ from invtoolbox.priors.settings import replace, require_bound
 
 if TYPE_CHECKING:
     from invtoolbox.parameter_choice.base import WeightRule
-    from invtoolbox.problem import Problem
 
 _FIRST = ("fbp", "pseudo-inverse", "tikhonov", "tv")
 

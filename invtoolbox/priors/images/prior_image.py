@@ -12,14 +12,13 @@ from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, Problem
 from invtoolbox.priors.composed import PriorWrapper
 from invtoolbox.priors.images.total_variation import TotalVariation
 from invtoolbox.priors.settings import replace
 
 if TYPE_CHECKING:
     from invtoolbox.data_terms.base import DataTerm
-    from invtoolbox.problem import Problem
 
 
 class Misfit(ExplicitPrior):

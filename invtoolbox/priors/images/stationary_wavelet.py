@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -14,13 +14,10 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand, inner, item_norm
 from invtoolbox.operators.stationary_wavelet import StationaryWavelet
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, Problem
 from invtoolbox.priors.images.itemwise_iteration import ItemwiseIteration
 from invtoolbox.priors.images.sparsity import GroupL1
 from invtoolbox.priors.settings import replace
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class StationaryWaveletL1(ExplicitPrior):

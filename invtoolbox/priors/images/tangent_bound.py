@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from invtoolbox.core.guards import check_range
 from invtoolbox.operators.tomography.support import ray_support
+from invtoolbox.priors.base import Problem
 from invtoolbox.priors.images.constraints import Box
 from invtoolbox.priors.settings import replace
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 #: Number of views and cells whose mean decides whether a ray is empty.
 _VIEWS, _CELLS = 5, 3

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Generator, Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand, inner
 from invtoolbox.operators.finite_difference import FiniteDifference
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, Problem
 from invtoolbox.priors.settings import replace
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class Tikhonov(ExplicitPrior):

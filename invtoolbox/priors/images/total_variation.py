@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -19,15 +19,12 @@ from invtoolbox.core.reductions import norm_items, sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, expand
 from invtoolbox.operators.finite_difference import FiniteDifference
-from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
+from invtoolbox.priors.base import ExplicitPrior, PriorSum, Problem, Term
 from invtoolbox.priors.images.constraints import Box
 from invtoolbox.priors.images.itemwise_iteration import ItemwiseIteration
 from invtoolbox.priors.images.smoothed_norm import HuberNorm, huber
 from invtoolbox.priors.images.sparsity import L1, GroupL1, group_norm
 from invtoolbox.priors.settings import check_spacing, format_changes, format_setting, replace
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class TotalVariation(ExplicitPrior):

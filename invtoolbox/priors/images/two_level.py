@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -12,12 +12,9 @@ from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import expand
 from invtoolbox.operators.tomography.support import disc_support, ray_support
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, Problem
 from invtoolbox.priors.images.constraints import Box
 from invtoolbox.priors.settings import check_real, replace
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class TwoLevel(ExplicitPrior):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
 
-from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.base import ImplicitPrior, Problem
 from invtoolbox.priors.implicit.flow_spline import flow_grid
 from invtoolbox.priors.settings import replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class AffineFlow(ImplicitPrior):

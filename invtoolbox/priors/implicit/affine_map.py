@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.guards import check_choice
 from invtoolbox.errors import InputError
-from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.base import ImplicitPrior, Problem
 from invtoolbox.priors.settings import replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 LinearMotion = Literal["translation", "rigid", "similarity", "affine"]
 LINEAR_MOTIONS: tuple[LinearMotion, ...] = ("translation", "rigid", "similarity", "affine")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -20,12 +20,9 @@ from invtoolbox.geometry.rigid_parts import Parts, rigid_parts
 from invtoolbox.geometry.skinning import Skinning, blend, spread
 from invtoolbox.kernels.points.sparse_product import SparseProduct
 from invtoolbox.operators.tracked_points import TrackedPoints
-from invtoolbox.priors.base import Prior
+from invtoolbox.priors.base import Prior, Problem
 from invtoolbox.priors.implicit.deformation import Motion, bind_rigidity, repeat_shape
 from invtoolbox.priors.settings import replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 #: Number of nodes between which the logits of a point are interpolated.
 _NEAREST = 4

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,12 +15,9 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.networks.foreign_weights import CompressaiModel, is_compressai
 from invtoolbox.operators.base import expand
-from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.base import ImplicitPrior, Problem
 from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.priors.settings import check_intensity_range, replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class CompressiveAutoencoder(ImplicitPrior):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -14,11 +14,8 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
 from invtoolbox.operators.base import item_norm
-from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.base import ImplicitPrior, Problem
 from invtoolbox.priors.settings import replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class CoordinateNetwork(ImplicitPrior):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -29,12 +29,9 @@ from invtoolbox.geometry.rotations import of_rotation_vector, rotation_matrices
 from invtoolbox.geometry.voxels import Voxels
 from invtoolbox.operators.points import check_points
 from invtoolbox.priors.adaptive import AdaptivePrior, select_leaves
-from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
+from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum, Problem
 from invtoolbox.priors.implicit.coordinate_network import apply_layers, draw_layers
 from invtoolbox.priors.settings import replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class Deformation(ImplicitPrior):

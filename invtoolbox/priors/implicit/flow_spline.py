@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -12,11 +12,8 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.core.reductions import mean_items
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.epipolar import epipolar_distance
-from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.base import ImplicitPrior, Problem
 from invtoolbox.priors.settings import format_setting, replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class FlowSpline(ImplicitPrior):

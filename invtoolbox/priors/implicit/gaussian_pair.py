@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -14,12 +14,10 @@ from invtoolbox.geometry.gaussians import Splats
 from invtoolbox.kernels.points.nearest import Tree
 from invtoolbox.operators.rendering.combined import OnBoth
 from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate, Transfer, select_leaves
+from invtoolbox.priors.base import Problem
 from invtoolbox.priors.implicit.gaussian_strategies import DEAD
 from invtoolbox.priors.implicit.gaussians import Gaussians
 from invtoolbox.priors.settings import replace
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 T = TypeVar("T")
 

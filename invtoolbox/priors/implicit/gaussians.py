@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -15,6 +15,7 @@ from invtoolbox.geometry.carving import carve_surface
 from invtoolbox.geometry.gaussians import Splats, colors_to_harmonics, effective_rank
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.priors.adaptive import AdaptivePrior, Intermediate, Transfer
+from invtoolbox.priors.base import Problem
 from invtoolbox.priors.implicit.gaussian_strategies import (
     DEAD,
     DefaultStrategy,
@@ -22,9 +23,6 @@ from invtoolbox.priors.implicit.gaussian_strategies import (
     Strategy,
 )
 from invtoolbox.priors.settings import replace
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 #: Learning rate of `solvers.Adam` that the factors below refer to.
 _RATE = 1e-2

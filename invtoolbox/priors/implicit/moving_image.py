@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -14,12 +14,9 @@ from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.operators.finite_difference import check_lengths
 from invtoolbox.operators.image_warp import warp_images
 from invtoolbox.operators.matrix import LinearFunction
-from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum
+from invtoolbox.priors.base import ImplicitPrior, Prior, PriorSum, Problem
 from invtoolbox.priors.motion.displacement import Bending, DisplacementPrior, mean_length
 from invtoolbox.priors.settings import replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 #: Number of control points along the shortest axis of the coarsest grid, at most.
 _COARSEST = 8

@@ -5,19 +5,16 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
 
 from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
-from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, ImplicitPrior, Problem
 from invtoolbox.priors.composed import PriorWrapper
 from invtoolbox.priors.settings import check_graph, check_intensity_range, replace
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 #: Exponent of the schedule of levels (Karras, Aittala, Aila and Laine, NeurIPS 2022, equation 5).
 _EXPONENT = 7.0

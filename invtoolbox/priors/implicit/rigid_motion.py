@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -12,12 +12,9 @@ from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import rigid, rotation, rotation_vector
 from invtoolbox.kernels.points.sparse_product import SparseProduct
-from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.base import ImplicitPrior, Problem
 from invtoolbox.priors.motion.flow_prior import check_labels, flow_points, labels_of
 from invtoolbox.priors.settings import replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class RigidMotion(ImplicitPrior):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -11,11 +11,9 @@ from torch import Generator, Tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import rigid, rotation
+from invtoolbox.priors.base import Problem
 from invtoolbox.priors.implicit.rigid_motion import RigidMotion
 from invtoolbox.priors.settings import replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class RigidTrack(RigidMotion):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -12,11 +12,9 @@ from torch import Tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
+from invtoolbox.priors.base import Problem
 from invtoolbox.priors.implicit.coordinate_network import CoordinateNetwork, apply_layer
 from invtoolbox.priors.settings import replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 #: Frequencies that are compared, number of untrained networks per frequency, length of the spectra,
 #: and length of the axes of the grid on which the networks are evaluated.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
@@ -19,13 +19,10 @@ from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import FlowField
 from invtoolbox.kernels.points.sparse_product import weighted_rows
-from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.base import ImplicitPrior, Problem
 from invtoolbox.priors.implicit.coordinate_network import apply_layers
 from invtoolbox.priors.motion.flow_prior import sequence_of
 from invtoolbox.priors.settings import replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class SpaceTimeFlow(ImplicitPrior):

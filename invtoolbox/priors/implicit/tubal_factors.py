@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
@@ -11,12 +11,9 @@ from torch import Generator, Tensor
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.pytrees import map_items
 from invtoolbox.errors import InputError
-from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.base import ImplicitPrior, Problem
 from invtoolbox.priors.images.tubal_nuclear_norm import check_axes, check_shape
 from invtoolbox.priors.settings import format_changes, replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class TubalFactors(ImplicitPrior):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -12,12 +12,9 @@ from torch.func import functional_call
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.reductions import sum_items
 from invtoolbox.errors import InputError
-from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.base import ImplicitPrior, Problem
 from invtoolbox.priors.implicit.latent_networks import GaussianLatents
 from invtoolbox.priors.settings import replace
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class TunedGenerator(ImplicitPrior):

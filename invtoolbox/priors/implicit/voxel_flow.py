@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Generator, Tensor
@@ -12,12 +12,9 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.core.settings import Settings
 from invtoolbox.errors import InputError
 from invtoolbox.kernels.points.sparse_product import SparseProduct
-from invtoolbox.priors.base import ImplicitPrior
+from invtoolbox.priors.base import ImplicitPrior, Problem
 from invtoolbox.priors.motion.flow_prior import flow_points
 from invtoolbox.priors.settings import replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class VoxelFlow(ImplicitPrior):

@@ -8,7 +8,7 @@ convex problem per item.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Generator, Tensor
@@ -20,11 +20,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.networks.convex_network import ConvexNetwork, item_sum
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.elementary import Identity
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, Problem
 from invtoolbox.priors.settings import check_intensity_range, check_placement, replace
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 #: Default weight over that of Bayes' rule, which smooths a little too much.
 _OF_BAYES = 0.6

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,11 +12,8 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.core.ranks import current_ranks
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.tiles import cut
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, Problem
 from invtoolbox.priors.settings import replace
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class Tiled(ExplicitPrior):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from torch import Generator, Tensor
 
@@ -15,12 +15,9 @@ from invtoolbox.operators.base import LinearOperator, Operator, inner
 from invtoolbox.operators.finite_difference import FiniteDifference, check_lengths
 from invtoolbox.operators.image_warp import Exponential, ImageWarp
 from invtoolbox.operators.strain import ElasticStrain, SecondDifferences, lame_coefficients
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, Problem
 from invtoolbox.priors.images.tikhonov import Tikhonov
 from invtoolbox.priors.settings import format_changes, replace
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class DisplacementPrior(ExplicitPrior):

@@ -6,18 +6,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.displacements import as_points
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, Problem
 from invtoolbox.priors.settings import replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class FlowPrior(ExplicitPrior):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -11,12 +11,10 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph
 from invtoolbox.geometry.rotations import best_rotation
 from invtoolbox.kernels.points.rotations import Neighbourhoods
+from invtoolbox.priors.base import Problem
 from invtoolbox.priors.majorizer import Majorizer
 from invtoolbox.priors.motion.rigidity import GraphPrior, edge_shares
 from invtoolbox.priors.settings import require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class NodeARAP(GraphPrior):

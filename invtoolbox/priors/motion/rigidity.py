@@ -8,7 +8,7 @@ the points of the problem.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Generator, Tensor
@@ -19,11 +19,9 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.displacements import like_points
 from invtoolbox.geometry.neighbour_graph import NeighbourGraph, Weights
 from invtoolbox.kernels.points.rotations import Neighbourhoods
+from invtoolbox.priors.base import Problem
 from invtoolbox.priors.majorizer import Springs
 from invtoolbox.priors.motion.flow_prior import FlowPrior, first_flow, labels_of, smooth_norm
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 #: One graph for every item, or a tuple with one graph per item.
 Graphs = NeighbourGraph | tuple[NeighbourGraph, ...]

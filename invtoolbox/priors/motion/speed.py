@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -17,13 +17,10 @@ from invtoolbox.core.reductions import mean_items
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import length
 from invtoolbox.geometry.sweeps import FlowField
-from invtoolbox.priors.base import ExplicitPrior
+from invtoolbox.priors.base import ExplicitPrior, Problem
 from invtoolbox.priors.images.smoothed_norm import huber
 from invtoolbox.priors.motion.flow_prior import FlowPrior, first_flow, sequence_of
 from invtoolbox.priors.settings import replace, require_bound
-
-if TYPE_CHECKING:
-    from invtoolbox.problem import Problem
 
 
 class StaticWorld(ExplicitPrior):

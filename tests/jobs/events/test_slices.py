@@ -10,7 +10,7 @@ import torch
 import invtoolbox as it
 from invtoolbox.errors import InputError
 from invtoolbox.geometry import Events
-from invtoolbox.jobs.events.slices import affine_estimate, shrink, slice_by_motion, thin
+from invtoolbox.jobs.events.event_flow import affine_estimate, shrink, slice_by_motion, thin
 from invtoolbox.simulation import SimulatedEvents, simulate_events, simulate_textured_plane
 
 PLANE = {"size": (60, 80), "focal": 70.0, "threshold": 0.5}

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 import invtoolbox as it
 from invtoolbox.cli import main
 from invtoolbox.datasets import read_splats
-from invtoolbox.datasets.models.voxels import read_voxels
+from invtoolbox.datasets.models.gaussians import read_voxels
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.photographs.run import ViewOutcome
 from invtoolbox.jobs.photographs.scene import read_view_scene

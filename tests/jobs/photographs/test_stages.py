@@ -10,7 +10,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.datasets import PosedPictures, open_views
-from invtoolbox.datasets.models.voxels import read_voxels, write_voxels
+from invtoolbox.datasets.models.gaussians import read_voxels, write_voxels
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.photographs import (
     GaussianModel,
@@ -22,8 +22,7 @@ from invtoolbox.jobs.photographs import (
     solve_in_stages,
     split_views,
 )
-from invtoolbox.jobs.photographs.bad_views import find_bad_views
-from invtoolbox.jobs.photographs.models import weight_unit
+from invtoolbox.jobs.photographs.models import find_bad_views, weight_unit
 from invtoolbox.jobs.photographs.watch import Watch
 from invtoolbox.operators import GaussianRenderer
 from invtoolbox.priors import VoxelVariation

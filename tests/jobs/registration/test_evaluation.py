@@ -16,7 +16,7 @@ from invtoolbox.datasets.volumes.volume import VolumeInMemory
 from invtoolbox.geometry import Affine, Composite, DisplacementField, Grid
 from invtoolbox.jobs.registration.evaluation import images_of_stages
 from invtoolbox.jobs.registration.register import Registration
-from invtoolbox.plotting.registration import registration_figure
+from invtoolbox.plotting.figures import registration_figure
 from tests.command_line import Run, one_sentence
 
 sitk = pytest.importorskip("SimpleITK")

@@ -9,7 +9,7 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.jobs.waves.first_arrivals import fit_gradient
-from invtoolbox.jobs.waves.windows import shift_window
+from invtoolbox.jobs.waves.invert import shift_window
 from invtoolbox.operators import AcousticWaves
 
 pytest.importorskip("deepwave")

@@ -12,12 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from invtoolbox import metrics
-from invtoolbox.datasets.opening import open_measurements
-from invtoolbox.datasets.scans.geometry_2d import Geometry
-from invtoolbox.datasets.shelf import find_file
+from invtoolbox.datasets import Geometry, find_file, open_measurements
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.benchmark.case import Case, Row, System
-from invtoolbox.jobs.benchmark.images import image_case
+from invtoolbox.jobs.benchmark.case import Case, Row, System, image_case
 from invtoolbox.plotting.pixels import plane
 
 #: Views per degree of a full scan.

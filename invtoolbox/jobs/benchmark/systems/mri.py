@@ -16,8 +16,7 @@ from invtoolbox.catalogue.documents import Table
 from invtoolbox.datasets.opening import open as open_path
 from invtoolbox.datasets.shelf import find_file
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.benchmark.case import Case, Row, System
-from invtoolbox.jobs.benchmark.images import image_case
+from invtoolbox.jobs.benchmark.case import Case, Row, System, image_case
 from invtoolbox.operators import CartesianMRI
 from invtoolbox.operators.mri.fourier import centred_fft, centred_ifft
 

@@ -10,8 +10,7 @@ import torch
 from pydantic import Field
 
 from invtoolbox.core.checks import decoding
-from invtoolbox.datasets import read_intrinsics, read_mask, read_normal_map
-from invtoolbox.datasets.shelf import find_file
+from invtoolbox.datasets import find_file, read_intrinsics, read_mask, read_normal_map
 from invtoolbox.errors import require_name
 from invtoolbox.jobs.benchmark.case import Case, Row, Solved, System, check_answer
 from invtoolbox.jobs.normals.integrate import integrate_normals

@@ -13,8 +13,7 @@ from invtoolbox import operators
 from invtoolbox.datasets.opening import open as open_path
 from invtoolbox.datasets.shelf import find_file, missing_files, open_named
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.benchmark.case import Case, Row, System
-from invtoolbox.jobs.benchmark.images import image_case
+from invtoolbox.jobs.benchmark.case import Case, Row, System, image_case
 
 
 class PictureRow(Row):

@@ -15,8 +15,7 @@ from invtoolbox.catalogue.presets import prior_named
 from invtoolbox.core.checks import decoding
 from invtoolbox.datasets.shelf import find_file
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.benchmark.case import Case, Row, Solved, System, check_answer
-from invtoolbox.jobs.benchmark.images import picture
+from invtoolbox.jobs.benchmark.case import Case, Row, Solved, System, check_answer, picture
 from invtoolbox.jobs.registration.register import register
 from invtoolbox.metrics import folding
 from invtoolbox.simulation.beating_ring import simulate_ring

@@ -16,8 +16,7 @@ from invtoolbox import operators
 from invtoolbox.core.checks import decoding, require_keys
 from invtoolbox.datasets.shelf import find_file
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.benchmark.case import Case, Row, System
-from invtoolbox.jobs.benchmark.images import image_case
+from invtoolbox.jobs.benchmark.case import Case, Row, System, image_case
 
 #: Attenuation of water in 1/mm at about 70 keV.
 WATER = 0.0193
