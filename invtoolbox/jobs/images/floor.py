@@ -4,9 +4,9 @@ The simple answer to missing pixels is an interpolation, to a noisy or blurred p
 the picture itself, to a small picture bicubic interpolation, to k-space zero filling, and to a scan
 its filtered back-projection. Answers are compared by pixels or views that neither has seen, an
 enlarged picture by the enlargement of a smaller one, denoised pictures by Stein's estimate of the
-risk, and blurred ones, counts and k-space by simulated measurements. Fine detail of a blurred picture
-has to agree with its coarser detail, and an enlargement may leave no structure as its residual. Numbers
-here were chosen on the even half of `benchmarks/zoo.py`.
+risk, and blurred ones, counts and k-space by simulated measurements, k-space by held-out samples as
+well. Fine detail of a blurred picture has to agree with its coarser detail, and an enlargement may
+leave no structure as its residual. Numbers here were chosen on the even half of `benchmarks/zoo.py`.
 """
 
 from __future__ import annotations

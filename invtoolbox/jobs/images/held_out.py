@@ -147,7 +147,7 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
     for fold in range(folds):
         held = torch.cat([hold_out_gaps(mask, fold) for mask in known])
         fitted = known & ~held
-        x = again(problem.with_data_term(_with_weights(problem, fitted)))
+        x = again(problem.with_data_term(with_weights(problem, fitted)))
         simple = enlarge(_interpolate_items(y, fitted))
         weights = held * _like_gaps(known, fitted).to(y)
         pair = [weights * (predict(z) - y).square() for z in (x, simple)]
@@ -505,10 +505,16 @@ def _pixels(problem: Problem) -> Tensor:
     return A.pseudo_inverse(problem.y) if isinstance(A, Inpainting) else problem.y0
 
 
-def _with_weights(problem: Problem, fitted: Tensor) -> LeastSquares:
+def with_weights(problem: Problem, fitted: Tensor) -> LeastSquares:
+    """Return the least squares of some of the measurements.
+
+    Args:
+        problem: the whole problem.
+        fitted: the measurements that count, booleans that broadcast against ``y``.
+    """
     term = problem.data_term
     assert isinstance(term, LeastSquares)
-    weights = fitted.to(problem.y0)
+    weights = fitted.to(problem.y0.real)
     if term.weights is not None:
         weights = weights * term.weights.to(weights)
     return LeastSquares(term.noise_std, weights)
