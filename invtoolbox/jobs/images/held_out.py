@@ -114,12 +114,15 @@ class Verdict(NamedTuple):
         simple: simple answers of these items, by their place in the batch.
         reason: a sentence per item, without the item's number.
         notes: further sentences for the user.
+        ratio: error of the prior relative to that of the simple answer in held-out measurements,
+            ``(batch,)``, if it is known.
     """
 
     wins: Tensor
     simple: Callable[[int], Tensor]
     reason: Callable[[int], str]
     notes: tuple[str, ...] = ()
+    ratio: Tensor | None = None
 
 
 def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
@@ -163,7 +166,10 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
         )
 
     return Verdict(
-        wins, lambda k: enlarge(interpolate_smoothly(y[k : k + 1], known[k : k + 1])), reason
+        wins,
+        lambda k: enlarge(interpolate_smoothly(y[k : k + 1], known[k : k + 1])),
+        reason,
+        ratio=errors[0] / errors[1],
     )
 
 

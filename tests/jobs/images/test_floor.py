@@ -16,7 +16,7 @@ from invtoolbox.jobs.images.by_noise import (
     compare_with_measurements,
     expected_detail,
 )
-from invtoolbox.jobs.images.enlargement import doubt_structure
+from invtoolbox.jobs.images.enlargement import doubt_detail, doubt_structure
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import (
     Verdict,
@@ -338,6 +338,23 @@ def test_a_texture_that_is_left_as_the_residual_is_enlarged_by_interpolation() -
         y + 0.5 * torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
     )
     assert not bool(doubt_structure(problem, noise, held_out).wins[0])
+
+
+def test_an_answer_has_hardly_more_detail_than_the_small_picture() -> None:
+    """Texture near the limit of the resolution was sharpened at wrong frequencies."""
+    A = it.operators.Downsampling((1, 48, 48), 4, filter="gaussian")
+    place = torch.arange(48.0)
+    ripples = torch.cos(0.9 * place + 0.7 * place[:, None])[None, None]
+    bell = torch.exp(-((place - 20) ** 2 + (place[:, None] - 26) ** 2) / 200)[None, None]
+    problem = it.Problem(A(bell), A)
+    ratios = torch.tensor([0.98]), torch.tensor([0.6])
+    hardly, clearly = (
+        Verdict(torch.tensor([False]), lambda k: bell, lambda k: "", ratio=r) for r in ratios
+    )
+    exceeds = doubt_detail(problem, bell + ripples, hardly)
+    assert bool(exceeds.wins[0]) and "adds detail" in exceeds.reason(0)
+    assert not bool(doubt_detail(problem, bell + ripples, clearly).wins[0])
+    assert not bool(doubt_detail(problem, bell, hardly).wins[0])
 
 
 def disc_scan(off: float) -> tuple[it.operators.ParallelBeam, torch.Tensor, torch.Tensor]:
