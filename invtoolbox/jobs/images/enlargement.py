@@ -19,7 +19,7 @@ _SMALLEST = 12
 #: Largest ratio of the detail that an answer adds to a small picture, and of the picture's own, if the
 #: error of held-out pixels is not below this share of that of the interpolation. Gratings near the
 #: limit of the resolution have more detail, and are predicted better.
-_MOST_DETAIL, _BARELY = 1.25, 0.92
+_MOST_DETAIL, _BARELY = 1.25, 0.8
 
 
 def compare_at_half_size(problem: Problem, again: Again) -> Verdict | None:
