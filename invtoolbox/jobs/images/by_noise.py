@@ -10,6 +10,7 @@ from torch import Tensor
 
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.jobs.images.held_out import Again, Verdict
+from invtoolbox.jobs.images.k_space import predict_gaps
 from invtoolbox.objective.gaps import interpolate, measured
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.operators.imaging.blur import Blur
@@ -33,6 +34,9 @@ _LOW_NOISE, _STRUCTURED = 10 ** (-32 / 20), 0.1
 #: suit it too well, because they come from its own answer. K-space (1.5 dB) is hardly predicted where
 #: it was not sampled, so an answer that is too smooth looks better there.
 _LEAST_GAIN, _LEAST_GAIN_OF_K_SPACE = 0.85, 0.7
+#: Ratio of squared errors by which zero filling must win on held-out samples: few lines are held out,
+#: and without them the prior has less to go on. By its square the prior wins against the simulation.
+_CLEARLY = 2.0
 #: Pixels by which an image is moved from which k-space is simulated.
 _MOVED = (5, 3)
 #: Step of the divergence in units of the noise, and seed of its signs.
@@ -174,6 +178,17 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
     if bool(wins.any()):
         # An answer that another solve does not find again was not what its weight asks for.
         wins = wins & ~(sizes(again(problem) - x) > by_prior / 4)
+    totals = [by_prior, by_simple]
+    is_lost_in_gaps = torch.zeros_like(wins)
+    if is_k_space:
+        # Errors in the gaps by held-out samples, and errors of the samples by the simulation.
+        errors = A(d), A(to_image(simulated)) - exact
+        totals = [
+            error.abs().square().flatten(1).double().sum(1) + in_gaps
+            for error, in_gaps in zip(errors, predict_gaps(problem, again))
+        ]
+        is_lost_in_gaps = ~(totals[0] <= _CLEARLY * totals[1]) & ~wins
+        wins = wins & ~(_CLEARLY**2 * totals[0] < totals[1])
 
     def reason(k: int) -> str:
         has_gaps = is_measured is not None and not bool(is_measured[k].all())
@@ -183,12 +198,17 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
                 "the prior's answer has fine detail of which the picture shows nothing that is "
                 f"coarser, and its residual is not white: {end}"
             )
+        if bool(is_lost_in_gaps[k]):
+            return (
+                f"the prior predicts k-space with held-out samples to {_root(totals[0][k])}, and "
+                f"{name} to {_root(totals[1][k])}: {end}"
+            )
         return (
             f"on measurements simulated from the answer, the prior errs by {_root(by_prior[k])} and "
             f"{name} by {_root(by_simple[k])}: {end}"
         )
 
-    return Verdict(wins | is_invented, lambda k: simple(y)[k : k + 1], reason)
+    return Verdict(wins | is_lost_in_gaps | is_invented, lambda k: simple(y)[k : k + 1], reason)
 
 
 def _invents_detail(problem: Problem, x: Tensor, residual: Tensor) -> Tensor:

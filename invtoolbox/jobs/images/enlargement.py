@@ -16,6 +16,10 @@ from invtoolbox.problem import Problem
 
 #: Least number of rows and columns of a picture that is reduced once more.
 _SMALLEST = 12
+#: Largest ratio of the detail that an answer adds to a small picture, and of the picture's own, if the
+#: error of held-out pixels is not below this share of that of the interpolation. Gratings near the
+#: limit of the resolution have more detail, and are predicted better.
+_MOST_DETAIL, _BARELY = 1.25, 0.8
 
 
 def compare_at_half_size(problem: Problem, again: Again) -> Verdict | None:
@@ -36,10 +40,7 @@ def compare_at_half_size(problem: Problem, again: Again) -> Verdict | None:
     smaller = Downsampling((A.domain_shape[0], rows, columns), A.factor, A.filter, A.boundary)
     y = smaller(truth)
 
-    def enlarge(image: Tensor, size: tuple[int, ...]) -> Tensor:
-        return torch.nn.functional.interpolate(image, size, mode="bicubic", align_corners=False)
-
-    answers = again(Problem(y, smaller, problem.data_term)), enlarge(y, (rows, columns))
+    answers = again(Problem(y, smaller, problem.data_term)), _enlarge(y, (rows, columns))
     by_prior, by_simple = ((x - truth).double().square().flatten(1).mean(1) for x in answers)
 
     def reason(k: int) -> str:
@@ -50,7 +51,9 @@ def compare_at_half_size(problem: Problem, again: Again) -> Verdict | None:
         )
 
     size = tuple(problem.image_shape[1:])
-    return Verdict(~(by_prior <= by_simple), lambda k: enlarge(problem.y0[k : k + 1], size), reason)
+    return Verdict(
+        ~(by_prior <= by_simple), lambda k: _enlarge(problem.y0[k : k + 1], size), reason
+    )
 
 
 def doubt_structure(problem: Problem, x: Tensor, verdict: Verdict) -> Verdict:
@@ -82,3 +85,43 @@ def doubt_structure(problem: Problem, x: Tensor, verdict: Verdict) -> Verdict:
         )
 
     return verdict._replace(wins=verdict.wins | leaves, reason=reason)
+
+
+def doubt_detail(problem: Problem, x: Tensor, verdict: Verdict) -> Verdict:
+    """Take the interpolation, too, where the prior adds more detail than a small picture has itself.
+
+    Detail of most pictures decreases from scale to scale. Where it increases, the prior has to predict
+    held-out pixels clearly better than the interpolation does: texture that the pixels of a small
+    picture hardly resolve may have been sharpened at wrong frequencies.
+
+    Args:
+        problem: a small picture under `Downsampling`.
+        x: the prior's answer.
+        verdict: the comparison by measurements that were held out.
+    """
+    A: Any = problem.operator
+    small = A(x)
+    rows, columns = (n // 2 * 2 for n in small.shape[-2:])
+    if min(rows, columns) < 4 or A.filter is None or verdict.ratio is None:
+        return verdict
+    half = Downsampling((A.domain_shape[0], rows, columns), 2, A.filter, A.boundary)
+    even = small[..., :rows, :columns]
+    added, present = (
+        (image - _enlarge(reduced, tuple(image.shape[-2:]))).double().square().flatten(1).mean(1)
+        for image, reduced in ((x, small), (even, half(even)))
+    )
+    exceeds = (added > _MOST_DETAIL**2 * present) & ~(verdict.ratio < _BARELY)
+
+    def reason(k: int) -> str:
+        if bool(verdict.wins[k]):
+            return verdict.reason(k)
+        return (
+            f"the prior adds detail of {float(added[k].sqrt()):.3g} to the small picture, whose own is "
+            f"{float(present[k].sqrt()):.3g}: x is the bicubic interpolation"
+        )
+
+    return verdict._replace(wins=verdict.wins | exceeds, reason=reason)
+
+
+def _enlarge(image: Tensor, size: tuple[int, ...]) -> Tensor:
+    return torch.nn.functional.interpolate(image, size, mode="bicubic", align_corners=False)

@@ -4,9 +4,10 @@ The simple answer to missing pixels is an interpolation, to a noisy or blurred p
 the picture itself, to a small picture bicubic interpolation, to k-space zero filling, and to a scan
 its filtered back-projection. Answers are compared by pixels or views that neither has seen, an
 enlarged picture by the enlargement of a smaller one, denoised pictures by Stein's estimate of the
-risk, and blurred ones, counts and k-space by simulated measurements. Fine detail of a blurred picture
-has to agree with its coarser detail, and an enlargement may leave no structure as its residual. Numbers
-here were chosen on the even half of `benchmarks/zoo.py`.
+risk, and blurred ones, counts and k-space by simulated measurements, k-space by held-out samples as
+well. Fine detail of a blurred picture has to agree with its coarser detail, and an enlargement may
+neither add more detail than the picture has nor leave structure as its residual. Numbers here were
+chosen on the even half of `benchmarks/zoo.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson, PoissonTransmission
 from invtoolbox.jobs.images.by_noise import compare_by_simulation, compare_with_measurements
-from invtoolbox.jobs.images.enlargement import compare_at_half_size, doubt_structure
+from invtoolbox.jobs.images.enlargement import (
+    compare_at_half_size,
+    doubt_detail,
+    doubt_structure,
+)
 from invtoolbox.jobs.images.fine_grid import has_smooth_views
 from invtoolbox.jobs.images.held_out import (
     Again,
@@ -92,6 +97,7 @@ def keep_floor(
             by_pixels = every if sampled is None else sampled
             verdict = half or compare_in_gaps(problem, by_pixels, again)
             verdict = doubt_structure(problem, solution.x, verdict)
+            verdict = doubt_detail(problem, solution.x, verdict)
         elif sampled is not None:
             verdict = compare_in_gaps(problem, sampled, again)
         else:

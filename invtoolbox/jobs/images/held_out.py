@@ -122,12 +122,15 @@ class Verdict(NamedTuple):
         simple: simple answers of these items, by their place in the batch.
         reason: a sentence per item, without the item's number.
         notes: further sentences for the user.
+        ratio: error of the prior relative to that of the simple answer in held-out measurements,
+            ``(batch,)``, if it is known.
     """
 
     wins: Tensor
     simple: Callable[[int], Tensor]
     reason: Callable[[int], str]
     notes: tuple[str, ...] = ()
+    ratio: Tensor | None = None
 
 
 class WithoutViews(NamedTuple):
@@ -167,7 +170,7 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
     for fold in range(folds):
         held = torch.cat([hold_out_gaps(mask, fold) for mask in known])
         fitted = known & ~held
-        x = again(problem.with_data_term(_with_weights(problem, fitted)))
+        x = again(problem.with_data_term(with_weights(problem, fitted)))
         simple = enlarge(_interpolate_items(y, fitted))
         weights = held * _like_gaps(known, fitted).to(y)
         pair = [weights * (predict(z) - y).square() for z in (x, simple)]
@@ -183,7 +186,10 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
         )
 
     return Verdict(
-        wins, lambda k: enlarge(interpolate_smoothly(y[k : k + 1], known[k : k + 1])), reason
+        wins,
+        lambda k: enlarge(interpolate_smoothly(y[k : k + 1], known[k : k + 1])),
+        reason,
+        ratio=errors[0] / errors[1],
     )
 
 
@@ -535,10 +541,16 @@ def _pixels(problem: Problem) -> Tensor:
     return A.pseudo_inverse(problem.y) if isinstance(A, Inpainting) else problem.y0
 
 
-def _with_weights(problem: Problem, fitted: Tensor) -> LeastSquares:
+def with_weights(problem: Problem, fitted: Tensor) -> LeastSquares:
+    """Return the least squares of some of the measurements.
+
+    Args:
+        problem: the whole problem.
+        fitted: the measurements that count, booleans that broadcast against ``y``.
+    """
     term = problem.data_term
     assert isinstance(term, LeastSquares)
-    weights = fitted.to(problem.y0)
+    weights = fitted.to(problem.y0.real)
     if term.weights is not None:
         weights = weights * term.weights.to(weights)
     return LeastSquares(term.noise_std, weights)

@@ -16,7 +16,7 @@ from invtoolbox.jobs.images.by_noise import (
     compare_with_measurements,
     expected_detail,
 )
-from invtoolbox.jobs.images.enlargement import doubt_structure
+from invtoolbox.jobs.images.enlargement import doubt_detail, doubt_structure
 from invtoolbox.jobs.images.floor import keep_floor
 from invtoolbox.jobs.images.held_out import (
     Verdict,
@@ -28,6 +28,7 @@ from invtoolbox.jobs.images.held_out import (
     interpolate_smoothly,
     judge,
 )
+from invtoolbox.jobs.images.k_space import _gaps_of_held, predict_gaps
 from invtoolbox.objective.gaps import interpolate
 from invtoolbox.parameter_choice.held_out import in_norm_of_image, quadratic_model
 from tests.operators.scan_helpers import (
@@ -348,6 +349,23 @@ def test_a_texture_that_is_left_as_the_residual_is_enlarged_by_interpolation() -
     assert not bool(doubt_structure(problem, noise, held_out).wins[0])
 
 
+def test_an_answer_has_hardly_more_detail_than_the_small_picture() -> None:
+    """Texture near the limit of the resolution was sharpened at wrong frequencies."""
+    A = it.operators.Downsampling((1, 48, 48), 4, filter="gaussian")
+    place = torch.arange(48.0)
+    ripples = torch.cos(0.9 * place + 0.7 * place[:, None])[None, None]
+    bell = torch.exp(-((place - 20) ** 2 + (place[:, None] - 26) ** 2) / 200)[None, None]
+    problem = it.Problem(A(bell), A)
+    ratios = torch.tensor([0.98]), torch.tensor([0.6])
+    hardly, clearly = (
+        Verdict(torch.tensor([False]), lambda k: bell, lambda k: "", ratio=r) for r in ratios
+    )
+    exceeds = doubt_detail(problem, bell + ripples, hardly)
+    assert bool(exceeds.wins[0]) and "adds detail" in exceeds.reason(0)
+    assert not bool(doubt_detail(problem, bell + ripples, clearly).wins[0])
+    assert not bool(doubt_detail(problem, bell, hardly).wins[0])
+
+
 def disc_scan(off: float) -> tuple[it.operators.ParallelBeam, torch.Tensor, torch.Tensor]:
     """A disc in closed form whose axis is a part of a cell beside its stated place."""
     A = it.operators.ParallelBeam((40, 40), turn(60, 0.1, math.pi), 44)
@@ -438,6 +456,64 @@ def test_k_space_is_no_worse_than_zero_filling() -> None:
         solution = it.reconstruct(y, A, prior, progress=False)
         error = (solution.x - truth).abs().square().mean().sqrt()
         assert error <= 1.001 * (zero_filled - truth).abs().square().mean().sqrt()
+
+
+def test_zero_filling_is_kept_where_it_predicts_held_out_lines_better() -> None:
+    """K-space that is simulated from edges which the prior invents has them."""
+    grid = torch.linspace(-1, 1, 40)
+    bell = torch.exp(-8 * (grid[:, None] ** 2 + (grid - 0.1) ** 2))[None, None].to(torch.complex64)
+    lines = torch.rand(40, generator=torch.Generator().manual_seed(0)) < 0.4
+    lines[18:23] = True
+    A = it.operators.CartesianMRI(lines[:, None], (40, 40))
+    y = A.simulate(bell, 1e-5, seed=0)
+    solution = it.reconstruct(y, A, progress=False)
+    assert any("with held-out samples" in note for note in solution.notes)
+    assert torch.equal(solution.x, A.pseudo_inverse(y))
+
+
+def test_a_prior_that_predicts_held_out_samples_is_kept() -> None:
+    """A solve of simulated k-space lacked the detail of the answer, which was right."""
+    truth = picture(32).to(torch.complex64)
+    mask = torch.rand(32, 32, generator=torch.Generator().manual_seed(0)) < 0.5
+    A = it.operators.CartesianMRI(mask, (32, 32))
+    problem = it.Problem(A(truth), A)
+    solved = it.solve(problem, it.priors.Tikhonov(), regularization=0.1, progress=False)
+
+    def again(changed: it.Problem) -> torch.Tensor:
+        return truth if changed.y0 is problem.y0 else A.pseudo_inverse(changed.y0)
+
+    verdict = compare_by_simulation(problem, dataclasses.replace(solved, x=truth), again)
+    assert not bool(verdict.wins[0])
+
+
+@pytest.mark.parametrize("has_lines", [True, False])
+def test_held_out_samples_stand_for_the_gaps_at_their_frequencies(has_lines: bool) -> None:
+    mask = torch.rand(32, 1 if has_lines else 32, generator=torch.Generator().manual_seed(0)) < 0.4
+    mask[12:21] = True
+    sampled = mask.expand(32, 32)
+    gaps = _gaps_of_held(sampled, 2)
+    held = gaps > 0
+    assert bool((sampled & held).sum() == held.sum()) and 0 < held.sum() < 0.5 * sampled.sum()
+    assert math.isclose(float(gaps.sum()), float((~sampled).sum()))
+    if has_lines:
+        assert bool((held.any(1) == held.all(1)).all()) and not bool(held[12:21].any())
+    assert not bool(_gaps_of_held(torch.ones(8, 8, dtype=torch.bool), 2).any())
+
+
+def test_held_out_samples_are_not_seen() -> None:
+    mask = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) < 0.5
+    A = it.operators.CartesianMRI(mask, (32, 32))
+    y = A.simulate(picture(32).expand(2, -1, -1, -1).to(torch.complex64), 0.02, seed=0)
+    held = torch.stack([_gaps_of_held(item, 2) for item in mask[:, 0]])[:, None] > 0
+    images = []
+
+    def again(problem: it.Problem) -> torch.Tensor:
+        images.append(it.solve(problem, "tikhonov", regularization=0.1, progress=False).x)
+        return images[-1]
+
+    for measurements in (y, y + 100 * held):
+        predict_gaps(it.Problem(measurements, A), again)
+    assert torch.equal(*images)
 
 
 def test_a_prior_does_not_profit_from_its_own_grid_in_k_space() -> None:
