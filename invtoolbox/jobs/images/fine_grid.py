@@ -23,14 +23,16 @@ from torch import Tensor
 from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.jobs.images.held_out import (
+    may_give_way,
+    repeat,
+)
+from invtoolbox.jobs.images.held_out_views import (
     WithoutViews,
     average_pixels,
     compare_in_norm_of_image,
     enlarge_pixels,
-    may_give_way,
     number_held,
     predict_views,
-    repeat,
     solve_without_views,
 )
 from invtoolbox.jobs.images.join import NO_POSTERIOR, join, take

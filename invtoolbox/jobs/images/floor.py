@@ -32,11 +32,13 @@ from invtoolbox.jobs.images.fine_grid import has_smooth_views
 from invtoolbox.jobs.images.held_out import (
     Again,
     Verdict,
-    WithoutViews,
     compare_in_gaps,
-    compare_views,
     may_give_way,
     repeat,
+)
+from invtoolbox.jobs.images.held_out_views import (
+    WithoutViews,
+    compare_views,
 )
 from invtoolbox.objective.gaps import measured
 from invtoolbox.operators.base import Operator

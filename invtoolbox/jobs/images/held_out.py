@@ -1,29 +1,22 @@
-"""Compare a prior with a simple answer on pixels or views that neither has seen."""
+"""Compare a prior with a simple answer on pixels that neither has seen, and judge such comparisons."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
 from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.gaps import interpolate
-from invtoolbox.objective.initial_guess import first_guess
-from invtoolbox.operators.base import Operator
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting
-from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.held_out import (
     ONE_OF,
-    in_norm_of_image,
-    quadratic_model,
     separate_generator,
 )
 from invtoolbox.posteriors.base import MappedPosterior
@@ -43,14 +36,6 @@ _ERRORS = 1.0
 #: Parts of the sides of a picture that blocks of held-out pixels have, the largest share of the known
 #: pixels that is held out, and the largest weight of a held-out pixel.
 _PARTS, _MOST_HELD, _HEAVIEST = (8, 4, 2), 0.4, 8.0
-#: Standard errors by which the prior must lose to the filtered back-projection, and least numbers of
-#: held-out views, of a row of cells and of a panel, whose filtered residuals are compared; the latter
-#: also serves for a prior that must win.
-_VIEW_ERRORS, _LEAST_VIEWS, _LEAST_PANELS = 2.0, 10, 6
-#: Largest ratio of two steps between the angles of views that are interpolated.
-_EVEN = 1.5
-#: Number of times that pixels are halved for the detail within them, and largest number of pixels.
-_HALVINGS, _MOST_PIXELS = 2, 1 << 20
 
 #: Solve another problem with the weight and the solver of a solution: ``(problem) -> images``.
 Again = Callable[[Problem], Tensor]
@@ -133,18 +118,6 @@ class Verdict(NamedTuple):
     ratio: Tensor | None = None
 
 
-class WithoutViews(NamedTuple):
-    """Answers to a scan from the views that are not held out.
-
-    Attributes:
-        image: images ``(batch, channel, *space)``.
-        is_of_pixels: whether the objects are made of the pixels of the image, ``(batch,)`` booleans.
-    """
-
-    image: Tensor
-    is_of_pixels: Tensor
-
-
 def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
     """Predict held-out pixels by the prior and by an interpolation.
 
@@ -191,207 +164,6 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
         reason,
         ratio=errors[0] / errors[1],
     )
-
-
-def compare_views(
-    problem: Problem,
-    again: Again,
-    image: Tensor | None = None,
-    has_edges: bool | Tensor = True,
-    must_win: bool | Tensor = False,
-) -> Verdict:
-    """Predict held-out views by the prior and by the filtered back-projection of the others.
-
-    Counts of photons are compared as weighted logarithms. Residuals are compared a second time in the
-    norm of the image, see `compare_in_norm_of_image`. The prior loses if it loses either comparison.
-
-    The pixels of an image do not follow edges, which views see, and an answer that fits the views may
-    have wrong values for that. Therefore both answers get the detail within pixels that the filtered
-    back-projection has on smaller ones, without its means: what they differ by then are the values.
-
-    Args:
-        problem: a scan.
-        again: solves another problem in the same way.
-        image: image of the prior by `solve_without_views`, if it is known.
-        has_edges: whether the image may have the edges of an object that is made of pixels, which has no
-            detail within them, also per item; both answers get the detail if it may not.
-        must_win: whether the prior must be clearly better in the norm of the image, also per item.
-    """
-    edges, must = (
-        torch.as_tensor(flag, device=problem.y0.device).expand(problem.batch)
-        for flag in (has_edges, must_win)
-    )
-    model, _ = quadratic_model(problem)
-    fitted, held = _split_views(problem)
-    unseen = model.subset(held)
-
-    def invert(scan: Problem) -> Tensor:
-        return first_guess(scan.with_data_term(LeastSquares()), inverse=True)
-
-    def invert_fitted(scan: Problem) -> Tensor:
-        return invert(fill_views(scan, held) or scan.subset(fitted))
-
-    if image is None:
-        image = solve_without_views(problem, again)
-    finer, levels = problem, 0
-    while math.prod(finer.image_shape) << (image.ndim - 2) <= _MOST_PIXELS and levels < _HALVINGS:
-        if (operator := _refine(finer.operator)) is None:
-            break
-        finer, levels = finer.with_operator(operator), levels + 1
-    detail: Tensor | float = 0.0
-    if levels:
-        small = invert_fitted(quadratic_model(finer)[0])
-        detail = small - enlarge_pixels(average_pixels(small, levels), levels)
-
-    def predict(x: Tensor) -> Tensor:
-        plain = predict_views(problem, x)
-        if not levels:
-            return plain
-        detailed = predict_views(finer, enlarge_pixels(x, levels) + detail)
-        # An object that is made of pixels has no detail.
-        pair = [_sum_views(in_norm_of_image(trial)).sum(1) for trial in (plain, detailed)]
-        is_detailed = ((pair[1] < pair[0]) | ~edges).view(-1, *[1] * (plain.ndim - 1))
-        return torch.where(is_detailed, detailed, plain)
-
-    residual, by_simple = predict(image), predict(invert_fitted(model))
-    weights = _weights_of(unseen)
-    squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]
-    wins, errors = judge(torch.stack(squares, 1), _VIEW_ERRORS)
-    least = torch.where(must, _LEAST_PANELS, _LEAST_VIEWS if image.ndim == 4 else _LEAST_PANELS)
-    margin = torch.where(must, -_VIEW_ERRORS, _VIEW_ERRORS)
-    wins = wins | compare_in_norm_of_image(residual, by_simple, margin)[0] & (len(held) >= least)
-
-    def reason(k: int) -> str:
-        prior, back_projection = (float(error[k]) for error in errors)
-        compared = "not clearly better" if bool(must[k]) else "worse"
-        return (
-            "the filtered back-projection predicts held-out views to "
-            f"{back_projection:.3g}, and the prior to {prior:.3g}"
-            + (f", but {compared} in the norm of the image" if prior < back_projection else "")
-            + ": x is the filtered back-projection"
-        )
-
-    return Verdict(wins, lambda k: invert(model.select(held.new_tensor([k]))), reason)
-
-
-def fill_views(problem: Problem, missing: Tensor) -> Problem | None:
-    """Return the scan whose missing views are interpolated from their neighbours, without these views.
-
-    Cubic interpolation, linear next to the last view; the last view itself is its neighbour. None if the
-    views are not in the order of evenly spaced angles.
-
-    Args:
-        problem: views of a scan.
-        missing: places of views, none of them within two steps of another one or of the first view.
-    """
-    angles, y = getattr(problem.operator, "angles", None), problem.y0
-    if angles is None or angles.ndim != 1 or len(angles) != y.shape[2]:
-        return None
-    steps = angles.detach().diff()
-    if not bool((steps * steps.median() > 0).all()):
-        return None
-    if float(steps.abs().max()) > _EVEN * float(steps.abs().min()):
-        return None
-    filled, last = y.clone(), y.shape[2] - 1
-    for k in missing.tolist():
-        after = y[:, :, k + 1] if k < last else y[:, :, k - 1]
-        filled[:, :, k] = (y[:, :, k - 1] + after) / 2
-        if k + 2 <= last:
-            # The cubic polynomial through the neighbours at one and two steps.
-            bend = y[:, :, k - 1] + after - y[:, :, k - 2] - y[:, :, k + 2]
-            filled[:, :, k] += bend / 6
-    return problem.with_measurements(filled)
-
-
-def average_pixels(image: Tensor, halvings: int = 1) -> Tensor:
-    """Return the means over blocks of pixels.
-
-    Args:
-        image: ``(batch, channel, *space)``.
-        halvings: logarithm to base 2 of the number of pixels along a side of a block.
-    """
-    pool = F.avg_pool2d if image.ndim == 4 else F.avg_pool3d
-    return pool(image, 1 << halvings) if halvings else image
-
-
-def enlarge_pixels(image: Tensor, halvings: int = 1) -> Tensor:
-    """Return an image every pixel of which is repeated.
-
-    Args:
-        image: ``(batch, channel, *space)``.
-        halvings: logarithm to base 2 of the number of repetitions along a side.
-    """
-    return F.interpolate(image, scale_factor=1 << halvings, mode="nearest") if halvings else image
-
-
-def _refine(A: Operator) -> Scan | None:
-    return A.refine() if isinstance(A, Scan) else None
-
-
-def solve_without_views(problem: Problem, again: Again) -> Tensor:
-    """Return the image of the views of a scan that are not held out.
-
-    Args:
-        problem: a scan.
-        again: solves the problem of some views.
-    """
-    return again(problem.subset(_split_views(problem)[0]))
-
-
-def predict_views(problem: Problem, x: Tensor) -> Tensor:
-    """Return the weighted residuals of the held-out views, ``(batch, channel, view, ...)``.
-
-    Args:
-        problem: a scan; counts of photons are compared as weighted logarithms.
-        x: images of the other views.
-    """
-    unseen = quadratic_model(problem)[0].subset(_split_views(problem)[1])
-    return _weights_of(unseen).sqrt() * (unseen.operator(x) - unseen.y0)
-
-
-def compare_in_norm_of_image(
-    first: Tensor, second: Tensor, errors: float | Tensor = _VIEW_ERRORS
-) -> tuple[Tensor, Tensor]:
-    """Compare two answers by their residuals in views that neither has seen.
-
-    See `in_norm_of_image`. Errors of the cells of a view depend on each other, hence sums over views
-    are compared.
-
-    Args:
-        first: residuals of the first answer by `predict_views`.
-        second: residuals of the second one.
-        errors: number of standard errors by which the second answer must be better, also per item;
-            if it is negative, the first must be better by so many.
-
-    Returns:
-        Whether the second answer is better, or the only one that is finite, and its error relative to
-        the error of the first; ``(batch,)`` each.
-    """
-    views = torch.stack([_sum_views(in_norm_of_image(residual)) for residual in (first, second)], 1)
-    wins, sizes = judge(torch.cat([views, torch.ones_like(views[:, :1])], 1), errors)
-    return wins & sizes[1].isfinite(), sizes[1] / sizes[0]
-
-
-def number_held(problem: Problem) -> int:
-    """Return the number of views of a scan that `predict_views` holds out."""
-    return len(_split_views(problem)[1])
-
-
-def _split_views(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Return the indices of the views that are fitted, and of those that are held out."""
-    is_held = torch.arange(problem.operator.blocks or 0, device=problem.y0.device) % ONE_OF
-    is_held = is_held == ONE_OF // 2
-    return (~is_held).nonzero().squeeze(1), is_held.nonzero().squeeze(1)
-
-
-def _weights_of(problem: Problem) -> Tensor:
-    weights = getattr(problem.data_term, "weights", None)
-    return torch.ones_like(problem.y0) if weights is None else weights.expand_as(problem.y0)
-
-
-def _sum_views(residual: Tensor) -> Tensor:
-    """Return the sums of squares of every view, ``(batch, view)``."""
-    return residual.square().double().transpose(1, 2).flatten(2).sum(2)
 
 
 def judge(squares: Tensor, errors: float | Tensor) -> tuple[Tensor, list[Tensor]]:

@@ -22,11 +22,13 @@ from invtoolbox.jobs.images.held_out import (
     Verdict,
     _like_gaps,
     _sum_holes,
-    compare_views,
-    fill_views,
     hold_out_gaps,
     interpolate_smoothly,
     judge,
+)
+from invtoolbox.jobs.images.held_out_views import (
+    compare_views,
+    fill_views,
 )
 from invtoolbox.jobs.images.k_space import _gaps_of_held, predict_gaps
 from invtoolbox.objective.gaps import interpolate
