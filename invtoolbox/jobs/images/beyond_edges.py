@@ -169,7 +169,7 @@ def goes_on(problem: Problem, opened: Problem, again: Again) -> Tensor:
     fitted, held = divide_weights(problem, 0)
     term = LeastSquares(getattr(problem.data_term, "noise_std", None), fitted)
     squares = [
-        held * (posed.operator(again(posed.with_data_term(term))) - posed.y0).square()
+        held * (posed.operator(again(posed.with_data_term(term))) - posed.y0).abs().square()
         for posed in (problem, opened)
     ]
     wins, errors = judge(torch.stack([*squares, held.expand_as(problem.y0)], 1), _ERRORS)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.core.interrupts import limit
+from invtoolbox.jobs.images.beyond_edges import goes_on, open_edges
 from tests.jobs.images.test_floor import picture, rmse
 
 
@@ -46,6 +47,25 @@ def test_held_out_pixels_show_the_right_boundary() -> None:
     notes = [note[:22] for note in solution.notes if "took the place" in note]
     assert notes == ["edges of item 0 ring l"]
     assert rmse(solution.x[0], truth) < 0.02  # the mirror leaves 0.03
+
+
+def test_the_imaginary_part_of_held_out_pixels_counts() -> None:
+    """The squares of a complex residual were cast to their real part, and the worse boundary won."""
+    y, A, truth = beyond()
+    both = torch.cat([y, A.simulate(truth, 3e-4, seed=0)])
+    choices = []
+    for factor in (1.0, 1j):
+        problem = it.Problem(factor * both, A)
+        opened = open_edges(problem)
+        assert opened is not None
+
+        def again(posed: it.Problem, scale: complex = factor) -> Tensor:
+            size = posed.operator.domain_shape[-1]
+            image = picture(40)[..., 20 - size // 2 : 20 + size // 2, 20 - size // 2 :]
+            return (scale * image[..., :size]).expand(2, -1, -1, -1)
+
+        choices.append(goes_on(problem, opened, again).tolist())
+    assert choices == 2 * [[True, False]]
 
 
 def test_items_are_opened_alone_as_in_a_batch() -> None:
