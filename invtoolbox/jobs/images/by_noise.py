@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.jobs.images.held_out import Again, Verdict
-from invtoolbox.jobs.images.k_space import predict_gaps
+from invtoolbox.jobs.images.k_space import leave_out_samples, predict_gaps
 from invtoolbox.objective.gaps import interpolate, measured
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.operators.imaging.blur import Blur
@@ -136,6 +136,7 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
         solution: its solution.
         again: solves another problem in the same way.
     """
+    problem = leave_out_samples(problem)
     A: Any = problem.operator
     term, y, x = problem.data_term, problem.y0, solution.x
     is_k_space = isinstance(A, CartesianMRI)
@@ -199,9 +200,10 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
                 f"coarser, and its residual is not white: {end}"
             )
         if bool(is_lost_in_gaps[k]):
+            by_both = [_root(total[k] / y[0].numel()) for total in totals]
             return (
-                f"the prior predicts k-space with held-out samples to {_root(totals[0][k])}, and "
-                f"{name} to {_root(totals[1][k])}: {end}"
+                f"the prior predicts k-space with held-out samples to {by_both[0]}, and {name} to "
+                f"{by_both[1]}: {end}"
             )
         return (
             f"on measurements simulated from the answer, the prior errs by {_root(by_prior[k])} and "

@@ -8,12 +8,32 @@ import torch
 from torch import Tensor
 
 from invtoolbox.jobs.images.held_out import Again, with_weights
+from invtoolbox.operators.mri.cartesian import CartesianMRI
 from invtoolbox.parameter_choice.held_out import separate_generator
 from invtoolbox.problem import Problem
 
 #: Number of rings of frequencies with as many gaps each, inverse share of the samples of a ring that
 #: are held out, and seed of their draws.
 _RINGS, _ONE_OF, _SEED = 4, 4, 0
+
+
+def leave_out_samples(problem: Problem) -> Problem:
+    """Return k-space whose mask leaves out the samples of weight 0, and other problems as they are.
+
+    Zero filling takes such samples for measurements else. Items without any weight keep their mask.
+
+    Args:
+        problem: measurements, operator and data term.
+    """
+    A, weights = problem.operator, getattr(problem.data_term, "weights", None)
+    if not isinstance(A, CartesianMRI) or weights is None:
+        return problem
+    mask = A.mask * (weights != 0).to(A.mask)
+    mask = torch.where((mask != 0).flatten(1).any(1).view(-1, *[1] * (mask.ndim - 1)), mask, A.mask)
+    if bool(((mask != 0) == (A.mask != 0)).all()):
+        return problem
+    changed = problem.with_measurements(problem.y0.where(mask != 0, 0))
+    return changed.with_operator(A.with_parameters(mask=mask))
 
 
 def predict_gaps(problem: Problem, again: Again) -> tuple[Tensor, Tensor]:
@@ -44,7 +64,7 @@ def predict_gaps(problem: Problem, again: Again) -> tuple[Tensor, Tensor]:
 def _gaps_of_held(sampled: Tensor, axes: int) -> Tensor:
     """Draw samples to hold out, and return how many gaps each of them stands for.
 
-    Samples nearer to frequency zero than every gap are never held out.
+    Samples nearer to frequency zero than every gap are never held out, and none is if none remained.
 
     Args:
         sampled: mask of the samples, booleans ``(*space)``.
@@ -81,4 +101,6 @@ def _gaps_of_held(sampled: Tensor, axes: int) -> Tensor:
             chosen = candidates[order[: -(-len(candidates) // _ONE_OF)]]
             counts.view(-1)[chosen] = rest / len(chosen)
             rest = 0
+    if not bool((lines & (counts == 0)).any()):
+        counts = torch.zeros_like(counts)
     return counts.expand(space)

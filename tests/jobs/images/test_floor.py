@@ -30,7 +30,7 @@ from invtoolbox.jobs.images.held_out_views import (
     compare_views,
     fill_views,
 )
-from invtoolbox.jobs.images.k_space import _gaps_of_held, predict_gaps
+from invtoolbox.jobs.images.k_space import _gaps_of_held, leave_out_samples, predict_gaps
 from invtoolbox.objective.gaps import interpolate
 from invtoolbox.parameter_choice.held_out import in_norm_of_image, quadratic_model
 from tests.operators.scan_helpers import (
@@ -516,6 +516,46 @@ def test_held_out_samples_are_not_seen() -> None:
     for measurements in (y, y + 100 * held):
         predict_gaps(it.Problem(measurements, A), again)
     assert torch.equal(*images)
+
+
+def test_the_only_line_of_k_space_is_not_held_out() -> None:
+    """A mask of no line was refused, and the answer with it."""
+    line = torch.zeros(32, 1)
+    line[14] = 1
+    A = it.operators.CartesianMRI(line, (32, 32))
+    y = A.simulate(picture(32).to(torch.complex64), 0.02, seed=0)
+    assert it.reconstruct(y, A, "tikhonov", max_iterations=5, progress=False).x.isfinite().all()
+
+
+def test_samples_of_weight_0_are_gaps_of_k_space() -> None:
+    """They were held out as samples that are 0, and zero filling took what they hold."""
+    masks = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) < 0.5
+    y = it.operators.CartesianMRI(masks, (32, 32)).simulate(
+        picture(32).expand(2, -1, -1, -1).to(torch.complex64), 0.02, seed=0
+    )
+    y = y.where(masks, 0)
+    every = it.operators.CartesianMRI(torch.ones(32, 32), (32, 32))
+    term = it.data_terms.LeastSquares(weights=masks.float())
+    problem = leave_out_samples(it.Problem(y.where(masks, 9.0), every, term))
+    assert torch.equal(problem.operator.sampled > 0, masks)
+    assert torch.equal(problem.y0, y)
+    unweighted = it.Problem(y, every, it.data_terms.LeastSquares(weights=0 * masks.float()))
+    assert bool(leave_out_samples(unweighted).operator.sampled.all())
+    picture_problem = it.Problem(y.real, it.operators.Identity((1, 32, 32)), term)
+    assert leave_out_samples(picture_problem) is picture_problem
+
+
+def test_k_space_is_compared_without_samples_of_weight_0() -> None:
+    mask = torch.rand(32, 32, generator=torch.Generator().manual_seed(0)) < 0.5
+    A = it.operators.CartesianMRI(mask, (32, 32))
+    truth = picture(32).to(torch.complex64)
+    y = A.simulate(truth, 0.02, seed=0)
+    every = it.operators.CartesianMRI(torch.ones(32, 32), (32, 32))
+    term = it.data_terms.LeastSquares(weights=mask.float())
+    problem = it.Problem(y.where(mask, 9.0), every, term)
+    solution = it.solve(problem, "tikhonov", regularization=0.1, progress=False)
+    verdict = compare_by_simulation(problem, solution, lambda _: truth)
+    assert torch.equal(verdict.simple(0), A.pseudo_inverse(y))
 
 
 def test_a_prior_does_not_profit_from_its_own_grid_in_k_space() -> None:
