@@ -1,13 +1,14 @@
 """Deblur parts of photographs whose surroundings are unknown, with nothing chosen.
 
-    python benchmarks/deblurring_borders.py [--count 12] [--size 128] [--priors tv,denoiser-natural] [--only mirror]
+    python benchmarks/deblurring_borders.py [--count 12] [--size 128] [--priors tv,denoiser-natural]
+                                            [--only mirror]
 
 Middle parts of the pictures of Set12, on which no setting was chosen. A draw has a kernel (gaussian
 of 0.8 to 3 pixels, disc of 1 to 4, motion of 3 to 15) and noise of 0.001 to 0.05. The boundary is
 "reflect", where the picture is mirrored, or "valid", where the measurements are a part of a larger
-scene; there the kernel is also given too wide and too narrow, or the boundary "reflect" is given, the
-default of `Blur` ("mirror"). The call is ``it.reconstruct(y, A, prior=NAME)``,
-with nothing else. Figures are gains in PSNR over the measurements, within the measured part.
+scene. There the kernel is also given too wide and too narrow, and "mirror" is the case in which the
+default of `Blur`, "reflect", is given. The call is ``it.reconstruct(y, A, prior=NAME)``, with nothing
+else. Figures are gains in PSNR over the measurements, within the measured part.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.jobs.images.kernels import disc_kernel, gaussian_kernel, motion_kernel
 
-#: Boundaries of the measurements ("mirror" is "valid" of which "reflect" is assumed), and factors on the
-#: width of the kernel that is given.
+#: Boundaries of the measurements ("mirror" is "valid" of which "reflect" is assumed), and factors on
+#: the width of the kernel that is given.
 CASES = (
     ("reflect", 1.0),
     ("valid", 1.0),
@@ -64,7 +65,7 @@ def main(
         count: number of pictures
         size: number of rows and columns of a part
         priors: names of priors, separated by commas
-        only: boundary of the cases that are run; all if empty
+        only: one of the boundaries of `CASES`; all if empty
         threads: number of torch's threads
     """
     torch.set_num_threads(threads)
@@ -84,11 +85,11 @@ def main(
             measured = "reflect" if boundary == "reflect" else "valid"
             camera = it.operators.Blur(true_kernel, (size, size), measured)
             y = camera.simulate(truth, noise, seed=number)
-            given = kernel(np.random.default_rng(number), factor)[1]
+            assumed = kernel(np.random.default_rng(number), factor)[1]
             shape = tuple(y.shape[-2:])
             if boundary == "valid":
-                shape = tuple(n + k - 1 for n, k in zip(shape, given.shape[-2:]))
-            A = it.operators.Blur(given, shape, "valid" if boundary == "valid" else "reflect")
+                shape = tuple(n + k - 1 for n, k in zip(shape, assumed.shape[-2:]))
+            A = it.operators.Blur(assumed, shape, "valid" if boundary == "valid" else "reflect")
             margin = [(n - m) // 2 for n, m in zip(truth.shape[-2:], y.shape[-2:])]
             inside = truth[..., margin[0] : margin[0] + y.shape[-2], margin[1] :][
                 ..., : y.shape[-1]
