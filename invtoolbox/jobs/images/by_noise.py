@@ -35,7 +35,8 @@ _LOW_NOISE, _STRUCTURED = 10 ** (-32 / 20), 0.1
 #: it was not sampled, so an answer that is too smooth looks better there.
 _LEAST_GAIN, _LEAST_GAIN_OF_K_SPACE = 0.85, 0.7
 #: Ratio of squared errors by which zero filling must win on held-out samples: few lines are held out,
-#: and without them the prior has less to go on. By its square the prior wins against the simulation.
+#: and without them the prior has less to go on. If the prior wins by its square, the simulation does
+#: not count.
 _CLEARLY = 2.0
 #: Pixels by which an image is moved from which k-space is simulated.
 _MOVED = (5, 3)
@@ -129,7 +130,8 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
 
     K-space is simulated from x moved by a few pixels, an odd number, and there the error of S is
     ``|S A x - x|^2 + |S n|^2``. Wavelets on a grid lie elsewhere in the moved image, so that it does
-    not consist of few of them only because x does.
+    not consist of few of them only because x does. Held-out samples are predicted as well, because the
+    simulation shows no error of x in the gaps.
 
     Args:
         problem: a blurred picture, counts, or k-space on a grid.

@@ -16,9 +16,9 @@ from invtoolbox.problem import Problem
 
 #: Least number of rows and columns of a picture that is reduced once more.
 _SMALLEST = 12
-#: Largest ratio of the detail that an answer adds to a small picture, and of the picture's own, if the
-#: error of held-out pixels is not below this share of that of the interpolation. Gratings near the
-#: limit of the resolution have more detail, and are predicted better.
+#: Largest ratio of the detail that an answer adds to the detail of the small picture itself, and ratio
+#: of the errors of the prior and of the interpolation on held-out pixels below which more is allowed:
+#: gratings near the limit of the resolution have more detail, and are predicted better.
 _MOST_DETAIL, _BARELY = 1.25, 0.8
 
 

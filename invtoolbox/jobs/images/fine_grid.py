@@ -22,10 +22,7 @@ from torch import Tensor
 
 from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.jobs.images.held_out import (
-    may_give_way,
-    repeat,
-)
+from invtoolbox.jobs.images.held_out import may_give_way, repeat
 from invtoolbox.jobs.images.held_out_views import (
     WithoutViews,
     average_pixels,
@@ -54,7 +51,8 @@ _LARGEST, _LARGEST_SMOOTH, _LEAST_VIEWS = 1 << 13, 3 << 12, 10
 #: they do not if the object is made of large pixels; and least weight of the finer grid, relative to the
 #: weight of the grid of the user: below, no held-out view limits it, and the small pixels fit the noise.
 _MEAN_ERRORS, _CERTAIN_ERRORS, _LEAST_WEIGHT = 1.5, 3.0, 1e-4
-#: Error of small pixels on held-out views, relative to that of the large ones that an object is made of.
+#: Ratio of the errors of small and of large pixels on held-out views above which an object may be made
+#: of large pixels.
 _OF_PIXELS = 1.1
 #: The same numbers for volumes: largest number of voxels, and least number of held-out panels.
 _LARGEST_VOLUME, _LEAST_PANELS = 1 << 15, 6

@@ -36,10 +36,7 @@ from invtoolbox.jobs.images.held_out import (
     may_give_way,
     repeat,
 )
-from invtoolbox.jobs.images.held_out_views import (
-    WithoutViews,
-    compare_views,
-)
+from invtoolbox.jobs.images.held_out_views import WithoutViews, compare_views
 from invtoolbox.objective.gaps import measured
 from invtoolbox.operators.base import Operator
 from invtoolbox.operators.elementary import Identity

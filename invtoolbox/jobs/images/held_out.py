@@ -15,10 +15,7 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.objective.gaps import interpolate
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting
-from invtoolbox.parameter_choice.held_out import (
-    ONE_OF,
-    separate_generator,
-)
+from invtoolbox.parameter_choice.held_out import ONE_OF, separate_generator
 from invtoolbox.posteriors.base import MappedPosterior
 from invtoolbox.posteriors.exact import GaussianPosterior
 from invtoolbox.priors.base import Prior

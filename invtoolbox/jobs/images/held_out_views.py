@@ -14,11 +14,7 @@ from invtoolbox.jobs.images.held_out import Again, Verdict, judge
 from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.operators.base import Operator
 from invtoolbox.operators.tomography.scan_2d import Scan
-from invtoolbox.parameter_choice.held_out import (
-    ONE_OF,
-    in_norm_of_image,
-    quadratic_model,
-)
+from invtoolbox.parameter_choice.held_out import ONE_OF, in_norm_of_image, quadratic_model
 from invtoolbox.problem import Problem
 
 #: Standard errors by which the prior must lose to the filtered back-projection, and least numbers of

@@ -20,7 +20,7 @@ _RINGS, _ONE_OF, _SEED = 4, 4, 0
 def leave_out_samples(problem: Problem) -> Problem:
     """Return k-space whose mask leaves out the samples of weight 0, and other problems as they are.
 
-    Zero filling takes such samples for measurements else. Items without any weight keep their mask.
+    Otherwise zero filling takes such samples for measurements. Items without any weight keep their mask.
 
     Args:
         problem: measurements, operator and data term.
@@ -62,9 +62,10 @@ def predict_gaps(problem: Problem, again: Again) -> tuple[Tensor, Tensor]:
 
 
 def _gaps_of_held(sampled: Tensor, axes: int) -> Tensor:
-    """Draw samples to hold out, and return how many gaps each of them stands for.
+    """Draw samples to hold out, and return the number of gaps that each of them stands for.
 
-    Samples nearer to frequency zero than every gap are never held out, and none is if none remained.
+    Samples nearer to frequency zero than every gap are never held out, and no sample is if no other
+    would remain.
 
     Args:
         sampled: mask of the samples, booleans ``(*space)``.

@@ -26,10 +26,7 @@ from invtoolbox.jobs.images.held_out import (
     interpolate_smoothly,
     judge,
 )
-from invtoolbox.jobs.images.held_out_views import (
-    compare_views,
-    fill_views,
-)
+from invtoolbox.jobs.images.held_out_views import compare_views, fill_views
 from invtoolbox.jobs.images.k_space import _gaps_of_held, leave_out_samples, predict_gaps
 from invtoolbox.objective.gaps import interpolate
 from invtoolbox.parameter_choice.held_out import in_norm_of_image, quadratic_model
