@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.interrupts import OutOfTime, budget
+from invtoolbox.core.reductions import sum_items
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.jobs.images.held_out import may_give_way, repeat
 from invtoolbox.jobs.images.held_out_views import (
@@ -60,8 +61,9 @@ _LARGEST_VOLUME, _LEAST_PANELS = 1 << 15, 6
 #: energies of an edge have the ratio 1/4, and equal energies of noise about 1.
 _SHARE_OF_WEIGHT = 0.5
 #: Orders of two differences along the cells, largest ratio of their variances in smooth views whose
-#: noise they show, and least ratio of what exceeds the noise in others.
-_ORDERS, _SMOOTH, _DECREASE = (6, 8), 1.1, 2.2
+#: noise they show, and least ratio of what exceeds the noise in others; and number of views, or of
+#: columns of cells, whose differences are computed at once.
+_ORDERS, _SMOOTH, _DECREASE, _AT_ONCE = (6, 8), 1.1, 2.2, 16
 #: Statuses of answers that are compared.
 _USABLE = ("converged", "early_stopping", "limit")
 
@@ -205,11 +207,15 @@ def has_smooth_views(problem: Problem) -> Tensor:
     Args:
         problem: a scan.
     """
-    y = problem.y0.double()
+    y = problem.y0
 
     def variance(order: int, axis: int) -> Tensor:
-        squares = y.diff(order, axis).square().flatten(1)
-        return squares.mean(1) / math.comb(2 * order, order)
+        total, count = y.new_zeros(len(y), dtype=torch.float64), 0
+        # Copies of all views of a volume in double precision would take the memory of many volumes.
+        for part in y.split(_AT_ONCE, 2 if axis == -1 else -1):
+            squares = part.double().diff(order, axis).square()
+            total, count = total + sum_items(squares), count + squares[:1].numel()
+        return total / count / math.comb(2 * order, order)
 
     low, high = (variance(order, -1) for order in _ORDERS)
     noise = variance(_ORDERS[0], 2)

@@ -102,6 +102,23 @@ def test_views_of_a_smooth_object_are_smooth_and_those_of_pixels_are_not() -> No
         assert has_smooth_views(it.Problem(y.float(), A)).tolist() == [True, False]
 
 
+def test_smooth_views_are_found_in_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scans of every size are examined, and copies of all their views do not fit a GPU."""
+    sizes = []
+
+    def record(tensor: Tensor) -> Tensor:
+        sizes.append(tensor.numel())
+        return tensor.to(torch.float64)
+
+    A = it.operators.ParallelBeam((24, 24), turn(200, 0.0, math.pi), 100)
+    problem = it.Problem(torch.ones(1, 1, 200, 100), A)
+    monkeypatch.setattr(Tensor, "double", record)
+    has_smooth_views(problem)
+    assert max(sizes) < problem.y0.numel() / 5
+    few = it.operators.ParallelBeam((4, 4), turn(5, 0.0, math.pi), 6)
+    assert not bool(has_smooth_views(it.Problem(torch.ones(1, 1, 5, 6), few)).any())
+
+
 def test_squares_on_smaller_pixels_are_compared_as_those_on_large_ones() -> None:
     """The posterior of means over blocks was taken for draws, which no other answer replaces."""
     A, y, _ = bars(0.01)
