@@ -190,3 +190,15 @@ def test_the_page_of_scene_files_describes_their_keys() -> None:
             assert field.description
             assert re.search(rf"\| `{name}` \|.*\| {re.escape(field.description)} \|", text), name
     assert "| `window` | whole number, ≥ 2, ≤ 13 | `5` |" in text
+
+
+def test_joined_modules_are_where_the_page_names_them() -> None:
+    """Every former path is free, and every present one is a module."""
+    page = (ROOT / "docs" / "how_do_i" / "what_moved.md").read_text()
+    rows = page.partition("## Modules that were joined")[2].partition("\n## ")[0]
+    names = [re.findall(r"`([\w.]+)`", row) for row in rows.splitlines() if "`" in row]
+    paths = [
+        [ROOT / "invtoolbox" / f"{name.replace('.', '/')}.py" for name in row] for row in names
+    ]
+    assert len(paths) > 20
+    assert all(row[-1].exists() and not any(p.exists() for p in row[:-1]) for row in paths)

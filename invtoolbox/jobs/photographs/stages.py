@@ -26,13 +26,8 @@ from invtoolbox.core.guards import check_range
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets import PosedPictures, write_bytes
 from invtoolbox.errors import InputError, naming, warn_user
-from invtoolbox.jobs.photographs.models import (
-    SceneModel,
-    find_bad_views,
-    silhouette_prior,
-    weight_unit,
-)
-from invtoolbox.jobs.photographs.photographs import Photographs, scale
+from invtoolbox.jobs.photographs.models import SceneModel, silhouette_prior, weight_unit
+from invtoolbox.jobs.photographs.photographs import Photographs, find_bad_views, scale
 from invtoolbox.jobs.photographs.watch import Sample, Watch, spread
 from invtoolbox.loop.checkpoint import Checkpoint, fingerprint
 from invtoolbox.priors.base import ImplicitPrior, Prior

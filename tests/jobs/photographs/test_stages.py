@@ -22,7 +22,8 @@ from invtoolbox.jobs.photographs import (
     solve_in_stages,
     split_views,
 )
-from invtoolbox.jobs.photographs.models import find_bad_views, weight_unit
+from invtoolbox.jobs.photographs.models import weight_unit
+from invtoolbox.jobs.photographs.photographs import find_bad_views
 from invtoolbox.jobs.photographs.watch import Watch
 from invtoolbox.operators import GaussianRenderer
 from invtoolbox.priors import VoxelVariation
