@@ -44,8 +44,8 @@ def turn_of(matrix: Tensor) -> float:
     >>> turn_of(torch.diag(torch.tensor([-2.0, -2.0, 2.0, 1.0])))
     180.0
     """
-    U, _, V = torch.linalg.svd(matrix[:-1, :-1].double())
-    rotation = U @ V  # tr R = 1 + 2 cos(angle)
+    U, _, Vh = torch.linalg.svd(matrix[:-1, :-1].double())
+    rotation = U @ Vh  # tr R = 1 + 2 cos(angle)
     cos = (float(rotation.trace() * rotation.det()) - 1) / 2
     return math.degrees(math.acos(max(-1.0, min(1.0, cos))))
 

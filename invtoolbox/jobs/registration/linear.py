@@ -229,7 +229,8 @@ class _Level:
         """
         shares = self.weights(matrices).flatten(1).sum(1)
         whole = shares.max() if reference is None else shares[reference]
-        return self.score(matrices, overlap=True).masked_fill(shares < _OVERLAP * whole, torch.inf)
+        scores = self.score(matrices, overlap=True).nan_to_num(torch.inf, torch.inf, torch.inf)
+        return scores.masked_fill(shares < _OVERLAP * whole, torch.inf)
 
     def fit(
         self,
@@ -309,7 +310,8 @@ class LinearStages:
                 # A square's quarter turns lose other parts of the frame, which hides its marks.
                 common = levels[0].overlap_scores(every.matrices)
                 numbers = torch.cat([numbers, common.argsort(stable=True)[:_COMMON]])
-            fit = LinearFit(every.matrices[numbers.unique()], every.scores)
+            numbers = numbers.unique()
+            fit = LinearFit(every.matrices[numbers], every.scores[numbers])
         else:
             fit = LinearFit(start[None], start.new_zeros(1))
         for k, level in enumerate(levels):

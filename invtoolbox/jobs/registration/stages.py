@@ -339,7 +339,8 @@ class Task:
             else:
                 bend = None if start is not None else self._bending(item)
                 matrix, solution = linear.fit(places[1], places[0], bend, start)
-            if fixed.ndim == 5 and (turn := turn_of(matrix)) > _LARGE_TURN:
+            is_free = fixed.ndim == 5 and self.points is None
+            if is_free and (turn := turn_of(matrix)) > _LARGE_TURN:
                 notes.append(
                     f"the volumes are turned by {turn:.0f} degrees: if that cannot be, as for a body "
                     'that resembles itself turned, give landmarks=, or stages= without "rigid" and '

@@ -354,6 +354,10 @@ def test_volumes_that_are_turned_far_come_with_a_note() -> None:
     fixed[3:6, 4:7, 5:8] = 2
     motion = it.register(fixed.flip(1, 2), fixed, stages=("rigid",))
     assert any("turned by 180 degrees" in note for note in motion.notes)
+    points = np.array([[4.0, 5.0, 6.0], [8.0, 11.0, 7.0], [5.0, 9.0, 13.0]])
+    goals = np.array([0.0, 15.0, 17.0]) + [1.0, -1.0, -1.0] * points
+    guided = it.register(fixed.flip(1, 2), fixed, landmarks=(goals, points), stages=("rigid",))
+    assert not any("turned by" in note for note in guided.notes)
     assert not any(
         "turned by" in note for note in it.register(fixed, fixed, stages=("rigid",)).notes
     )
