@@ -103,6 +103,9 @@ def test_a_solver_that_gave_up_is_not_told_to_go_on() -> None:
     text = solution.explain()
     assert "dtype=torch.float64 may meet the tolerance" in text
     assert "iterations in all" not in text and "few more iterations" not in text
+    # Far from the optimum, L-BFGS alone gives up because of a gradient.
+    far = {**solution.history, "certificate": torch.full((40, 1), 0.5)}
+    assert "gradient is wrong" not in dataclasses.replace(solution, history=far).explain()
 
 
 def test_explain_names_noise_weight_alternatives_and_remedies() -> None:

@@ -14,7 +14,7 @@ from invtoolbox.errors import InputError
 if TYPE_CHECKING:
     from invtoolbox.solution import Solution
 
-#: Relative certificate above which what is left is no rounding.
+#: Relative certificate above which L-BFGS does not give up because of rounding.
 _ROUNDING = 0.01
 #: A power of the iterations below which a certificate counts as one that no longer falls.
 _STALLED = 0.1
@@ -72,7 +72,7 @@ def describe_ending(solution: Solution, item: int) -> str:
     reached += f", and the tolerance is {solution.tolerance:g}"
     if status == "converged":
         return reached
-    return f"{reached}. {_outlook(curve, solution.tolerance, status == 'stopped')}"
+    return f"{reached}. {_outlook(curve, solution.tolerance, status == 'stopped', solution.solver)}"
 
 
 def _noise(solution: Solution) -> str:
@@ -97,13 +97,14 @@ def _compared(solution: Solution, item: int) -> list[str]:
     return compared
 
 
-def _outlook(curve: Tensor, tolerance: float, is_stopped: bool) -> str:
+def _outlook(curve: Tensor, tolerance: float, is_stopped: bool, solver: str) -> str:
     """Return what more iterations would bring, from the trend of the certificate."""
     count, quarter = len(curve), len(curve) // 4
     above = ""
     if 0 < float(curve[-1]) <= tolerance:
         above = "The tolerance is met, but the objective may be more than 0.1 % above its minimum; "
-    if is_stopped and not above and float(curve[-1]) > _ROUNDING:
+    is_far = not above and float(curve[-1]) > _ROUNDING
+    if is_stopped and is_far and solver.startswith("LBFGS"):  # the others give up elsewhere
         return (
             "If the solver gave up, no step along the gradient lowers the objective, so a gradient is "
             "wrong or the objective has kinks; testing.check_prior(prior, x) compares the gradient of "
