@@ -322,7 +322,8 @@ def _reader_of_folder(path: Path) -> str:
         if any(f.name in ("zarr.json", ".zarray", ".zgroup") for f in files):
             raise InputError(
                 f"{path}: only `deconvolve` reads a folder of Zarr; convert it first, for example in "
-                f"Python by {_CONVERTERS['.zarr'].replace('IN', repr(str(path)))}"
+                f"Python by {_CONVERTERS['.zarr'].replace('IN', repr(str(path)))}, where a group takes "
+                'the name of an array first, as in zarr.open(...)["0"][:]'
             )
         content = (
             "both DICOM slices and pictures"

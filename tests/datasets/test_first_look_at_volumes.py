@@ -1,4 +1,4 @@
-"""What a newcomer sees of a volume: its text, or the call that converts an unread format."""
+"""Text of a volume, and the call that converts a format that is not read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_a_format_that_is_not_read_is_named_with_its_converter(tmp_path: Path) -
     folder = tmp_path / "head.zarr"
     folder.mkdir()
     (folder / "zarr.json").write_text("{}")
-    for name, call in (("head.nrrd", "sitk.ReadImage"), ("head.zarr", "zarr.open")):
+    for name, call in (("head.nrrd", "sitk.ReadImage"), ("head.zarr", r'zarr.open.*\["0"\]')):
         with pytest.raises(it.InputError, match=call):
             it.datasets.open(tmp_path / name)
 

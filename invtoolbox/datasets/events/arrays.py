@@ -77,9 +77,9 @@ def read_npz_events(path: str | Path) -> Events:
     """Read events of an .npz file with arrays x, y, t and p, or of an array ``(N, 4)`` of them.
 
     Whole numbers in t are microseconds (or nanoseconds, see `read_text_events`), other numbers
-    seconds. The array of an .npy file, or the
-    array ``events``, has the columns x, y, t and p, with t in seconds if it holds other numbers. A
-    member ``size`` holds rows and columns of the sensor.
+    seconds. The array of an .npy file, or the array ``events``, has the columns x, y, t and p, with t
+    in seconds if it holds other numbers. A member ``size`` holds rows and columns of the sensor; the
+    whole times of such a file, as `write_events` writes it, are microseconds.
 
     Args:
         path: path of the file.
@@ -384,6 +384,6 @@ def _are_nanoseconds(times: Any) -> bool:
     """Return whether whole times are those of a clock in nanoseconds, or of one made from it."""
     if int(times.max()) > _CLOCK:
         return True
-    different, duration = np.unique(times), int(np.ptp(times))
-    is_slow = len(times) < _SLOWEST * 1e-6 * duration
-    return is_slow and len(different) >= _DIFFERENT and not bool((different % 1000).any())
+    if len(times) >= _SLOWEST * 1e-6 * int(np.ptp(times)) or bool((times % 1000).any()):
+        return False
+    return len(np.unique(times)) >= _DIFFERENT
