@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.jobs.images.held_out import Again, Verdict
 from invtoolbox.jobs.images.k_space import leave_out_samples, predict_gaps
@@ -182,6 +183,7 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
         # An answer that another solve does not find again was not what its weight asks for.
         wins = wins & ~(sizes(again(problem) - x) > by_prior / 4)
     totals = [by_prior, by_simple]
+    misfit, is_misfit = _misfit(problem, sizes(to_image(left)), bias)
     is_lost_in_gaps = torch.zeros_like(wins)
     if is_k_space:
         # Errors in the gaps by held-out samples, and errors of the samples by the simulation.
@@ -201,6 +203,11 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
                 "the prior's answer has fine detail of which the picture shows nothing that is "
                 f"coarser, and its residual is not white: {end}"
             )
+        if bool(is_misfit[k]):
+            return (
+                "the noise does not explain the residual of the prior's answer, which errs by "
+                f"{_root(misfit[k])} or more: {end}"
+            )
         if bool(is_lost_in_gaps[k]):
             by_both = [_root(total[k] / y[0].numel()) for total in totals]
             return (
@@ -212,7 +219,26 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
             f"{name} by {_root(by_simple[k])}: {end}"
         )
 
-    return Verdict(wins | is_lost_in_gaps | is_invented, lambda k: simple(y)[k : k + 1], reason)
+    wins = wins | is_misfit | is_lost_in_gaps | is_invented
+    return Verdict(wins, lambda k: simple(y)[k : k + 1], reason)
+
+
+def _misfit(problem: Problem, residual: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the least squared error of an answer, and whether that of the blurred picture is smaller.
+
+    ``|A (x - truth)|^2`` is at least what the noise leaves of the residual.
+
+    Args:
+        problem: a blurred picture; 0 is returned for others.
+        residual: mean square of the residual, ``(batch,)``.
+        bias: mean square of the change of the answer by the blur, ``(batch,)``.
+    """
+    A, term = problem.operator, problem.data_term
+    if not isinstance(A, Blur) or not isinstance(term, LeastSquares) or term.weights is not None:
+        return torch.zeros_like(residual), torch.zeros_like(residual, dtype=torch.bool)
+    variance = _noise_level(problem) ** 2
+    misfit = (residual - variance) / A.norm() ** 2
+    return misfit, misfit > bias.clamp_min(0) + variance
 
 
 def _invents_detail(problem: Problem, x: Tensor, residual: Tensor) -> Tensor:

@@ -780,3 +780,20 @@ def test_squares_that_leave_noise_are_replaced_by_the_filtered_back_projection()
     answer = keep_floor(problem, noisy, prior, None)
     assert torch.allclose(answer.x, A.pseudo_inverse(y), atol=1e-4)
     assert answer.posterior is None
+
+
+def test_a_denoiser_that_blurs_leaves_a_blurred_picture_as_it_is() -> None:
+    """A solve of measurements of a smooth answer found it again, and so the prior seemed right."""
+
+    class Mean(it.priors.ExplicitPrior):
+        def denoise(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.avg_pool2d(
+                torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1
+            )
+
+    scene = torch.from_numpy(data.camera()[100:148, 100:148] / 255.0).float()[None, None]
+    A = it.operators.Blur(torch.ones(3, 3) / 9, (1, 48, 48))
+    y = A.simulate(scene, 0.02, seed=0)
+    solution = it.reconstruct(y, A, Mean(), progress=False)
+    assert torch.equal(solution.x, y)
+    assert any("does not explain the residual" in note for note in solution.notes)
