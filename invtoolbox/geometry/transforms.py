@@ -25,6 +25,8 @@ from invtoolbox.metrics.registration import jacobian_determinant
 #: Number of voxels that are resampled at once.
 _SLAB = 1 << 20
 _MOST_ITERATIONS = 200
+#: Least angle, in radians, between a rotation and one by 180 degrees, which has two halves.
+_LEAST_ANGLE = 1e-3
 
 
 class Transform(ABC):
@@ -329,6 +331,40 @@ class Inverse(Transform):
 
     def inverse(self) -> Transform:
         return self.transform
+
+
+def halve(matrix: Tensor) -> Tensor | None:
+    """Return the motion H with ``H(H(p)) = M(p)``: the principal square root of a matrix M.
+
+    Motions that mirror or turn by 180 degrees have none.
+
+    >>> halve(torch.tensor([[4.0, 0.0, 6.0], [0.0, 1.0, 2.0], [0.0, 0.0, 1.0]]).double())
+    tensor([[2., 0., 2.],
+            [0., 1., 1.],
+            [0., 0., 1.]], dtype=torch.float64)
+    >>> halve(torch.diag(torch.tensor([-1.0, -1.0, 1.0]))) is None
+    True
+    """
+    angles = torch.linalg.eigvals(matrix).angle().abs()
+    if float(angles.max()) > math.pi - _LEAST_ANGLE:
+        return None
+    from scipy.linalg import sqrtm
+
+    root = torch.from_numpy(sqrtm(matrix.double().numpy()).real).clone()
+    root[-1] = matrix[-1]  # exactly (0, ..., 0, 1)
+    return root
+
+
+def turn_of(matrix: Tensor) -> float:
+    """Return the angle of the rotation of a motion in space, in degrees.
+
+    >>> turn_of(torch.diag(torch.tensor([-2.0, -2.0, 2.0, 1.0])))
+    180.0
+    """
+    U, _, Vh = torch.linalg.svd(matrix[:-1, :-1].double())
+    rotation = U @ Vh  # tr R = 1 + 2 cos(angle)
+    cos = (float(rotation.trace() * rotation.det()) - 1) / 2
+    return math.degrees(math.acos(max(-1.0, min(1.0, cos))))
 
 
 def resample(

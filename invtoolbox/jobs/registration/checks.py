@@ -14,6 +14,9 @@ from invtoolbox.core.guards import as_tensor
 from invtoolbox.datasets import Measurement, Volume
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.grids import Grid
+from invtoolbox.geometry.placed_pixels import PlacedPixels
+from invtoolbox.geometry.transforms import Affine
+from invtoolbox.operators import PlacedImage
 from invtoolbox.operators.finite_difference import check_lengths
 
 _NAMES = ("the moving image", "the fixed image")
@@ -169,6 +172,50 @@ def grid_of(matrix: Any, dimensions: int, spacing: Any = None) -> Grid:
         whole[:2, 0] = 0.0
         values = whole
     return Grid.from_affine(values)
+
+
+def meet(pair: Pair, half: Tensor) -> tuple[Grid, tuple[int, ...]] | None:
+    """Return the grid of a frame halfway between both images, and its number of pixels.
+
+    It covers what both images show, along the axes of the image of larger pixels; None if they show
+    nothing together. Exchanged images have the same grid.
+
+    Args:
+        pair: both images.
+        half: motion H from the fixed image to the frame, and from there to the moving image.
+    """
+    place = max(pair.matrices, key=lambda A: (float(A.det().abs()), A.flatten().tolist())).clone()
+    low, high = zip(
+        *(
+            Affine(place).inverse()(PlacedPixels(image, motion @ A).corners()).aminmax(dim=0)
+            for image, motion, A in zip(
+                (pair.moving, pair.fixed), (torch.linalg.inv(half), half), pair.matrices
+            )
+        )
+    )
+    first, last = torch.maximum(*low), torch.minimum(*high)
+    shape = tuple(int(n) + 1 for n in (last - first - 1e-6).ceil())
+    place[:-1, -1] += place[:-1, :-1] @ first
+    return None if min(shape) < 2 else (grid_of(place.numpy(), len(shape)), shape)
+
+
+def bring(velocity: Tensor, grid: Grid, half: Tensor, pair: Pair) -> Tensor:
+    """Return a velocity along the axes of the fixed image, whose flow is ``H^-1 exp(v) H``.
+
+    It is ``H^-1 v(H p)`` with the linear part of H^-1. Beyond its border v continues.
+
+    Args:
+        velocity: the velocity v, ``(1, d, *space)``.
+        grid: positions of its pixels.
+        half: the motion H, see `meet`.
+        pair: both images.
+    """
+    here, there = pair.matrix(1), torch.from_numpy(grid.affine(velocity.ndim - 2))
+    D, E = (A[:-1, :-1] / A[:-1, :-1].norm(dim=0) for A in (here, there))
+    points = PlacedPixels(pair.fixed[:1], half @ here).points().to(velocity)
+    A = PlacedImage(velocity, torch.linalg.inv(there)[:-1].to(velocity), points)
+    turn = torch.linalg.solve(half[:-1, :-1] @ D, E).to(velocity)
+    return torch.tensordot(turn, A(torch.zeros_like(points)[None])[0], 1)[None]
 
 
 def _is_same(moving: Grid, fixed: Grid, sizes: Sequence[int]) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 from invtoolbox.data_terms import DataTerm, MutualInformation, NormalizedCrossCorrelation
 from invtoolbox.geometry import Affine
 from invtoolbox.geometry.placed_pixels import PlacedPixels, levels_of
-from invtoolbox.jobs.registration.halfway import halve
+from invtoolbox.geometry.transforms import halve
 from invtoolbox.operators import PlacedImage
 from invtoolbox.priors import AffineMap
 from invtoolbox.priors.implicit.affine_map import LinearMotion

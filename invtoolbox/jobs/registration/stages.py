@@ -20,7 +20,8 @@ from invtoolbox.geometry import (
     resample,
 )
 from invtoolbox.geometry.placed_pixels import PlacedPixels
-from invtoolbox.jobs.registration.checks import Pair
+from invtoolbox.geometry.transforms import halve, turn_of
+from invtoolbox.jobs.registration.checks import Pair, bring, meet
 from invtoolbox.jobs.registration.deformable import (
     DeformableStage,
     FieldLevel,
@@ -31,7 +32,6 @@ from invtoolbox.jobs.registration.deformable import (
     structure,
     weigh,
 )
-from invtoolbox.jobs.registration.halfway import bring, halve, meet, turn_of
 from invtoolbox.jobs.registration.linear import Bend, Landmarks, LinearStages
 from invtoolbox.operators import Exponential, PlacedImage
 from invtoolbox.priors import Prior, PriorSum
