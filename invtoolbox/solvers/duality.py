@@ -114,15 +114,12 @@ def objective_gap(
         value = value + weight * prior.energy(x)
         pull = torch.addcmul(pull, expand(weight, x), prior.gradient(x))
     for summand, p, sigma in duals:
-        # Moreau: with v = p + sigma K x and q = prox_{sigma F^*}(v), (v - q) / sigma is the z with
-        # q in dF(z), so that F^*(q) = <q, z> - F(z).
-        image, factor = summand.apply(x), expand(sigma, p)
-        q = summand.prox_conjugate(torch.addcmul(p, factor, image), sigma)
-        # z = K x + missing
-        missing = (p - q) / factor
+        # Moreau: q = prox_{sigma F^*}(p + sigma K x) is in dF(z), so that F^*(q) = <q, z> - F(z).
+        image = summand.apply(x)
+        q, z = _dual_and_point(summand, p, image, sigma)
         here = _energy(summand, image)
         value = value + here
-        gap = gap + (here - _energy(summand, image + missing) + inner(q, missing))
+        gap = gap + (here - _energy(summand, z) + inner(q, z - image))
         pull = pull + summand.adjoint(q)
     size = item_norm(pull)
     if primal is not None:
@@ -176,6 +173,20 @@ class GradientSolver(Solver):
 
     def gap(self, objective: Objective, state: Any, distance: Tensor) -> Tensor:
         return gradient_gap(objective, state.x, distance, self.safety)
+
+
+def _dual_and_point(
+    summand: PriorSummand | DataSummand, p: Tensor, image: Tensor, sigma: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return ``q = prox_{sigma F^*}(p + sigma K x)``, and a z with q in ``dF(z)``."""
+    factor = expand(sigma, p)
+    if isinstance(summand, DataSummand):
+        # z fits y exactly where F has its kink; z from q, as below, has the rounding of K x, which
+        # may be larger than the misfit.
+        z = summand.prox(image + p / factor, 1 / sigma)
+        return torch.addcmul(p, factor, image - z), z
+    q = summand.prox_conjugate(torch.addcmul(p, factor, image), sigma)
+    return q, image + (p - q) / factor
 
 
 def _energy(summand: PriorSummand | DataSummand, z: Tensor) -> Tensor:
