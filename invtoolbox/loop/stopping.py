@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.operators.base import item_norm
+from invtoolbox.solvers.duality import LARGEST_GAP
 
-#: The objective of a converged item is within this share of its minimum, unless the tolerance is
-#: larger.
-LARGEST_GAP = 1e-3
 #: Number of steps below which the distance between iterates is no estimate.
 _FEW = 8
 

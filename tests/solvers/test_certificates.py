@@ -310,6 +310,23 @@ def test_a_small_residual_of_an_ill_conditioned_system_is_no_small_excess(solver
             ) > float(solution.tolerance)
 
 
+def test_a_gradient_near_its_rounding_may_hide_an_excess() -> None:
+    # In float32, 1e-6 of the misfit at 0 has a gradient of 6e-7 along the least singular value.
+    generator = torch.Generator().manual_seed(0)
+    left, right = (
+        torch.linalg.qr(torch.randn(36, 36, generator=generator).double())[0] for _ in range(2)
+    )
+    values = torch.cat([torch.logspace(0, -0.5, 35), torch.tensor([6e-4])]).double()
+    shares = torch.cat([torch.ones(35), torch.tensor([6e-3])]).double()
+    A = it.operators.Matrix(((left * values) @ right.T).float())
+    problem = it.Problem((left @ shares).float().view(1, 1, 36), A)
+    for solver in ("conjugate-gradient", "cgls", "lsmr", "fista"):
+        solution = it.solve(problem, solver=solver, max_iterations=200, progress=False, check=False)
+        residual = A.to(torch.float64)(solution.x.double()) - problem.y0.double()
+        excess = residual.square().sum() / problem.y0.double().square().sum()
+        assert solution.status != ("converged",) or float(excess) <= 2e-9, solver
+
+
 @pytest.mark.parametrize("solver", ["conjugate-gradient", "cgls"])
 def test_a_well_conditioned_system_is_solved_before_rounding_takes_over(solver: str) -> None:
     # F vanishes at the answer. Beyond the rounding of H x, directions leave the range of A^T, and
