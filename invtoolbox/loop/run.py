@@ -26,6 +26,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.loop.stopping import Travel, accept, is_due, is_grid
 from invtoolbox.objective.initial_guess import has_domain, move_into_domain
 from invtoolbox.objective.objective import Layout, Objective
+from invtoolbox.operators.base import item_norm
 from invtoolbox.parameter_choice.base import WeightRule
 from invtoolbox.solvers.base import Solver, State
 
@@ -457,6 +458,9 @@ def _check_gap(
         if not alone and not bool((loop.running & within).any()):
             return within
     distance = loop.travel.distance(loop.state.x, loop.state.certificate, loop.iteration)
+    answer = solver.result(state)
+    if answer is not loop.state.x:  # a copy of a splitting may be further off than the iterate
+        distance = distance + item_norm(answer - loop.state.x)
     gap = solver.gap(objective.at(loop.iteration - 1), state, distance)
     done, certificate = accept(gap, within, state.certificate, limits.tolerance, alone)
     _correct(loop, 1, loop.running, certificate)

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from invtoolbox.operators.base import item_norm
+from invtoolbox.solvers.duality import LARGEST_GAP
 
-#: The objective of a converged item is within this share of its minimum, unless the tolerance is
-#: larger.
-LARGEST_GAP = 1e-3
 #: Number of steps below which the distance between iterates is no estimate.
 _FEW = 8
 
@@ -57,9 +55,11 @@ class Travel:
         anchor, size = 1 << (iteration.bit_length() - 1), item_norm(x)
         if iteration < _FEW:
             return torch.maximum(self.before, size)
-        # Where neither x nor the certificate changes by more than rounding, the last move counts.
-        still = torch.where(certificate > 0, self.flatness * certificate, 0.0).minimum(size)
         is_rounding = certificate <= 4 * torch.finfo(size.dtype).eps
+        # Where neither x nor the certificate changes by more than rounding, the last move counts.
+        # Without a fall since then, a certificate at its rounding has fallen from 1, its value at 0.
+        flatness = torch.where(is_rounding & self.flatness.isinf(), size, self.flatness)
+        still = torch.where(certificate > 0, flatness * certificate, 0.0).minimum(size)
 
         def extrapolate(moved_by: Tensor, factor: float, certificate_before: Tensor) -> Tensor:
             fallen = certificate_before - certificate

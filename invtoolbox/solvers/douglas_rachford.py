@@ -16,10 +16,11 @@ from invtoolbox.solvers.base import (
     State,
     implicit_reason,
 )
-from invtoolbox.solvers.duality import data_floor, has_gap, objective_gap
+from invtoolbox.solvers.duality import data_floor, has_gap, has_lipschitz_misfit, objective_gap
 from invtoolbox.solvers.linear_systems import relative, solve_quadratic
 from invtoolbox.solvers.splitting import (
     PriorSummand,
+    data_summands,
     first_penalty,
     unit_step_reason,
     unit_step_term,
@@ -177,12 +178,17 @@ class DouglasRachford(Solver):
         return replace(state, answer=x)
 
     def has_gap(self, objective: Objective) -> bool:
-        return has_gap(objective)
+        return has_gap(objective, splits_misfit=_is_direct(objective))
 
     def gap(self, objective: Objective, state: DouglasRachfordState, distance: Tensor) -> Tensor:
         priors = [PriorSummand(weight, prior, None) for weight, prior in objective.terms]
         primal = priors[0] if priors else None
-        return objective_gap(objective, state.answer, distance, primal, state.step_size)
+        duals, z, t = [], state.answer, state.step_size
+        if not has_lipschitz_misfit(objective):
+            # (v - prox_{t f}(v)) / t is a subgradient of f: the dual is that of the next x.
+            misfit = data_summands(objective)[0]
+            duals.append((misfit, (state.point - z) / expand(t, z), 1 / t))
+        return objective_gap(objective, z, distance, primal, t, duals)
 
     def _step_size(self, objective: Objective, usual: Tensor) -> Tensor:
         """Return the given step, or the step of the current weight, or else the usual one."""

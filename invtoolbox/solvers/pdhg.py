@@ -228,7 +228,7 @@ class PDHG(Solver):
             change = subtract(image, k, out=change)
             k = add(k, change, relaxation)
             images.append(k)
-            norms.append(raise_norm(state.norms[:, j], item_norm(change), length))
+            norms.append(raise_norm(state.norms[:, j], item_norm(change), length, size))
             predictions.append(image)
             if j >= len(splitting.dual):
                 # A smooth summand has its gradient at x for a dual.

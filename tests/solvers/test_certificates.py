@@ -21,7 +21,9 @@ from invtoolbox.solvers import (
     KrylovMM,
     Solver,
 )
+from invtoolbox.solvers.duality import objective_gap
 from invtoolbox.solvers.linear_systems import quotient
+from invtoolbox.solvers.splitting import data_summands
 
 A = it.operators.Blur(torch.ones(3, 3) / 9, (10, 10))
 
@@ -198,8 +200,14 @@ def test_a_misfit_without_a_gradient_has_a_gap_by_its_dual() -> None:
     y = torch.tensor([[[0.0, 4.0, 1.0, 1.0]]], dtype=torch.float64)
     identity = it.operators.Matrix(torch.eye(4, dtype=torch.float64))
     problem = it.Problem(y, identity, it.data_terms.L1())
-    for solver in (PDHG(), it.solvers.NonlinearADMM()):
-        working, _, _ = bind(problem, it.priors.TotalVariation().as_sum(), 0.4)
+    of_image = it.Problem(y, it.operators.Identity((1, 4)), it.data_terms.L1())
+    solvers = (
+        (PDHG(), problem),
+        (it.solvers.NonlinearADMM(), problem),
+        (DouglasRachford(), of_image),
+    )
+    for solver, task in solvers:
+        working, _, _ = bind(task, it.priors.TotalVariation(tolerance=1e-8).as_sum(), 0.4)
         assert solver.has_gap(working)
         state = solver.init(working, torch.zeros_like(y))
         for k in range(30):
@@ -209,6 +217,37 @@ def test_a_misfit_without_a_gradient_has_a_gap_by_its_dual() -> None:
             value = (x - y).abs().sum() + 0.4 * (x[..., 1:] - x[..., :-1]).abs().sum()
             gap = float(solver.gap(working, state, (x - y).norm().view(1)))
             assert float((value - 2.8) / value) <= gap + 1e-6
+
+
+def test_the_gap_of_a_misfit_with_a_kink_sees_one_rounding_of_the_prediction() -> None:
+    y = torch.full((1, 1, 4), 5.3)
+    x = torch.nextafter(y, 9 * y)
+    problem = it.Problem(y, it.operators.Identity((1, 4)), it.data_terms.L1())
+    working, _, _ = bind(problem, it.priors.TotalVariation().as_sum(), 1e-5)
+    (misfit,) = data_summands(working)
+    # F(x) - min F = |x - y|_1, and the least scale of a gap is 1e-6 |y|_1.
+    excess = (x - y).abs().sum() / ((x - y).abs().sum() + 1e-6 * y.abs().sum())
+    zero = torch.zeros(1)
+    gap = objective_gap(working, x, zero, None, zero + 1, [(misfit, 1e-4 * y, zero + 10)])
+    assert float(gap) == pytest.approx(float(excess), rel=1e-2)
+
+
+def test_the_copy_of_a_splitting_is_within_a_thousandth_at_small_weights() -> None:
+    # The iterate of the misfit is at the minimizer long before the copy of the prior is, the answer.
+    y = torch.zeros(1, 1, 6, 7, dtype=torch.float64)
+    y[..., 1:4, 2:6], y[..., 3:, 4:] = 0.7, -0.2
+    weights = torch.logspace(-6, -3, 13, dtype=torch.float64)
+    problem = it.Problem(y.repeat(13, 1, 1, 1), it.operators.Identity((1, 6, 7)))
+    solution = it.solve(problem, it.priors.L1(), ADMM(), weights, progress=False, check=False)
+
+    def value(x: Tensor) -> Tensor:
+        return 0.5 * (x - y).square().flatten(1).sum(1) + weights * x.abs().flatten(1).sum(1)
+
+    shrunk = y.sign() * (y.abs() - weights.view(-1, 1, 1, 1)).clamp_min(0)
+    assert solution.status == ("converged",) * 13
+    least = value(shrunk)
+    floor = least.maximum(0.5e-6 * y.square().sum())
+    assert float(((value(solution.x) - least) / floor).max()) <= 1e-3
 
 
 def test_the_first_steps_are_no_estimate_of_the_distance() -> None:
@@ -225,6 +264,10 @@ def test_the_first_steps_are_no_estimate_of_the_distance() -> None:
     still = travel.update(x, falling[4], 4).update(x, falling[8], 8)
     assert float(still.distance(x, falling[9], 9)) == pytest.approx(0.02 * 2 * 2.0**-9, rel=1e-3)
     assert float(Travel.start(x).distance(x, falling[9], 9)) == float(x.norm())
+    # A start at the minimizer has no move to measure; its certificate is the rounding of that of 0.
+    rounding = torch.tensor([2e-8])
+    exact = Travel.start(x).update(x, rounding, 1).update(x, rounding, 8)
+    assert float(exact.distance(x, rounding, 9)) == pytest.approx(2e-8 * float(x.norm()))
 
 
 def test_values_in_gaps_that_drift_are_not_converged() -> None:
@@ -265,6 +308,23 @@ def test_a_small_residual_of_an_ill_conditioned_system_is_no_small_excess(solver
             assert "may be more than 0.1 % above" in solution.explain() or float(
                 solution.history["certificate"][-1, 0]
             ) > float(solution.tolerance)
+
+
+def test_a_gradient_near_its_rounding_may_hide_an_excess() -> None:
+    # In float32, 1e-6 of the misfit at 0 has a gradient of 6e-7 along the least singular value.
+    generator = torch.Generator().manual_seed(0)
+    left, right = (
+        torch.linalg.qr(torch.randn(36, 36, generator=generator).double())[0] for _ in range(2)
+    )
+    values = torch.cat([torch.logspace(0, -0.5, 35), torch.tensor([6e-4])]).double()
+    shares = torch.cat([torch.ones(35), torch.tensor([6e-3])]).double()
+    A = it.operators.Matrix(((left * values) @ right.T).float())
+    problem = it.Problem((left @ shares).float().view(1, 1, 36), A)
+    for solver in ("conjugate-gradient", "cgls", "lsmr", "fista"):
+        solution = it.solve(problem, solver=solver, max_iterations=200, progress=False, check=False)
+        residual = A.to(torch.float64)(solution.x.double()) - problem.y0.double()
+        excess = residual.square().sum() / problem.y0.double().square().sum()
+        assert solution.status != ("converged",) or float(excess) <= 2e-9, solver
 
 
 @pytest.mark.parametrize("solver", ["conjugate-gradient", "cgls"])

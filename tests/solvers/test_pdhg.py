@@ -14,6 +14,7 @@ from invtoolbox.errors import InputError
 from invtoolbox.operators.base import LinearOperator, inner, item_norm
 from invtoolbox.priors import ExplicitPrior
 from invtoolbox.solvers import FISTA, PDHG
+from invtoolbox.solvers.pdhg_steps import raise_norm
 from invtoolbox.testing import check_solver
 
 
@@ -440,3 +441,10 @@ def test_a_weight_that_removes_the_picture_is_converged_under_l1() -> None:
     problem = it.Problem(y, A, it.data_terms.L1())
     solution = it.solve(problem, it.priors.L1(), "pdhg", 1e3, progress=False)
     assert solution.status == ("converged",) and not solution.x.any()
+
+
+def test_an_image_that_has_stopped_moving_raises_no_norm() -> None:
+    norm, size = torch.tensor([1.0, 1.0]), torch.tensor([10.0, 10.0])
+    # |K d| = 0.2 of a step 0.1 is a larger norm; |K d| = 1e-6 next to |K u| = 10 is rounding.
+    raised = raise_norm(norm, torch.tensor([0.2, 1e-6]), torch.tensor([0.1, 1e-12]), size)
+    assert raised.tolist() == pytest.approx([2.02, 1.0])
