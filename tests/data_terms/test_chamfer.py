@@ -214,3 +214,22 @@ def test_a_rollout_is_its_formula_prepared_or_not() -> None:
 def test_measurements_that_are_no_points_are_refused(y: Tensor, words: str) -> None:
     with pytest.raises(InputError, match=words):
         it.Problem(y, it.operators.PointWarp(torch.zeros(2, 4, 3)), Chamfer())
+
+
+@pytest.mark.parametrize(
+    "sweep",
+    [
+        torch.zeros(1, 5, 3).numpy(),
+        torch.zeros(1, 3),
+        torch.zeros(1, 5, 1, 3),
+        torch.zeros(1, 5, 2),
+        torch.zeros(2, 5, 3),
+        torch.zeros(1, 0, 3),
+    ],
+    ids=lambda sweep: f"{type(sweep).__name__} {tuple(sweep.shape)}",
+)
+def test_a_sweep_of_a_sequence_is_one_tensor_of_points(sweep: Any) -> None:
+    points = torch.zeros(1, 5, 3)
+    RolloutChamfer().check_shape((points, points), ((1, 5, 3),) * 2, "y")
+    with pytest.raises(InputError, match=r"y must be the sweeps .* points \(1, N, 3\) each"):
+        RolloutChamfer().check_shape((points, sweep), ((1, 5, 3),) * 2, "y")

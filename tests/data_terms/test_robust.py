@@ -100,6 +100,17 @@ def test_the_discrepancy_does_not_see_outliers(make: Callable[[float], DataTerm]
     assert count is not None and float(count[1]) == pytest.approx(math.sqrt(9500))
 
 
+@pytest.mark.parametrize("name", ["L1", "Huber", "Student"])
+def test_the_discrepancy_of_any_number_of_measurements_grows_with_its_root(name: str) -> None:
+    """Residuals of one size, of which 0, 1, 2, 3 and 64 have a weight, one number per item."""
+    counts = torch.tensor([0, 1, 2, 3, 64])
+    weights = (torch.arange(64) < counts[:, None]).float().view(5, 1, 8, 8)
+    term = getattr(it.data_terms, name)(noise_std=0.2, weights=weights)
+    discrepancy = term.discrepancy(torch.full((5, 1, 8, 8), 0.3), torch.zeros(5, 1, 8, 8))
+    assert float(discrepancy[-1]) > 8
+    torch.testing.assert_close(discrepancy, discrepancy[-1] * (counts / 64).sqrt())
+
+
 def salt_and_pepper() -> tuple[Tensor, it.operators.Operator, Tensor]:
     from skimage import data
 

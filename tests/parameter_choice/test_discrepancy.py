@@ -13,7 +13,9 @@ from invtoolbox.errors import InputError
 from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.operators.base import item_norm
 from invtoolbox.parameter_choice import DiscrepancyPrinciple, rule_named
+from invtoolbox.parameter_choice.discrepancy import first_weight
 from invtoolbox.priors import SmoothedNorm
+from invtoolbox.problem import fitted_back_projection
 from invtoolbox.solve import bind
 
 N = 32
@@ -86,6 +88,21 @@ def test_the_search_alone_on_a_lagging_discrepancy() -> None:
     assert bool(rule.satisfied(state, discrepancy).all())
 
 
+def test_a_weight_stays_for_at_least_four_steps_and_at_most_sixty() -> None:
+    """The first item has settled in every step, and the certificate of the second one never holds."""
+    problem = noisy()
+    rule = DiscrepancyPrinciple()
+    state = rule.init(bind(problem, it.priors.Tikhonov().as_sum())[0], first_guess(problem))
+    steps: list[list[int]] = [[], []]
+    for k in range(130):
+        before = state.weight
+        state = rule.update(state, torch.full((2,), 1e9), torch.tensor([1e-3, 1.0]), k)
+        for item in (state.weight != before).nonzero().flatten().tolist():
+            steps[item].append(k + 1)
+    assert steps[0][:5] == [4, 8, 12, 16, 20]
+    assert steps[1] == [60, 120]
+
+
 def test_targets_in_the_units_of_the_data_term() -> None:
     y, A = torch.ones(2, 1, 8, 8), it.operators.Identity((1, 8, 8))
 
@@ -145,6 +162,19 @@ def test_the_first_weight_changes_with_the_units() -> None:
         assert rule is not None
         weights.append(rule.init(objective, first_guess(problem)).weight)
     assert torch.allclose(1000 * weights[0], weights[1], rtol=1e-3)
+
+
+def test_a_start_without_variation_has_the_first_weight_of_the_back_projection() -> None:
+    """The total variation of zeros is 0, and one such item in a batch does not change the other."""
+    problem = noisy()
+    objective = bind(problem, it.priors.TotalVariation().as_sum(), DiscrepancyPrinciple())[0]
+    image = fitted_back_projection(problem)
+    start = torch.cat([torch.zeros_like(image[:1]), 2 * image[1:]])
+    expected = first_weight(objective, image)
+    assert bool((expected != 1).all())
+    torch.testing.assert_close(first_weight(objective, torch.zeros_like(image)), expected)
+    torch.testing.assert_close(first_weight(objective, start)[0], expected[0])
+    assert float(first_weight(objective, start)[1]) == pytest.approx(0.5 * float(expected[1]))
 
 
 def test_names() -> None:

@@ -483,6 +483,24 @@ def test_few_steps_from_a_restored_image_find_mean_and_spread() -> None:
         it.solvers.EDM(begin="noise")  # type: ignore[arg-type]
 
 
+def test_fresh_noise_never_exceeds_the_level_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much churn is asked for, a level is raised to its root-2-fold (Karras et al. 2022)."""
+    levels = []
+    denoise = it.priors.Gaussian.denoise
+
+    def record(self: it.priors.Gaussian, x: Tensor, sigma: Any) -> Tensor:
+        levels.append(float(torch.as_tensor(sigma).flatten()[0]))
+        return denoise(self, x, sigma)
+
+    monkeypatch.setattr(it.priors.Gaussian, "denoise", record)
+    for churn, factor in ((0.0, 1.0), (0.8, 1.2), (torch.inf, 2**0.5)):
+        levels.clear()
+        sampler = it.solvers.EDM(steps=4, levels=(1.0, 0.01), churn=churn, max_iterations=1)
+        x = it.solve(problem("mask"), gaussian(), sampler, progress=False).x
+        assert max(levels) == pytest.approx(factor)
+        assert float((x - 0.5).abs().amax()) < 1
+
+
 def test_an_interval_allows_for_the_number_of_draws() -> None:
     """Few draws know their mean and their spread badly; their intervals are wider and still right."""
     one = problem("mask", batch=1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from invtoolbox.solvers import local_global
 from invtoolbox.solvers.local_global import Factors, Graph, group_equal
+from tests.emulated_cuda import emulate_cuda
 
 
 def graph(seed: int) -> Graph:
@@ -48,3 +50,33 @@ def test_items_are_solved_by_their_factors(which: list[int]) -> None:
 def test_equal_systems_share_a_factor() -> None:
     first, second = graph(0), graph(1)
     assert group_equal([first, second, graph(0)]) == ([first, second], [0, 1, 0])
+
+
+@pytest.mark.parametrize("spare", [0, -1])
+def test_a_gpu_multiplies_by_all_inverses_if_they_fit(
+    monkeypatch: pytest.MonkeyPatch, spare: int
+) -> None:
+    """Two inverses of six points, in float64, and a limit of as many bytes or of one less."""
+    monkeypatch.setattr(local_global, "_LARGEST_INVERSE", 2 * 6 * 6 * 8 + spare)
+    systems, which = [graph(0), graph(1)], torch.tensor([1])
+    right = torch.randn(1, 6, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    expected = Factors(systems).solve(right, which)
+    with emulate_cuda() as tally:
+        factors = Factors(
+            [
+                Graph(
+                    diagonal=system.diagonal.to("cuda"),
+                    edges=tuple(edges.to("cuda") for edges in system.edges),
+                    strengths=tuple(strengths.to("cuda") for strengths in system.strengths),
+                    free=system.free.to("cuda"),
+                )
+                for system in systems
+            ]
+        )
+        right, which = right.to("cuda"), which.to("cuda")
+        for _ in range(12):
+            tally.clear()
+            answer = factors.solve(right, which).cpu()
+        copies = tally.copies.total()
+    torch.testing.assert_close(answer, expected)
+    assert copies == (1 if spare == 0 else 3)  # that of the test, and two to the CPU and back

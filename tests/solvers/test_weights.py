@@ -64,3 +64,35 @@ def test_a_residual_of_an_unknown_geometry_is_that_of_the_answer() -> None:
     solution = it.solve(problem, prior, check=False, max_iterations=30, progress=False)
     assert float(solution.parameters["detector_shift"]) == pytest.approx(1.0, abs=0.1)
     assert not any("times the stated noise" in note for note in solution.notes)
+
+
+def test_a_weight_is_a_finite_number_that_is_not_negative() -> None:
+    tv = it.priors.TotalVariation()
+    data = it.Problem(PROBLEM.y.expand(2, -1, -1, -1), PROBLEM.operator, PROBLEM.data_term)
+    for weight in (0.0, 0.5, [0.0, 0.5]):
+        objective, rule, _ = bind(data, tv.as_sum(), torch.tensor(weight))
+        assert rule is None
+        assert torch.equal(objective.regularization, torch.tensor(weight).expand(2))
+    for wrong in (-0.1, torch.nan, torch.inf, [0.5, -0.1], [0.1, 0.2, 0.3], [[0.5, 0.5]]):
+        with pytest.raises(
+            InputError, match="must be a nonnegative number or one for each of the 2"
+        ):
+            bind(data, tv.as_sum(), torch.tensor(wrong))
+
+
+def test_the_weight_of_a_denoiser_follows_the_noise_of_the_measurements() -> None:
+    """A stated level that is right gives the usual weight; a wrong one is corrected, with a reason."""
+    A = it.operators.Identity((1, 64, 64))
+    y = A.simulate(torch.full((1, 1, 64, 64), 0.5), noise=0.1, seed=0)
+    prior = it.priors.Denoiser(lambda x, sigma: x / (1 + sigma), sigma=0.05).as_sum()
+    weights, reasons = [], []
+    for stated in (0.1, 1.0):
+        problem = it.Problem(y, A, it.data_terms.LeastSquares(noise_std=stated))
+        weight, reason = default_weight(prior, bind(problem, prior, 1.0)[0], 1.0)
+        assert isinstance(weight, torch.Tensor)
+        weights.append(float(weight))
+        reasons.append(reason)
+    # Noise variances over sigma^2, in units of the stated noise.
+    assert weights == pytest.approx([1 / 0.05**2, 0.1**2 / 0.05**2], rel=0.1)
+    assert "does not fit" not in reasons[0]
+    assert reasons[1].startswith("noise_std = 1 does not fit the measurements")

@@ -83,6 +83,17 @@ def test_it_learns_to_denoise_and_remembers_the_level() -> None:
         network(picture + 0.05 * (noisy - picture))
 
 
+def test_a_network_in_training_does_not_judge_its_inputs() -> None:
+    """The next training may be for another noise."""
+    network, x = LocalField(width=4), 0.5 * torch.rand(1, 1, 32, 32, generator=generator())
+    network.remember(0.01 * x)
+    with pytest.warns(MeasurementWarning, match="was trained with levels from"):
+        network.eval()(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network.train()(x)
+
+
 def test_holes_do_not_darken_their_surroundings() -> None:
     picture = torch.full((1, 1, 24, 24), 0.8)
     pairs = InpaintingPairs([picture], crop=24, known=0.5, shrink=1)

@@ -416,6 +416,16 @@ def test_a_recipe_makes_a_prior_of_the_catalogue(
     assert (tmp_path / "again" / "weights.safetensors").read_bytes() == weights
 
 
+def test_mixed_precision_is_stated_by_the_recipe_or_asked_for(tmp_path: Path) -> None:
+    weights = []
+    for stated, asked in (("false", False), ("true", False), ("false", True)):
+        (tmp_path / "tiny.toml").write_text(f"mixed_precision = {stated}\n{RECIPE}")
+        folder = tmp_path / f"{stated}-{asked}"
+        run_recipe(tmp_path / "tiny.toml", [], folder, mixed_precision=asked, progress=False)
+        weights.append((folder / "weights.safetensors").read_bytes())
+    assert weights[0] != weights[1] == weights[2]
+
+
 def test_a_network_without_a_seed_of_its_own_starts_from_that_of_the_recipe(tmp_path: Path) -> None:
     """Otherwise an interrupted training of it could not be continued."""
     recipe = RECIPE.replace(
