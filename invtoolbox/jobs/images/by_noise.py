@@ -236,7 +236,8 @@ def _misfit(problem: Problem, residual: Tensor, bias: Tensor) -> tuple[Tensor, T
     A, term = problem.operator, problem.data_term
     if not isinstance(A, Blur) or not isinstance(term, LeastSquares) or term.weights is not None:
         return torch.zeros_like(residual), torch.zeros_like(residual, dtype=torch.bool)
-    variance = _noise_level(problem) ** 2
+    # Counts by least squares have more noise than their dark parts show.
+    variance = torch.maximum(_noise_level(problem), noise_std_of(problem)) ** 2
     misfit = (residual - variance) / A.norm() ** 2
     return misfit, misfit > bias.clamp_min(0) + variance
 
