@@ -43,8 +43,9 @@ ARITHMETIC = {"Add", "Sub", "Mul", "Div", "Pow", "Delete"}
 #: Numbers of test files per mutant in the two rounds, and seconds after which they are stopped.
 FILES, LIMIT = (2, 6), 300
 Mutant = tuple[str, int, str, int]
-#: Imported before a process per mutant is forked, which saves most of its start.
-HEAVY = ("torch", "scipy.optimize", "deepinv", "hypothesis", "matplotlib.pyplot", "skimage", "warp")
+#: Imported before a process per mutant is forked, which saves most of its start. Not Warp: the package
+#: turns its messages off at the first import, and a doctest that prints them fails.
+HEAVY = ("torch", "scipy.optimize", "deepinv", "hypothesis", "matplotlib.pyplot", "skimage")
 
 
 @cache
