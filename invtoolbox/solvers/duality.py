@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from invtoolbox.core.pytrees import tree_map
-from invtoolbox.core.rare_branches import is_any
 from invtoolbox.objective.objective import Objective
 from invtoolbox.operators.base import expand, inner, item_norm
 from invtoolbox.priors.base import ExplicitPrior
@@ -148,7 +147,7 @@ def objective_gap(
     if objective.terms or not D.is_quadratic:
         return gap
     is_small = gap <= LARGEST_GAP
-    if not is_any(is_small):
+    if gap.device.type == "cpu" and not bool(is_small.any()):  # a GPU does not wait for the host
         return gap
     # Without a prior a gradient near its rounding may be that of a direction without curvature.
     excess = relative(_attainable_decrease(objective, pull), value.abs() + floor)

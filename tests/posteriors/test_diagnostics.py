@@ -160,11 +160,11 @@ def test_a_diverging_chain_is_not_told_to_go_on() -> None:
 
 
 def test_a_sampler_by_its_name_alone_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call, "SAMPLER_SECONDS", 0.3)
+    monkeypatch.setattr(call, "SAMPLER_SECONDS", 0.05)
     problem, prior = gaussian_problem(1000)
     solution = it.solve(problem, prior, "ula", progress=False)
     assert solution.status == ("limit",) and int(solution.iterations) < 20_000
-    assert any("by its name alone ends after 0.3 s" in note for note in solution.notes)
+    assert any("by its name alone ends after 0.05 s" in note for note in solution.notes)
     # A limit of the user takes its place.
     limited = it.solve(problem, prior, "ula", max_iterations=5, progress=False)
     assert int(limited.iterations) == 5
@@ -233,7 +233,7 @@ def test_the_start_of_a_chain_is_computed_only_if_it_is_used_and_with_the_weight
         return inner_solve(*arguments, **settings)
 
     monkeypatch.setattr(sys.modules["invtoolbox.solve"], "inner_solve", minimize)
-    monkeypatch.setattr(call, "SAMPLER_SECONDS", 0.3)
+    monkeypatch.setattr(call, "SAMPLER_SECONDS", 0.05)
     problem, _ = gaussian_problem(12)
     prior = it.priors.TotalVariation()
     it.solve(problem, 2.0 * prior, "myula", initial=problem.y, progress=False)
