@@ -313,7 +313,18 @@ def _compare(
         truth, color, depth, alpha, nearest = channels[0].tensor_split([3, 6, 7, 8])
         values = {metric: float(score) for metric, score in scores.items()}
         picture = nearest if len(nearest) else None
-        views.append(ViewPicture(name, truth, color, depth, alpha, values, picture, psnr))
+        views.append(
+            ViewPicture(
+                name,
+                photograph=truth,
+                rendering=color,
+                depth=depth,
+                alpha=alpha,
+                scores=values,
+                nearest=picture,
+                nearest_psnr=psnr,
+            )
+        )
     return {m: [view.scores[m] for view in views] for m in views[0].scores}, views, is_empty
 
 
