@@ -224,9 +224,10 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
 
 
 def _misfit(problem: Problem, residual: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the least squared error of an answer, and whether that of the blurred picture is smaller.
+    """Return a lower bound of the squared error of an answer, and whether it exceeds an estimate.
 
-    ``|A (x - truth)|^2`` is at least what the noise leaves of the residual.
+    ``|A (x - truth)|^2`` is at least what the noise leaves of the residual. The estimate is that of the
+    squared error of the blurred picture, if the answer were the truth.
 
     Args:
         problem: a blurred picture; 0 is returned for others.

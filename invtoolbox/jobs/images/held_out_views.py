@@ -206,8 +206,8 @@ def compare_in_norm_of_image(
     Args:
         first: residuals of the first answer by `predict_views`.
         second: residuals of the second one.
-        errors: number of standard errors by which the second answer must be better, also per item;
-            if it is negative, the first must be better by so many.
+        errors: number of standard errors by which the second answer must be better, also per item. If
+            the number is negative, the first answer must be better by its size.
 
     Returns:
         Whether the second answer is better, or the only one that is finite, and its error relative to
