@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.decision import Decision, render
 from invtoolbox.errors import InputError
 from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.posteriors.base import Posterior
@@ -51,8 +52,9 @@ class Solution:
         solver: solver and its settings, as text.
         prior: priors and their weights, as text.
         certificate: name of the certificate that the tolerance bounds.
-        reason: why this solver was chosen.
-        notes: which rule chose the weight, and other remarks on the run.
+        decisions: everything that was decided or noted, in its order: findings of the measurements,
+            the choice of weight and solver, and in `reconstruct` every step of
+            ``invtoolbox list decisions`` with its evidence and cost.
         seconds: wall-clock time in seconds.
         seed: seed of the random draws.
         parameters: parameters of the implicit prior and unknown parameters of the operator,
@@ -62,7 +64,6 @@ class Solution:
         problem: the problem with the operator that was found; None after `load`.
         data_term: the data term, as text.
         tolerance: bound of the certificate; None in files of earlier versions.
-        weight_choice: how the weight was chosen, also one of the notes; empty if it was given.
         measurements: ``y`` as it was saved; None before `load`.
         prediction: ``A(x)`` as it was saved; None before `load`.
     """
@@ -75,8 +76,7 @@ class Solution:
     solver: str
     prior: str
     certificate: str
-    reason: str
-    notes: tuple[str, ...]
+    decisions: tuple[Decision, ...]
     seconds: float
     seed: int
     parameters: dict[str, Tensor] = field(default_factory=dict)
@@ -84,10 +84,40 @@ class Solution:
     weight_search: WeightCurve | None = field(default=None, repr=False)
     data_term: str = ""
     tolerance: float | None = None
-    weight_choice: str = ""
     problem: Problem | None = field(default=None, repr=False)
     measurements: Any = field(default=None, repr=False)
     prediction: Any = field(default=None, repr=False)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the user, rendered from the decisions; the choice of the solver is `reason`."""
+        return render(self.decisions, len(self.status))
+
+    @property
+    def reason(self) -> str:
+        """Why this solver was chosen."""
+        return self._sentence_of("solver")
+
+    @property
+    def weight_choice(self) -> str:
+        """How the weight was chosen; empty if it was given."""
+        return self._sentence_of("weight")
+
+    def _sentence_of(self, step: str) -> str:
+        texts = (d.text(len(self.status)) for d in self.decisions if d.step == step)
+        return next(filter(None, texts), "")
+
+    def note(self, *records: Decision | str) -> Solution:
+        """Return the solution with further records.
+
+        Args:
+            records: the records, which are appended; a sentence is a remark on the run.
+        """
+        decisions = (
+            Decision(step="run", sentence=record) if isinstance(record, str) else record
+            for record in records
+        )
+        return dataclasses.replace(self, decisions=(*self.decisions, *decisions))
 
     def measured_and_predicted(self) -> tuple[Any, Any]:
         """Return ``y`` and ``A(x)``."""
@@ -134,13 +164,11 @@ class Solution:
             "solver": self.solver,
             "prior": self.prior,
             "certificate": self.certificate,
-            "reason": self.reason,
-            "notes": self.notes,
+            "decisions": [dataclasses.asdict(decision) for decision in self.decisions],
             "seconds": self.seconds,
             "seed": self.seed,
             "data_term": self.data_term,
             "tolerance": self.tolerance,
-            "weight_choice": self.weight_choice,
             "weight_search": None if self.weight_search is None else self.weight_search.rule,
         }
         buffer = io.BytesIO()
@@ -171,7 +199,7 @@ class Solution:
                 words = json.loads(file.attrs["settings"])
                 groups = {name: _read(path, file[name]) for name in file}
             words["status"] = tuple(_RENAMED.get(name, name) for name in words["status"])
-            words["notes"] = tuple(words["notes"])
+            words["decisions"] = _read_decisions(words)
             rule = words.pop("weight_search", None)
             if rule is not None:
                 groups["weight_search"] = WeightCurve(rule, **groups["weight_search"])
@@ -289,6 +317,19 @@ def shape_of(x: Any) -> str:
     if isinstance(x, tuple):
         return f"({', '.join(map(shape_of, x))})"
     return str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__
+
+
+def _read_decisions(words: dict[str, Any]) -> tuple[Decision, ...]:
+    """Return the records of a file, also of one that holds sentences, and remove these."""
+    if (records := words.pop("decisions", None)) is not None:
+        return tuple(Decision(**record) for record in records)
+    choice, reason = words.pop("weight_choice", ""), words.pop("reason")
+    notes = dict.fromkeys((choice, *words.pop("notes")))
+    steps = ["weight", *["run"] * (len(notes) - 1)]
+    return (
+        Decision(step="solver", sentence=reason),
+        *(Decision(step=step, sentence=note) for step, note in zip(steps, notes) if note),
+    )
 
 
 def _write(file: Any, name: str, value: Any) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 import time
 from collections.abc import Callable
 from functools import partial
@@ -237,12 +236,12 @@ def _reconstruct(
     """Solve by the name of a prior alone."""
     say(f"{case}: {name}")
     solution = reconstruct(y, A, prior=name, seed=_SEED, progress=False)
-    chosen = re.search(r"the prior is ([\w-]+)", " ".join(solution.notes))
+    chosen = f", {solution.prior}" if name == "auto" else ""
     return Method(
         name,
         solution.x,
         solution.seconds,
-        f"{note}{f', {chosen[1]}' if chosen else ''}; {solution.solver.split('(')[0]}, "
+        f"{note}{chosen}; {solution.solver.split('(')[0]}, "
         f"{int(solution.iterations.max())} iterations",
     )
 

@@ -18,6 +18,7 @@ KINDS = (
     "scenes",
     "readers",
     "tables",
+    "decisions",
 )
 
 
@@ -62,6 +63,13 @@ def _entries(kind: str) -> dict[str, str]:
         from invtoolbox.jobs.flow.methods import METHODS
 
         summaries |= {name: _first_sentence(method) for name, method in METHODS.items()}
+    if kind == "decisions":
+        from invtoolbox.jobs.images.decisions.order import STEPS
+
+        summaries |= {
+            name: f"{step.question}{' [only if it is asked for]' if step.is_asked_for else ''}"
+            for name, step in STEPS.items()
+        }
     if kind in registry.KINDS:
         for name, load in registry.names(kind).items():
             try:

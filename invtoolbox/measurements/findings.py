@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from invtoolbox.core.decision import Decision
 from invtoolbox.data_terms.base import ResidualTerm
 from invtoolbox.data_terms.poisson import PoissonTransmission
 from invtoolbox.errors import InputError, MeasurementWarning, warn_user
@@ -31,6 +32,7 @@ class Finding:
     Attributes:
         name: what looks wrong, in one word.
         sentence: what is wrong, where, and what to do.
+        item: number of the item that it is about; None for all items, or for the first of several.
         is_fatal: whether nothing sensible can come of a solve.
         is_conclusive: whether other checks mean nothing after this finding.
         is_remark: whether nothing is wrong, so that a note is enough, and a warning too much.
@@ -39,6 +41,7 @@ class Finding:
 
     name: str
     sentence: str
+    item: int | None = None
     is_fatal: bool = False
     is_conclusive: bool = False
     is_remark: bool = False
@@ -263,8 +266,8 @@ def repair_measurements(problem: Problem) -> tuple[Problem, tuple[str, ...]]:
     return problem, tuple(sentences)
 
 
-def report_findings(problem: Problem, prior: Prior | None = None) -> list[str]:
-    """Warn of what looks wrong about measurements, and return the sentences.
+def report_findings(problem: Problem, prior: Prior | None = None) -> tuple[Decision, ...]:
+    """Warn of what looks wrong about measurements, and return a record per finding.
 
     Args:
         problem: measurements, operator and data term.
@@ -277,10 +280,13 @@ def report_findings(problem: Problem, prior: Prior | None = None) -> list[str]:
     for finding in findings:
         if finding.is_fatal:
             raise InputError(finding.sentence)
-    for finding in findings:
+    records = tuple(
+        Decision(step=f"check-{f.name}", item=f.item, sentence=f.sentence) for f in findings
+    )
+    for finding, record in zip(findings, records):
         if not finding.is_remark:
-            warn_user(finding.sentence, MeasurementWarning)
-    return [finding.sentence for finding in findings]
+            warn_user(record.text(problem.batch), MeasurementWarning)
+    return records
 
 
 def quick_noise_std(problem: Problem) -> Tensor | None:

@@ -80,7 +80,6 @@ def check_noise_level(subject: Subject) -> Finding | None:
         return None
     k = int(off.nonzero()[0])
     level, estimate, factor = float(stated[k]), float(estimated[k]), float(ratio[k])
-    which = f" of item {k}" if len(size) > 1 else ""
     scales = () if isinstance(subject.operator, Scan) else _FULL_SCALES
     scale = next((s for s in scales if 0.5 < factor / s < 2 or 0.5 < factor * s < 2), None)
     if scale is None:
@@ -93,8 +92,9 @@ def check_noise_level(subject: Subject) -> Finding | None:
         )
     return Finding(
         "noise",
-        f"noise_std = {level:.4g}{which} is {_times(factor)} the noise estimated from the "
-        f"measurements, {estimate:.4g}; {hint}",
+        f"noise_std = {level:.4g} is {_times(factor)} the noise estimated from the measurements, "
+        f"{estimate:.4g}; {hint}",
+        item=k,
     )
 
 

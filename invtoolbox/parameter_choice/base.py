@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from invtoolbox.core.decision import Decision
 from invtoolbox.objective.objective import Objective
 
 
@@ -86,14 +87,14 @@ class WeightCurve:
             the order of the search.
         scores: score of each weight, ``(batch, tried)``; the smallest is best.
         chosen: the weight, ``(batch,)``; ``(batch, priors)`` if every prior has its own.
-        notes: remarks on the solutions, for `Solution.notes`.
+        remarks: records about the residuals of the solutions, for `Solution.decisions`.
     """
 
     rule: str
     weights: Tensor
     scores: Tensor
     chosen: Tensor
-    notes: tuple[str, ...] = ()
+    remarks: tuple[Decision, ...] = ()
 
     def scale(self, factor: Tensor) -> WeightCurve:
         """Return the curve with weights that are multiplied by one factor per item."""

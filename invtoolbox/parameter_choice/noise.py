@@ -294,10 +294,9 @@ def correct_level(problem: Problem, is_reliable: bool) -> tuple[Tensor | None, s
     level = stated.clone()
     level[wrong] = estimate[wrong]
     k = int(wrong[0])
-    where = "" if problem.batch == 1 else f" of item {k}"
     return level, (
-        f"noise_std = {float(stated[k]):.3g} does not fit the measurements{where}, which have noise "
-        f"of about {float(estimate[k]):.3g}; the weight follows from that"
+        f"noise_std = {float(stated[k]):.3g} does not fit measurements with noise of about "
+        f"{float(estimate[k]):.3g}; the weight follows from that"
     )
 
 

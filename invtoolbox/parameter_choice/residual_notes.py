@@ -26,7 +26,7 @@ _PIXELS = 0.03
 def explain(
     problem: Problem, item: int, fit: Sequence[float], held: Sequence[float], merged: float = 0.0
 ) -> str:
-    """Return a sentence if noise does not explain the residual, else an empty string.
+    """Return a sentence of a `Decision` if noise does not explain the residual, else an empty one.
 
     If model and noise level are right, the root mean square of the residual lies below the noise
     level, and the error of the prediction of held-out measurements lies above it.
@@ -43,7 +43,6 @@ def explain(
         return ""
     white = fit[-2]
     fitted, unseen = (math.exp((score + merged) / 2) for score in (fit[-1], held[1]))
-    where = "" if problem.batch == 1 else f" of item {item}"
     std = getattr(problem.data_term, "noise_std", None)
     level = None if std is None else float(std.flatten()[min(item, std.numel() - 1)])
     if problem.y0.is_complex():
@@ -52,7 +51,7 @@ def explain(
     least = _PIXELS * size if has_views(problem) else _least_residual(problem, item, level)
     if white > COLOURED and fitted > least:
         return (
-            f"noise does not explain the residual{where}, which is not white: check that the "
+            "noise does not explain the residual{item}, which is not white: check that the "
             "operator describes the measurements"
         )
     if level is not None and _is_noise(problem, item, white, fitted, unseen):
@@ -60,19 +59,19 @@ def explain(
             return ""
         # Only the level is in doubt: a wrong model would leave more, or structure in the residual.
         return (
-            f"noise_std = {level:.3g} does not fit the residual{where}, which is noise of "
+            f"noise_std = {level:.3g} does not fit the residual{{item}}, which is noise of "
             f"{fitted:.3g}: held-out measurements are predicted to {unseen:.3g}; the image does not "
             "depend on noise_std"
         )
     if level is not None and fitted > max(_TOO_LARGE * level, 0 if has_views(problem) else least):
         return (
-            f"noise does not explain the residual{where}, {fitted:.3g} against noise_std = "
+            f"noise does not explain the residual{{item}}, {fitted:.3g} against noise_std = "
             f"{level:.3g}: the noise is stronger, or the operator does not describe the "
             "measurements"
         )
     if level is not None and unseen < _TOO_SMALL * level:
         return (
-            f"noise_std = {level:.3g} is too large{where}: held-out measurements are predicted to "
+            f"noise_std = {level:.3g} is too large{{item}}: held-out measurements are predicted to "
             f"{unseen:.3g}"
         )
     return ""

@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invtoolbox.core.decision import Decision
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.reductions import mean_items, sum_items
 from invtoolbox.errors import InputError
@@ -140,11 +141,15 @@ class Validation(WeightSearch):
             for k, (curve, t) in self._by_images(trials, term, term.image, wrong).items():
                 held[k] = white[k] = curve
                 chosen[k] = t
-        notes = [
+        sentences = [
             explain(full_problem, k, _near(white[k], at), _near(held[k], at), merged)
             for k, at in enumerate(chosen.tolist())
         ]
-        remarks = tuple(dict.fromkeys(note for note in notes if note))
+        remarks = tuple(
+            Decision(step="residual", item=k, sentence=sentence)
+            for k, sentence in enumerate(sentences)
+            if sentence
+        )
         return weight_curve(self.name, held, chosen, remarks)
 
     def _by_whiteness(self, trials: Trials, noise: RoughNoise) -> tuple[list[Curve], Tensor]:

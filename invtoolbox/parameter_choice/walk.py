@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from invtoolbox.core.decision import Decision
 from invtoolbox.core.interrupts import OutOfTime
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import RuleState, WeightCurve, WeightRule
@@ -220,7 +221,7 @@ def walk_over(
 
 
 def weight_curve(
-    name: str, curves: Sequence[Curve], chosen: Tensor, notes: tuple[str, ...] = ()
+    name: str, curves: Sequence[Curve], chosen: Tensor, remarks: tuple[Decision, ...] = ()
 ) -> WeightCurve:
     """Return the curves of a search side by side, with the weights of given logarithms.
 
@@ -228,7 +229,7 @@ def weight_curve(
         name: name of the rule.
         curves: the curve of every item.
         chosen: logarithms of the chosen weights, ``(batch,)``.
-        notes: remarks on the solutions.
+        remarks: records about the residuals of the solutions.
     """
     pad = torch.nn.utils.rnn.pad_sequence
     return WeightCurve(
@@ -236,7 +237,7 @@ def weight_curve(
         pad([c.log_weight.exp() for c in curves], batch_first=True, padding_value=math.nan),
         pad([c.score for c in curves], batch_first=True, padding_value=math.nan).to(chosen),
         chosen.double().exp().to(chosen),
-        notes,
+        remarks,
     )
 
 

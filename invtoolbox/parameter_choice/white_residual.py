@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from invtoolbox.core.decision import ITEM, Decision
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightCurve
 from invtoolbox.parameter_choice.search import WeightSearch
@@ -57,15 +58,23 @@ class WhiteResidual(WeightSearch):
             rising = rising[is_whiter]
             rises[rising] += 1
             rising = rising[whiteness[rising] > _WHITE]
-        notes = tuple(
-            f"the residual{'' if trials.batch == 1 else f' of item {k}'} is whiter at "
-            f"{_RISE ** int(n):.3g} times the usual weight, which is taken: the noise is stronger "
-            "than its level, or the operator does not quite describe the measurements"
+        remarks = tuple(
+            Decision(
+                step="residual",
+                item=k,
+                sentence=f"the residual{ITEM} is whiter at {_RISE ** int(n):.3g} times the usual "
+                "weight, which is taken: the noise is stronger than its level, or the operator does "
+                "not quite describe the measurements",
+            )
             for k, n in enumerate(rises)
             if n
         )
         return WeightCurve(
-            self.name, torch.stack(weights, 1), torch.stack(scores, 1), first * _RISE**rises, notes
+            self.name,
+            torch.stack(weights, 1),
+            torch.stack(scores, 1),
+            first * _RISE**rises,
+            remarks,
         )
 
     def _whiteness(self, trials: Trials, weight: Tensor, items: Tensor) -> Tensor:

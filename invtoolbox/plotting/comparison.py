@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -25,6 +24,7 @@ from invtoolbox.operators import (
 )
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.plotting import page
+from invtoolbox.plotting.explanation import estimated_noise
 from invtoolbox.plotting.pixels import Window, symmetric_window, window_of
 
 if TYPE_CHECKING:
@@ -252,9 +252,11 @@ def verdict(
             is_good = explains or None
     if solution.prior != "no prior" and math.isfinite(float(solution.regularization[k])):
         words.append(f"Prior: {float(solution.regularization[k]):.3g} times {solution.prior}.")
-    where = re.compile("" if len(solution.status) == 1 else rf" of item {k}\b")
+    batch = len(solution.status)
     words += [
-        f"Note: {note}." for note in solution.notes if ": x is the " in note and where.search(note)
+        f"Note: {decision.text(batch)}."
+        for decision in solution.decisions
+        if decision.is_compared and decision.concerns(k) and decision.outcome == "taken"
     ]
     count = len(solution.notes)
     if count:
@@ -279,8 +281,4 @@ def _noise_level(solution: Solution, k: int) -> tuple[float | None, str]:
     if level is not None:
         values = torch.as_tensor(level).detach().flatten()
         return float(values[min(k, len(values) - 1)]), "stated"
-    estimate = re.search(r"noise_std = (.+) estimated from the data", solution.weight_choice)
-    if estimate is None:
-        return None, ""
-    levels = estimate[1].split(",")
-    return float(levels[min(k, len(levels) - 1)]), "estimated"
+    return estimated_noise(solution, k), "estimated"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from invtoolbox.core.decision import Decision, render, select_decisions
 from invtoolbox.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,14 +32,15 @@ def explain(solution: Solution, item: int) -> str:
         raise InputError(f"there is no item {item} among {len(states)} items")
     item %= len(states)
     weighs = solution.prior != "no prior" and states[item] != "invalid"
-    choice, compared = solution.weight_choice, _compared(solution, item)
+    choice = solution.weight_choice or "the weight was given"
     weight = f"{float(solution.regularization[item]):.4g} times {solution.prior}"
+    others = [d for d in solution.decisions if d.step != "weight" and not d.is_compared]
     lines = {
-        "Noise": _noise(solution),
-        "Weight": f"{weight}; {choice or 'the weight was given'}" if weighs else "",
-        "Compared": "; ".join(compared),
+        "Noise": _noise(solution, item),
+        "Weight": f"{weight}; {choice}" if weighs else "",
+        "Compared": "; ".join(_compared(solution, item)),
         "Solver": f"{solution.reason or solution.solver}. {describe_ending(solution, item)}",
-        "Notes": "; ".join(note for note in solution.notes if note not in (choice, *compared)),
+        "Notes": "; ".join(render(select_decisions(others, [item]), 1)),
         "To change the answer": _advice(solution, item, weighs),
     }
     return "\n".join(f"{name}: {text.rstrip('.')}." for name, text in lines.items() if text)
@@ -75,18 +76,33 @@ def describe_ending(solution: Solution, item: int) -> str:
     return f"{reached}. {_outlook(curve, solution.tolerance, status == 'stopped', solution.solver)}"
 
 
-def _noise(solution: Solution) -> str:
+def estimated_noise(solution: Solution, item: int) -> float | None:
+    """Return the noise level that was estimated for an item, None if none was.
+
+    Args:
+        solution: the solution.
+        item: number of the item in the batch.
+    """
+    levels = (d.after for d in solution.decisions if d.step == "noise" and d.concerns(item))
+    return next((level for level in levels if level is not None), None)
+
+
+def _noise(solution: Solution, item: int) -> str:
     term = solution.data_term
-    if estimate := re.search(r"noise_std = .* estimated from the data", solution.weight_choice):
-        return f"{estimate[0]}; the data term is {term}"
+    if (level := estimated_noise(solution, item)) is not None:
+        return f"noise_std = {level:.4g} estimated from the data; the data term is {term}"
     if "noise_std" in term:
         return f"the stated level of {term}"
     return "no level was stated, and none was estimated" + (term and f"; the data term is {term}")
 
 
 def _compared(solution: Solution, item: int) -> list[str]:
-    """Return the comparisons of weights, and of the answer with a simpler one."""
-    compared = [note for note in solution.notes if ": x is the " in note]
+    """Return the comparisons of weights, and of the answer with others."""
+    compared = [
+        _describe_comparison(decision)
+        for decision in solution.decisions
+        if decision.is_compared and decision.concerns(item)
+    ]
     if (curve := solution.weight_search) is not None:
         weights = curve.weights[item][curve.scores[item].isfinite()]
         if weights.numel():
@@ -95,6 +111,14 @@ def _compared(solution: Solution, item: int) -> list[str]:
                 0, f"{len(weights)} weights from {low:.3g} to {high:.3g} by {curve.rule}"
             )
     return compared
+
+
+def _describe_comparison(decision: Decision) -> str:
+    """Return what was compared, by which measure, with which outcome, and the time that it took."""
+    figures = [f"{v:.3g}" for v in (decision.before, decision.after) if v is not None]
+    errors = f", {' against '.join(figures)}" if figures else ""
+    ending = decision.text(1) or f"{decision.outcome}, by {decision.evidence}{errors}"
+    return f"{decision.step} ({decision.seconds:.2g} s): {ending}"
 
 
 def _outlook(curve: Tensor, tolerance: float, is_stopped: bool, solver: str) -> str:

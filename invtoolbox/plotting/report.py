@@ -85,6 +85,8 @@ def write_report(
     body = _show_items(solution, truth, score, unit)
     body += uncertainty(solution.posterior, truth, calibration, SHOWN, unit)
     body += _explanations(solution)
+    if any(decision.is_compared or decision.question for decision in solution.decisions):
+        body += ["<h2>Decisions</h2>", _decisions(solution)]
     body += ["<h2>Convergence</h2>", _convergence(solution)]
     if solution.weight_search is not None and solution.weight_search.weights.ndim == 2:
         body += ["<h2>Choice of the weight</h2>", _weights(solution)]
@@ -312,6 +314,23 @@ def _explanations(solution: Solution) -> list[str]:
         body.append(f"<h2>What was done{f' for item {k}' if items > 1 else ''}</h2>")
         body.append(page.facts(dict(line.split(": ", 1) for line in lines)))
     return body
+
+
+def _decisions(solution: Solution) -> str:
+    """Return the table of the steps that were decided; without findings and remarks."""
+    rows = []
+    for decision in solution.decisions:
+        if decision.outcome == "noted":
+            continue
+        item = "all" if decision.item is None else str(decision.item)
+        errors = ["" if v is None else f"{v:.3g}" for v in (decision.before, decision.after)]
+        measure = decision.evidence or (
+            decision.text(1) if decision.outcome in ("off", "not applicable") else ""
+        )
+        texts = [decision.question, item, decision.outcome, measure, *errors]
+        rows.append((decision.step, [*texts, f"{decision.seconds:.2f}"]))
+    columns = ["step", "question", "item", "outcome", "measure, or reason", "before", "after"]
+    return page.numbers([*columns, "seconds"], rows)
 
 
 def _convergence(solution: Solution) -> str:

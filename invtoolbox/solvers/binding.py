@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.decision import ITEM, Decision
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.objective.initial_guess import first_guess, layout_of
@@ -26,20 +27,19 @@ from invtoolbox.parameter_choice.discrepancy import DiscrepancyPrinciple, measur
 from invtoolbox.parameter_choice.held_out import accepts
 from invtoolbox.parameter_choice.noise import correct_level
 from invtoolbox.parameter_choice.search import WeightSearch
-from invtoolbox.priors.base import ExplicitPrior, PriorSum
+from invtoolbox.priors.base import ExplicitPrior, PriorSum, Term
 from invtoolbox.problem import Problem
 from invtoolbox.solvers.splitting import noise_variance
 
-#: Beginning of the note on weights that a user wrote, and residual in units of the stated noise
-#: above which they are too large. On 28 problems of three pictures of BSD68 (blur, gaps, scans and
-#: noise alone, total variation) the best weight left at most 1.04, and 1.5 or more lost 0.5 dB or
-#: more, mostly several dB. No lower bound is of use: far too small weights left 0.8.
-KEPT = "the weights of the priors are kept as they were written"
+#: Residual in units of the stated noise above which weights that a user wrote are too large. On 28
+#: problems of three pictures of BSD68 (blur, gaps, scans and noise alone, total variation) the best
+#: weight left at most 1.04, and 1.5 or more lost 0.5 dB or more, mostly several dB. No lower bound is of
+#: use: far too small weights left 0.8.
 _LARGEST_RESIDUAL = 1.5
 
 
-def remark_on_weights(problem: Problem, x: Tensor) -> str:
-    """Return a sentence for the user if written weights leave more than the noise, else nothing.
+def remark_on_weights(problem: Problem, x: Tensor) -> tuple[Decision, ...]:
+    """Return a record if written weights leave more than the noise, else nothing.
 
     Args:
         problem: measurements, operator and data term.
@@ -48,16 +48,25 @@ def remark_on_weights(problem: Problem, x: Tensor) -> str:
     term = problem.data_term
     expected = term.expected_discrepancy(problem.y)
     if type(term) is not LeastSquares or expected is None or not problem.is_linear:
-        return ""
+        return ()
     ratio = term.discrepancy(problem.operator(x), problem.y) / expected
     k = int(ratio.nan_to_num().argmax())
     if not float(ratio[k]) > _LARGEST_RESIDUAL:
-        return ""
-    where = "" if problem.batch == 1 else f" of item {k}"
-    return (
-        f"the residual{where} is {float(ratio[k]):.3g} times the stated noise: the weights that were "
+        return ()
+    sentence = (
+        f"the residual{ITEM} is {float(ratio[k]):.3g} times the stated noise: the weights that were "
         "written are too large, or the operator or noise_std is wrong"
     )
+    return (Decision(step="residual", item=k, sentence=sentence),)
+
+
+def weighable_terms(priors: PriorSum) -> list[Term]:
+    """Return the terms that have a weight: no constraint, and no denoiser that keeps to one level.
+
+    Args:
+        priors: sum of priors.
+    """
+    return [t for t in priors.terms if not t.prior.fixed_level and not t.prior.is_constraint]
 
 
 def default_weight(
@@ -73,13 +82,15 @@ def default_weight(
         objective: objective with prepared priors.
         denoiser_strength: strength at which the solver uses denoisers.
     """
-    # A constraint has no weight, and a denoiser of one level keeps to its own.
-    weighable = [t for t in priors.terms if not t.prior.fixed_level and not t.prior.is_constraint]
+    weighable = weighable_terms(priors)
     if not weighable:
         return 1.0, ""
     if any(t.chosen for t in weighable):
         rule, _ = automatic(objective)
-        return 1.0, f"{KEPT}; regularization={rule_name(rule)!r} scales them by the measurements"
+        return 1.0, (
+            "the weights of the priors are kept as they were written; "
+            f"regularization={rule_name(rule)!r} scales them by the measurements"
+        )
     for term in objective.prior.terms:
         if term.prior.least_weight is not None:
             return (

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from invtoolbox.core.decision import Decision
 from invtoolbox.core.pytrees import blank_items
 from invtoolbox.loop.run import DIVERGED, INVALID, RECORDED, STATUS, Loop
 from invtoolbox.objective.objective import Objective
@@ -66,8 +67,8 @@ def read_posterior(
     objective: Objective,
     x: Any,
     solve: Callable[..., Solution],
-) -> tuple[Posterior | None, list[str]]:
-    """Return the posterior, if there is one, and sentences about draws that are no sound sample.
+) -> tuple[Posterior | None, list[Decision]]:
+    """Return the posterior, if there is one, and records about draws that are no sound sample.
 
     Args:
         loop: the loop after its last step.
@@ -81,14 +82,14 @@ def read_posterior(
         working.with_regularization(loop.weight), loop.x, None if loop.keeps_state else loop.summary
     )
     if isinstance(posterior, ChainPosterior):
-        return posterior, [
-            sentence for sentence in (posterior.finding(), posterior.bias) if sentence
-        ]
+        sentences = (posterior.finding(), posterior.bias)
+        return posterior, [Decision(step="run", sentence=text) for text in sentences if text]
     if posterior is None and solver.samples:
-        return None, [
+        sentence = (
             "the run ended before its first draw, so that x is no mean of draws, and there is "
             "no posterior; give a larger max_iterations or time_limit, or a shorter burn_in"
-        ]
+        )
+        return None, [Decision(step="run", sentence=sentence)]
     if posterior is None:
         posterior = gaussian_posterior(objective.with_regularization(loop.weight), x, solve)
     return posterior, []

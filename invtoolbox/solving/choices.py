@@ -10,11 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from invtoolbox.catalogue.presets import solver_named
+from invtoolbox.core.decision import Decision
 from invtoolbox.errors import InputError
 from invtoolbox.objective.first_call import check_implicit
 from invtoolbox.objective.initial_guess import initial_variable
 from invtoolbox.objective.objective import Objective
 from invtoolbox.parameter_choice.base import WeightRule
+from invtoolbox.parameter_choice.noise import noise_std_of
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.priors.base import PriorSum
 from invtoolbox.priors.first_call import check_first_call, is_foreign
@@ -37,7 +39,7 @@ def minimize_first(
     priors: PriorSum,
     call: Call,
     solve: Callable[..., Any],
-    notes: list[str],
+    decisions: list[Decision],
 ) -> Call:
     """Return the call of a sampler that starts at the minimizer, and has a weight if it needs one.
 
@@ -67,10 +69,11 @@ def minimize_first(
         return call
     weight = _HEAVIER * answer.regularization
     values = ", ".join(f"{value:.3g}" for value in weight.tolist())
-    notes.append(
+    sentence = (
         f"{type(solver).__name__} {starts}draws from exp(-D - w R) with {_HEAVIER} times the weight "
         f"of the minimizer, w = {values}; regularization= a number takes another density"
     )
+    decisions.append(Decision(step="run", sentence=sentence))
     return dataclasses.replace(call, regularization=weight)
 
 
@@ -79,12 +82,11 @@ def choose_parts(
     priors: PriorSum,
     call: Call,
     solve: Callable[..., Any],
-    notes: list[str],
-) -> tuple[Objective, Regularization, WeightRule | WeightSearch | None, str, Solver, str]:
-    """Bind the objective and choose what is not given; append what a user should know to the notes.
+    decisions: list[Decision],
+) -> tuple[Objective, Regularization, WeightRule | WeightSearch | None, Solver]:
+    """Bind the objective and choose what is not given; append records of the choices.
 
-    Returns the objective, the regularization, the rule for the weight and why this rule, the solver
-    and why this solver.
+    Returns the objective, the regularization, the rule for the weight, and the solver.
     """
     named = solver_named(call.solver) if isinstance(call.solver, str) else call.solver
     if named is not None and not isinstance(named, Solver):
@@ -122,19 +124,32 @@ def choose_parts(
         raise InputError(
             "a rule for the weight needs an explicit prior to weigh, and there is none"
         )
+    records = [Decision(step="solver", sentence=reason)]
     if why:
-        notes.insert(0, why)
+        records += [Decision(step="weight", sentence=why), *_estimated_levels(objective, rule)]
+    decisions[:0] = records
+    remarks: list[str | None] = []
     if not solver.reformulate(objective).has_value:
         without = next(p for p in objective.explicit_priors if "energy" not in p.offers)
-        notes.append(f"history holds no objective: {without!r} has no energy")
-    if remark := solver.remark(objective):
-        notes.append(remark)
+        remarks.append(f"history holds no objective: {without!r} has no energy")
+    remarks.append(solver.remark(objective))
     if objective.layout is None and call.check:
         zeros = problem.zeros()
-        notes += filter(None, (prior.remark(zeros) for prior in objective.explicit_priors))
-    for note in (reason, *notes):
-        log.info(note)
-    return objective, regularization, rule, why, solver, reason
+        remarks += [prior.remark(zeros) for prior in objective.explicit_priors]
+    decisions += [Decision(step="run", sentence=remark) for remark in remarks if remark]
+    for decision in decisions:
+        log.info(decision.text(problem.batch))
+    return objective, regularization, rule, solver
+
+
+def _estimated_levels(objective: Objective, rule: Any) -> list[Decision]:
+    """Return the noise levels that a rule estimates from the measurements, without sentences."""
+    term = objective.problem.data_term
+    is_stated = term.expected_discrepancy(objective.problem.y) is not None
+    if is_stated or getattr(rule, "noise_std", 0.0) is not None:
+        return []
+    levels = noise_std_of(objective.problem)
+    return [Decision(step="noise", item=k, after=float(s)) for k, s in enumerate(levels)]
 
 
 def _changes(before: Solver, after: Solver) -> str:

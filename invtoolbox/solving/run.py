@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from invtoolbox.catalogue.presets import priors_named
+from invtoolbox.core.decision import Decision
 from invtoolbox.core.interrupts import DeferredInterrupt, OutOfTime, budget, limit
 from invtoolbox.distributed.checkpoint import RankWriter, whole_content
 from invtoolbox.distributed.limits import check_method
@@ -50,7 +51,7 @@ from invtoolbox.priors.base import PriorSum
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.base import Solver
-from invtoolbox.solvers.binding import KEPT, Regularization, remark_on_weights
+from invtoolbox.solvers.binding import Regularization, remark_on_weights, weighable_terms
 from invtoolbox.solvers.choice import choose, is_unproven
 from invtoolbox.solving.answer import (
     blank_skipped,
@@ -85,10 +86,9 @@ class Run:
         regularization: the weight or rule of the call; for a sampler a number instead of
             ``"auto"``.
         rule: rule that finds the weight.
-        solver, reason: the solver, and why it was chosen.
+        solver: the solver.
         limits: limits of the loop.
-        weight_choice: how the weight was chosen, also one of the notes; empty if it was given.
-        notes: sentences for the user.
+        decisions: records of what was found and chosen, for `Solution.decisions`.
         is_resumed: whether the checkpoint exists.
         curve: the weights that a search has tried.
         content: digests of everything that must be equal for a run to be resumed.
@@ -107,10 +107,8 @@ class Run:
     regularization: Regularization
     rule: WeightRule | WeightSearch | None
     solver: Solver
-    reason: str
     limits: Limits
-    weight_choice: str
-    notes: list[str]
+    decisions: list[Decision]
     is_resumed: bool
     curve: WeightCurve | None = None
     content: dict[str, str] = field(default_factory=dict)
@@ -121,9 +119,12 @@ class Run:
     def plan(cls, problem: Problem, call: Call, solve: Callable[..., Solution]) -> Self:
         """Bind the objective, and choose solver and rule unless the caller did."""
         start_time, dtype, asked = time.monotonic(), call.dtype, call
-        repairs: tuple[str, ...] = ()
+        decisions: list[Decision] = []
         if call.repair:
             problem, repairs = repair_measurements(problem)
+            decisions += [
+                Decision(step="repair", outcome="taken", sentence=text) for text in repairs
+            ]
         named = priors_named(call.prior)
         priors = PriorSum() if named is None else named.as_sum()
         original = problem.to(device=call.device, dtype=dtype)
@@ -131,23 +132,24 @@ class Run:
         is_auto = isinstance(call.regularization, str) and call.regularization == "auto"
         if is_auto and not any(term.chosen for term in priors.terms):
             original, remarks = scale_robust(original)
-            repairs = (*repairs, *remarks)
-        notes = [*repairs, *(report_findings(problem, priors) if call.check else ())]
+            decisions += [Decision(step="noise", sentence=text) for text in remarks]
+        decisions += report_findings(problem, priors) if call.check else ()
         # The skipped items hold other measurements, and are computed as such until the loop begins.
         problem = original.without_skipping()
         if leaves_float32(problem):
             dtype = torch.float64
             problem = problem.to(dtype=dtype)
-            notes.append("solved in float64: squares of these measurements leave float32")
+            sentence = "solved in float64: squares of these measurements leave float32"
+            decisions.append(Decision(step="run", sentence=sentence))
         if call.check:
             check_first_calls(problem)
         priors = priors.to(device=call.device, dtype=dtype)
         is_resumed = call.checkpoint is not None and Path(call.checkpoint.path).exists()
         with torch.no_grad(), limit(share=0.5):
             if not is_resumed:  # the checkpoint holds weight and state
-                call = minimize_first(problem, priors, call, solve, notes)
-            objective, regularization, rule, why, solver, reason = choose_parts(
-                problem, priors, call, solve, notes
+                call = minimize_first(problem, priors, call, solve, decisions)
+            objective, regularization, rule, solver = choose_parts(
+                problem, priors, call, solve, decisions
             )
             if call.check:
                 call_priors_of_user(objective, call.initial)
@@ -176,10 +178,8 @@ class Run:
             regularization=regularization,
             rule=rule,
             solver=solver,
-            reason=reason,
             limits=limits,
-            weight_choice=why,
-            notes=notes,
+            decisions=decisions,
             is_resumed=is_resumed,
         )
 
@@ -260,16 +260,17 @@ class Run:
                 self.curve = WeightCurve(rule.name, empty, empty, chosen)
             if budget().is_spent:
                 tried = int(self.curve.scores.isfinite().sum(1).min())
-                self.notes.append(
+                sentence = (
                     f"the time limit ended the search for the weight with {tried} compared; a "
                     "longer one, or a number as regularization, gives a better choice"
                 )
+                self.decisions.append(Decision(step="weight", outcome="late", sentence=sentence))
         if problem is not self.problem:
             self.curve = self.curve.scale(factor)
-        for note in self.curve.notes:
-            log.info(note)
+        for remark in self.curve.remarks:
+            log.info(remark.text(problem.batch))
         self.objective = dataclasses.replace(trials.chosen(self.curve), problem=self.problem)
-        self.notes.extend(self.curve.notes)
+        self.decisions.extend(self.curve.remarks)
 
     def start(self) -> Loop:
         """Return the loop before its first step, or as the checkpoint holds it."""
@@ -373,17 +374,20 @@ class Run:
                     writer.write(loop)
                 raise
         if writer is not None and writer.failure:
-            self.notes.append(writer.failure)
+            self._note(writer.failure)
         if self.call.capture and on_cpu:
-            self.notes.append("capture=True had no effect: CUDA records steps, and a CPU none")
+            self._note("capture=True had no effect: CUDA records steps, and a CPU none")
         elif captured is not None and captured.reason is not None:
-            self.notes.append(captured.reason)
+            self._note(captured.reason)
         elif captured is not None and not captured.recordings:
-            self.notes.append(
+            self._note(
                 "capture=True had no effect: there were too few steps, or weights or schedules "
                 "changed at every step"
             )
         return loop
+
+    def _note(self, sentence: str) -> None:
+        self.decisions.append(Decision(step="run", sentence=sentence))
 
     def answer(self, loop: Loop) -> Solution:
         """Return the solution: the image with derivative and posterior, NaN for skipped items."""
@@ -412,9 +416,7 @@ class Run:
             prior=repr(self.priors),
             data_term=repr(self.original.data_term),
             tolerance=self.limits.tolerance,
-            weight_choice=self.weight_choice,
-            reason=self.reason,
-            notes=tuple(self.notes),
+            decisions=tuple(self.decisions),
             seconds=time.monotonic() - self.start_time,
             seed=call.seed,
             problem=problem,
@@ -424,30 +426,33 @@ class Run:
         skipped = self.original.skipped
         return solution if skipped is None else blank_skipped(solution, skipped)
 
-    def _remark_on_answer(self, loop: Loop, problem: Problem, x: Any, findings: list[str]) -> None:
-        """Append what a user should know about the answer to the notes.
+    def _remark_on_answer(
+        self, loop: Loop, problem: Problem, x: Any, findings: list[Decision]
+    ) -> None:
+        """Append what a user should know about the answer.
 
         Args:
             loop: the loop after its last step.
             problem: the problem with the operator that was found.
             x: the answer.
-            findings: sentences about draws that are no sound sample.
+            findings: records about draws that are no sound sample.
         """
-        if self.weight_choice.startswith(KEPT) and isinstance(x, Tensor):
+        is_auto = isinstance(self.regularization, str) and self.regularization == "auto"
+        is_written = any(term.chosen for term in weighable_terms(self.priors))
+        if is_auto and is_written and isinstance(x, Tensor):
             solved = self.problem
             if solved.unknown:  # the operator of the answer explains the measurements
                 solved = solved.with_operator(problem.operator)
             with torch.no_grad():
-                remark = remark_on_weights(solved, x)
-            self.notes.extend([remark] if remark else [])
+                self.decisions.extend(remark_on_weights(solved, x))
         steps = int(loop.iterations.max())
         is_cut = steps < self.limits.max_iterations and LIMIT in loop.status
         if self.call.is_sampler_alone and is_cut:
-            self.notes.append(
+            self._note(
                 f"{type(self.solver).__name__} by its name alone ends after {self.call.seconds:g} s, "
                 f"here after {steps} of {self.limits.max_iterations} steps; max_iterations= takes "
                 "the place of this limit"
             )
         # More states are no remedy for chains that diverge.
         if not bool((loop.status == DIVERGED).all()):
-            self.notes.extend(findings)
+            self.decisions.extend(findings)

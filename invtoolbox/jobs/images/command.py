@@ -31,6 +31,7 @@ METHOD = {
     "--regularization": "regularization",
     "--max-iterations": "solver.max_iterations",
     "--time-limit": "solver.time_limit",
+    "--automatic": "automatic",
     "--device": "device",
 }
 REFERENCE = {

@@ -128,7 +128,7 @@ COMMAND = ImageCommand(
         ),
         **REFERENCE,
     },
-    defaults={"--prior": "tv,nonnegative"},
+    defaults={"--prior": "default"},
     notes=_NOTES,
     items="sinograms of the file",
     title="CT",

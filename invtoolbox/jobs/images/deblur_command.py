@@ -129,7 +129,7 @@ COMMAND = PictureCommand(
         ),
         **REFERENCE,
     },
-    defaults={"--prior": "tv", "--tile": "auto"},
+    defaults={"--prior": "default", "--tile": "auto"},
     items=f"{ITEMS}, or pages of a file",
     title="Deblurring",
     adjust=_adjust,

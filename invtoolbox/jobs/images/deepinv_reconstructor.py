@@ -10,18 +10,18 @@ from deepinv.models import Reconstructor
 from deepinv.physics import Physics
 from torch import Tensor
 
-from invtoolbox.catalogue.presets import priors_named, solver_named
+from invtoolbox.catalogue.presets import priors_named, solver_named, split_priors
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.deepinv_noise import likelihood
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.images.reconstruct import reconstruct
+from invtoolbox.jobs.images.decisions.case import Case
+from invtoolbox.jobs.images.decisions.order import decide, off_words
 from invtoolbox.operators.deepinv_physics import operator_of, place_like, to_tuple
 from invtoolbox.priors.adapters import as_prior
 from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
-from invtoolbox.solve import solve
 from invtoolbox.solvers.base import Solver
 from invtoolbox.unrolling.network import SolverNetwork
 
@@ -42,10 +42,15 @@ class SolverReconstructor(Reconstructor):  # type: ignore[misc]
         time_limit: float | None,
         seed: int,
         differentiate: str | None,
+        automatic: str | None,
     ) -> None:
         super().__init__()
         # Names are resolved once, so that a wrong one is an error here.
         self.prior = _as_prior(prior)
+        self.names = tuple(split_priors(prior)) if isinstance(prior, str) else ()
+        is_auto = isinstance(self.prior, Auto)
+        self.automatic = automatic or ("+prior-choice" if is_auto else "none")
+        off_words(self.automatic)
         self.solver = solver_named(solver) if isinstance(solver, str) else solver
         self.regularization, self.data_term = regularization, data_term
         self.domain_shape = domain_shape
@@ -79,34 +84,20 @@ class SolverReconstructor(Reconstructor):  # type: ignore[misc]
             init: initial guess, or a function ``init(y, physics)`` that computes it.
         """
         problem, prior = self.problem(y, physics), self.prior
-        if isinstance(prior, Auto):
-            if init is not None:
-                raise InputError("as_reconstructor('auto') takes no initial guess; leave out init=")
-            return reconstruct(
-                problem.y,
-                problem.operator,
-                prior,  # type: ignore[arg-type]
-                data_term=problem.data_term,
-                solver=self.solver,
-                regularization=self.regularization,
-                max_iterations=self.max_iterations,
-                seed=self.seed,
-                progress=False,
-                repair=False,
-            )
-        return solve(
-            problem,
-            prior,
-            self.solver,
-            self.regularization,
-            initial=init(y, physics) if callable(init) else init,
-            max_iterations=self.max_iterations,
-            tolerance=self.tolerance,
-            time_limit=self.time_limit,
-            seed=self.seed,
-            differentiate=self.differentiate if torch.is_grad_enabled() else None,
-            progress=False,
-        )
+        if isinstance(prior, Auto) and init is not None:
+            raise InputError("as_reconstructor('auto') takes no initial guess; leave out init=")
+        settings = {
+            "regularization": self.regularization,
+            "initial": init(y, physics) if callable(init) else init,
+            "max_iterations": self.max_iterations,
+            "tolerance": self.tolerance,
+            "time_limit": self.time_limit,
+            "seed": self.seed,
+            "differentiate": self.differentiate if torch.is_grad_enabled() else None,
+            "progress": False,
+        }
+        case = Case.of(problem, prior, self.solver, settings, self.names)
+        return decide(case, off_words(self.automatic))
 
     def forward(self, y: Any, physics: Physics, init: Any = None) -> Tensor:
         """Return the reconstructed images ``(batch, channel, *space)``.

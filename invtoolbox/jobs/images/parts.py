@@ -25,6 +25,7 @@ from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.pictures import Original
 from invtoolbox.errors import InputError, check_name, match_name, nearest, suggest
 from invtoolbox.geometry.grids import Grid
+from invtoolbox.jobs.images.decisions.default_prior import DEFAULT
 from invtoolbox.jobs.images.kernels import SHAPES
 from invtoolbox.jobs.images.masks import known_by_mask, known_by_picture, refuse_inverted
 from invtoolbox.jobs.images.tables import Crop, SceneFile, Source
@@ -470,6 +471,8 @@ def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:
 
 def prior_of(tables: Sequence[PriorTable], file: CheckedScene[Any]) -> Prior | None:
     """Return the sum of the priors that tables of a scene file describe."""
+    if [table.name for table in tables] == [DEFAULT]:
+        return None  # it depends on the measurements
     priors: list[Prior] = []
     for table in tables:
         settings = dict(table.settings)

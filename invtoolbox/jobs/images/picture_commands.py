@@ -17,8 +17,7 @@ FORMS = (
     "A folder gives a folder of pictures.\nResults have the format, depth, alpha and metadata of their "
     "pictures. Values and --noise-std are from 0 to 1,\nwhere 1 is white."
 )
-#: Defaults of the options; the prior was chosen on pictures of BSD68.
-_DEFAULTS = {"--prior": "denoiser-natural", "--tile": "auto"}
+_DEFAULTS = {"--prior": "default", "--tile": "auto"}
 
 
 def _mask(content: dict[str, Any], arguments: argparse.Namespace) -> None:

@@ -11,7 +11,6 @@ from invtoolbox import datasets
 from invtoolbox.datasets.output import refuse_inputs
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.fields import input_files
-from invtoolbox.jobs.images.floor import KEPT
 from invtoolbox.jobs.images.run import ImageJob
 from invtoolbox.jobs.images.tables import SceneFile
 from invtoolbox.jobs.job import Request, report_study
@@ -29,7 +28,9 @@ class PictureResults:
     suffix: str = ""
 
     def write(self, path: Path, result: Any, name: str, fingerprint: str) -> Mapping[str, Any]:
-        return {"status": result.solution.status, "notes": result.solution.notes}
+        solution = result.solution
+        simple = [d.text(1) for d in solution.decisions if d.step == "simple-answer"]
+        return {"status": solution.status, "notes": solution.notes, "simple": simple}
 
     def facts(self, path: Path, fingerprint: str) -> Mapping[str, Any]:
         if not path.is_file():
@@ -90,9 +91,8 @@ class PictureFolderJob:
     def print_outcome(self, outcome: Study, quiet: bool) -> int:
         """Print the outcome; the exit code is 1 if a picture failed or diverged."""
         for report in () if quiet else outcome.reports:
-            for note in report.facts.get("notes", ()):
-                if KEPT in note:
-                    print(f"  {report.name}: {note}")
+            for sentence in filter(None, report.facts.get("simple", ())):
+                print(f"  {report.name}: {sentence}")
         return report_study(outcome, quiet)
 
 

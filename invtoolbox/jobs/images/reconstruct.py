@@ -10,16 +10,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from invtoolbox.catalogue.presets import priors_named, split_priors
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError, naming_arguments
-from invtoolbox.jobs.images.automatic import solve_automatically, solve_with_defaults
-from invtoolbox.jobs.images.metal import solve_without_metal
-from invtoolbox.jobs.images.repairs import solve_repaired
-from invtoolbox.jobs.images.wide_grid import find_wider, solve_beyond
+from invtoolbox.jobs.images.decisions.case import Case
+from invtoolbox.jobs.images.decisions.default_prior import choose_priors
+from invtoolbox.jobs.images.decisions.order import decide, off_words
 from invtoolbox.operators.base import Operator
-from invtoolbox.priors.automatic import Auto
 from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem, as_measurements
 from invtoolbox.solution import Solution
@@ -30,7 +27,7 @@ from invtoolbox.solvers.base import Solver
 def reconstruct(
     y: Any,
     A: Any,
-    prior: str | Prior | Sequence[str | Prior] | None = "tv",
+    prior: str | Prior | Sequence[str | Prior] | None = "default",
     noise_std: float | Tensor | None = None,
     data_term: DataTerm | None = None,
     solver: Solver | str | None = None,
@@ -38,6 +35,7 @@ def reconstruct(
     max_iterations: int | None = None,
     seed: int = 0,
     progress: bool = True,
+    automatic: str = "all",
     repair: bool | None = None,
     metal: bool | float = False,
 ) -> Solution:
@@ -48,9 +46,9 @@ def reconstruct(
             left out, and the channel axis as well.
         A: the forward operator, or anything `as_operator` takes.
         prior: a prior, a name of ``invtoolbox list priors``, names with commas between them, a list
-            of them, or None for least squares. ``"auto"`` compares candidates by held-out
-            measurements (`it.priors.Auto`). ``"tv"`` also bounds an image of a short arc by the rays
-            that nothing absorbs.
+            of them, or None for least squares. ``"default"`` follows from the kind of problem: a
+            denoiser for photographs, total variation for others. ``"auto"`` compares candidates by
+            held-out measurements (`it.priors.Auto`).
         noise_std: standard deviation of the noise, a number or one number per item; estimated from
             ``y`` if the rule for the weight needs it (the default does not).
         data_term: misfit between prediction and measurements; by default that of the noise model
@@ -60,33 +58,24 @@ def reconstruct(
         max_iterations: largest number of iterations, as in `solve`.
         seed: seed of random draws.
         progress: show a progress bar on a terminal.
-        repair: first mend what can be mended, as in `solve`, and subtract gains of the cells of a
-            scan. By default, only what is certain is mended. Dead, hot and clipped readings are left
-            out if a fit to the others predicts another value: a thin plate that a ray meets
-            lengthwise looks like a hot reading, but other rays show it too. Gains of cells are
-            subtracted if no image explains them and no other check finds a mistake. The kernel of a
-            blur is scaled if the picture's spectrum fits it better and edges then ring less, from
-            64 pixels per side on. Every repair is a note.
+        automatic: steps that are decided automatically, in the order of ``invtoolbox list decisions``:
+            ``"all"``, ``"none"`` (the bits of `it.solve`), or names with a sign. ``"-finer-grid,-gains"``
+            starts from all, and ``"+metal"`` from none.
+        repair: word of earlier versions: True adds the step ``repairs``, and False leaves out every step
+            that mends measurements.
         metal: leave out the rays of a scan that meet metal, and put the metal of the filtered
             back-projection back; True, or the attenuation above which a pixel is metal, as in
-            `it.processing.reduce_metal`.
+            `it.processing.reduce_metal`. It adds the step ``metal``.
 
     Returns:
-        The solution; its ``x`` always has the shape ``(batch, channel, *space)``. If the weight is
-        not given, the answer is compared with a simple one: a picture with gaps with its
-        interpolation, a denoised picture with the noisy one, an enlarged picture with the bicubic
-        one, a scan with its filtered back-projection. Where the prior is no better, ``x`` is the
-        simple answer, as a note says. A scan of a small image is also solved on pixels of half the
-        size; if they predict held-out views better, ``x`` is the mean over blocks of them. A blurred
-        picture under the boundary "reflect" is also solved under "valid", with unknowns beyond its
-        edges, and ``x`` is its answer if that has clearly less total variation. If rays
-        of a scan that miss the image measure an object there, ``x`` is the middle of the solution
-        on a grid that covers the detector's field of view. If the object of a 2D scan is wider than
-        the detector, its views are continued by `extend_truncated`, unless no image explains what
-        that adds.
+        The solution; its ``x`` always has the shape ``(batch, channel, *space)``. Its ``decisions`` state
+        which steps were asked, on which evidence they were decided, and what they cost: faults are
+        mended, the problem is posed (grid, prior, misfit, bounds), and if the weight is not given,
+        other answers are compared with the prior's by measurements that neither has seen. Where the
+        prior is no better, ``x`` is the simple answer, as a note states.
 
     Raises:
-        InputError: in the cases of `Problem` and `solve`, and if both ``noise_std`` and
+        InputError: in the cases of `Problem` and `solve`, for a step that does not exist, and if both ``noise_std`` and
             ``data_term`` are given.
 
     >>> import torch, invtoolbox as it
@@ -97,34 +86,19 @@ def reconstruct(
     torch.Size([1, 1, 16, 16])
     """
     problem = _problem_of(y, A, noise_std, data_term)
-    # Objects stay as the user made them.
-    entries = split_priors(prior)
-    names = entries if all(isinstance(entry, str) for entry in entries) else []
-    prior = priors_named(entries)
-
-    def run(chosen: Problem, items: Tensor) -> Solution:
-        priors, weight = None if prior is None else prior.select(items), regularization
-        if isinstance(weight, Tensor) and weight.numel() > 1:
-            weight = weight.index_select(0, items.to(weight.device))
-        settings: dict[str, Any] = {"regularization": weight, "max_iterations": max_iterations}
-        settings |= {"seed": seed, "progress": progress}
-        if isinstance(priors, Auto):
-            return solve_automatically(chosen, priors, solver, settings)
-        return solve_with_defaults(chosen, priors, names, solver, settings)
-
-    def solve_some(chosen: Problem, places: Tensor) -> Solution:
-        if (wider := find_wider(chosen)) is None:
-            return run(chosen, places)
-        return solve_beyond(chosen, wider, lambda inner, items: run(inner, places[items]))
-
-    def solve_reduced(chosen: Problem, places: Tensor) -> Solution:
-        if metal is False:
-            return solve_some(chosen, places)
-        return solve_without_metal(
-            chosen, lambda inner, items: solve_some(inner, places[items]), metal
-        )
-
-    return solve_repaired(problem, solve_reduced, repair)
+    priors, names = choose_priors(prior, problem)
+    settings = {
+        "regularization": regularization,
+        "max_iterations": max_iterations,
+        "seed": seed,
+        "progress": progress,
+    }
+    off = off_words(automatic, repair)
+    if metal is not False:
+        off.pop("metal", None)
+    threshold = True if metal is False else metal
+    case = Case.of(problem, priors, solver, settings, names, threshold)
+    return decide(case, off)
 
 
 def _problem_of(

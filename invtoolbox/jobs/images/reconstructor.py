@@ -24,6 +24,7 @@ def as_reconstructor(
     time_limit: float | None = None,
     seed: int = 0,
     differentiate: str | None = None,
+    automatic: str | None = None,
 ) -> Any:
     """Convert a prior and a solver to a ``deepinv.models.Reconstructor``, ``model(y, physics)``.
 
@@ -51,6 +52,8 @@ def as_reconstructor(
         seed: seed of random draws; every call has the same draws.
         differentiate: ``"implicit"`` lets gradients of a loss reach the measurements, as in
             `solve`.
+        automatic: steps that are decided automatically, as in `reconstruct`. By default ``"none"``: the
+            prior that was named is measured, and for ``"auto"`` ``"+prior-choice"``.
 
     Returns:
         The model.
@@ -83,4 +86,5 @@ def as_reconstructor(
         time_limit=time_limit,
         seed=seed,
         differentiate=differentiate,
+        automatic=automatic,
     )

@@ -24,16 +24,14 @@ from invtoolbox.datasets.volumes.picture_writer import KINDS, check_form
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images import parts
-from invtoolbox.jobs.images.automatic import solve_automatically, solve_with_defaults
-from invtoolbox.jobs.images.kernel_width import scale_certain
-from invtoolbox.jobs.images.metal import solve_without_metal
+from invtoolbox.jobs.images.decisions.case import Case
+from invtoolbox.jobs.images.decisions.default_prior import DEFAULT, choose_priors
+from invtoolbox.jobs.images.decisions.order import decide, off_words
 from invtoolbox.jobs.images.on_disk import reconstruct_on_disk
 from invtoolbox.jobs.images.on_ranks import is_first, is_launched, reconstruct_on_ranks
 from invtoolbox.jobs.images.parts import Measured
-from invtoolbox.jobs.images.repairs import solve_repaired
 from invtoolbox.jobs.images.tables import Scene, SceneFile
-from invtoolbox.jobs.images.tiles import LARGE, TILED, deblur_in_tiles
-from invtoolbox.jobs.images.wide_grid import find_wider, solve_beyond
+from invtoolbox.jobs.images.tiles import LARGE, OFF_IN_TILES, TILED, InTiles
 from invtoolbox.jobs.job import (
     Request,
     SceneJob,
@@ -51,7 +49,6 @@ from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.imaging.sampling import Inpainting
 from invtoolbox.operators.tomography.scan_2d import Scan
-from invtoolbox.priors.automatic import Auto
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 
@@ -180,71 +177,63 @@ class ImageJob(SceneJob[Scene]):
             self.start(content)
         elif self.overwrite and not self.resume:
             checkpoint.unlink(missing_ok=True)
-        table, tile = file.scene.solver, self._tile(problem)
-        settings: dict[str, Any] = {
-            "max_iterations": table.max_iterations,
-            "tolerance": table.tolerance,
-            "seed": file.scene.seed,
-            "device": device,
-            "dtype": getattr(torch, file.scene.dtype) if file.scene.dtype else None,
-            "progress": progress,
-        }
-        # A prior with a weight or settings stays as it was written.
-        is_plain = not any(t.settings or t.weight is not None for t in file.scene.prior)
-        names = [t.name for t in file.scene.prior if is_plain]
-
-        def run(chosen: Problem, items: Tensor) -> Solution:
-            whole: dict[str, Any] = {
-                "regularization": rule,
-                "initial": self._initial(chosen),
-                "checkpoint": Checkpoint(checkpoint),
-                **settings,
-            }
-            if isinstance(prior, Auto):
-                return solve_automatically(chosen, prior, solver, whole)
-            return solve_with_defaults(chosen, prior, names, solver, whole)
-
-        def solve_alike(chosen: Problem, places: Tensor) -> Solution:
-            wider = None if table.max_iterations == 0 else find_wider(chosen)
-            return run(chosen, places) if wider is None else solve_beyond(chosen, wider, run)
-
-        def solve_some(chosen: Problem, places: Tensor) -> Solution:
-            metal = file.scene.measurements.metal
-            if metal is False:
-                return solve_alike(chosen, places)
-            return solve_without_metal(chosen, solve_alike, metal)
-
-        scaled = problem
-        width_notes: tuple[str, ...] = ()
-        if "repair" not in file.scene.measurements.model_fields_set:
-            scaled, width_notes = scale_certain(problem)
+        case, off = self._pose(problem, prior, solver, rule, device, progress)
         try:
-            if tile:
-                solution = self._solve_in_tiles(scaled, prior, solver, rule, tile, settings)
-            elif file.scene.measurements.repair:
-                solution = solve_repaired(problem, solve_some)
-            else:
-                solution = solve_some(scaled, torch.arange(problem.batch))
-            solution = replace(solution, notes=(*solution.notes, *width_notes))
+            solution = decide(case, off)
         except KeyboardInterrupt:
             raise self.interrupted(
                 checkpoint.exists(), f"the checkpoint {checkpoint} stays"
             ) from None
+        if file.scene.measurements.repair is not None:
+            word = "+repairs" if file.scene.measurements.repair else "none"
+            sentence = f"repair is a word of earlier versions; automatic = {word!r} takes its place"
+            solution = solution.note(sentence)
         if (
             isinstance(problem.operator, Inpainting)
             and measured.original is not None
             and measured.noise_std is None
         ):
             is_known = problem.operator.sampled.to(solution.x) > 0
-            note = "the known pixels stay as they are; a stated noise level denoises them too"
+            sentence = "the known pixels stay as they are; a stated noise level denoises them too"
             x = torch.where(is_known, problem.y0.to(solution.x), solution.x)
-            solution = replace(solution, x=x, notes=(*solution.notes, note))
+            solution = replace(solution, x=x).note(sentence)
         x = _shown(file, problem, solution.x)
         metrics = evaluate(file, x, reference, measured.segmentation)
         files = self._write(solution, x.detach().cpu(), reference, metrics, measured)
         if self.outputs or all(status == "converged" for status in solution.status):
             checkpoint.unlink(missing_ok=True)
         return SceneOutcome(measured, folder, metrics, files, solution)
+
+    def _pose(
+        self, problem: Problem, prior: Any, solver: Any, rule: Any, device: Any, progress: bool
+    ) -> tuple[Case, dict[str, str]]:
+        """Return the case of the scene, and the steps that are off."""
+        scene = self.file.scene
+        table, metal = scene.solver, scene.measurements.metal
+        settings: dict[str, Any] = {
+            "regularization": rule,
+            "initial": None if table.initial is None else self._initial,
+            "max_iterations": table.max_iterations,
+            "tolerance": table.tolerance,
+            "seed": scene.seed,
+            "device": device,
+            "dtype": getattr(torch, scene.dtype) if scene.dtype else None,
+            "progress": progress,
+        }
+        # A prior with a weight or settings stays as it was written.
+        is_plain = not any(t.settings or t.weight is not None for t in scene.prior)
+        names = [t.name for t in scene.prior if is_plain]
+        if names == [DEFAULT]:
+            prior, names = choose_priors(DEFAULT, problem)
+        off = off_words(scene.automatic, scene.measurements.repair)
+        if metal is not False:
+            off.pop("metal", None)
+        case = Case.of(problem, prior, solver, settings, names, metal or True)
+        if tile := self._tile(problem):
+            self._check_tiles(problem, prior)
+            return replace(case, method=InTiles(tile)), {**off, **OFF_IN_TILES}
+        settings["checkpoint"] = Checkpoint(self.checkpoint)
+        return case, off
 
     def print_outcome(self, outcome: SceneOutcome[Measured], quiet: bool) -> int:
         if outcome.solution is None:
@@ -309,32 +298,25 @@ class ImageJob(SceneJob[Scene]):
             return table.tile or 0
         suits = isinstance(A, TILED) and getattr(A, "boundary", "valid") in ("reflect", "valid")
         is_whole = table.time_limit is not None or self.checkpoint.exists()
-        is_whole |= self.file.scene.measurements.repair
+        is_whole |= bool(self.file.scene.measurements.repair)
         large = problem.y0.ndim == 4 and A.domain_shape[-2] * A.domain_shape[-1] > LARGE
         return 512 if suits and large and not is_whole else 0
 
-    def _solve_in_tiles(
-        self, problem: Problem, prior: Any, solver: Any, rule: Any, tile: int, settings: Any
-    ) -> Solution:
-        A, term = problem.operator, problem.data_term
-        if not isinstance(A, TILED) or not isinstance(term, LeastSquares) or prior is None:
+    def _check_tiles(self, problem: Problem, prior: Any) -> None:
+        """Refuse tiles of what has none."""
+        path, scene = self.file.path, self.file.scene
+        is_squares = isinstance(problem.data_term, LeastSquares)
+        if not isinstance(problem.operator, TILED) or not is_squares or prior is None:
             raise InputError(
-                f"{self.file.path}: tiles are for pictures, least squares and a prior; set "
-                "solver.tile to 0"
+                f"{path}: tiles are for pictures, least squares and a prior; set solver.tile to 0"
             )
-        if self.file.scene.measurements.repair:
-            raise InputError(
-                f"{self.file.path}: a picture in tiles is not repaired; set solver.tile to 0"
-            )
+        if scene.measurements.repair or "repairs" not in off_words(scene.automatic):
+            raise InputError(f"{path}: a picture in tiles is not repaired; set solver.tile to 0")
         if self.checkpoint.exists():
             raise InputError(
                 f"{self.checkpoint} is of a picture as a whole, and a picture in tiles is not "
                 "resumed; set solver.tile to 0, or give --overwrite to start anew"
             )
-        level = None if term.noise_std is None else float(term.noise_std)
-        return deblur_in_tiles(
-            problem.y0, A, prior, solver, rule, noise_std=level, tile=tile, **settings
-        )
 
     def _write(
         self,

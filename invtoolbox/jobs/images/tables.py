@@ -2,7 +2,7 @@
 
 The tables, in the order of the work::
 
-    title, seed, device, dtype
+    title, seed, device, dtype, automatic
     [measurements]            measured: dataset or path, file, item, geometry, views, center, crop,
                               beam_hardening, stripes, phase, metal, noise_std
     [measurements.simulate]   or simulated: dataset or path of the truth, and the noise
@@ -30,7 +30,7 @@ from pydantic import Field, field_validator, model_validator
 
 from invtoolbox.catalogue import registry
 from invtoolbox.catalogue.documents import Alone, CheckedScene, FilePath, Named, Several, Table
-from invtoolbox.errors import match_name, nearest, suggest
+from invtoolbox.errors import InputError, match_name, nearest, suggest
 
 
 class Source(Table):
@@ -197,11 +197,10 @@ class Measurements(Source):
         description="remove stripes of every kind from a sinogram, which cause rings, before all else",
     )
     phase: Phase | None = Field(None, description="filter of fringes, before the reconstruction")
-    repair: bool = Field(
-        False,
-        description="give dead and hot readings weight 0, and subtract gains of the cells of a scan; "
-        "every repair is a note; false also keeps a kernel that makes edges ring, which is scaled "
-        "otherwise",
+    repair: bool | None = Field(
+        None,
+        description="word of earlier versions: true is automatic +repairs, and false turns off every "
+        "step that mends measurements",
     )
     simulate: Simulate | None = Field(None, description="simulation in place of measurements")
 
@@ -436,9 +435,28 @@ class Scene(Table):
     )
     output: Output = Field(Output(), description="results")
     evaluation: Evaluation | None = Field(None, description="metrics against a reference")
+    automatic: str = Field(
+        "all",
+        title="STEPS",
+        description="steps that are decided automatically: all, none, or names with a sign and commas, "
+        "such as -finer-grid,-gains, which starts from all, or +metal, which starts from none; see "
+        "`invtoolbox list decisions`",
+    )
     seed: int = Field(0, description="seed of random draws")
     device: str | None = Field(None, title="DEVICE", description="cpu (default), cuda or cuda:1")
     dtype: Literal["float32", "float64"] | None = Field(None, description="type of the numbers")
+
+    @field_validator("automatic")
+    @classmethod
+    def _steps(cls, automatic: str) -> str:
+        # The steps import solvers, which a scene that is only checked does not need.
+        from invtoolbox.jobs.images.decisions.order import off_words
+
+        try:
+            off_words(automatic)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return automatic
 
     @field_validator("regularization", mode="before")
     @classmethod

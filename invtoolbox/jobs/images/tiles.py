@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import time
+import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from invtoolbox.catalogue.presets import prior_named
+from invtoolbox.core.decision import Decision
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.tiles import Tile, cut
-from invtoolbox.jobs.images.automatic import solve_with_defaults
-from invtoolbox.jobs.images.smooth_noise import (
-    LEVELS,
-    find_smooth_noise,
-    note_on_smooth_noise,
-    settings_for,
-)
+from invtoolbox.jobs.images.decisions.case import Case
+from invtoolbox.jobs.images.decisions.default_prior import choose_priors
+from invtoolbox.jobs.images.decisions.order import STEPS, decide, off_words
 from invtoolbox.measurements import report_findings
 from invtoolbox.operators.base import LinearOperator
 from invtoolbox.operators.elementary import Identity
@@ -40,6 +37,12 @@ LARGE = 2_000_000
 TILED = (Blur, Identity, Inpainting, Downsampling)
 #: Tiles from which the weight is chosen, by the rank of their contrast.
 _RANKS = (0.25, 0.5, 0.75)
+#: Steps that need the picture as a whole.
+OFF_IN_TILES = {
+    name: "the picture is solved in tiles"
+    for name in STEPS
+    if name not in ("kernel-width", "smooth-noise")
+}
 _WORST = ("invalid", "diverged", "stopped", "limit", "early_stopping", "converged")
 
 
@@ -59,6 +62,7 @@ def deblur_in_tiles(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: bool = True,
+    automatic: str = "all",
 ) -> Solution:
     """Restore one picture by overlapping tiles; memory and time are linear in its pixels.
 
@@ -85,6 +89,8 @@ def deblur_in_tiles(
         seed: seed of random draws.
         device: device on which every tile is solved; the picture stays where it is.
         dtype: type of the numbers of every tile, as in `solve`.
+        automatic: steps that are decided automatically, as in `reconstruct`; most of them need the picture
+            as a whole, and are off.
         progress: show a bar with the number of tiles and the remaining time on a terminal.
 
     Returns:
@@ -101,87 +107,110 @@ def deblur_in_tiles(
     >>> x.shape
     torch.Size([1, 1, 40, 50])
     """
-    start = time.monotonic()
-    boundary, kernel = _check_operator(y, A)
-    priors = prior_named(prior) if isinstance(prior, str) else prior
-    keeps_known = isinstance(A, Inpainting) and noise_std is None
-    smooth_noise = float("nan")
-    if noise_std is None and any("energy" not in t.prior.offers for t in priors.as_sum().terms):
-        # Tiles with levels of their own would not fit each other.
-        if regularization == "auto" and solver is None:
-            smooth_noise = float(find_smooth_noise(Problem(y, A, LeastSquares()), priors))
-        smooth = LEVELS * smooth_noise
-        noise_std = smooth if smooth > 0 else float(estimate_noise_std(y, A))
+    _check_operator(y, A)
     problem = Problem(y, A, LeastSquares(noise_std))
-    width = max(kernel.shape) + 48 if margin is None else margin
-    shape, factor = (A.domain_shape[-2], A.domain_shape[-1]), getattr(A, "factor", 1)
-    extent = tuple(kernel.shape[2:]) if boundary == "valid" else (1, 1)
-    tiles = list(cut(shape, tile, width, extent, factor))
-    if keeps_known and A.sampled is not None:
-        sampled = A.sampled
+    settings: dict[str, Any] = {
+        "regularization": regularization,
+        "max_iterations": max_iterations,
+        "tolerance": tolerance,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        "progress": progress,
+    }
+    priors, names = choose_priors(prior, problem)
+    case = Case.of(problem, priors, solver, settings, names)
+    case = dataclasses.replace(case, method=InTiles(tile, margin))
+    return decide(case, {**off_words(automatic), **OFF_IN_TILES})
 
-        def has_gap(piece: Tile) -> bool:
-            rows, columns = piece.kept
-            return not bool(sampled[..., rows, columns].all())
 
-        tiles = [t for t in tiles if has_gap(t)] or tiles[:1]
+@dataclass(frozen=True)
+class InTiles:
+    """Method that solves one picture by overlapping tiles.
 
-    def attempt(piece: Tile, weight: Regularization) -> Solution:
-        cutout = y[:, :, *piece.seen].contiguous()
-        settings: dict[str, Any] = {
-            "regularization": weight,
-            "max_iterations": max_iterations,
-            "tolerance": tolerance,
-            "seed": seed,
-            "device": device,
-            "dtype": dtype,
-            "progress": False,
-            "check": False,  # the picture was checked as a whole
-        }
-        small = Problem(cutout, _operator(A, piece), LeastSquares(noise_std))
-        if isinstance(A, Inpainting):
-            return solve_with_defaults(small, priors, (), solver, settings)
-        return solve(small, priors, solver, **settings)
+    Attributes:
+        tile: rows and columns of the inner part of a tile.
+        margin: width of the margin; by default 48 pixels and the size of the kernel.
+    """
 
-    x = y.clone() if keeps_known else y.new_empty(1, y.shape[1], *shape)
-    is_smooth = smooth_noise > 0
-    # The check would compare the level of smooth noise with that of white noise.
-    checked = Problem(y, A, LeastSquares()) if is_smooth else problem
-    chosen, choice, notes = regularization, "", report_findings(checked, priors)
-    if is_smooth:
-        chosen = regularization = settings_for(priors)["regularization"]
-        notes.append(note_on_smooth_noise(smooth_noise))
-    if not isinstance(regularization, (int, float)) and not isinstance(A, Inpainting):
-        sample = at_ranks(tiles, lambda t: float(y[:, :, *t.seen].std()), _RANKS)
-        weights = sorted(float(attempt(t, regularization).regularization) for t in sample)
-        chosen = weights[len(weights) // 2]
-        choice = f"the weight {chosen:.4g} is the median of {len(weights)} tiles"
-        notes.append(choice)
-    statuses, most, last = [], 0, None
-    for piece in with_bar(tiles, progress):
-        last = attempt(piece, chosen)
-        x[:, :, *piece.kept] = last.x[:, :, *piece.inner].to(x)
-        statuses.append(last.status[0])
-        most = max(most, int(last.iterations.max()))
-    assert last is not None
-    return Solution(
-        x=x,
-        status=(min(statuses, key=_WORST.index),),
-        iterations=torch.tensor([most]),
-        history={name: rows[:0] for name, rows in last.history.items()},
-        regularization=last.regularization,
-        solver=last.solver,
-        prior=last.prior,
-        certificate=last.certificate,
-        data_term=repr(problem.data_term),
-        tolerance=last.tolerance,
-        weight_choice=choice,
-        reason=last.reason,
-        notes=(f"{len(tiles)} tiles of {tile} pixels with a margin of {width}", *notes),
-        seconds=time.monotonic() - start,
-        seed=last.seed,
-        problem=problem,
-    )
+    tile: int
+    margin: int | None = None
+
+    def __call__(self, case: Case) -> Solution:
+        """Solve a case.
+
+        Args:
+            case: one picture.
+        """
+        problem, A, y = case.problem, case.problem.operator, case.problem.y0
+        assert isinstance(A, LinearOperator) and isinstance(problem.data_term, LeastSquares)
+        boundary, kernel = _check_operator(y, A)
+        settings = dict(case.settings)
+        progress, check = settings.pop("progress", True), settings.pop("check", True)
+        priors, regularization = case.sum_of_priors, settings.pop("regularization", "auto")
+        level = problem.data_term.noise_std
+        noise_std = None if level is None else float(level)
+        keeps_known = isinstance(A, Inpainting) and noise_std is None
+        if noise_std is None and any("energy" not in t.prior.offers for t in priors.as_sum().terms):
+            # Tiles with levels of their own would not fit each other.
+            noise_std = float(estimate_noise_std(y, A))
+        width = max(kernel.shape) + 48 if self.margin is None else self.margin
+        shape, factor = (A.domain_shape[-2], A.domain_shape[-1]), getattr(A, "factor", 1)
+        extent = tuple(kernel.shape[2:]) if boundary == "valid" else (1, 1)
+        tiles = list(cut(shape, self.tile, width, extent, factor))
+        if keeps_known and isinstance(A, Inpainting) and A.sampled is not None:
+            tiles = [t for t in tiles if not _is_known(A.sampled, t)] or tiles[:1]
+
+        def attempt(piece: Tile, weight: Regularization) -> Solution:
+            cutout = y[:, :, *piece.seen].contiguous()
+            small = Problem(cutout, _operator(A, piece), LeastSquares(noise_std))
+            # The picture was checked as a whole.
+            some = {**settings, "regularization": weight, "progress": False, "check": False}
+            if isinstance(A, Inpainting):
+                return decide(
+                    Case.of(small, priors, case.solver, some), off_words("+simple-answer")
+                )
+            return solve(small, priors, case.solver, **some)
+
+        chosen = regularization
+        records: list[Decision] = []
+        if check:
+            stated = problem.with_data_term(LeastSquares(noise_std))
+            records += report_findings(stated, priors)
+        if not isinstance(regularization, (int, float)) and not isinstance(A, Inpainting):
+            sample = at_ranks(tiles, lambda t: float(y[:, :, *t.seen].std()), _RANKS)
+            weights = sorted(float(attempt(t, regularization).regularization) for t in sample)
+            chosen = weights[len(weights) // 2]
+            sentence = f"the weight {chosen:.4g} is the median of {len(weights)} tiles"
+            records.append(Decision(step="weight", sentence=sentence))
+        x = y.clone() if keeps_known else y.new_empty(1, y.shape[1], *shape)
+        statuses, most, last = [], 0, None
+        for piece in with_bar(tiles, progress):
+            last = attempt(piece, chosen)
+            x[:, :, *piece.kept] = last.x[:, :, *piece.inner].to(x)
+            statuses.append(last.status[0])
+            most = max(most, int(last.iterations.max()))
+        assert last is not None
+        sentence = f"{len(tiles)} tiles of {self.tile} pixels with a margin of {width}"
+        reason = Decision(step="solver", sentence=last.reason)
+        return dataclasses.replace(
+            last,
+            x=x,
+            status=(min(statuses, key=_WORST.index),),
+            iterations=torch.tensor([most]),
+            history={name: rows[:0] for name, rows in last.history.items()},
+            data_term=repr(problem.data_term),
+            decisions=(reason, Decision(step="run", sentence=sentence), *records),
+            problem=problem,
+            posterior=None,
+            weight_search=None,
+        )
+
+
+def _is_known(sampled: Tensor, piece: Tile) -> bool:
+    """Return whether a tile has no gap."""
+    rows, columns = piece.kept
+    return bool(sampled[..., rows, columns].all())
 
 
 def _check_operator(y: Tensor, A: LinearOperator) -> tuple[str, Tensor]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,6 @@ from invtoolbox.solution import Solution
 _MOST_COILS = 12
 #: Number of notes that are passed on.
 _MOST_NOTES = 20
-_NUMBER = re.compile(r"[\d.]+(e[+-]?\d+)?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +126,7 @@ def reconstruct_slice(
         sampled=sampled,
         reference=None if item.reference is None else item.reference[0, 0],
         facts=item.meta,
-        notes=(*item.meta.get("notes", ()), *solution.notes),
+        notes=tuple(item.meta.get("notes", ())),
     )
 
 
@@ -152,6 +150,7 @@ def reconstruct_volumes(
     check_volumes(data, volumes)
     stacks, references, weights, facts = [], [], [], []
     notes: list[str] = []
+    sentences: dict[str, list[str]] = {}
     middle: Slice | None = None
     grid = Grid()
     for number, items in enumerate(volumes):
@@ -164,6 +163,9 @@ def reconstruct_volumes(
             truths.append(result.reference)
             weights.append(float(result.solution.regularization[0]))
             notes += result.notes
+            for decision in result.solution.decisions:
+                if decision.is_note:
+                    sentences.setdefault(decision.step, []).append(decision.text(1))
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
             raise InputError(
@@ -177,8 +179,11 @@ def reconstruct_volumes(
         if all(truth is not None and truth.shape == images[0].shape for truth in truths):
             references.append(torch.stack([truth for truth in truths if truth is not None]))
     assert middle is not None
-    # Notes of slices that differ in numbers only, such as a noise level, are one.
-    unique = list({_NUMBER.sub("", note): note for note in reversed(notes)}.values())[::-1]
+    # Slices differ in numbers, such as a noise level: the first one stands for all.
+    unique = list(dict.fromkeys(notes))
+    for first, *others in sentences.values():
+        differ = sum(other != first for other in others)
+        unique.append(first + (f" (and {differ} slices with other numbers)" if differ else ""))
     if len(unique) > _MOST_NOTES:
         unique = [*unique[:_MOST_NOTES], f"{len(unique) - _MOST_NOTES} further notes of slices"]
     return Images(

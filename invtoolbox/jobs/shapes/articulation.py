@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -103,7 +102,7 @@ def find_bones(
         progress=progress,
     )
     note = _describe_distance(A(solution.x) - problem.y, diagonal, noise_std)
-    return replace(solution, notes=(*solution.notes, note)) if note else solution
+    return solution.note(note) if note else solution
 
 
 def _read(shape: Any, frames: Any, index: Any) -> tuple[Body, Tensor, Tensor, Tensor | None]:

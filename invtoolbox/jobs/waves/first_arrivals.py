@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -147,7 +146,7 @@ def invert_first_arrivals(
         f"{1e3 * errors[0]:.3g} ms at the start and by {1e3 * errors[1]:.3g} ms at the end (root mean "
         "square)"
     )
-    return dataclasses.replace(solution, notes=(*solution.notes, note))
+    return solution.note(note)
 
 
 def fit_gradient(picks: Tensor, times: TravelTimes) -> Tensor:

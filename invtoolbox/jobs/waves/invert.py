@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -222,7 +221,7 @@ def invert_waveforms(
         x = solution.x
         at_zero = misfit.value(torch.zeros_like(records), records)
         notes.append(_note(band, solution.history["objective"], at_zero))
-    return dataclasses.replace(solution, notes=(*solution.notes, *notes))
+    return solution.note(*notes)
 
 
 def _read(

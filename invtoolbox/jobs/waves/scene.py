@@ -24,7 +24,7 @@ The tables::
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -371,7 +371,7 @@ def _invert(file: CheckedScene[WaveScene], inputs: Inputs, progress: bool) -> So
         weights=inputs["weights"],
         progress=progress,
     )
-    return replace(solution, notes=(*inputs["notes"], *solution.notes))
+    return solution.note(*inputs["notes"])
 
 
 def _measure(solution: Solution, inputs: Inputs) -> dict[str, float]:

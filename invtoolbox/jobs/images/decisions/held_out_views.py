@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
-from invtoolbox.jobs.images.held_out import Again, Verdict, judge
+from invtoolbox.jobs.images.decisions.judge import Again, Verdict, judge
 from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.operators.base import Operator
 from invtoolbox.operators.tomography.scan_2d import Scan
@@ -25,18 +24,6 @@ _VIEW_ERRORS, _LEAST_VIEWS, _LEAST_PANELS = 2.0, 10, 6
 _EVEN = 1.5
 #: Number of times that pixels are halved for the detail within them, and largest number of pixels.
 _HALVINGS, _MOST_PIXELS = 2, 1 << 20
-
-
-class WithoutViews(NamedTuple):
-    """Answers to a scan from the views that are not held out.
-
-    Attributes:
-        image: images ``(batch, channel, *space)``.
-        is_of_pixels: whether the objects are made of the pixels of the image, ``(batch,)`` booleans.
-    """
-
-    image: Tensor
-    is_of_pixels: Tensor
 
 
 def compare_views(
@@ -117,7 +104,9 @@ def compare_views(
             + ": x is the filtered back-projection"
         )
 
-    return Verdict(wins, lambda k: invert(model.select(held.new_tensor([k]))), reason)
+    return Verdict(
+        wins, lambda k: invert(model.select(held.new_tensor([k]))), reason, errors[0], errors[1]
+    )
 
 
 def fill_views(problem: Problem, missing: Tensor) -> Problem | None:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from invtoolbox.core.decision import ITEM
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.images.join import join
+from invtoolbox.jobs.images.decisions.case import IS_SCAN, ITERATES, STAY, Case, Proposal, Step
 from invtoolbox.measurements.sinogram import Sinogram
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.noise import estimate_noise_std
@@ -40,8 +41,34 @@ _LARGEST = 16
 _REACH = 0.95
 
 
-@dataclass(frozen=True)
-class Wider:
+class WideGrid(Step):
+    """Solve a scan on a grid that covers the field of view if its object reaches beyond the image."""
+
+    name = "wide-grid"
+    question = "do rays that miss the image measure an object?"
+    price = "the solve and all comparisons on up to 16 times the pixels"
+    needs = (ITERATES, IS_SCAN)
+
+    def propose(self, case: Case) -> list[Proposal]:
+        wider = find_wider(case.problem)
+        if wider is None:
+            return [STAY] * case.batch
+        rows, columns = wider.operator.domain_shape[-2:]
+        changed = dataclasses.replace(
+            case,
+            problem=case.problem.with_operator(wider.operator),
+            restores=(*case.restores, partial(crop, tuple(case.problem.image_shape[-2:]))),
+            fallback=case,
+        )
+        sentence = (
+            f"the object reaches beyond the image{ITEM}: x is the middle of a solution on {rows} by "
+            f"{columns} pixels, which cover the detector's field of view; automatic='-wide-grid' keeps "
+            "the grid"
+        )
+        return [Proposal(changed, sentence) if is_beyond else STAY for is_beyond in wider.items]
+
+
+class Wider(NamedTuple):
     """Scan of a larger grid, and the items whose objects reach beyond the image.
 
     Attributes:
@@ -64,41 +91,6 @@ def find_wider(problem: Problem) -> Wider | None:
         return None
     items = find_beyond(problem)
     return Wider(larger, items) if bool(items.any()) else None
-
-
-def solve_beyond(
-    problem: Problem, wider: Wider, solve: Callable[[Problem, Tensor], Solution]
-) -> Solution:
-    """Solve a scan on a larger grid, for the items whose objects reach beyond the image.
-
-    Args:
-        problem: measurements, operator and data term.
-        wider: the larger grid, see `find_wider`.
-        solve: solves the problem of some items of the batch, whose places are the second argument.
-
-    Returns:
-        The solution on the grid of the problem.
-    """
-    every, beyond = torch.arange(problem.batch, device=problem.y0.device), wider.items
-    # Every item is solved as it is alone.
-    parts = []
-    for items in (every[beyond], every[~beyond]):
-        if not len(items):
-            continue
-        chosen = problem if len(items) == len(every) else problem.select(items)
-        if bool(beyond[items[0]]):
-            try:
-                solution = crop(chosen, solve(chosen.with_operator(wider.operator), items))
-            except (InputError, RuntimeError) as refusal:  # a prior for the grid of the user
-                solution = solve(chosen, items)
-                note = (
-                    f"the object reaches beyond the image, and no larger grid was taken: {refusal}"
-                )
-                solution = dataclasses.replace(solution, notes=(*solution.notes, note))
-        else:
-            solution = solve(chosen, items)
-        parts.append((items, solution))
-    return join(problem, parts)
 
 
 def find_beyond(problem: Problem) -> Tensor:
@@ -165,20 +157,16 @@ def cover_field(operator: object, y: Tensor) -> Scan | None:
     return operator.enlarge(margins[0], margins[1])
 
 
-def crop(problem: Problem, solution: Solution) -> Solution:
-    """Return the solution of a larger grid on the grid of a problem, with a note.
+def crop(shape: tuple[int, ...], solution: Solution) -> Solution:
+    """Return the middle of a solution on a larger grid.
 
     Args:
-        problem: the problem of the user.
-        solution: solution on a grid with more rows and columns on either side.
+        shape: number of rows and columns of the middle.
+        solution: solution with more rows and columns on either side.
     """
-    rows, columns = problem.image_shape[-2:]
+    rows, columns = shape
     larger = solution.x.shape[-2:]
     top, left = (larger[0] - rows) // 2, (larger[1] - columns) // 2
-    note = (
-        f"the object reaches beyond the image: x is the middle of a solution on {larger[0]} by "
-        f"{larger[1]} pixels, which cover the detector's field of view"
-    )
 
     def middle(x: Tensor) -> Tensor:
         return x[..., top : top + rows, left : left + columns].contiguous()
@@ -188,6 +176,4 @@ def crop(problem: Problem, solution: Solution) -> Solution:
         solution,
         x=middle(solution.x),
         posterior=None if posterior is None else MappedPosterior(posterior, middle),
-        problem=problem,
-        notes=(*solution.notes, note),
     )

@@ -9,73 +9,87 @@ give a better one if one image explains the guess and the measurements.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from invtoolbox.core.interrupts import OutOfTime
+from invtoolbox.core.decision import ITEM
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.images.decisions.case import (
+    IS_FREE,
+    IS_KNOWN,
+    IS_OPEN,
+    IS_REAL,
+    IS_SQUARES,
+    STAY,
+    Case,
+    Proposal,
+    Step,
+    Trait,
+    require_time,
+)
 from invtoolbox.measurements.findings import Subject
 from invtoolbox.measurements.scans import check_truncation
 from invtoolbox.operators.tomography.scan_2d import Scan, Scan2D
 from invtoolbox.problem import Problem
 from invtoolbox.processing.detector import extend_truncated
-from invtoolbox.solution import Solution
 
 #: Weight of the added cells. The continued views are believed up to this residual in them, relative
 #: to their size, and up to this growth of the residual of the measured cells.
 _WEIGHT, _MISFIT, _GROWTH = 0.01, 0.3, 1.1
 
 
-def continue_views(
-    problem: Problem, solution: Solution, again: Callable[[Problem, Tensor], Tensor]
-) -> Solution:
-    """Return the solution, and of an object wider than the detector that of continued views.
+class LongerViews(Step):
+    """Continue the views of an object that is wider than the detector by `extend_truncated`.
 
-    `extend_truncated` continues the views, and the added cells have the weight 0.01. The numbers
-    here were chosen on the tuning seeds of ``benchmarks/truncation.py``.
-
-    Args:
-        problem: measurements, operator and data term.
-        solution: its solution.
-        again: solves a problem of one item, whose place is the second argument, with the weight of
-            the solution; raises `OutOfTime` if the time limit ends it.
+    The added cells have the weight 0.01. The numbers here were chosen on the tuning seeds of
+    ``benchmarks/truncation.py``.
     """
-    A, term = problem.operator, problem.data_term
-    is_known = isinstance(A, Scan2D) and A.items is None and type(term) is LeastSquares
-    if not is_known or problem.unknown or solution.parameters or problem.y0.is_complex():
-        return solution
-    images, notes = list(solution.x.split(1)), list(solution.notes)
-    for k, status in enumerate(solution.status):
-        place = torch.tensor([k], device=problem.y0.device)
-        item = problem.select(place)
-        if status == "invalid" or check_truncation(Subject(item)) is None:
-            continue
+
+    name = "longer-views"
+    question = "does one image explain the views of a wide object and a guess of what is outside?"
+    price = "1 solve per item that is wider than the detector"
+    needs = (
+        IS_OPEN,
+        IS_FREE,
+        IS_SQUARES,
+        IS_KNOWN,
+        IS_REAL,
+        Trait("no parallel or fan beam of one geometry", lambda case: _is_plane(case.problem)),
+        Trait("parameters belong to the answer", lambda case: not case.answer.parameters),
+    )
+
+    def propose(self, case: Case) -> list[Proposal]:
+        return self.propose_each(case, self._propose_one)
+
+    def _propose_one(self, case: Case) -> Proposal:
+        problem, solution = case.problem, case.answer
+        if solution.status[0] == "invalid" or check_truncation(Subject(problem)) is None:
+            return STAY
+        require_time()
         try:
-            longer, added = _continue(item)
-            x = again(longer, place)
+            longer, added = _continue(problem)
+            x = case.again(longer)
         except InputError:  # no room for the added cells, such as a source within the image
-            continue
-        except OutOfTime:
-            notes.append(
-                "the time limit left no time for the views of an object wider than the detector"
+            return STAY
+        if not _is_explained(problem, longer, added, solution.x, x):
+            return Proposal(
+                sentence=f"the object{ITEM} is wider than the detector, and no image explains its views "
+                "and a guess of what is outside: the level of the image is not known"
             )
-            break
-        where = "" if problem.batch == 1 else f" of item {k}"
-        if _is_explained(item, longer, added, images[k], x):
-            images[k] = x
-            notes.append(
-                f"the object{where} is wider than the detector: its views are continued by a guess "
-                "(extend_truncated), which gives the level of the image"
-            )
-        else:
-            notes.append(
-                f"the object{where} is wider than the detector, and no image explains its views and "
-                "a guess of what is outside: the level of the image is not known"
-            )
-    return dataclasses.replace(solution, x=torch.cat(images), notes=tuple(notes))
+        changed = dataclasses.replace(
+            case, solution=dataclasses.replace(solution, x=x), is_continued=True
+        )
+        return Proposal(
+            changed,
+            f"the object{ITEM} is wider than the detector: its views are continued by a guess "
+            "(extend_truncated), which gives the level of the image",
+        )
+
+
+def _is_plane(problem: Problem) -> bool:
+    return isinstance(problem.operator, Scan2D) and problem.operator.items is None
 
 
 def _continue(item: Problem) -> tuple[Problem, int]:

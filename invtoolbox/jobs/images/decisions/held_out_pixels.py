@@ -1,28 +1,21 @@
-"""Compare a prior with a simple answer on pixels that neither has seen, and judge such comparisons."""
+"""Compare a prior with an interpolation on pixels that neither has seen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 
-from invtoolbox.core.interrupts import OutOfTime, budget
 from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.jobs.images.decisions.judge import Again, Verdict, judge
 from invtoolbox.objective.gaps import interpolate
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting
 from invtoolbox.parameter_choice.held_out import ONE_OF, separate_generator
-from invtoolbox.posteriors.base import MappedPosterior
-from invtoolbox.posteriors.exact import GaussianPosterior
-from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
-from invtoolbox.solution import Solution
-from invtoolbox.solve import inner_solve
-from invtoolbox.solvers.base import Solver
 
 #: Largest number of folds of held-out pixels, and number of pixels of which one fold is enough.
 _FOLDS, _ENOUGH = 4, 1 << 14
@@ -33,86 +26,6 @@ _ERRORS = 1.0
 #: Parts of the sides of a picture that blocks of held-out pixels have, the largest share of the known
 #: pixels that is held out, and the largest weight of a held-out pixel.
 _PARTS, _MOST_HELD, _HEAVIEST = (8, 4, 2), 0.4, 8.0
-
-#: Solve another problem with the weight and the solver of a solution: ``(problem) -> images``.
-Again = Callable[[Problem], Tensor]
-
-
-def may_give_way(solution: Solution, prior: Prior | None) -> bool:
-    """Return whether another answer may take the place of a solution.
-
-    It keeps its place if there is no prior, if the user wrote a weight, if parameters of the operator
-    are unknown, or if a sampler drew it.
-
-    Args:
-        solution: the solution, with ``regularization="auto"``.
-        prior: its prior.
-    """
-    posterior = solution.posterior
-    while isinstance(posterior, MappedPosterior):  # means over blocks of smaller pixels
-        posterior = posterior.posterior
-    is_drawn = not isinstance(posterior, GaussianPosterior | None)
-    if prior is None or solution.parameters or is_drawn:
-        return False
-    return not any(term.chosen for term in prior.as_sum().terms)
-
-
-def repeat(
-    solution: Solution,
-    prior: Prior | None,
-    solver: Solver | str | None,
-    max_iterations: int | None = None,
-    tolerance: float | None = None,
-) -> Again:
-    """Return the function that solves another problem with the weights of a solution.
-
-    It raises `OutOfTime` if the time limit ends it.
-
-    Args:
-        solution: solution whose weights are taken.
-        prior: its prior.
-        solver: its solver.
-        max_iterations: its largest number of iterations.
-        tolerance: certificate of the further solves; by default that of the solver.
-    """
-    valid = torch.tensor([status != "invalid" for status in solution.status])
-    weight = torch.where(valid.to(solution.x.device), solution.regularization, 1)
-
-    def again(problem: Problem) -> Tensor:
-        x = inner_solve(
-            problem,
-            prior,
-            solver,
-            weight,
-            max_iterations=max_iterations,
-            tolerance=tolerance,
-            seed=solution.seed,
-            progress=False,
-        ).x
-        if budget().is_spent:
-            raise OutOfTime
-        return x
-
-    return again
-
-
-class Verdict(NamedTuple):
-    """In which items the simple answer is taken, and why.
-
-    Attributes:
-        wins: ``(batch,)`` booleans.
-        simple: simple answers of these items, by their place in the batch.
-        reason: a sentence per item, without the item's number.
-        notes: further sentences for the user.
-        ratio: error of the prior relative to that of the simple answer in held-out measurements,
-            ``(batch,)``, if it is known.
-    """
-
-    wins: Tensor
-    simple: Callable[[int], Tensor]
-    reason: Callable[[int], str]
-    notes: tuple[str, ...] = ()
-    ratio: Tensor | None = None
 
 
 def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
@@ -159,25 +72,9 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
         wins,
         lambda k: enlarge(interpolate_smoothly(y[k : k + 1], known[k : k + 1])),
         reason,
-        ratio=errors[0] / errors[1],
+        errors[0],
+        errors[1],
     )
-
-
-def judge(squares: Tensor, errors: float | Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return in which items the simple answer wins, and both root mean squares.
-
-    Args:
-        squares: weighted squared residuals of the prior and of the simple answer, and the weights,
-            ``(batch, 3, ...)``; sums over measurements whose errors depend on each other.
-        errors: number of standard errors of the paired difference by which the prior must lose.
-    """
-    by_prior, by_simple, held = squares.flatten(2).double().unbind(1)
-    count = held.sum(1).clamp_min(1)
-    loss = (by_prior - by_simple).sum(1) / count
-    deviations = by_prior - by_simple - loss[:, None] * held
-    standard_error = deviations.square().sum(1).sqrt() / count
-    wins = ~(loss <= errors * standard_error)  # also if the prior predicts NaN
-    return wins, [(s.sum(1) / count).sqrt() for s in (by_prior, by_simple)]
 
 
 def hold_out_gaps(known: Tensor, seed: int) -> Tensor:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.jobs.images.held_out import Again, with_weights
+from invtoolbox.jobs.images.decisions.held_out_pixels import with_weights
+from invtoolbox.jobs.images.decisions.judge import Again
 from invtoolbox.operators.mri.cartesian import CartesianMRI
 from invtoolbox.parameter_choice.held_out import separate_generator
 from invtoolbox.problem import Problem

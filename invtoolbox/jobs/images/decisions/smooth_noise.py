@@ -12,18 +12,36 @@ the other half had been taken for noise.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from invtoolbox.core.decision import ITEM
 from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.jobs.images.decisions.case import (
+    HAS_NO_SOLVER,
+    HAS_PRIOR,
+    IS_FREE,
+    IS_KNOWN,
+    IS_OPEN,
+    IS_REAL,
+    IS_SQUARES,
+    IS_WHOLE,
+    STAY,
+    Case,
+    Proposal,
+    Step,
+    Trait,
+)
+from invtoolbox.measurements import report_findings
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.parameter_choice.noise import estimate_or_nan
 from invtoolbox.priors.base import Prior
+from invtoolbox.priors.images.total_variation import TotalVariation
 from invtoolbox.priors.learned.denoiser import Denoiser
-from invtoolbox.problem import Problem
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
 
 #: Rows and columns of a window, and the step from one to the next.
@@ -46,54 +64,94 @@ LEVELS = 2.0
 _CLIPPED, _END = 0.02, 0.004
 
 
-def find_smooth_noise(problem: Problem, prior: Prior | None) -> Tensor:
-    """Return the standard deviation of smooth noise per item, ``(batch,)``; NaN for other noise.
+class SmoothNoise(Step):
+    """Call a denoiser for white noise at twice the level of smooth noise."""
 
-    Args:
-        problem: measurements, operator and data term.
-        prior: sum of the priors.
+    name = "smooth-noise"
+    question = "is the noise smooth, as a camera or a JPEG makes it?"
+    price = "2 calls of the denoiser"
+    needs = (
+        IS_FREE,
+        HAS_NO_SOLVER,
+        HAS_PRIOR,
+        IS_SQUARES,
+        IS_KNOWN,
+        IS_REAL,
+        Trait(
+            "no picture of one or three channels under a denoiser, without a stated level",
+            lambda case: _is_denoised(case),
+        ),
+    )
 
-    Returns:
-        NaN for all items, unless the problem is a picture of one or three channels without gaps and
-        without a stated noise level, and the prior is one `Denoiser`.
-    """
-    y: Any = problem.y
-    term = problem.data_term
-    terms = [] if prior is None else prior.as_sum().terms
-    levels = torch.full((problem.batch,), torch.nan)
-    if (
-        len(terms) != 1
-        or terms[0].chosen
-        or not isinstance(terms[0].prior, Denoiser)
-        or type(problem.operator) is not Identity
-        or type(term) is not LeastSquares
-        or term.noise_std is not None
-        or term.weights is not None
-        or problem.unknown
-        or not isinstance(y, Tensor)
-        or y.is_complex()
-        or y.ndim != 4
-        or y.shape[1] not in (1, 3)
-    ):
-        return levels
-    valid = torch.ones(problem.batch, dtype=torch.bool)
-    if problem.skipped is not None:
-        valid = ~problem.skipped.cpu()
-    for k in valid.nonzero().flatten().tolist():
-        levels[k] = smooth_noise_std(y[k : k + 1], terms[0].prior)
-    return levels
+    def propose(self, case: Case) -> list[Proposal]:
+        return self.propose_each(case, _propose_one)
 
 
-def settings_for(prior: Prior) -> dict[str, Any]:
-    """Return the settings of `solve` for measurements whose noise level is that of smooth noise.
+def _is_denoised(case: Case) -> bool:
+    term, y, terms = case.problem.data_term, case.problem.y0, case.sum_of_priors.as_sum().terms
+    return (
+        len(terms) == 1
+        and not terms[0].chosen
+        and isinstance(terms[0].prior, Denoiser)
+        and type(case.problem.operator) is Identity
+        and isinstance(term, LeastSquares)
+        and term.noise_std is None
+        and term.weights is None
+        and y.ndim == 4
+        and y.shape[1] in (1, 3)
+    )
 
-    The weight is the usual one of a denoiser. It is not corrected by the estimated level of white
-    noise, and no check compares both levels.
 
-    Args:
-        prior: sum of one denoiser.
-    """
-    return {"regularization": usual_weight(prior), "check": False}
+def _propose_one(case: Case) -> Proposal:
+    """Propose the level of smooth noise for one picture."""
+    problem, prior = case.problem, case.sum_of_priors
+    if problem.skipped is not None and bool(problem.skipped.any()):
+        return STAY
+    level = smooth_noise_std(problem.y0, prior.as_sum().terms[0].prior)
+    if not level > 0:
+        return STAY
+    findings = report_findings(problem, prior) if case.settings.get("check", True) else ()
+    noisy = problem.with_data_term(LeastSquares(noise_std=LEVELS * level))
+    # The usual weight is not corrected by the estimated level of white noise, nor is it compared.
+    settings = {**case.settings, "regularization": usual_weight(prior), "check": False}
+    changed = dataclasses.replace(case, problem=noisy, settings=settings, is_settled=True)
+    sentence = (
+        f"the noise{ITEM}, {level:.3g}, is smooth, as a camera or a JPEG makes it: the denoiser "
+        f"was called at {LEVELS:g} times its level; if it may be fine texture, give noise_std"
+    )
+    return Proposal(changed, sentence, records=findings)
+
+
+class ConstantPicture(Step):
+    """Take any weight for a constant picture, which total variation keeps at every weight."""
+
+    name = "constant-picture"
+    question = "is the picture constant?"
+    price = "none"
+    needs = (
+        IS_OPEN,
+        IS_FREE,
+        HAS_NO_SOLVER,
+        HAS_PRIOR,
+        IS_SQUARES,
+        IS_WHOLE,
+        Trait(
+            "no picture under total variation alone",
+            lambda case: (
+                isinstance(case.problem.operator, Identity)
+                and [type(term.prior) for term in case.sum_of_priors.as_sum().terms]
+                == [TotalVariation]
+            ),
+        ),
+    )
+
+    def propose(self, case: Case) -> list[Proposal]:
+        pixels = case.problem.y0.flatten(2)
+        is_constant = (pixels == pixels[..., :1]).flatten(1).all(1).tolist()
+        settings = {**case.settings, "regularization": 1.0}
+        changed = dataclasses.replace(case, settings=settings, is_settled=True)
+        sentence = "the picture is constant, which total variation keeps at every weight"
+        return [Proposal(changed, sentence) if alike else STAY for alike in is_constant]
 
 
 def usual_weight(prior: Prior) -> float | None:
@@ -137,19 +195,6 @@ def smooth_noise_std(y: Tensor, denoiser: Any) -> float:
         ]
     is_smooth = removed[0] < _WHITE and removed[1] >= _REMOVED
     return flat if is_smooth else float("nan")
-
-
-def note_on_smooth_noise(level: float, where: str = "") -> str:
-    """Return the sentence for the user.
-
-    Args:
-        level: standard deviation of the noise.
-        where: the words that name the item.
-    """
-    return (
-        f"the noise{where}, {level:.3g}, is smooth, as a camera or a JPEG makes it: the denoiser "
-        f"was called at {LEVELS:g} times its level; if it may be fine texture, give noise_std"
-    )
 
 
 def _sample(y: Tensor) -> Tensor:

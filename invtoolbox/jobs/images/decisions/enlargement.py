@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invtoolbox.jobs.images.held_out import Again, Verdict
+from invtoolbox.jobs.images.decisions.judge import Again, Verdict
 from invtoolbox.objective.gaps import measured
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.parameter_choice.residual_notes import COLOURED
@@ -52,7 +52,11 @@ def compare_at_half_size(problem: Problem, again: Again) -> Verdict | None:
 
     size = tuple(problem.image_shape[1:])
     return Verdict(
-        ~(by_prior <= by_simple), lambda k: _enlarge(problem.y0[k : k + 1], size), reason
+        ~(by_prior <= by_simple),
+        lambda k: _enlarge(problem.y0[k : k + 1], size),
+        reason,
+        by_prior.sqrt(),
+        by_simple.sqrt(),
     )
 
 
@@ -102,7 +106,7 @@ def doubt_detail(problem: Problem, x: Tensor, verdict: Verdict) -> Verdict:
     A: Any = problem.operator
     small = A(x)
     rows, columns = (n // 2 * 2 for n in small.shape[-2:])
-    if min(rows, columns) < 4 or A.filter is None or verdict.ratio is None:
+    if min(rows, columns) < 4 or A.filter is None:
         return verdict
     half = Downsampling((A.domain_shape[0], rows, columns), 2, A.filter, A.boundary)
     even = small[..., :rows, :columns]
@@ -110,7 +114,9 @@ def doubt_detail(problem: Problem, x: Tensor, verdict: Verdict) -> Verdict:
         (image - _enlarge(reduced, tuple(image.shape[-2:]))).double().square().flatten(1).mean(1)
         for image, reduced in ((x, small), (even, half(even)))
     )
-    exceeds = (added > _MOST_DETAIL**2 * present) & ~(verdict.ratio < _BARELY)
+    exceeds = (added > _MOST_DETAIL**2 * present) & ~(
+        verdict.by_prior < _BARELY * verdict.by_simple
+    )
 
     def reason(k: int) -> str:
         if bool(verdict.wins[k]):

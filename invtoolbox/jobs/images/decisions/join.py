@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from invtoolbox.core.decision import Decision, join_decisions, select_decisions
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 
-#: Number of the item that a note is about.
-ITEM = re.compile(r" of item (\d+)\b")
-#: Number of items that a note on several items lists.
-_LISTED = 8
 #: Note on a batch that lost its posterior.
 NO_POSTERIOR = (
     "items of the batch were solved in different ways, so there is no posterior; solve them one by one "
@@ -31,6 +27,7 @@ def take(solution: Solution, items: Tensor) -> Solution:
         items: places of the items.
     """
     places = items.cpu()
+    posterior = Decision(step="posterior", sentence=NO_POSTERIOR)
     return dataclasses.replace(
         solution,
         x=solution.x[items.to(solution.x.device)],
@@ -38,30 +35,34 @@ def take(solution: Solution, items: Tensor) -> Solution:
         iterations=solution.iterations[places.to(solution.iterations.device)],
         history={name: rows[:, places] for name, rows in solution.history.items()},
         regularization=solution.regularization[items.to(solution.regularization.device)],
+        decisions=(
+            *select_decisions(solution.decisions, places.tolist()),
+            *([] if solution.posterior is None else [posterior]),
+        ),
         weight_search=None,
         posterior=None,
     )
 
 
-def join(
-    problem: Problem, parts: Sequence[tuple[Tensor, Solution]], is_renumbered: bool = True
-) -> Solution:
+def join(problem: Problem, parts: Sequence[tuple[Tensor, Solution]]) -> Solution:
     """Return the solution of a batch whose items were solved in several groups.
 
-    Posterior and compared weights are left out if there are several groups, as a note states if one of
-    them has a posterior.
+    Posterior and compared weights are left out if there are several groups, as a record states if one
+    of them has a posterior.
 
     Args:
         problem: the problem of the batch.
         parts: places of the items of a group, and their solution.
-        is_renumbered: whether the notes number the items of their group, as in a solve of a group
-            alone, and get the numbers of the batch.
     """
+    groups = [(places.tolist(), solution.decisions) for places, solution in parts]
+    decisions = join_decisions(groups, problem.batch)
     first = parts[0][1]
     if len(parts) == 1:
-        return dataclasses.replace(first, problem=problem)
+        return dataclasses.replace(first, problem=problem, decisions=decisions)
     solutions = [solution for _, solution in parts]
     order = torch.cat([places for places, _ in parts]).argsort().cpu()
+    if any(solution.posterior is not None for solution in solutions):
+        decisions = (*decisions, Decision(step="posterior", sentence=NO_POSTERIOR))
 
     def items(name: str) -> Tensor:
         values = torch.cat([getattr(solution, name) for solution in solutions])
@@ -75,9 +76,6 @@ def join(
         ]
         return torch.cat(padded, 1)[:, order]
 
-    notes = _number(parts) if is_renumbered else [note for part in solutions for note in part.notes]
-    if any(solution.posterior is not None for solution in solutions):
-        notes.append(NO_POSTERIOR)
     statuses = [status for solution in solutions for status in solution.status]
     return dataclasses.replace(
         first,
@@ -88,39 +86,9 @@ def join(
         regularization=items("regularization"),
         prior=" or ".join(dict.fromkeys(solution.prior for solution in solutions)),
         solver=" or ".join(dict.fromkeys(solution.solver for solution in solutions)),
-        notes=tuple(dict.fromkeys(notes)),
+        decisions=decisions,
         seconds=sum(solution.seconds for solution in solutions),
         weight_search=None,
         posterior=None,
         problem=problem,
     )
-
-
-def _number(parts: Sequence[tuple[Tensor, Solution]]) -> list[str]:
-    """Return the notes on groups of a batch, each once, with the numbers of its items."""
-    concerned: dict[str, list[int]] = {}
-    count = 0
-    for items, solution in parts:
-        places = items.tolist()
-        count += len(places)
-        for note in dict.fromkeys(solution.notes):
-            if ITEM.search(note):
-                concerned.setdefault(_with_places(note, places), [])
-            else:
-                concerned.setdefault(note, []).extend(places)
-    notes = []
-    for note, places in concerned.items():
-        shown = ",".join(f" of item {k}" for k in sorted(places)[:_LISTED])
-        more = f" and {len(places) - _LISTED} others" if len(places) > _LISTED else ""
-        is_of_all = not places or len(places) == count
-        notes.append(note if is_of_all else f"measurements{shown}{more}: {note}")
-    return notes
-
-
-def _with_places(note: str, places: Sequence[int]) -> str:
-    """Return a note with the places of the items that it numbers.
-
-    >>> _with_places("the residual of item 1 is white", [0, 3])
-    'the residual of item 3 is white'
-    """
-    return ITEM.sub(lambda match: f" of item {places[int(match[1])]}", note)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson
-from invtoolbox.jobs.images.held_out import Again, Verdict
-from invtoolbox.jobs.images.k_space import leave_out_samples, predict_gaps
+from invtoolbox.jobs.images.decisions.judge import Again, Verdict
+from invtoolbox.jobs.images.decisions.k_space import leave_out_samples, predict_gaps
 from invtoolbox.objective.gaps import interpolate, measured
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.operators.imaging.blur import Blur
@@ -68,6 +68,7 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
         is_texture = waves > _COARSE
         wins = is_texture | (residual.sqrt() < _LEAST_RESIDUAL * std)
     is_doubted = wins
+    risk = torch.zeros_like(residual)
     is_chosen_by_risk = getattr(solution.weight_search, "rule", "") == SURE.name
     if not is_chosen_by_risk and not bool(wins.all()):
         generator = torch.Generator().manual_seed(_SEED)
@@ -75,7 +76,8 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
         step = expand((_STEP * std).clamp_min(torch.finfo(y.dtype).tiny), y)
         change = again(problem.with_measurements(y + step * signs)) - x
         degrees = inner((change / step).double(), signs.double().expand_as(change))
-        wins = wins | (residual - std**2 + 2 * std**2 * degrees / count > std**2)
+        risk = residual - std**2 + 2 * std**2 * degrees / count
+        wins = wins | (risk > std**2)
 
     def reason(k: int) -> str:
         level = f"{float(std[k]):.3g}"
@@ -102,23 +104,21 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
         )
 
     ranges = torch.stack([item.max() - item.min() for item in y]).double()
-    notes: tuple[str, ...] = ()
-    if is_estimated:
-        is_low = (std < _LOW_NOISE * ranges) & ~wins
-        has_structure = whiteness(y - x) > _STRUCTURED
-        if bool(is_low.any()):
-            level = float(std[int(is_low.to(torch.uint8).argmax())])
-            notes = (
-                f"the noise level was estimated as {level:.3g}, and fine texture may be taken for "
-                "noise at such a low level: give noise_std",
+    has_structure = whiteness(y - x) > _STRUCTURED
+
+    def remark(k: int) -> str:
+        level = f"the noise level was estimated as {float(std[k]):.3g}"
+        if is_estimated and bool(std[k] < _LOW_NOISE * ranges[k]):
+            return f"{level}, and fine texture may be taken for noise at such a low level: give noise_std"
+        if is_estimated and bool(has_structure[k]):
+            return (
+                f"{level}, and what the prior removes is not white, so it may be fine texture: give "
+                "noise_std"
             )
-        elif bool((has_structure & ~wins).any()):
-            level = float(std[int((has_structure & ~wins).to(torch.uint8).argmax())])
-            notes = (
-                f"the noise level was estimated as {level:.3g}, and what the prior removes is not "
-                "white, so it may be fine texture: give noise_std",
-            )
-    return Verdict(wins, lambda k: y[k : k + 1], reason, notes)
+        return ""
+
+    by_prior = risk.clamp_min(0).sqrt()
+    return Verdict(wins, lambda k: y[k : k + 1], reason, by_prior, std, remark)
 
 
 def compare_by_simulation(problem: Problem, solution: Solution, again: Again) -> Verdict:
@@ -220,7 +220,7 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
         )
 
     wins = wins | is_misfit | is_lost_in_gaps | is_invented
-    return Verdict(wins, lambda k: simple(y)[k : k + 1], reason)
+    return Verdict(wins, lambda k: simple(y)[k : k + 1], reason, by_prior.sqrt(), by_simple.sqrt())
 
 
 def _misfit(problem: Problem, residual: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

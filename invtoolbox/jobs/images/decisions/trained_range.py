@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple
 
 import torch
 
+from invtoolbox.core.decision import Decision
 from invtoolbox.data_terms.least_squares import LeastSquares
+from invtoolbox.jobs.images.decisions.case import HAS_PRIOR, STAY, Case, Proposal, Step, Trait
 from invtoolbox.operators.tomography.scan_2d import Scan2D
 from invtoolbox.priors.base import ExplicitPrior, Prior, PriorSum
 from invtoolbox.priors.settings import replace
@@ -47,6 +50,42 @@ def needs_unit(prior: Prior | None) -> bool:
     return prior is not None and any(_training(term.prior) for term in prior.as_sum().terms)
 
 
+class TrainedRange(Step):
+    """Give priors that were trained on CT slices the range of the training, in the scan's unit."""
+
+    name = "trained-range"
+    question = "in which unit does the scan show soft tissue?"
+    price = "1 filtered back-projection per item"
+    needs = (
+        HAS_PRIOR,
+        Trait("no prior was trained on CT slices", lambda case: needs_unit(case.prior)),
+    )
+
+    def propose(self, case: Case) -> list[Proposal]:
+        units = units_of(case.problem)
+        proposals = {unit: _propose(case, unit) for unit in dict.fromkeys(units)}
+        return [proposals[unit] for unit in units]
+
+
+def _propose(case: Case, unit: str | None) -> Proposal:
+    """Propose a range for the items in a unit."""
+    fitted = fit_range(case.problem, case.prior, unit, is_free=case.solver is None)
+    if not fitted.notes:
+        return STAY
+    restores = case.restores
+    if fitted.offset:
+        restores = (*restores, partial(_add, fitted.offset))
+    changed = dataclasses.replace(
+        case, problem=fitted.problem, prior=fitted.prior, restores=restores
+    )
+    records = [Decision(step="trained-range", sentence=note) for note in fitted.notes[1:]]
+    return Proposal(changed, fitted.notes[0], records=tuple(records))
+
+
+def _add(offset: float, solution: Solution) -> Solution:
+    return dataclasses.replace(solution, x=solution.x + offset)
+
+
 class Fitted(NamedTuple):
     """A problem whose prior has the range of its image.
 
@@ -61,17 +100,6 @@ class Fitted(NamedTuple):
     prior: Prior | None
     offset: float = 0.0
     notes: tuple[str, ...] = ()
-
-    def restore(self, solution: Solution, problem: Problem) -> Solution:
-        """Return the solution of the problem as it was posed.
-
-        Args:
-            solution: solution of ``self.problem``.
-            problem: the problem as it was posed.
-        """
-        if self.offset == 0:
-            return solution
-        return dataclasses.replace(solution, x=solution.x + self.offset, problem=problem)
 
 
 def fit_range(

@@ -1,0 +1,196 @@
+"""The order of everything that is decided automatically, and the one loop that decides."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invtoolbox.core.decision import Decision, Outcome
+from invtoolbox.core.interrupts import OutOfTime
+from invtoolbox.errors import InputError, nearest, suggest
+from invtoolbox.jobs.images.decisions.bad_readings import BadReadings, EmptyViews
+from invtoolbox.jobs.images.decisions.case import Case, Proposal, Step
+from invtoolbox.jobs.images.decisions.counts import Counts
+from invtoolbox.jobs.images.decisions.finer_grid import FinerGrid
+from invtoolbox.jobs.images.decisions.gains import Gains
+from invtoolbox.jobs.images.decisions.join import join
+from invtoolbox.jobs.images.decisions.kernel_width import KernelWidth
+from invtoolbox.jobs.images.decisions.longer_views import LongerViews
+from invtoolbox.jobs.images.decisions.metal import Metal
+from invtoolbox.jobs.images.decisions.open_edges import OpenEdges
+from invtoolbox.jobs.images.decisions.prior_choice import PriorChoice
+from invtoolbox.jobs.images.decisions.repairs import Repairs
+from invtoolbox.jobs.images.decisions.short_arc import ShortArc
+from invtoolbox.jobs.images.decisions.simple_answer import SimpleAnswer
+from invtoolbox.jobs.images.decisions.smooth_noise import ConstantPicture, SmoothNoise
+from invtoolbox.jobs.images.decisions.trained_range import TrainedRange
+from invtoolbox.jobs.images.decisions.wide_grid import WideGrid
+from invtoolbox.priors.automatic import Auto
+from invtoolbox.solution import Solution
+
+#: First, faults of the measurements are mended.
+MEND: tuple[Step, ...] = (Repairs(), EmptyViews(), BadReadings(), KernelWidth(), Gains(), Metal())
+#: Then the problem is posed: its grid, prior, misfit and bounds.
+POSE: tuple[Step, ...] = (
+    WideGrid(),
+    PriorChoice(),
+    SmoothNoise(),
+    ConstantPicture(),
+    Counts(),
+    ShortArc(),
+    TrainedRange(),
+)
+#: It is solved, and other answers are compared with its answer.
+ANSWER: tuple[Step, ...] = (OpenEdges(), LongerViews(), FinerGrid(), SimpleAnswer())
+STEPS = {step.name: step for step in (*MEND, *POSE, *ANSWER)}
+
+
+def off_words(automatic: str, repair: bool | None = None) -> dict[str, str]:
+    """Return the steps that are off, and why.
+
+    Args:
+        automatic: ``"all"``, ``"none"``, or names of steps with a sign and commas between them. A list
+            starts from all steps if its first word has a minus, and from none if it has a plus.
+        repair: word of earlier versions: mend everything that can be mended, or nothing.
+
+    Raises:
+        InputError: for a word that is no step.
+
+    >>> sorted(off_words("+gains,+metal"))[:3], "gains" in off_words("-gains")
+    (['bad-readings', 'constant-picture', 'counts'], True)
+    """
+    words = [word.strip() for word in automatic.split(",") if word.strip()]
+    first = words[0] if words else automatic
+    starts_empty = first == "none" or first.startswith("+")
+    on = set() if starts_empty else {name for name, s in STEPS.items() if not s.is_asked_for}
+    for word in words[first in ("all", "none") :]:
+        sign, name = word[0], word[1:]
+        if sign not in "+-" or name not in STEPS:
+            near = suggest(nearest(word.lstrip("+-"), STEPS, 2, 0.6))
+            raise InputError(
+                f"automatic is 'all', 'none', or steps with a sign, such as '-finer-grid,-gains' or "
+                f"'+metal', got {word!r}{near}; `invtoolbox list decisions` shows the steps"
+            )
+        on = on | {name} if sign == "+" else on - {name}
+    if repair is not None:
+        mending = {step.name for step in MEND} - {"metal"}
+        on = on | {"repairs"} if repair else on - mending
+    return {
+        name: "only if it is asked for" if step.is_asked_for else f"automatic={automatic!r}"
+        for name, step in STEPS.items()
+        if name not in on
+    }
+
+
+def decide(case: Case, off: Mapping[str, str]) -> Solution:
+    """Solve a case by all steps in their order, except those that are off.
+
+    Args:
+        case: the problem of a batch.
+        off: names of the steps that are off, and why; see `off_words`.
+
+    Raises:
+        InputError: in the cases of `invtoolbox.solve`, or if a prior is to be chosen and
+            ``prior-choice`` is off.
+    """
+    start_time, run = time.monotonic(), _Deciding(off)
+    if isinstance(case.prior, Auto) and "prior-choice" in off:
+        raise InputError(
+            "prior 'auto' chooses a prior, and automatic leaves the step 'prior-choice' out; name a "
+            "prior, or add '+prior-choice'"
+        )
+    cases = [
+        answered for posed in run.ask_all((*MEND, *POSE), [case]) for answered in run.answer(posed)
+    ]
+    parts = [(answered.places, answered.restore()) for answered in cases]
+    solution = join(case.problem, parts)
+    return dataclasses.replace(solution, seconds=time.monotonic() - start_time)
+
+
+@dataclass(frozen=True)
+class _Deciding:
+    """The loop over steps and items.
+
+    Attributes:
+        off: names of the steps that are off, and why.
+    """
+
+    off: Mapping[str, str]
+
+    def ask_all(self, steps: Sequence[Step], cases: list[Case]) -> list[Case]:
+        """Return the cases that all steps leave, which may be more than there were."""
+        for step in steps:
+            cases = [changed for case in cases for changed in self.ask(step, case)]
+        return cases
+
+    def answer(self, case: Case) -> list[Case]:
+        """Solve a case, and let every step compare another answer."""
+        try:
+            solution = case.method(case)
+            decisions = (*case.decisions, *solution.decisions)
+            solution = dataclasses.replace(solution, decisions=decisions)
+            solved = dataclasses.replace(case, solution=solution, decisions=())
+            return self.ask_all(ANSWER, [solved])
+        except (InputError, RuntimeError) as refusal:  # a prior for the grid of the user
+            if case.fallback is None:
+                raise
+            step = STEPS["wide-grid"]
+            sentence = (
+                f"the object reaches beyond the image, and no larger grid was taken: {refusal}"
+            )
+            former = case.fallback.note(_record(step, "kept", sentence=sentence))
+            posed = self.ask_all(POSE[1:], [former])
+        return [answered for other in posed for answered in self.answer(other)]
+
+    def ask(self, step: Step, case: Case) -> Iterator[Case]:
+        """Yield the cases of the items that a step changes alike, and of those that it leaves."""
+        if (reason := self.off.get(step.name, "")) or (reason := step.misses(case)):
+            outcome: Outcome = "off" if step.name in self.off else "not applicable"
+            yield case.note(_record(step, outcome, sentence=reason))
+            return
+        start_time = time.monotonic()
+        try:
+            with torch.no_grad():
+                proposals = step.propose(case)
+        except OutOfTime:
+            sentence = f"the time limit left no time for the step {step.name}"
+            yield case.note(_record(step, "late", sentence=sentence))
+            return
+        seconds = (time.monotonic() - start_time) / max(1, case.batch)
+        for items in _alike(proposals):
+            changed = proposals[int(items[0])].case
+            part = case if changed is None else changed
+            if part.batch != len(items):
+                part = part.select(items.to(case.places.device))
+            for item, k in enumerate(items.tolist()):
+                p = proposals[k]
+                outcome = "kept" if changed is None or p.is_kept else "taken"
+                record = _record(
+                    step,
+                    outcome,
+                    item=item,
+                    before=p.before,
+                    after=p.after,
+                    seconds=seconds,
+                    sentence=p.sentence,
+                    evidence="" if p.after is None and not p.sentence else step.evidence,
+                )
+                part = part.note(*p.records, record)
+            yield part
+
+
+def _alike(proposals: Sequence[Proposal]) -> list[Tensor]:
+    """Return the places of the items that share a case, in the order of their first items."""
+    groups: dict[int, list[int]] = {}
+    for k, proposal in enumerate(proposals):
+        groups.setdefault(id(proposal.case), []).append(k)
+    return [torch.tensor(items) for items in groups.values()]
+
+
+def _record(step: Step, outcome: Outcome, **fields: object) -> Decision:
+    return Decision(step=step.name, outcome=outcome, question=step.question, **fields)  # type: ignore[arg-type]
