@@ -31,7 +31,7 @@ from torch import Tensor
 from zoo.items import draws
 
 import invtoolbox as it
-from invtoolbox.jobs.images.repairs import leave_out_certain
+from invtoolbox.jobs.images.decisions.repairs import leave_out_certain
 from invtoolbox.measurements.findings import Subject
 from invtoolbox.operators import ConeBeam, FanBeam, ParallelBeam
 

@@ -32,7 +32,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.cli import main as run_command
 from invtoolbox.datasets.volumes.pictures import Original
-from invtoolbox.jobs.images.held_out import interpolate_smoothly
+from invtoolbox.jobs.images.decisions.held_out_pixels import interpolate_smoothly
 from invtoolbox.jobs.images.kernels import disc_kernel
 
 ROWS, COLUMNS = 160, 200

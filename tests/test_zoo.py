@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.jobs.images.repairs import solve_repaired
+from invtoolbox.jobs.images.decisions.repairs import solve_repaired
 from invtoolbox.measurements import check_measurements
 from invtoolbox.measurements.findings import Subject
 from invtoolbox.measurements.readings import check_gains

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.jobs.images import kernel_width as width_job
-from invtoolbox.jobs.images.kernel_width import scale_certain
+from invtoolbox.jobs.images.decisions.kernel_width import scale_certain
 from invtoolbox.jobs.images.kernels import disc_kernel, gaussian_kernel, motion_kernel
 from invtoolbox.measurements.kernel_width import (
     Width,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import MeasurementWarning
-from invtoolbox.jobs.images.repairs import solve_repaired
+from invtoolbox.jobs.images.decisions.repairs import solve_repaired
 from invtoolbox.measurements import check_measurements, repair_measurements
 from invtoolbox.measurements.detector import find_bad_readings, share_of_gains, sinograms
 from invtoolbox.operators import ConeBeam, FanBeam
@@ -254,7 +254,7 @@ def test_structure_between_views_is_no_noise(views: int) -> None:
 
 
 def test_only_readings_that_the_others_contradict_are_left_out_by_default() -> None:
-    from invtoolbox.jobs.images.repairs import leave_out_certain
+    from invtoolbox.jobs.images.decisions.repairs import leave_out_certain
 
     n = 64
     A = it.operators.ParallelBeam((n, n), torch.arange(60) * torch.pi / 60, 96)

@@ -10,15 +10,15 @@ from skimage.restoration import inpaint_biharmonic
 
 import invtoolbox as it
 from invtoolbox.catalogue.presets import prior_named, priors_named
-from invtoolbox.jobs.images.by_noise import (
+from invtoolbox.jobs.images.decisions.by_noise import (
     _noise_level,
     compare_by_simulation,
     compare_with_measurements,
     expected_detail,
 )
-from invtoolbox.jobs.images.enlargement import doubt_detail, doubt_structure
-from invtoolbox.jobs.images.floor import keep_floor
-from invtoolbox.jobs.images.held_out import (
+from invtoolbox.jobs.images.decisions.enlargement import doubt_detail, doubt_structure
+from invtoolbox.jobs.images.decisions.simple_answer import keep_floor
+from invtoolbox.jobs.images.decisions.held_out_pixels import (
     Verdict,
     _like_gaps,
     _sum_holes,
@@ -26,8 +26,8 @@ from invtoolbox.jobs.images.held_out import (
     interpolate_smoothly,
     judge,
 )
-from invtoolbox.jobs.images.held_out_views import compare_views, fill_views
-from invtoolbox.jobs.images.k_space import _gaps_of_held, leave_out_samples, predict_gaps
+from invtoolbox.jobs.images.decisions.held_out_views import compare_views, fill_views
+from invtoolbox.jobs.images.decisions.k_space import _gaps_of_held, leave_out_samples, predict_gaps
 from invtoolbox.objective.gaps import interpolate
 from invtoolbox.parameter_choice.held_out import in_norm_of_image, quadratic_model
 from tests.operators.scan_helpers import (
@@ -680,7 +680,7 @@ def test_squares_and_smooth_objects_have_no_edges(
         answers.append(arguments[3])
         return Verdict(torch.tensor([False]), lambda k: x, lambda k: "")
 
-    monkeypatch.setattr("invtoolbox.jobs.images.floor.compare_views", compare)
+    monkeypatch.setattr("invtoolbox.jobs.images.decisions.simple_answer.compare_views", compare)
     A, y, x = disc_scan(0.0)
     if is_smooth:
         y = bells(parallel_distance(A.angles, cells(44, 1.0, 0.0), (2.0, -3.0)), 6.0)[None, None]

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import invtoolbox as it
-from invtoolbox.jobs.images.smooth_noise import smooth_noise_std
+from invtoolbox.jobs.images.decisions.smooth_noise import smooth_noise_std
 from invtoolbox.jobs.images.tiles import deblur_in_tiles
 
 SHAPE = (1, 1, 128, 128)

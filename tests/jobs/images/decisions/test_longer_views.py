@@ -11,7 +11,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.core.interrupts import OutOfTime
-from invtoolbox.jobs.images.truncated import continue_views
+from invtoolbox.jobs.images.decisions.longer_views import continue_views
 
 pytestmark = pytest.mark.filterwarnings("ignore:the field of view", "ignore:the outermost cells")
 LINE = (torch.arange(48) - 23.5) / 24

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 
 import invtoolbox as it
-from invtoolbox.jobs.images.join import join
+from invtoolbox.jobs.images.decisions.join import join
 
 
 def test_notes_of_groups_have_the_numbers_of_the_batch() -> None:

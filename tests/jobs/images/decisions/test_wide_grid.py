@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.jobs.images.wide_grid import find_beyond
+from invtoolbox.jobs.images.decisions.wide_grid import find_beyond
 from tests.operators.scan_helpers import cells, chords, disc, fan_distance, parallel_distance, turn
 
 N, COUNT = 48, 84
@@ -121,7 +121,7 @@ def test_the_posterior_and_a_prior_of_the_users_grid() -> None:
 
 
 def test_a_volume_is_enlarged_across_the_axis() -> None:
-    from invtoolbox.jobs.images.wide_grid import cover_field
+    from invtoolbox.jobs.images.decisions.wide_grid import cover_field
 
     A = it.operators.ConeBeam((6, 20, 24), turn(40), (8, 60), 100.0, 150.0)
     larger = cover_field(A, torch.zeros(1, *A.range_shape))

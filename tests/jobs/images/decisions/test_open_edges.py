@@ -6,7 +6,7 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.core.interrupts import limit
-from invtoolbox.jobs.images.beyond_edges import goes_on, open_edges
+from invtoolbox.jobs.images.decisions.open_edges import goes_on, open_edges
 from tests.jobs.images.test_floor import picture, rmse
 
 

@@ -10,7 +10,7 @@ from skimage import data
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.jobs.images.one_material import solve_one_material
+from invtoolbox.jobs.images.decisions.one_material import solve_one_material
 
 SIDE = 64
 
