@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -98,90 +97,87 @@ def decide(case: Case, off: Mapping[str, str]) -> Solution:
         InputError: in the cases of `invtoolbox.solve`, or if a prior is to be chosen and
             ``prior-choice`` is off.
     """
-    start_time, run = time.monotonic(), _Deciding(off)
+    start_time = time.monotonic()
     if isinstance(case.prior, Auto) and "prior-choice" in off:
         raise InputError(
             "prior 'auto' chooses a prior, and automatic leaves the step 'prior-choice' out; name a "
             "prior, or add '+prior-choice'"
         )
-    cases = [
-        answered for posed in run.ask_all((*MEND, *POSE), [case]) for answered in run.answer(posed)
-    ]
-    parts = [(answered.places, answered.restore()) for answered in cases]
-    solution = join(case.problem, parts)
+    posed = _ask_all((*MEND, *POSE), [case], off)
+    answered = [done for some in posed for done in _answer(some, off)]
+    solution = join(case.problem, [(done.places, done.restore()) for done in answered])
     return dataclasses.replace(solution, seconds=time.monotonic() - start_time)
 
 
-@dataclass(frozen=True)
-class _Deciding:
-    """The loop over steps and items.
+def _ask_all(steps: Sequence[Step], cases: list[Case], off: Mapping[str, str]) -> list[Case]:
+    """Return the cases that all steps leave, which may be more than there were."""
+    for step in steps:
+        cases = [changed for case in cases for changed in ask(step, case, off)]
+    return cases
 
-    Attributes:
+
+def _answer(case: Case, off: Mapping[str, str]) -> list[Case]:
+    """Solve a case, and let every step compare another answer."""
+    try:
+        solution = case.method(case)
+        decisions = (*case.decisions, *solution.decisions)
+        solution = dataclasses.replace(solution, decisions=decisions)
+        solved = dataclasses.replace(case, solution=solution, decisions=())
+        return _ask_all(ANSWER, [solved], off)
+    except (InputError, RuntimeError) as refusal:  # a prior for the grid of the user
+        if case.fallback is None:
+            raise
+        sentence = f"the object reaches beyond the image, and no larger grid was taken: {refusal}"
+        former = case.fallback.note(_record(STEPS["wide-grid"], "kept", sentence=sentence))
+    posed = _ask_all(POSE[1:], [former], off)
+    return [done for some in posed for done in _answer(some, off)]
+
+
+def ask(step: Step, case: Case, off: Mapping[str, str]) -> list[Case]:
+    """Return the cases of the items that a step changes alike, and of those that it leaves.
+
+    Args:
+        step: the step.
+        case: some items of a batch.
         off: names of the steps that are off, and why.
     """
+    if (reason := off.get(step.name, "")) or (reason := step.misses(case)):
+        outcome: Outcome = "off" if step.name in off else "not applicable"
+        return [case.note(_record(step, outcome, sentence=reason))]
+    start_time = time.monotonic()
+    try:
+        with torch.no_grad():
+            proposals = step.propose(case)
+    except OutOfTime:
+        sentence = f"the time limit left no time for the step {step.name}"
+        return [case.note(_record(step, "late", sentence=sentence))]
+    seconds = (time.monotonic() - start_time) / max(1, case.batch)
+    return [_apply(step, case, proposals, items, seconds) for items in _alike(proposals)]
 
-    off: Mapping[str, str]
 
-    def ask_all(self, steps: Sequence[Step], cases: list[Case]) -> list[Case]:
-        """Return the cases that all steps leave, which may be more than there were."""
-        for step in steps:
-            cases = [changed for case in cases for changed in self.ask(step, case)]
-        return cases
-
-    def answer(self, case: Case) -> list[Case]:
-        """Solve a case, and let every step compare another answer."""
-        try:
-            solution = case.method(case)
-            decisions = (*case.decisions, *solution.decisions)
-            solution = dataclasses.replace(solution, decisions=decisions)
-            solved = dataclasses.replace(case, solution=solution, decisions=())
-            return self.ask_all(ANSWER, [solved])
-        except (InputError, RuntimeError) as refusal:  # a prior for the grid of the user
-            if case.fallback is None:
-                raise
-            step = STEPS["wide-grid"]
-            sentence = (
-                f"the object reaches beyond the image, and no larger grid was taken: {refusal}"
-            )
-            former = case.fallback.note(_record(step, "kept", sentence=sentence))
-            posed = self.ask_all(POSE[1:], [former])
-        return [answered for other in posed for answered in self.answer(other)]
-
-    def ask(self, step: Step, case: Case) -> Iterator[Case]:
-        """Yield the cases of the items that a step changes alike, and of those that it leaves."""
-        if (reason := self.off.get(step.name, "")) or (reason := step.misses(case)):
-            outcome: Outcome = "off" if step.name in self.off else "not applicable"
-            yield case.note(_record(step, outcome, sentence=reason))
-            return
-        start_time = time.monotonic()
-        try:
-            with torch.no_grad():
-                proposals = step.propose(case)
-        except OutOfTime:
-            sentence = f"the time limit left no time for the step {step.name}"
-            yield case.note(_record(step, "late", sentence=sentence))
-            return
-        seconds = (time.monotonic() - start_time) / max(1, case.batch)
-        for items in _alike(proposals):
-            changed = proposals[int(items[0])].case
-            part = case if changed is None else changed
-            if part.batch != len(items):
-                part = part.select(items.to(case.places.device))
-            for item, k in enumerate(items.tolist()):
-                p = proposals[k]
-                outcome = "kept" if changed is None or p.is_kept else "taken"
-                record = _record(
-                    step,
-                    outcome,
-                    item=item,
-                    before=p.before,
-                    after=p.after,
-                    seconds=seconds,
-                    sentence=p.sentence,
-                    evidence="" if p.after is None and not p.sentence else step.evidence,
-                )
-                part = part.note(*p.records, record)
-            yield part
+def _apply(
+    step: Step, case: Case, proposals: Sequence[Proposal], items: Tensor, seconds: float
+) -> Case:
+    """Return the case of items that share a proposed case, with a record per item."""
+    changed = proposals[int(items[0])].case
+    part = case if changed is None else changed
+    if part.batch != len(items):
+        part = part.select(items.to(case.places.device))
+    for item, k in enumerate(items.tolist()):
+        proposal = proposals[k]
+        is_compared = proposal.after is not None or proposal.sentence != ""
+        record = _record(
+            step,
+            "kept" if changed is None or proposal.is_kept else "taken",
+            item=item,
+            before=proposal.before,
+            after=proposal.after,
+            evidence=step.evidence if is_compared else "",
+            seconds=seconds,
+            sentence=proposal.sentence,
+        )
+        part = part.note(*proposal.records, record)
+    return part
 
 
 def _alike(proposals: Sequence[Proposal]) -> list[Tensor]:
