@@ -48,6 +48,12 @@ def fill(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", metavar="NAMES", help="names of rows, or parts of names, separated by commas"
     )
+    parser.add_argument(
+        "--automatic",
+        metavar="STEPS",
+        help="steps that are decided automatically, as in `invtoolbox list decisions`, in place of "
+        "those of the table (images)",
+    )
     first = parser.add_mutually_exclusive_group()
     first.add_argument("--limit", type=int, metavar="N", help="number of items per row")
     first.add_argument("--quick", action="store_true", help="the first item of every row alone")
@@ -71,6 +77,7 @@ def command(arguments: argparse.Namespace) -> int:
         arguments.extra,
         rows=_names(arguments.rows),
         limit=1 if arguments.quick else arguments.limit,
+        automatic=arguments.automatic,
         overrides=arguments.overrides,
         output=arguments.output,
         resume=arguments.resume,

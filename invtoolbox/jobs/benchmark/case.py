@@ -54,8 +54,8 @@ class Case:
     Attributes:
         label: name of the item for a reader.
         arguments: function that returns the arguments of a user's function.
-        solve: function of a prior or a name, and of a solver or None, that returns the answer of
-            the toolbox by one public call, and its notes.
+        solve: function of a prior or a name, of a solver or None, and of the word for automatic steps
+            (see `reconstruct`), that returns the answer of the toolbox by one public call, and its notes.
         simple: function that returns the simple answer.
         scores: function of an answer that returns its measures by name. It raises an `InputError`
             if the answer has another shape.
@@ -66,7 +66,7 @@ class Case:
 
     label: str
     arguments: Callable[[], tuple[Any, ...]]
-    solve: Callable[[Any, Solver | None], Solved]
+    solve: Callable[[Any, Solver | None, str], Solved]
     simple: Callable[[], Any]
     scores: Callable[[Any], Mapping[str, float]]
     picture: Callable[[Any], np.ndarray | None] = lambda answer: None
@@ -90,6 +90,7 @@ class System:
         check: function of a method's name that raises an `InputError` if there is none of this
             name.
         takes_prior: whether a prior or a solver of a user can join.
+        takes_automatic: whether steps may be decided automatically, as those of images may.
         pictured: caption of the pictures.
     """
 
@@ -103,6 +104,7 @@ class System:
     open: Callable[[Any, int], Case]
     check: Callable[[str], object] = field(default=lambda name: check_prior_name(name))
     takes_prior: bool = True
+    takes_automatic: bool = False
     pictured: str = ""
 
     def is_better(self, score: float, than: float) -> bool:
@@ -165,7 +167,8 @@ def image_case(
 ) -> Case:
     """Return the case of one image.
 
-    A method of the toolbox is ``it.reconstruct(y, A, prior=..., noise_std=...)``. A user's function
+    A method of the toolbox is ``it.reconstruct(y, A, prior=..., noise_std=..., automatic=...)``, and
+    ``"auto"`` chooses the prior even if nothing else is decided automatically. A user's function
     gets the measurements and a physics of deepinv, whose noise model is Gaussian with the stated
     level.
 
@@ -180,9 +183,15 @@ def image_case(
         score: function of the image that returns its measures; PSNR and SSIM by default.
     """
 
-    def solve(prior: Any, solver: Solver | None) -> Solved:
+    def solve(prior: Any, solver: Solver | None, automatic: str) -> Solved:
         solution = reconstruct(
-            y, A, prior=prior, noise_std=noise_std, solver=solver, progress=False
+            y,
+            A,
+            prior=prior,
+            noise_std=noise_std,
+            solver=solver,
+            progress=False,
+            automatic="+prior-choice" if (prior, automatic) == ("auto", "none") else automatic,
         )
         return solution.x, solution.notes
 

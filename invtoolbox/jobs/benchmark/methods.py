@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import sys
@@ -18,6 +19,7 @@ from torch import nn
 from invtoolbox.core.content import digest
 from invtoolbox.errors import InputError, nearest, suggest
 from invtoolbox.jobs.benchmark.case import Case, Solved, System
+from invtoolbox.jobs.images.decisions.order import off_words
 from invtoolbox.priors.adapters import as_prior
 from invtoolbox.priors.base import Prior
 from invtoolbox.solvers.base import Solver
@@ -35,12 +37,14 @@ class Method:
         target: object of a user; None if the method has a name or a place alone.
         place: ``"package.module:name"`` or ``"file.py:name"``, which every process imports.
         folder: folder that modules and files are found in, before the search path.
+        automatic: word for the steps that are decided automatically, as in `reconstruct`.
     """
 
     name: str
     target: Any = None
     place: str | None = None
     folder: str = ""
+    automatic: str = "none"
 
     def load(self) -> Any:
         """Return the object of a user's method, one of a class; None for a name of the toolbox."""
@@ -51,7 +55,8 @@ class Method:
         """Return a text that changes if the method changes, for resumption."""
         target = self.load()
         # An object whose content cannot be read, such as a model of C++, counts with its name.
-        return self.name if target is None else digest(target, self.name, key=self.name)
+        name = self.name if self.automatic == "none" else f"{self.name} {self.automatic}"
+        return name if target is None else digest(target, name, key=name)
 
     def bind(self, case: Case, simple: str) -> Callable[[], Solved]:
         """Return the computation of the answer to a case, and of its notes.
@@ -66,11 +71,11 @@ class Method:
         if target is None:
             if self.name == simple:
                 return lambda: (case.simple(), ())
-            return partial(case.solve, self.name, None)
+            return partial(case.solve, self.name, None, self.automatic)
         if isinstance(target, Solver):
-            return partial(case.solve, PRIOR_OF_SOLVERS, target)
+            return partial(case.solve, PRIOR_OF_SOLVERS, target, self.automatic)
         if _is_prior(target):
-            return partial(case.solve, as_prior(target), None)
+            return partial(case.solve, as_prior(target), None, self.automatic)
         return partial(_call, target, case.arguments())
 
 
@@ -86,7 +91,11 @@ def _call(function: Any, arguments: tuple[Any, ...]) -> Solved:
 
 
 def choose_methods(
-    system: System, usual: Sequence[str], methods: Sequence[str] | None, extra: Any
+    system: System,
+    usual: Sequence[str],
+    methods: Sequence[str] | None,
+    extra: Any,
+    automatic: str = "none",
 ) -> list[Method]:
     """Return the methods of a run, the simple answer first, after a check of their names.
 
@@ -95,10 +104,15 @@ def choose_methods(
         usual: names that run by default.
         methods: names in place of the usual ones; None for these.
         extra: methods of the user: places, a mapping from names to objects, or objects.
+        automatic: word for the steps that are decided automatically, as in `reconstruct`.
 
     Raises:
-        InputError: an unknown name, a place that cannot be imported, or an object that is no method.
+        InputError: an unknown name or step, a place that cannot be imported, or an object that is no
+            method.
     """
+    if automatic != "none" and not system.takes_automatic:
+        raise InputError(f"automatic={automatic!r} is for tables of images; leave it out")
+    off_words(automatic)
     chosen = [Method(system.simple)]
     for name in dict.fromkeys(usual if methods is None else methods):
         if name != system.simple:
@@ -111,7 +125,7 @@ def choose_methods(
     twice = next((name for k, name in enumerate(labels) if name in labels[:k]), None)
     if twice is not None:
         raise InputError(f"two methods are named {twice!r}; give each its own name")
-    return chosen
+    return [dataclasses.replace(method, automatic=automatic) for method in chosen]
 
 
 def import_object(place: str, folder: str = "") -> Any:

@@ -60,6 +60,7 @@ def benchmark(
     *,
     rows: Sequence[str] | None = None,
     limit: int | None = None,
+    automatic: str | None = None,
     overrides: Mapping[str, Any] | Iterable[str] = (),
     output: str | Path | None = None,
     resume: bool = False,
@@ -85,6 +86,9 @@ def benchmark(
             physics of deepinv, such as a model of `as_reconstructor`.
         rows: names of rows, or parts of names; all rows by default.
         limit: number of items per row, the first ones; all items by default.
+        automatic: steps that are decided automatically, as in `reconstruct`, in place of those of the
+            table. These are ``"none"`` or what a prior by name belongs to, such as its unit: a table
+            measures the priors that it names.
         overrides: changed keys of the table, ``{"rows.0.path": "pictures"}``.
         output: folder of the results, ``results/benchmark-TABLE`` by default. It holds one result
             file per item and method, `SECONDS`, ``study.json`` and the table.
@@ -98,7 +102,7 @@ def benchmark(
         progress: show a bar on a terminal.
 
     Raises:
-        InputError: an unknown table, row or method; an object that cannot be imported or is no
+        InputError: an unknown table, row, method or step; an object that cannot be imported or is no
             method; no row has its data. A method that raises on an item marks this item alone.
 
     >>> import tempfile, torch, invtoolbox as it
@@ -110,7 +114,8 @@ def benchmark(
     """
     described = read_table(table, overrides)
     system = described.system
-    chosen = choose_methods(system, described.content.methods, methods, extra)
+    word = described.content.automatic if automatic is None else automatic
+    chosen = choose_methods(system, described.content.methods, methods, extra, word)
     if limit is not None:
         check_range("benchmark", "[1, inf)", limit=limit)
     counts = _count_items(described, choose_rows(described, rows))

@@ -40,6 +40,10 @@ class TableFile(Table, Generic[R]):
     text: str = Field("", description="description of data, noise and metric")
     system: str = Field(description="name of the system, a module of jobs/benchmark/systems")
     methods: list[str] = Field(min_length=1, description="methods that run by default")
+    automatic: str = Field(
+        "none",
+        description="steps that are decided automatically, as in `invtoolbox list decisions`",
+    )
     chosen_on: dict[str, list[str]] = Field(
         description=f"what the settings of a method were chosen on; {OTHERS} for all others"
     )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from invtoolbox.jobs.images.automatic import _constant_items
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.images.automatic import _constant_items
 
 
 @pytest.mark.parametrize(

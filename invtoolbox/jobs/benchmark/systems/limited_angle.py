@@ -90,5 +90,6 @@ SYSTEM = System(
     count=lambda row: len([_place(disc) for disc in row.discs]) * len(row.starts),
     files=lambda row: [_place(disc) for disc in row.discs],
     open=open_case,
+    takes_automatic=True,
     pictured="segmentation",
 )

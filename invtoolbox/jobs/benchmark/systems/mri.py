@@ -166,5 +166,6 @@ SYSTEM = System(
     count=lambda row: len([image.place() for image in row.images]),
     files=files,
     open=open_case,
+    takes_automatic=True,
     pictured="magnitude",
 )

@@ -59,7 +59,7 @@ def open_case(row: ObjectRow, number: int) -> Case:
         filled = torch.where(mask, depth, 1.0) if depth.shape == mask.shape else depth
         return check_answer(filled, truth.shape, "the depth map").numpy()
 
-    def solve(name: Any, solver: Any) -> Solved:
+    def solve(name: Any, solver: Any, automatic: str) -> Solved:
         return integrate_normals(normals, mask, intrinsics, **METHODS[name]), ()
 
     def scores(answer: Any) -> dict[str, float]:

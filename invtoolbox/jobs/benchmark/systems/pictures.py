@@ -76,4 +76,5 @@ SYSTEM = System(
     count=count,
     files=files,
     open=open_case,
+    takes_automatic=True,
 )

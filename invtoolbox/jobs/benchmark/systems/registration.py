@@ -120,7 +120,7 @@ def move_back(
 
 
 def _case(label: str, moving: Tensor, fixed: Tensor, u: Tensor, inside: Tensor) -> Case:
-    def solve(prior: Any, solver: Any) -> Solved:
+    def solve(prior: Any, solver: Any, automatic: str) -> Solved:
         result = register(
             moving, fixed, prior_named(prior) if isinstance(prior, str) else prior, solver=solver
         )

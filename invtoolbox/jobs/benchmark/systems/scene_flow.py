@@ -54,7 +54,7 @@ def open_case(row: StreetRow, number: int) -> Case:
     counted = labels.valid & ~labels.ground
     still = residual_flow(torch.zeros_like(truth), source.points.double(), ego)
 
-    def solve(name: Any, solver: Any) -> Solved:
+    def solve(name: Any, solver: Any, automatic: str) -> Solved:
         return scene_flow(source, target, name, window=window), ()
 
     def scores(answer: Any) -> dict[str, float]:

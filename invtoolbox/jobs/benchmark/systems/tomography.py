@@ -110,4 +110,5 @@ SYSTEM = System(
     count=lambda row: len(_read(row)[3]),
     files=files,
     open=open_case,
+    takes_automatic=True,
 )

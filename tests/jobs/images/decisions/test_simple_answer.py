@@ -17,7 +17,6 @@ from invtoolbox.jobs.images.decisions.by_noise import (
     expected_detail,
 )
 from invtoolbox.jobs.images.decisions.enlargement import doubt_detail, doubt_structure
-from invtoolbox.jobs.images.decisions.simple_answer import keep_floor
 from invtoolbox.jobs.images.decisions.held_out_pixels import (
     Verdict,
     _like_gaps,
@@ -28,6 +27,7 @@ from invtoolbox.jobs.images.decisions.held_out_pixels import (
 )
 from invtoolbox.jobs.images.decisions.held_out_views import compare_views, fill_views
 from invtoolbox.jobs.images.decisions.k_space import _gaps_of_held, leave_out_samples, predict_gaps
+from invtoolbox.jobs.images.decisions.simple_answer import keep_floor
 from invtoolbox.objective.gaps import interpolate
 from invtoolbox.parameter_choice.held_out import in_norm_of_image, quadratic_model
 from tests.operators.scan_helpers import (
