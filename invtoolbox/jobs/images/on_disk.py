@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from invtoolbox import datasets
+from invtoolbox.core.decision import Decision
 from invtoolbox.core.guards import check_range
 from invtoolbox.core.interrupts import terminate_as_interrupt
 from invtoolbox.data_terms.least_squares import LeastSquares
@@ -33,6 +34,7 @@ from invtoolbox.datasets.scans.geometry_3d import Geometry3D
 from invtoolbox.datasets.volumes.volume import Volume
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images import parts, sirt_on_disk
+from invtoolbox.jobs.images.decisions.order import leave_out_all
 from invtoolbox.jobs.images.sirt_on_disk import SlabSIRT
 from invtoolbox.jobs.images.slabs import (
     Plan,
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
 #: Bytes per voxel of a slab (the sum, a summand and its copy for the disk) and per value of the
 #: projections that are read at once (counts in float64, transforms of padded rows).
 _PER_VOXEL, _PER_VALUE = 12, 48
+#: Words for the way of the projections.
+HOW = "from disk to disk"
 #: Formats that hold a volume which is written slice by slice.
 _FORMATS = ("", "tif", "tiff", "nii", "nii.gz", "mha", "mhd", "raw", "zarr", "dcm")
 
@@ -68,10 +72,12 @@ class OnDisk:
     Attributes:
         plan: the division into slabs.
         notes: notes for a reader of the result.
+        decisions: records of the steps that are decided automatically, all of which are off.
     """
 
     plan: Plan
     notes: tuple[str, ...]
+    decisions: tuple[Decision, ...] = leave_out_all(f"{HOW} no answers are compared")
 
 
 def reconstruct_on_disk(job: ImageJob, progress: bool) -> SceneOutcome[OnDisk]:
@@ -219,9 +225,7 @@ def only_output(job: ImageJob) -> tuple[Path, str]:
     return path, form
 
 
-def open_scan(
-    job: ImageJob, how: str = "from disk to disk"
-) -> tuple[datasets.DataSet, Scan3D, Geometry3D]:
+def open_scan(job: ImageJob, how: str = HOW) -> tuple[datasets.DataSet, Scan3D, Geometry3D]:
     """Open the projections, and build the geometry and the operator of the scene.
 
     Args:
@@ -232,6 +236,8 @@ def open_scan(
     table, operator = file.scene.measurements, file.scene.operator
     if job.request.items is not None:
         raise InputError(f"{file.path}: {how} goes one item; choose it with measurements.item")
+    if (word := file.scene.automatic) not in ("all", "none"):
+        raise InputError(f"{file.path}: automatic {word} is not taken {how}; leave it out")
     for key in ("views", "beam_hardening", "stripes", "phase", "metal", "crop", "repair"):
         if getattr(table, key):
             raise InputError(f"{file.path}: measurements.{key} is not taken {how}; leave it out")

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from invtoolbox import datasets
+from invtoolbox.core.decision import Decision
 from invtoolbox.core.environment import device_named
 from invtoolbox.datasets.output import locking, make_folder
 from invtoolbox.distributed.slabs import Slabs
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images import parts
+from invtoolbox.jobs.images.decisions.order import leave_out_all
 from invtoolbox.jobs.images.on_disk import only_output, open_scan, read_rows
 from invtoolbox.jobs.images.slabs import SlabVolume, slab_file, write_volume
 from invtoolbox.jobs.kind import SceneOutcome
@@ -40,9 +42,16 @@ _LOOP = "loop"
 
 @dataclasses.dataclass(frozen=True)
 class OnRanks:
-    """Result of a run: notes for a reader of the volume."""
+    """Result of a run.
+
+    Attributes:
+        notes: notes for a reader of the volume.
+        decisions: records of the run, with the steps that are decided automatically, all of which are
+            off.
+    """
 
     notes: tuple[str, ...]
+    decisions: tuple[Decision, ...] = leave_out_all("on ranks no answers are compared")
 
 
 def is_launched() -> bool:

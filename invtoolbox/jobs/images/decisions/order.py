@@ -86,6 +86,15 @@ def off_words(automatic: str, repair: bool | None = None) -> dict[str, str]:
     }
 
 
+def leave_out_all(reason: str) -> tuple[Decision, ...]:
+    """Return the records of a run that cannot afford any step.
+
+    Args:
+        reason: why it cannot.
+    """
+    return tuple(_record(step, "off", sentence=reason) for step in STEPS.values())
+
+
 def decide(case: Case, off: Mapping[str, str]) -> Solution:
     """Solve a case by all steps in their order, except those that are off.
 
