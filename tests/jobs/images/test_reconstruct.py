@@ -8,7 +8,8 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
-from invtoolbox.jobs.images.automatic import _constant_items
+from invtoolbox.jobs.images.decisions.smooth_noise import ConstantPicture
+from tests.jobs.images.decisions.helpers import case_of
 
 
 @pytest.mark.parametrize(
@@ -160,4 +161,6 @@ def test_a_constant_picture_needs_no_search_for_a_weight() -> None:
     )
     assert not any("constant" in note for note in drawn.notes)  # draws depend on the weight
     both = it.Problem(torch.cat([torch.rand(1, 1, 64, 64), y]), solution.problem.operator)
-    assert _constant_items(both, it.priors.TotalVariation()) == [False, True]
+    prior = it.priors.TotalVariation()
+    proposals = ConstantPicture().propose(case_of(both, prior=prior))
+    assert [proposal.case is not None for proposal in proposals] == [False, True]
