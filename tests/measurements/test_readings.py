@@ -16,6 +16,7 @@ from invtoolbox.jobs.images.decisions import order
 from invtoolbox.jobs.images.decisions.bad_readings import BadReadings
 from invtoolbox.measurements import check_measurements, repair_measurements
 from invtoolbox.measurements.detector import find_bad_readings, share_of_gains, sinograms
+from invtoolbox.measurements.findings import Finding
 from invtoolbox.operators import ConeBeam, FanBeam
 from invtoolbox.operators.noise import RelativeGaussian
 from tests.jobs.images.decisions.helpers import case_of, mended
@@ -93,6 +94,13 @@ def test_two_dead_cells_on_both_sides_of_the_axis_are_no_ring() -> None:
     y[..., cells] = 0
     dead = find_bad_readings(sinograms(y, A))[0]
     assert dead.any(1)[0].nonzero().flatten().tolist() == sorted(cells)
+
+
+def test_a_fact_is_apart_from_what_to_do() -> None:
+    A = fan()
+    fact = "1 cells of the detector are dead or of another gain, 1.04% of the measurements, which no image explains"
+    (finding,) = check_measurements(it.Problem(with_fault(measured(A), "dead"), A))
+    assert finding == Finding("dead", f"{fact}; give them weight 0 (repair=True)", fact=fact)
 
 
 def test_repairs_are_weights_and_leave_nothing_to_find() -> None:
