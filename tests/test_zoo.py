@@ -138,7 +138,7 @@ def test_squares_lose_to_a_back_projection_with_better_values() -> None:
 def test_values_decide_between_pixels_of_a_smooth_object() -> None:
     """Large pixels predict held-out views as well as small ones, and lost 3 dB by their values."""
     item = scans.beyond(122)
-    assert item.loss(it.reconstruct(item.y, item.A, progress=False).x) < -1
+    assert item.loss(it.reconstruct(item.y, item.A, "tv", progress=False).x) < -1
 
 
 @pytest.mark.parametrize(
