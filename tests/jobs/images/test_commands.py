@@ -16,6 +16,7 @@ import torch
 import invtoolbox as it
 from invtoolbox.jobs.images import run as job
 from invtoolbox.jobs.images.decisions.case import Case, solve_case
+from invtoolbox.jobs.images.decisions.order import off_words
 from tests.command_line import CONE, Run, one_sentence
 
 CT = "ct sinogram.npy --geometry geometry.toml --max-iterations 4 --regularization 0.05"
@@ -136,6 +137,11 @@ def test_a_large_picture_is_cut_into_tiles_unless_its_checkpoint_exists(
     assert "is not resumed" in one_sentence(
         run(*DEBLUR.split(), "--tile", "7", "--output", "x.npy", "--resume")
     )
+
+
+def test_words_take_the_place_of_repair() -> None:
+    for word, repair in (("all,+repairs", True), (job._NO_REPAIR, False)):
+        assert set(off_words(word)) == set(off_words("all", repair))
 
 
 def test_a_killed_item_of_a_study_goes_on(

@@ -164,3 +164,6 @@ def test_a_constant_picture_needs_no_search_for_a_weight() -> None:
     prior = it.priors.TotalVariation()
     proposals = ConstantPicture().propose(case_of(both, prior=prior))
     assert [proposal.case is not None for proposal in proposals] == [False, True]
+    implicit = prior + it.priors.RigidMotion()
+    misses = [ConstantPicture().misses(case_of(both, prior=p)) for p in (prior, implicit)]
+    assert not misses[0] and misses[1]
