@@ -31,7 +31,9 @@ from torch import Tensor
 from zoo.items import draws
 
 import invtoolbox as it
-from invtoolbox.jobs.images.decisions.repairs import leave_out_certain
+from invtoolbox.jobs.images.decisions.bad_readings import BadReadings
+from invtoolbox.jobs.images.decisions.case import Case as DecidedCase
+from invtoolbox.jobs.images.decisions.order import ask
 from invtoolbox.measurements.findings import Subject
 from invtoolbox.operators import ConeBeam, FanBeam, ParallelBeam
 
@@ -415,13 +417,19 @@ def plates(seeds: str) -> None:
         readings = Subject(it.Problem(y, A)).bad_readings
         assert readings is not None
         doubted += int((readings[0] | readings[1] | readings[2]).sum())
-        weights = leave_out_certain(it.Problem(y, A))[0].data_term.weights  # type: ignore[attr-defined]
+        weights = leave_out_certain(it.Problem(y, A)).data_term.weights  # type: ignore[attr-defined]
         left += 0 if weights is None else int((weights == 0).sum())
     print(
         f"thin plates, seeds {seeds}: {doubted} readings are taken for faults by the check, and {left} "
         f"are left out by default {verdict(left == 0, 'none')}",
         flush=True,
     )
+
+
+def leave_out_certain(problem: it.Problem) -> it.Problem:
+    """Return the problem of one item that the step for bad readings leaves."""
+    (case,) = ask(BadReadings(), DecidedCase.of(problem, None, None, {}), {})
+    return case.problem
 
 
 def left_out(seeds: str) -> None:
@@ -433,7 +441,7 @@ def left_out(seeds: str) -> None:
         for fault in ("none", "dead", "hot", "one hot", "clipped", "gains"):
             y = with_fault(s, fault)
             faulty = y != s.y
-            weights = leave_out_certain(it.Problem(y, s.A))[0].data_term.weights  # type: ignore[attr-defined]
+            weights = leave_out_certain(it.Problem(y, s.A)).data_term.weights  # type: ignore[attr-defined]
             left = torch.zeros_like(faulty) if weights is None else weights == 0
             pair = int(faulty.sum()), int((left & faulty).sum()), int((left & ~faulty).sum())
             counts.setdefault(fault, []).append(pair)

@@ -323,8 +323,8 @@ def _read_decisions(words: dict[str, Any]) -> tuple[Decision, ...]:
     """Return the records of a file, also of one that holds sentences, and remove these."""
     if (records := words.pop("decisions", None)) is not None:
         return tuple(Decision(**record) for record in records)
-    choice, reason = words.pop("weight_choice", ""), words.pop("reason")
-    notes = dict.fromkeys((choice, *words.pop("notes")))
+    choice, reason = words.pop("weight_choice", ""), words.pop("reason", "")
+    notes = dict.fromkeys((choice, *words.pop("notes", ())))
     steps = ["weight", *["run"] * (len(notes) - 1)]
     return (
         Decision(step="solver", sentence=reason),

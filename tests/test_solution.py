@@ -151,12 +151,30 @@ def test_files_of_earlier_versions_open_with_todays_words(tmp_path: Path) -> Non
     with h5py.File(path, "r+") as file:
         words = json.loads(file.attrs["settings"])
         words["status"] = ["max_iterations"]
-        for name in ("data_term", "tolerance", "weight_choice"):
+        for name in ("data_term", "tolerance", "decisions"):
             del words[name]
+        words["reason"], words["notes"] = "TV was asked for", ["the weight was given", "a remark"]
         file.attrs["settings"] = json.dumps(words)
     old = it.Solution.load(path)
     assert old.status == ("limit",) and old.tolerance is None
+    assert old.reason == "TV was asked for" and old.weight_choice == ""
+    assert old.notes == ("the weight was given", "a remark")
     assert "It reached its limit after 20 iterations" in old.explain()
+
+
+@pytest.mark.parametrize("has_choice", [False, True])
+def test_sentences_of_earlier_versions_become_records(tmp_path: Path, has_choice: bool) -> None:
+    path = solve(blurred(), "tv", regularization=0.01, max_iterations=2).save(tmp_path / "old.h5")
+    with h5py.File(path, "r+") as file:
+        words = json.loads(file.attrs["settings"])
+        del words["decisions"]
+        if has_choice:
+            words["weight_choice"], words["notes"] = "the rule", ["the rule", "a remark"]
+        file.attrs["settings"] = json.dumps(words)
+    old = it.Solution.load(path)
+    assert old.reason == ""
+    assert old.weight_choice == ("the rule" if has_choice else "")
+    assert old.notes == (("the rule", "a remark") if has_choice else ())
 
 
 def test_the_report_shows_the_explanation(tmp_path: Path) -> None:

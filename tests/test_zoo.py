@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.jobs.images.decisions.repairs import solve_repaired
+from invtoolbox.jobs.images.decisions import order
 from invtoolbox.measurements import check_measurements
 from invtoolbox.measurements.findings import Subject
 from invtoolbox.measurements.readings import check_gains
+from tests.jobs.images.decisions.helpers import case_of
 
 BENCHMARKS = str(Path(__file__).resolve().parent.parent / "benchmarks")
 
@@ -138,7 +138,7 @@ def test_squares_lose_to_a_back_projection_with_better_values() -> None:
 def test_values_decide_between_pixels_of_a_smooth_object() -> None:
     """Large pixels predict held-out views as well as small ones, and lost 3 dB by their values."""
     item = scans.beyond(122)
-    assert item.loss(it.reconstruct(item.y, item.A, progress=False).x) < -1
+    assert item.loss(it.reconstruct(item.y, item.A, "tv", progress=False).x) < -1
 
 
 @pytest.mark.parametrize(
@@ -228,13 +228,8 @@ def test_defaults_keep_the_floor(name: str, index: int) -> None:
 
 def test_rays_that_miss_the_image_are_no_gains_of_cells() -> None:
     """On the grid of the user, an object outside of it makes cells differ as gains do."""
-    scan, readings = zoo.item("ct beyond the grid", 18), []
+    scan = zoo.item("ct beyond the grid", 18)
     problem = it.Problem(scan.y, scan.A)
     assert check_gains(Subject(problem)) is not None
-
-    def solve(some: it.Problem, _: Tensor) -> it.Solution:
-        readings.append(some.y0)
-        return it.solve(some, max_iterations=1, progress=False, check=False)
-
-    solve_repaired(problem, solve, None)
-    assert torch.equal(readings[0], scan.y)
+    (case,) = order._ask_all(order.MEND, [case_of(problem)], order.off_words("all"))
+    assert torch.equal(case.problem.y0, scan.y)

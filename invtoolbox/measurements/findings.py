@@ -37,6 +37,7 @@ class Finding:
         is_conclusive: whether other checks mean nothing after this finding.
         is_remark: whether nothing is wrong, so that a note is enough, and a warning too much.
         repair: function that returns the mended problem, if the mistake can be mended without harm.
+        fact: what is wrong and where, without what to do; empty if the check does not divide them.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Finding:
     is_conclusive: bool = False
     is_remark: bool = False
     repair: Callable[[Problem], Problem] | None = field(default=None, repr=False, compare=False)
+    fact: str = ""
 
 
 class Subject:

@@ -107,11 +107,15 @@ def check_pixels(subject: Subject) -> Finding | None:
         f"pixels of {y.numel()}": int((faults & ~columns & ~rows).sum()),
     }
     words = " and ".join(f"{count} {name}" for name, count in counts.items() if count)
+    fact = (
+        f"{words} differ from their neighbours by more than the blur allows, so they are dead, hot "
+        "or of another gain"
+    )
     return Finding(
         "pixels",
-        f"{words} differ from their neighbours by more than the blur allows, so they are dead, hot "
-        "or of another gain; give them weight 0 (repair=True)",
+        f"{fact}; give them weight 0 (repair=True)",
         repair=lambda problem: leave_out(problem, faults),
+        fact=fact,
     )
 
 

@@ -97,11 +97,15 @@ def check_readings(subject: Subject) -> Finding | None:
         f"{int(hot.sum())} readings are hot" if bool(hot.any()) else "",
         f"{int(clipped.sum())} readings are cut off at {top:.4g}" if bool(clipped.any()) else "",
     ]
+    fact = (
+        f"{' and '.join(filter(None, words))}, {float(bad.double().mean()):.2%} of the measurements, "
+        "which no image explains"
+    )
     return Finding(
         "dead" if cells else "hot" if bool(hot.any()) else "clipped",
-        f"{' and '.join(filter(None, words))}, {float(bad.double().mean()):.2%} of the measurements, "
-        "which no image explains; give them weight 0 (repair=True)",
+        f"{fact}; give them weight 0 (repair=True)",
         repair=lambda problem: leave_out(problem, bad),
+        fact=fact,
     )
 
 

@@ -27,10 +27,10 @@ def test_empty_views_are_left_out(value: float) -> None:
     """Zeros were fitted as views of nothing: 15 dB on a slice of a chest."""
     y = with_empty(value)
     with pytest.warns(it.MeasurementWarning, match="4 views of 32 hold the same number"):
-        mended = it.reconstruct(y, A, regularization=0.02, max_iterations=40, progress=False)
+        mended = it.reconstruct(y, A, "tv", regularization=0.02, max_iterations=40, progress=False)
     rest = torch.tensor([k for k in range(32) if not 5 <= k < 9])
     fewer = it.reconstruct(
-        Y[:, :, rest], A.subset(rest), regularization=0.02, max_iterations=40, progress=False
+        Y[:, :, rest], A.subset(rest), "tv", regularization=0.02, max_iterations=40, progress=False
     )
     errors = [float((s.x - DISC).square().mean().sqrt()) for s in (mended, fewer)]
     assert errors[0] < 1.2 * errors[1]

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import invtoolbox as it
-from invtoolbox.jobs.images import kernel_width as width_job
-from invtoolbox.jobs.images.decisions.kernel_width import scale_certain
+from invtoolbox.jobs.images.decisions import kernel_width as width_step
+from invtoolbox.jobs.images.decisions.kernel_width import KernelWidth
 from invtoolbox.jobs.images.kernels import disc_kernel, gaussian_kernel, motion_kernel
 from invtoolbox.measurements.kernel_width import (
     Width,
@@ -19,6 +19,7 @@ from invtoolbox.measurements.kernel_width import (
     scale_kernel,
     with_width,
 )
+from tests.jobs.images.decisions.helpers import mended
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_reconstruct_scales_the_kernel_and_says_so(
 
     with pytest.warns(it.MeasurementWarning, match="times as wide.*was scaled"):
         scaled, solution = quality(None)
-    assert any("repair=False keeps it" in note for note in solution.notes)
+    assert any("automatic='-kernel-width' keeps it" in note for note in solution.notes)
     kept, _ = quality(False)
     assert scaled > kept + 2
 
@@ -124,8 +125,8 @@ def test_a_picture_with_a_constant_middle_keeps_its_kernel() -> None:
     y[..., 52:308, 52:308] = float(y.mean())
     masked = problem.with_measurements(y)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(width_job, "propose_width", lambda _: Width(0.83, 100.0, 0.1))
-        same, notes = width_job.scale_certain(masked)
+        patch.setattr(width_step, "propose_width", lambda _: Width(0.83, 100.0, 0.1))
+        same, notes = mended(KernelWidth(), masked)
     assert same is masked and not notes
 
 
@@ -156,4 +157,4 @@ def test_a_texture_with_the_spectrum_of_another_kernel_is_left_alone() -> None:
     kernel = disc_kernel(2.0, "kernel")
     problem = blurred(brick, kernel, kernel, "reflect", noise=0.02)
     assert propose_width(problem) is not None
-    assert scale_certain(problem) == (problem, ())
+    assert mended(KernelWidth(), problem) == (problem, ())

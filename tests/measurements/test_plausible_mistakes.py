@@ -146,7 +146,7 @@ def test_bad_pixels_are_left_out_by_repair() -> None:
     settings["regularization"] = sound.regularization
     with pytest.warns(MeasurementWarning, match="dead, hot"):
         broken = it.reconstruct(y, A, repair=False, **settings)
-    with pytest.warns(MeasurementWarning, match="left out: .*repair=False keeps them"):
+    with pytest.warns(MeasurementWarning, match="left out: .*automatic='-bad-readings' keeps them"):
         default = it.reconstruct(y, A, **{**settings, "regularization": "auto"})
     repaired = it.reconstruct(y, A, repair=True, **settings)
     assert any(note.startswith("repaired: 1 columns and") for note in repaired.notes)

@@ -12,11 +12,14 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.errors import MeasurementWarning
-from invtoolbox.jobs.images.decisions.repairs import solve_repaired
+from invtoolbox.jobs.images.decisions import order
+from invtoolbox.jobs.images.decisions.bad_readings import BadReadings
 from invtoolbox.measurements import check_measurements, repair_measurements
 from invtoolbox.measurements.detector import find_bad_readings, share_of_gains, sinograms
+from invtoolbox.measurements.findings import Finding
 from invtoolbox.operators import ConeBeam, FanBeam
 from invtoolbox.operators.noise import RelativeGaussian
+from tests.jobs.images.decisions.helpers import case_of, mended
 from tests.measurements.test_mistakes import NOISE, TURN, fan, parallel, phantom
 
 VIEWS = torch.arange(90, dtype=torch.float64) * (2 * math.pi / 90)
@@ -93,6 +96,13 @@ def test_two_dead_cells_on_both_sides_of_the_axis_are_no_ring() -> None:
     assert dead.any(1)[0].nonzero().flatten().tolist() == sorted(cells)
 
 
+def test_a_fact_is_apart_from_what_to_do() -> None:
+    A = fan()
+    fact = "1 cells of the detector are dead or of another gain, 1.04% of the measurements, which no image explains"
+    (finding,) = check_measurements(it.Problem(with_fault(measured(A), "dead"), A))
+    assert finding == Finding("dead", f"{fact}; give them weight 0 (repair=True)", fact=fact)
+
+
 def test_repairs_are_weights_and_leave_nothing_to_find() -> None:
     A = fan()
     y = with_fault(measured(A), "dead")
@@ -110,7 +120,7 @@ def sound_scan() -> tuple[it.operators.Operator, Tensor, Tensor, it.Solution]:
     A = FanBeam((40, 40), VIEWS[::2], 64, 100.0, 160.0, detector_spacing=1.4)
     x = 2 * phantom(40)
     y = A.simulate(x, NOISE, seed=1)
-    return A, x, y, it.reconstruct(y, A, repair=True, progress=False)
+    return A, x, y, it.reconstruct(y, A, "tv", repair=True, progress=False)
 
 
 # A dead cell takes the path of a hot one.
@@ -121,20 +131,20 @@ def test_a_fault_does_not_decide_the_weight(fault: str) -> None:
     assert not any("repaired" in note for note in right.notes)
     if fault == "gains":  # by default
         with pytest.warns(MeasurementWarning, match="gains of the cells were found and subtracted"):
-            mended = it.reconstruct(broken, A, progress=False)
-        assert any("repair=False keeps them" in note for note in mended.notes)
+            answer = it.reconstruct(broken, A, "tv", progress=False)
+        assert any("automatic='-gains' keeps them" in note for note in answer.notes)
     else:
-        mended = it.reconstruct(broken, A, repair=True, progress=False)
-    assert any("repaired" in note for note in mended.notes)
+        answer = it.reconstruct(broken, A, "tv", repair=True, progress=False)
+    assert any("repaired" in note for note in answer.notes)
     loss = it.metrics.psnr(right.x, x, data_range=0.08) - it.metrics.psnr(
-        mended.x, x, data_range=0.08
+        answer.x, x, data_range=0.08
     )
     assert float(loss) < (12.0 if fault == "gains" else 1.5)
     if fault == "gains":  # no prior knows which smooth part of the gains belongs to the object
         x_raw = it.solve(it.Problem(broken, A), "tv", progress=False, check=False).x
         raw = it.metrics.psnr(x_raw, x, data_range=0.08)
-        assert float(it.metrics.psnr(mended.x, x, data_range=0.08) - raw) > 8
-    assert 0.2 < float(mended.regularization / right.regularization) < 5
+        assert float(it.metrics.psnr(answer.x, x, data_range=0.08) - raw) > 8
+    assert 0.2 < float(answer.regularization / right.regularization) < 5
 
 
 def rings(size: int) -> Tensor:
@@ -156,20 +166,11 @@ def test_rings_of_the_object_are_no_gains(A: it.operators.Operator) -> None:
 
 
 def mends(y: Tensor, A: it.operators.Operator) -> list[str]:
-    """Return the notes of what is mended before a solve by default."""
-    notes: list[str] = []
-
-    class Solved(Exception):
-        pass
-
-    def solve(problem: it.Problem, places: Tensor) -> it.Solution:
-        notes.append("changed" if not torch.equal(problem.y0, y) else "as it was")
-        raise Solved
-
-    with pytest.raises(Solved), warnings.catch_warnings():
+    """Return whether measurements are changed before a solve by default."""
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        solve_repaired(it.Problem(y, A), solve, None)
-    return notes
+        cases = order._ask_all(order.MEND, [case_of(it.Problem(y, A))], order.off_words("all"))
+    return ["as it was" if torch.equal(case.problem.y0, y) else "changed" for case in cases]
 
 
 def test_gains_stay_if_something_else_is_wrong() -> None:
@@ -254,8 +255,6 @@ def test_structure_between_views_is_no_noise(views: int) -> None:
 
 
 def test_only_readings_that_the_others_contradict_are_left_out_by_default() -> None:
-    from invtoolbox.jobs.images.decisions.repairs import leave_out_certain
-
     n = 64
     A = it.operators.ParallelBeam((n, n), torch.arange(60) * torch.pi / 60, 96)
     v = torch.arange(n) - (n - 1) / 2
@@ -264,15 +263,15 @@ def test_only_readings_that_the_others_contradict_are_left_out_by_default() -> N
     faulty = torch.zeros_like(y, dtype=torch.bool)
     faulty[..., 40] = faulty[0, 0, 30, 50] = faulty[0, 0, 12, 60] = True
     broken = torch.where(faulty, 3 * y.max(), y)
-    with pytest.warns(it.MeasurementWarning, match="left out: .*repair=False keeps them"):
-        problem, notes = leave_out_certain(it.Problem(broken, A))
+    with pytest.warns(it.MeasurementWarning, match="left out: .*automatic='-bad-readings' keeps"):
+        problem, notes = mended(BadReadings(), it.Problem(broken, A))
     assert len(notes) == 1 and torch.equal(problem.data_term.weights == 0, faulty)
-    assert leave_out_certain(it.Problem(y, A))[1] == ()
+    assert mended(BadReadings(), it.Problem(y, A))[1] == ()
     # Rays along a thin plate look hot, and the other rays show the plate.
     plate = body + 0.4 * ((v.abs() < 0.6) & (v[:, None].abs() < 20))
     y = A.simulate(plate[None, None], 0.02, seed=0)
     assert "hot" in [finding.name for finding in check_measurements(it.Problem(y, A))]
-    assert leave_out_certain(it.Problem(y, A))[1] == ()
+    assert mended(BadReadings(), it.Problem(y, A))[1] == ()
 
 
 @pytest.mark.filterwarnings("ignore:.*2 cells of the detector are dead")
@@ -286,7 +285,7 @@ def test_a_dead_cell_costs_nothing_if_nothing_is_chosen() -> None:
 
     def quality(measured: torch.Tensor, repair: bool | None) -> float:
         settings = {"regularization": 0.02, "max_iterations": 60, "progress": False}
-        found = it.reconstruct(measured, A, repair=repair, **settings).x
+        found = it.reconstruct(measured, A, "tv", repair=repair, **settings).x
         return float(it.metrics.psnr(found, x, data_range=0.05))
 
     clean = quality(y, None)

@@ -60,7 +60,7 @@ def test_the_weight_rises_while_the_residual_becomes_whiter() -> None:
 
     curve = WhiteResidual(first=torch.tensor([2.0])).choose(Trials())  # type: ignore[arg-type]
     assert float(curve.chosen) == pytest.approx(2.0 * 1.69**2)
-    assert curve.weights.shape == (1, 4) and "2.86 times" in curve.notes[0]
+    assert curve.weights.shape == (1, 4) and "2.86 times" in curve.remarks[0].sentence
 
 
 def test_a_stated_level_that_the_measurements_contradict_is_replaced() -> None:
@@ -68,7 +68,7 @@ def test_a_stated_level_that_the_measurements_contradict_is_replaced() -> None:
     for factor in (0.4, 2.5):
         wrong = denoise(blurred(stated=factor * STD))
         assert abs(psnr(wrong.x) - psnr(right.x)) < 1, factor
-        assert any("does not fit the measurements" in note for note in wrong.notes)
+        assert any("does not fit measurements with noise" in note for note in wrong.notes)
 
 
 def test_texture_is_not_taken_for_noise_that_was_stated_too_small() -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import invtoolbox as it
+from invtoolbox.core.decision import Decision
 from invtoolbox.plotting import comparison, page
 from invtoolbox.plotting.comparison import simple_answer, verdict
 from tests.plotting.browser import evaluate
@@ -116,9 +117,19 @@ def test_the_verdict_states_gain_fit_and_status() -> None:
     assert '<p class="verdict"><b>Converged.</b>' in verdict(solution, 0, 0.3, 0.5)
     diverged = dataclasses.replace(solution, status=("diverged",))
     assert "verdict bad" in verdict(diverged, 0, 0.1, 0.5, 30.0, ("Measurements", 28.0))
-    several = ("x of item 1: x is the picture", "x of item 11: x is the picture too")
-    batch = dataclasses.replace(solve(x.expand(2, 1, 16, 16), A), notes=several)
-    assert "picture too" not in verdict(batch, 1, 0.1, 0.5)
+    taken = Decision(
+        step="simple-answer", item=1, outcome="taken", evidence="error of held-out pixels"
+    )
+    several = (
+        dataclasses.replace(taken, sentence="x{item} is the picture"),
+        dataclasses.replace(taken, item=11, sentence="x{item} is the picture too"),
+        dataclasses.replace(taken, outcome="kept", sentence="x{item} is kept"),
+    )
+    batch = dataclasses.replace(solve(x.expand(2, 1, 16, 16), A), decisions=several)
+    words = verdict(batch, 1, 0.1, 0.5)
+    assert "Note: x of item 1 is the picture." in words
+    assert "picture too" not in words and "is kept" not in words
+    assert "is the picture" not in verdict(batch, 0, 0.1, 0.5)
     limited = dataclasses.replace(solution, status=("limit",))
     assert "limit of iterations or time" in verdict(limited, 0, math.nan, 0.0)
 

@@ -95,4 +95,4 @@ def test_the_weight_of_a_denoiser_follows_the_noise_of_the_measurements() -> Non
     # Noise variances over sigma^2, in units of the stated noise.
     assert weights == pytest.approx([1 / 0.05**2, 0.1**2 / 0.05**2], rel=0.1)
     assert "does not fit" not in reasons[0]
-    assert reasons[1].startswith("noise_std = 1 does not fit the measurements")
+    assert reasons[1].startswith("noise_std = 1 does not fit measurements with noise of")

@@ -281,7 +281,7 @@ def _objective(job: ImageJob, scan: Scan3D) -> tuple[Objective, SIRT | None]:
     No solver stands for the filtered back-projection.
     """
     file, table = job.file, job.file.scene.solver
-    prior, solver = parts.prior_of(file.scene.prior, file), parts.solver_of(table, file)
+    prior, solver = parts.scan_prior_of(file), parts.solver_of(table, file)
     if not isinstance(solver, SIRT | None) or (solver is None and prior is not None):
         raise InputError(
             f"{file.path}: solver.memory is for the filtered back-projection alone, without priors, and "

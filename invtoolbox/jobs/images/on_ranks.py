@@ -117,7 +117,7 @@ def _reconstruct(
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Return this rank's slab, and notes."""
     file, table = job.file, job.file.scene.solver
-    prior, solver = parts.prior_of(file.scene.prior, file), parts.solver_of(table, file)
+    prior, solver = parts.scan_prior_of(file), parts.solver_of(table, file)
 
     def load(views: slice) -> torch.Tensor:
         return read_rows(opened, views, A.rows).to(device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from invtoolbox import datasets
 from invtoolbox.catalogue import shelves
 from invtoolbox.catalogue.documents import CheckedScene, refuse_outside
-from invtoolbox.catalogue.presets import build_network, prior_named, solver_named
+from invtoolbox.catalogue.presets import build_network, prior_named, priors_named, solver_named
 from invtoolbox.catalogue.registry import build, lookup
 from invtoolbox.data_terms.base import DataTerm
 from invtoolbox.datasets.measurement import Measurement
@@ -25,7 +25,7 @@ from invtoolbox.datasets.scans.scan_geometry import ScanGeometry
 from invtoolbox.datasets.volumes.pictures import Original
 from invtoolbox.errors import InputError, check_name, match_name, nearest, suggest
 from invtoolbox.geometry.grids import Grid
-from invtoolbox.jobs.images.decisions.default_prior import DEFAULT
+from invtoolbox.jobs.images.decisions.default_prior import DEFAULT, SCANS
 from invtoolbox.jobs.images.kernels import SHAPES
 from invtoolbox.jobs.images.masks import known_by_mask, known_by_picture, refuse_inverted
 from invtoolbox.jobs.images.tables import Crop, SceneFile, Source
@@ -469,11 +469,24 @@ def data_term(file: SceneFile, noise_std: float | None) -> DataTerm:
     return _in_table(f"{file.path}: [data_term]", build, "data_terms", table.name, settings)
 
 
+def is_default(tables: Sequence[PriorTable]) -> bool:
+    """Return whether tables ask for the default prior alone, which depends on the measurements."""
+    return [(t.name, t.weight, t.settings) for t in tables] == [(DEFAULT, None, {})]
+
+
+def scan_prior_of(file: SceneFile) -> Prior | None:
+    """Return the priors of a scan whose measurements are not known as a whole."""
+    return priors_named(SCANS) if is_default(file.scene.prior) else prior_of(file.scene.prior, file)
+
+
 def prior_of(tables: Sequence[PriorTable], file: CheckedScene[Any]) -> Prior | None:
     """Return the sum of the priors that tables of a scene file describe."""
-    if [table.name for table in tables] == [DEFAULT]:
-        return None  # it depends on the measurements
     priors: list[Prior] = []
+    if any(table.name == DEFAULT for table in tables):
+        raise InputError(
+            f"{file.path}: prior 'default' is for images, and stands alone without weight and settings; "
+            "name a prior"
+        )
     for table in tables:
         settings = dict(table.settings)
         if isinstance(settings.get("network"), dict):

@@ -26,7 +26,7 @@ from invtoolbox.jobs.fields import input_files
 from invtoolbox.jobs.images import parts
 from invtoolbox.jobs.images.decisions.case import Case
 from invtoolbox.jobs.images.decisions.default_prior import DEFAULT, choose_priors
-from invtoolbox.jobs.images.decisions.order import decide, off_words
+from invtoolbox.jobs.images.decisions.order import MEND, decide, off_words
 from invtoolbox.jobs.images.on_disk import reconstruct_on_disk
 from invtoolbox.jobs.images.on_ranks import is_first, is_launched, reconstruct_on_ranks
 from invtoolbox.jobs.images.parts import Measured
@@ -54,6 +54,8 @@ from invtoolbox.solution import Solution
 
 CHECKPOINT = "checkpoint.safetensors"
 _ARRAYS = ("h5", "hdf5", "npy")
+#: What takes the place of ``repair = false``.
+_NO_REPAIR = ",".join(f"-{step.name}" for step in MEND if not step.is_asked_for)
 #: Suffixes of files of a picture, and of a volume.
 FORMATS = ("tif", "tiff", "png", *_ARRAYS)
 VOLUME_FORMATS = ("tif", "tiff", "nii", "nii.gz", "mha", "mhd", "raw", "zarr", "dcm", *_ARRAYS)
@@ -156,7 +158,8 @@ class ImageJob(SceneJob[Scene]):
         """
         file, folder, checkpoint = self.file, self.folder, self.checkpoint
         problem = Problem(measured.y, measured.operator, parts.data_term(file, measured.noise_std))
-        prior = parts.prior_of(file.scene.prior, file)
+        is_default = parts.is_default(file.scene.prior)
+        prior = None if is_default else parts.prior_of(file.scene.prior, file)
         solver, rule = parts.solver_of(file.scene.solver, file), parts.rule(file)
         content: dict[str, str] = {}
         if not self.outputs:
@@ -185,7 +188,7 @@ class ImageJob(SceneJob[Scene]):
                 checkpoint.exists(), f"the checkpoint {checkpoint} stays"
             ) from None
         if file.scene.measurements.repair is not None:
-            word = "+repairs" if file.scene.measurements.repair else "none"
+            word = "all,+repairs" if file.scene.measurements.repair else _NO_REPAIR
             sentence = f"repair is a word of earlier versions; automatic = {word!r} takes its place"
             solution = solution.note(sentence)
         if (
@@ -223,7 +226,7 @@ class ImageJob(SceneJob[Scene]):
         # A prior with a weight or settings stays as it was written.
         is_plain = not any(t.settings or t.weight is not None for t in scene.prior)
         names = [t.name for t in scene.prior if is_plain]
-        if names == [DEFAULT]:
+        if parts.is_default(scene.prior):
             prior, names = choose_priors(DEFAULT, problem)
         off = off_words(scene.automatic, scene.measurements.repair)
         if metal is not False:

@@ -177,12 +177,12 @@ def _content(file: SceneFile) -> dict[str, Any]:
     content: dict[str, Any] = {}
     with contextlib.suppress(InputError):  # the study reports a damaged item
         content["data"] = stamp(parts.path_of(file, _source(file)))
-        measured = parts.measure(file)
+        measured, is_default = parts.measure(file), parts.is_default(file.scene.prior)
         content |= fingerprint(
             {
                 "operator": measured.operator,
                 "data term": parts.data_term(file, measured.noise_std),
-                "prior": parts.prior_of(file.scene.prior, file),
+                "prior": None if is_default else parts.prior_of(file.scene.prior, file),
             }
         )
     return content

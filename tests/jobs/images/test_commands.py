@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 
 import invtoolbox as it
 from invtoolbox.jobs.images import run as job
+from invtoolbox.jobs.images.decisions.case import Case, solve_case
+from invtoolbox.jobs.images.decisions.order import off_words
 from tests.command_line import CONE, Run, one_sentence
 
 CT = "ct sinogram.npy --geometry geometry.toml --max-iterations 4 --regularization 0.05"
@@ -42,7 +45,7 @@ def volumes(here: Path) -> Path:
         "ct sinogram.npy --geometry geometry.toml --fbp",
         f"{DEBLUR} --boundary valid --solver admm",
         f"{DEBLUR} --tile 9 --noise-std 0.01",
-        f"{DEBLUR.replace('kernel.png', 'gaussian:0.8')} --set prior.tv.weight=2",
+        f"{DEBLUR.replace('kernel.png', 'gaussian:0.8')} --prior tv --set prior.tv.weight=2",
         f"{DEBLUR.replace('photo.png', 'cells.tif').replace('kernel.png', 'psf.tif')}",
         "ct projections.h5 --geometry cone.toml --fbp --views ::3 --volume-shape 5 8 8 --voxel-size 1",
     ],
@@ -109,6 +112,8 @@ def test_errors_name_the_option_and_not_the_key(run: Run, here: Path) -> None:
         ("--initial", "zero", "invalid choice"),
     ):
         assert sentence in one_sentence(run(*CT.split(), option, value)), sentence
+    weighted = (*DEBLUR.split(), "--set", "prior.weight=2")
+    assert "without weight and settings; name a prior" in one_sentence(run(*weighted))
     assert "set --tile to 0" in one_sentence(run(*DEBLUR.split(), "--tile", "9", "--prior", "none"))
     assert not list(here.glob("*reconstruction*")) and not list(here.glob("*deblurred*"))
 
@@ -118,14 +123,12 @@ def test_a_large_picture_is_cut_into_tiles_unless_its_checkpoint_exists(
 ) -> None:
     sizes: list[int] = []
 
-    def record(*arguments: Any, tile: int, **settings: Any) -> it.Solution:
+    def record(tile: int) -> Callable[[Case], it.Solution]:
         sizes.append(tile)
-        y, A, prior, solver, rule = arguments
-        settings.pop("noise_std")
-        return it.solve(it.Problem(y, A), prior, solver, rule, **settings)
+        return solve_case
 
     monkeypatch.setattr(job, "LARGE", 100)
-    monkeypatch.setattr(job, "deblur_in_tiles", record)
+    monkeypatch.setattr(job, "InTiles", record)
     for k, more in enumerate(("", "--resume", "--time-limit 50", "--tile 0", "--tile 7")):
         words = (*DEBLUR.split(), *more.split(), "--output", f"x{k}.npy", "-q")
         assert run(*words).code == 0
@@ -134,6 +137,11 @@ def test_a_large_picture_is_cut_into_tiles_unless_its_checkpoint_exists(
     assert "is not resumed" in one_sentence(
         run(*DEBLUR.split(), "--tile", "7", "--output", "x.npy", "--resume")
     )
+
+
+def test_words_take_the_place_of_repair() -> None:
+    for word, repair in (("all,+repairs", True), (job._NO_REPAIR, False)):
+        assert set(off_words(word)) == set(off_words("all", repair))
 
 
 def test_a_killed_item_of_a_study_goes_on(

@@ -148,8 +148,9 @@ def test_a_dead_column_is_repaired_when_asked(run: Run, here: Path) -> None:
     )
     ran = run("ct", "dead.npy", *options)
     assert ran.code == 0 and "repaired" in ran.out + ran.err
+    assert "automatic = 'all,+repairs' takes its place" in ran.out + ran.err
     settings = {"regularization": 0.05, "max_iterations": 5, "progress": False}
-    expected = it.reconstruct(y, A, repair=True, **settings)
+    expected = it.reconstruct(y, A, "tv", repair=True, **settings)
     assert np.array_equal(np.load("slice.npy"), expected.x[0].numpy())
 
 

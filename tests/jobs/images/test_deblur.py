@@ -68,13 +68,16 @@ def test_a_picture_in_tiles(run: Run, here: Path) -> None:
         "--kernel",
         "kernel.png",
         *QUICK,
+        "--prior",
+        "tv",
         "--tile",
         "10",
         "--output",
         "tiled.npy",
     )
     assert tiled.code == 0, tiled.err
-    whole = run("deblur", "photo.png", "--kernel", "kernel.png", *QUICK, "--output", "whole.npy")
+    options = (*QUICK, "--prior", "tv", "--output", "whole.npy")
+    whole = run("deblur", "photo.png", "--kernel", "kernel.png", *options)
     assert whole.code == 0
     # The margin covers this small picture, so every tile is solved from all of it.
     np.testing.assert_allclose(np.load("tiled.npy"), np.load("whole.npy"), atol=1e-6)

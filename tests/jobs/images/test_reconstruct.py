@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from invtoolbox.jobs.images.automatic import _constant_items
 
 import invtoolbox as it
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.images.decisions.smooth_noise import ConstantPicture
+from tests.jobs.images.decisions.helpers import case_of
 
 
 @pytest.mark.parametrize(
@@ -160,4 +161,9 @@ def test_a_constant_picture_needs_no_search_for_a_weight() -> None:
     )
     assert not any("constant" in note for note in drawn.notes)  # draws depend on the weight
     both = it.Problem(torch.cat([torch.rand(1, 1, 64, 64), y]), solution.problem.operator)
-    assert _constant_items(both, it.priors.TotalVariation()) == [False, True]
+    prior = it.priors.TotalVariation()
+    proposals = ConstantPicture().propose(case_of(both, prior=prior))
+    assert [proposal.case is not None for proposal in proposals] == [False, True]
+    implicit = prior + it.priors.RigidMotion()
+    misses = [ConstantPicture().misses(case_of(both, prior=p)) for p in (prior, implicit)]
+    assert not misses[0] and misses[1]

@@ -107,9 +107,10 @@ def _leave_out_certain(case: Case) -> Proposal:
             certain = certain | clipped
     if not bool(certain.any()):
         return STAY
+    fact = findings[0].fact or findings[0].sentence
     sentence = (
-        f"left out: {findings[0].sentence.partition(';')[0]}; {int(certain.sum())} of them, of which the "
-        "others predict another value, got weight 0; automatic='-bad-readings' keeps them"
+        f"left out: {fact}; {int(certain.sum())} of them, of which the others predict another value, "
+        "got weight 0; automatic='-bad-readings' keeps them"
     )
     warn_user(sentence, MeasurementWarning)
     mended = leave_out(problem, certain)

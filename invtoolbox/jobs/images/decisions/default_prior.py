@@ -28,7 +28,7 @@ TABLE = {
     "scans in which no measurement is negative beyond the noise": "tv,nonnegative",
     "all others": "tv",
 }
-_PHOTOGRAPHS, _SCANS, _OTHERS = TABLE.values()
+_PHOTOGRAPHS, SCANS, _OTHERS = TABLE.values()
 
 
 def default_prior(problem: Problem) -> str:
@@ -45,7 +45,7 @@ def default_prior(problem: Problem) -> str:
     if type(problem.data_term) is not LeastSquares or not isinstance(y, Tensor) or y.is_complex():
         return _OTHERS
     if isinstance(A, Scan):
-        return _SCANS if is_absorption(problem.without_skipping()) else _OTHERS
+        return SCANS if is_absorption(problem.without_skipping()) else _OTHERS
     is_picture = isinstance(A, (Identity, Blur, Inpainting, Downsampling)) and not problem.unknown
     if is_picture and y.ndim == 4 and y.shape[1] in (1, 3):
         valid = problem.without_skipping()

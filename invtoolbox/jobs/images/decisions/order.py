@@ -169,9 +169,9 @@ def _apply(
 ) -> Case:
     """Return the case of items that share a proposed case, with a record per item."""
     changed = proposals[int(items[0])].case
-    part = case if changed is None else changed
-    if part.batch != len(items):
-        part = part.select(items.to(case.places.device))
+    group = case if changed is None else changed
+    if group.batch != len(items):
+        group = group.select(items.to(case.places.device))
     for item, k in enumerate(items.tolist()):
         proposal = proposals[k]
         is_compared = proposal.after is not None or proposal.sentence != ""
@@ -185,8 +185,8 @@ def _apply(
             seconds=seconds,
             sentence=proposal.sentence,
         )
-        part = part.note(*proposal.records, record)
-    return part
+        group = group.note(*proposal.records, record)
+    return group
 
 
 def _alike(proposals: Sequence[Proposal]) -> list[Tensor]:

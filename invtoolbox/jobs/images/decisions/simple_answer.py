@@ -77,7 +77,9 @@ class SimpleAnswer(Step):
                 images[k] = self._constrain(case, verdict.simple(k))
         # Remarks on the residual and on the pixels of an answer that is not returned.
         decisions = tuple(
-            dataclasses.replace(d, sentence="") if d.step in ("finer-grid", "open-edges") else d
+            dataclasses.replace(d, sentence="")
+            if d.step in ("finer-grid", "open-edges") and d.outcome == "taken"
+            else d
             for d in solution.decisions
             if d.step != "residual"
         )

@@ -139,6 +139,7 @@ class ConstantPicture(Step):
             "no picture under total variation alone",
             lambda case: (
                 isinstance(case.problem.operator, Identity)
+                and case.sum_of_priors.as_sum().implicit is None
                 and [type(term.prior) for term in case.sum_of_priors.as_sum().terms]
                 == [TotalVariation]
             ),

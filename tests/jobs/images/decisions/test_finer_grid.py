@@ -9,15 +9,26 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.core.interrupts import limit
+<<<<<<< HEAD
 from invtoolbox.jobs.images import fine_grid
 from invtoolbox.jobs.images.decisions.finer_grid import has_smooth_views, solve_finer
 from invtoolbox.jobs.images.decisions.held_out_pixels import may_give_way
 from invtoolbox.jobs.images.decisions.held_out_views import average_pixels, compare_in_norm_of_image
 from invtoolbox.jobs.images.decisions.join import NO_POSTERIOR
 from invtoolbox.jobs.images.decisions.simple_answer import keep_floor
+=======
+from invtoolbox.jobs.images.decisions import finer_grid
+from invtoolbox.jobs.images.decisions.case import YIELDS
+from invtoolbox.jobs.images.decisions.finer_grid import FinerGrid, has_smooth_views
+from invtoolbox.jobs.images.decisions.held_out_views import average_pixels, compare_in_norm_of_image
+from invtoolbox.jobs.images.decisions.join import NO_POSTERIOR, join
+from invtoolbox.jobs.images.decisions.order import ask
+from invtoolbox.jobs.images.decisions.simple_answer import SimpleAnswer
+>>>>>>> fix-tests
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.posteriors.base import MappedPosterior, MeanFieldPosterior
 from invtoolbox.posteriors.exact import GaussianPosterior
+from tests.jobs.images.decisions.helpers import case_of
 from tests.operators.scan_helpers import bells, cells, parallel_distance, turn
 
 
@@ -37,7 +48,7 @@ def rmse(x: Tensor, truth: Tensor) -> float:
 
 
 def is_finer(solution: it.Solution) -> bool:
-    return any("pixels of half the size" in note for note in solution.notes)
+    return any(d.step == "finer-grid" and d.outcome == "taken" for d in solution.decisions)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +56,7 @@ def both() -> it.Solution:
     """Solution of a batch: bars between pixels, and an image of pixels."""
     A, y, truth = bars(0.05)
     pixels = A.simulate(truth, 0.05, seed=0)
-    return it.reconstruct(torch.cat([y, pixels]), A, progress=False)
+    return it.reconstruct(torch.cat([y, pixels]), A, "tv", progress=False)
 
 
 def test_an_edge_between_pixels_is_found_on_smaller_ones(both: it.Solution) -> None:
@@ -66,7 +77,7 @@ def test_an_image_of_the_grid_itself_stays_on_its_grid(both: it.Solution) -> Non
 def test_an_item_is_solved_alone_as_in_a_batch(both: it.Solution) -> None:
     """The other item, which stays on its grid, has the bits of `solve` alone above."""
     A, y, _ = bars(0.05)
-    alone = it.reconstruct(y, A, progress=False)
+    alone = it.reconstruct(y, A, "tv", progress=False)
     assert sum("half the size" in note for note in both.notes) == 1 and is_finer(alone)
     assert torch.equal(both.x[:1], alone.x)
     assert torch.equal(both.regularization[:1], alone.regularization)
@@ -79,14 +90,16 @@ def test_a_batch_on_two_grids_states_that_it_has_no_posterior() -> None:
     prior = it.priors.Tikhonov("gradient")
     problem = it.Problem(pair, A, it.data_terms.LeastSquares(0.01))
     large = it.solve(problem, prior, progress=False)
-    together, unseen = solve_finer(problem, large, torch.tensor([True, True]), prior, None, {})
+    cases = ask(FinerGrid(), case_of(problem, large, prior), {})
+    together = join(problem, [(case.places, case.restore()) for case in cases])
     finer = sum("half the size" in note for note in together.notes)
     assert finer == 1 and together.posterior is None
     assert NO_POSTERIOR in together.notes
     # Squares may have the edges of an object that is made of pixels, and lost 20 dB here.
-    assert unseen is not None and unseen.is_of_pixels.tolist() == [False, True]
-    kept = keep_floor(problem, together, prior, None, held_out=unseen)
-    assert torch.equal(kept.x[1], together.x[1]) and rmse(kept.x[1:], truth) < 0.01
+    unseen = {int(k): case.without_views for case in cases for k in case.places}
+    assert [bool(unseen[k][1]) for k in range(2)] == [False, True]
+    (kept,) = ask(SimpleAnswer(), cases[1], {})
+    assert torch.equal(kept.answer.x[0], together.x[1]) and rmse(kept.answer.x, truth) < 0.01
 
 
 def test_views_of_a_smooth_object_are_smooth_and_those_of_pixels_are_not() -> None:
@@ -127,25 +140,27 @@ def test_squares_on_smaller_pixels_are_compared_as_those_on_large_ones() -> None
     solution = it.solve(problem, prior, progress=False)
     assert isinstance(solution.posterior, GaussianPosterior)
     means = MappedPosterior(solution.posterior, average_pixels, by_value=False)
-    assert may_give_way(dataclasses.replace(solution, posterior=means), prior)
+    mapped = dataclasses.replace(solution, posterior=means)
+    assert YIELDS.holds(case_of(problem, mapped, prior))
     draws = MappedPosterior(
         MeanFieldPosterior(solution.x, 0 * solution.x), average_pixels, by_value=False
     )
-    assert not may_give_way(dataclasses.replace(solution, posterior=draws), prior)
+    drawn = dataclasses.replace(solution, posterior=draws)
+    assert not YIELDS.holds(case_of(problem, drawn, prior))
 
 
 def test_large_images_with_edges_are_not_solved_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fine_grid, "_LARGEST", 399)
-    monkeypatch.setattr(fine_grid, "_solve_small", None)  # would raise, which a note would state
+    monkeypatch.setattr(finer_grid, "_LARGEST", 399)
+    monkeypatch.setattr(finer_grid, "_solve_small", None)  # would raise, which a note would state
     A, y, _ = bars(0.05)
-    solution = it.reconstruct(y, A, progress=False)
+    solution = it.reconstruct(y, A, "tv", progress=False)
     assert not is_finer(solution)
     assert not any("smaller pixels" in note for note in solution.notes)
 
 
 def test_a_weight_keeps_the_grid() -> None:
     A, y, _ = bars(0.01)
-    solution = it.reconstruct(y, A, regularization=0.1, progress=False)
+    solution = it.reconstruct(y, A, "tv", regularization=0.1, progress=False)
     assert torch.equal(
         solution.x, it.solve(it.Problem(y, A), "tv", regularization=0.1, progress=False).x
     )
@@ -174,15 +189,18 @@ def test_a_volume_is_solved_on_smaller_voxels_unless_it_is_made_of_its_own(is_vo
     body, finest = (truth, A) if is_voxels else (fine, A.refine().refine())
     problem, prior = it.Problem(finest.simulate(body, 0.1, seed=0), A), it.priors.TotalVariation()
     coarse = it.solve(problem, prior, progress=False)
-    solution, held_out = solve_finer(problem, coarse, torch.tensor([True]), prior, None, {})
+    (case,) = ask(FinerGrid(), case_of(problem, coarse, prior), {})
+    solution = case.restore()
     assert is_finer(solution) != is_voxels
     if not is_voxels:
         assert torch.equal(solution.regularization, 0.5 * coarse.regularization)
         assert "validation" in solution.weight_choice
         assert rmse(solution.x, truth) < 0.6 * rmse(coarse.x, truth)
-        simple = keep_floor(problem, solution, prior, None, held_out=held_out)
-        assert any("x is the filtered back-projection" in note for note in simple.notes)
-        assert not is_finer(simple)  # a note on pixels of an answer that is not returned
+        (simple,) = ask(SimpleAnswer(), case, {})
+        notes = simple.answer.notes
+        assert any("x is the filtered back-projection" in note for note in notes)
+        # A note on pixels of an answer that is not returned.
+        assert not any("pixels of half the size" in note for note in notes)
 
 
 def test_a_prior_of_one_size_keeps_the_grid() -> None:
@@ -195,8 +213,9 @@ def test_a_prior_of_one_size_keeps_the_grid() -> None:
 def test_no_time_is_left_for_smaller_pixels() -> None:
     A, y, _ = bars(0.01)
     with limit(1e-3):
-        solution = it.reconstruct(y, A, progress=False)
-    assert any("no time for a comparison with smaller pixels" in note for note in solution.notes)
+        solution = it.reconstruct(y, A, "tv", progress=False)
+    (late,) = [d for d in solution.decisions if d.step == "finer-grid"]
+    assert late.outcome == "late" and late.sentence in solution.notes
 
 
 def test_residuals_that_are_not_finite_lose() -> None:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.core.interrupts import OutOfTime
-from invtoolbox.jobs.images.decisions.longer_views import continue_views
+from invtoolbox.jobs.images.decisions import longer_views
+from invtoolbox.jobs.images.decisions.longer_views import LongerViews
+from tests.jobs.images.decisions.helpers import answer_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:the field of view", "ignore:the outermost cells")
 LINE = (torch.arange(48) - 23.5) / 24
@@ -86,12 +88,17 @@ def test_items_are_continued_alone_as_in_company() -> None:
         assert torch.equal(single.x, both.x[k : k + 1])
 
 
-def test_a_time_limit_keeps_the_solution_of_the_measured_views() -> None:
+def test_a_time_limit_keeps_the_solution_of_the_measured_views(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     A, y = scan(body())
-    solution = it.solve(it.Problem(y, A), it.priors.Tikhonov("gradient"), progress=False)
+    prior = it.priors.Tikhonov("gradient")
+    solution = it.solve(it.Problem(y, A), prior, progress=False)
 
-    def late(item: it.Problem, place: Tensor) -> Tensor:
+    def late() -> None:
         raise OutOfTime
 
-    kept = continue_views(it.Problem(y, A), solution, late)
+    monkeypatch.setattr(longer_views, "require_time", late)
+    kept = answer_of(LongerViews(), it.Problem(y, A), solution, prior)
     assert torch.equal(kept.x, solution.x) and "no time" in kept.notes[-1]
+    assert kept.decisions[-1].outcome == "late"

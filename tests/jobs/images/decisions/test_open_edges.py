@@ -7,7 +7,7 @@ from torch import Tensor
 import invtoolbox as it
 from invtoolbox.core.interrupts import limit
 from invtoolbox.jobs.images.decisions.open_edges import goes_on, open_edges
-from tests.jobs.images.test_floor import picture, rmse
+from tests.jobs.images.decisions.test_simple_answer import picture, rmse
 
 
 def blur(size: int, boundary: str) -> it.operators.Blur:
@@ -64,7 +64,7 @@ def test_the_imaginary_part_of_held_out_pixels_counts() -> None:
             image = picture(40)[..., 20 - size // 2 : 20 + size // 2, 20 - size // 2 :]
             return (scale * image[..., :size]).expand(2, -1, -1, -1)
 
-        choices.append(goes_on(problem, opened, again).tolist())
+        choices.append(goes_on(problem, opened, again)[0].tolist())
     assert choices == 2 * [[True, False]]
 
 
@@ -96,4 +96,4 @@ def test_what_cannot_be_opened_keeps_the_mirror() -> None:
     assert not any("took the place" in note for note in solution.notes)
     with limit(1e-3):
         solution = it.reconstruct(y, A, "tikhonov", **settings)
-    assert any("no time for a scene" in note for note in solution.notes)
+    assert any("no time for the step open-edges" in note for note in solution.notes)

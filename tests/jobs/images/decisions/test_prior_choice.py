@@ -58,7 +58,9 @@ def test_many_materials_are_left_to_total_variation() -> None:
     A, truth = scan(60), disc(1.7)
     y = 0.05 * A.simulate(truth, 0.2, seed=0)
     auto = it.reconstruct(y, A, prior="auto", progress=False)
-    assert "the prior is tv: held-out measurements are predicted by tv to" in auto.notes[-1]
+    (choice,) = [d for d in auto.decisions if d.step == "prior-choice"]
+    assert choice.outcome == "taken" and choice.text(1) in auto.notes
+    assert "the prior is tv: held-out measurements are predicted by tv to" in choice.text(1)
     tv = it.reconstruct(y, A, prior="tv", progress=False)
     assert torch.equal(auto.x, tv.x) and auto.status == tv.status
 
@@ -111,8 +113,11 @@ def test_a_picture_takes_the_prior_that_predicts_best() -> None:
     both = it.reconstruct(
         torch.cat([y, y.flip(-1)]), A, prior=it.priors.Auto(["tv", "tikhonov"]), progress=False
     )
-    assert "held-out measurements are predicted by tv to" in both.notes[-2]
-    assert "of item 1" in both.notes[-1]
+    choices = [d for d in both.decisions if d.step == "prior-choice"]
+    assert [(d.item, d.outcome) for d in choices] == [(0, "taken"), (1, "taken")]
+    for choice in choices:
+        assert f"of item {choice.item}" in choice.text(2) and choice.text(2) in both.notes
+        assert "is tv: held-out measurements are predicted by tv to" in choice.text(2)
     alone = it.reconstruct(y, A, prior=it.priors.Auto(["tv", "tikhonov"]), progress=False)
     assert torch.equal(alone.x, both.x[:1]) and len(both.status) == 2
 

@@ -50,10 +50,10 @@ def psnr(x: Tensor, truth: Tensor) -> float:
 def test_the_answer_is_the_middle_of_one_on_a_larger_grid(beam: str) -> None:
     A, y, truth = scan(N, beam)
     wide = scan(COUNT, beam)[0]
-    solution = it.reconstruct(y, A, regularization=2.0, progress=False)
+    solution = it.reconstruct(y, A, "tv", regularization=2.0, progress=False)
     assert any("the object reaches beyond the image" in note for note in solution.notes)
     assert solution.x.shape == truth.shape
-    larger = it.reconstruct(y, wide, regularization=2.0, progress=False).x
+    larger = it.reconstruct(y, wide, "tv", regularization=2.0, progress=False).x
     margin = (COUNT - N) // 2
     reference = psnr(larger[..., margin:-margin, margin:-margin], truth)
     assert psnr(solution.x, truth) > reference - 1
