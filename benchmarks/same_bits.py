@@ -32,7 +32,14 @@ ITEMS, ITERATIONS = 3, 5
 LARGE = 0.1
 #: Operators whose bits depend on the number of threads, and priors whose bits may depend on the batch, as
 #: docs/conventions.md states; so do complex tensors.
-LISTED_OPERATORS = ("unmixing", "space-varying blur", "blur 3d", "downsampling")
+LISTED_OPERATORS = (
+    "matrix",
+    "phase retrieval",  # with a matrix
+    "unmixing",
+    "space-varying blur",
+    "blur 3d",
+    "downsampling",
+)
 LISTED_PRIORS = ("denoiser", "lpn", "network")
 TERMS = ("squares", "squares", "noise_std", "weights", "huber", "l1", "sobolev", "poisson")
 PRIORS: dict[str, Any] = {

@@ -99,7 +99,6 @@ def _operators() -> dict[str, Any]:
     return {
         "blur": O.Blur(kernel, shape),
         "inpainting": O.Inpainting(mask, shape),
-        "matrix": O.Matrix(torch.rand(11, mask.numel(), generator=draw), (1, *shape)),
         "parallel beam": O.ParallelBeam(shape, angles, 190),
         "fan beam": O.FanBeam(shape, angles, 190, **orbit),
         "cone beam": O.ConeBeam((31, 37, 37), angles, (41, 43), **orbit),
@@ -119,3 +118,24 @@ def test_operators_have_the_same_bits_with_one_thread_and_with_two(name: str) ->
             predictions.append(A(x))
             images.append(A.adjoint(predictions[0]))
     assert torch.equal(*predictions) and torch.equal(*images)
+
+
+def test_a_dense_product_depends_on_the_number_of_threads_in_its_last_bits_alone() -> None:
+    # The BLAS computes the product, and on some processors it divides a sum among its threads. The
+    # number of threads belongs to the process, and an operator does not change it. What is promised
+    # is the same bits for an item alone and in a batch with an equal number of threads, and
+    # closeness in float32 for two numbers of threads.
+    draw = torch.Generator().manual_seed(0)
+    A = it.operators.Matrix(torch.rand(11, 187 * 181, generator=draw), (1, 187, 181))
+    x = torch.rand(2, *A.domain_shape, generator=draw)
+    y = torch.rand(2, *A.range_shape, generator=draw)
+    results = []
+    for count in (1, 2):
+        with threads.limit_torch_threads(count):
+            results.append((A(x), A.adjoint(y)))
+            for k in range(2):
+                assert torch.equal(A(x[k : k + 1])[0], results[-1][0][k])
+                assert torch.equal(A.adjoint(y[k : k + 1])[0], results[-1][1][k])
+    for one, two in zip(*results):
+        apart, size = (t.flatten(1).double().norm(dim=1) for t in (one - two, one))
+        assert bool((apart <= 1e-6 * size).all())

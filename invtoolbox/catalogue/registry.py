@@ -146,11 +146,11 @@ def load_plugin(point: EntryPoint) -> Any:
     Raises:
         InputError: the package cannot be imported, or lacks the object.
 
-    >>> load_plugin(EntryPoint("mine", "my_priors:Mine", "invtoolbox.priors"))
+    >>> load_plugin(EntryPoint("mine", "invtoolbox.gone:Mine", "invtoolbox.priors"))
     Traceback (most recent call last):
         ...
-    invtoolbox.errors.InputError: the plug-in 'mine' (my_priors:Mine) cannot be loaded, \
-ModuleNotFoundError: No module named 'my_priors'; mend its package, or uninstall it
+    invtoolbox.errors.InputError: the plug-in 'mine' (invtoolbox.gone:Mine) cannot be loaded, \
+ModuleNotFoundError: No module named 'invtoolbox.gone'; mend its package, or uninstall it
     """
     try:
         return point.load()

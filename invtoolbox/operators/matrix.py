@@ -25,7 +25,8 @@ _UNMATCHED = 0.1
 class Matrix(LinearOperator):
     """Product ``A x = M x`` with a matrix; images are flattened row by row, channel first.
 
-    On a CPU, items are multiplied one by one, so that an item does not depend on its batch.
+    On a CPU, items are multiplied one by one, so that an item does not depend on its batch. The
+    last bits may depend on the number of threads.
 
     Args:
         matrix: the matrix M, ``(m, n)``, or ``(batch, m, n)`` for one matrix per item.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -15,8 +14,6 @@ from invtoolbox import datasets
 from invtoolbox.errors import InputError, MissingDependency
 from invtoolbox.geometry import Events, Lens
 from tests.datasets.event_files import SETS, SIZE, N, P, T, X, Y
-
-DATA = Path(os.environ.get("INVTOOLBOX_DATA", "/nowhere")) / "events"
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -89,13 +86,13 @@ def test_a_clock_of_32_bits_that_overflows(tmp_path: Path) -> None:
     assert torch.allclose(found.times.diff(), torch.tensor([5e-6, 8e-6]).double())
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="no real recordings")
-def test_real_recordings() -> None:
+@pytest.mark.data
+def test_real_recordings(data_dir: Path) -> None:
     pytest.importorskip("pyarrow")
-    davis = datasets.read_events(DATA / "sample.aedat4")
+    davis = datasets.read_events(data_dir / "events" / "sample.aedat4")
     assert len(davis) == 111_954 and davis.size == (240, 320)
     assert 0.5 < davis.duration < 0.7
-    cars = datasets.read_events(DATA / "sample_ncars.dat")
+    cars = datasets.read_events(data_dir / "events" / "sample_ncars.dat")
     assert len(cars) == 2009 and abs(cars.duration - 0.1) < 1e-3
 
 

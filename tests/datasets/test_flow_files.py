@@ -91,6 +91,21 @@ def test_the_bytes_are_the_same_every_time(tmp_path: Path, monkeypatch: pytest.M
     assert not list(tmp_path.glob(".*"))
 
 
+def test_every_changed_byte_is_found(tmp_path: Path) -> None:
+    estimate, points, _ = toy()
+    path = write_flow(tmp_path / "a.npz", estimate, points)
+    whole = path.read_bytes()
+    # A seventh of the bytes, and all of the end record with its comment, for every kind of header.
+    for place in {*range(0, len(whole), 7), *range(len(whole) - 100, len(whole))}:
+        damaged = bytearray(whole)
+        damaged[place] ^= 255
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"a\.npz"):
+            read_flow(path)
+    path.write_bytes(whole)
+    assert len(read_flow(path)) == len(points)
+
+
 def test_what_is_no_flow_is_not_written(tmp_path: Path) -> None:
     estimate, points, _ = toy()
     with pytest.raises(InputError, match="a flow is written as .npz"):

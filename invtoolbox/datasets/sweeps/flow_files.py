@@ -1,11 +1,12 @@
 """Reader and writer of scene flow, one `.npz` per sweep.
 
 A file is written completely or not at all, never in the folder of the source, and with the same
-bytes for the same flow.
+bytes for the same flow. It ends with the digest of its bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -25,6 +26,8 @@ from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import check_motion, transform
 
 _FORMAT = "invtoolbox scene flow 1"
+#: Beginning of the comment of an archive. The SHA-256 of all bytes before the digest follows.
+_DIGEST = b"sha256 "
 #: Requirements of each array: its kinds of numbers, and its axes in addition to the axis of points.
 _ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "flow": ("f", (3,)),
@@ -132,11 +135,12 @@ def read_flow(path: str | os.PathLike[str]) -> FlowFile:
     """Read a file of `write_flow`.
 
     Raises:
-        InputError: for a truncated file, a file with other contents, or arrays that do not fit
-            together.
+        InputError: for a truncated or damaged file, a file with other contents, or arrays that do
+            not fit together.
     """
     with reading(path, "npz") as path:
         with open_arrays(path) as archive:
+            _check_digest(path)
             if "format" not in archive or str(archive["format"]) != _FORMAT:
                 raise InputError(
                     f"{path}: the archive is not a flow of a sweep written by invtoolbox; give a "
@@ -254,7 +258,33 @@ def _archive(arrays: dict[str, np.ndarray]) -> bytes:
             np.save(member, array, allow_pickle=False)
             # The fastest level, because higher levels hardly compress flows better.
             archive.writestr(zip_entry(f"{name}.npy"), member.getvalue(), compresslevel=1)
-    return stream.getvalue()
+        # The digest covers the length of the comment too, so the comment has its length already.
+        archive.comment = _DIGEST + _digest(b"")
+    content = stream.getvalue().removesuffix(_digest(b""))
+    return content + _digest(content)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _check_digest(path: Path) -> None:
+    """Raise an error if the bytes of a file are not those that were written.
+
+    The checksums of a ZIP archive cover the arrays, but not every byte of its headers. An archive
+    without a comment, of an earlier version or of `numpy.savez`, has these checksums alone.
+    """
+    content = path.read_bytes()
+    body, mark, digest = content.rpartition(_DIGEST)
+    if mark:
+        is_whole = _digest(body + mark) == digest
+    else:
+        # The end record of an archive without a comment is its last 22 bytes.
+        is_whole = content[-22:-18] == b"PK\5\6" and content.endswith(b"\0\0")
+    if not is_whole:
+        raise InputError(
+            f"{path}: truncated or not a readable npz file (its digest is wrong); compute it again"
+        )
 
 
 def _numpy(x: Tensor) -> np.ndarray:

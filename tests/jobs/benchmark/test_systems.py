@@ -48,6 +48,7 @@ def test_pictures_count_kernels_and_have_noise_of_their_number(tmp_path: Path) -
         case.scores("an image")
 
 
+@pytest.mark.data
 def test_blurred_pictures_use_levins_kernels(data_dir: Path, tmp_path: Path) -> None:
     it.datasets.write_png(tmp_path / "a.png", torch.rand(1, 1, 32, 32), (0.0, 1.0))
     row = PictureRow(**NAMED, path=str(tmp_path), noise=2.55, kernels=[1, 4])
@@ -73,6 +74,7 @@ def test_slices_of_a_patient_are_reduced_and_scanned(tmp_path: Path) -> None:
         opened("tomography", row.model_copy(update={"patients": ["a"]}))
 
 
+@pytest.mark.data
 def test_arcs_are_cut_out_of_a_full_scan(data_dir: Path) -> None:
     row = ArcRow(**NAMED, discs=["ta"], degrees=20, starts=[0, 350])
     case = opened("limited_angle", row, 1)
@@ -164,5 +166,9 @@ def test_rings_have_a_known_motion() -> None:
     case = opened("registration", PairRow(**NAMED, kind="ring", seeds=[3]))
     truth = it.simulation.beating_ring.simulate_ring(3).displacement
     assert score(case, truth) == 0 and 2 < score(case, case.simple()) < 5
+
+
+@pytest.mark.data
+def test_a_heart_without_frames_is_refused(data_dir: Path) -> None:
     with pytest.raises(InputError, match="needs the key frames"):
         system_named("registration").count(PairRow(**NAMED, kind="heart", seeds=[0]))

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import weakref
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -187,18 +188,46 @@ def test_killed_and_resumed_nothing_is_lost_or_done_twice(recording: Path) -> No
     assert sorted(done) == sorted(set(done)), "a sweep was done twice"
 
 
+def change_byte(path: Path, into: int) -> None:
+    """Change one byte of the array `flow` of a result.
+
+    Args:
+        path: the result.
+        into: position of the byte in the record of the array, whose header is 38 bytes long.
+    """
+    with zipfile.ZipFile(path) as archive:
+        start = archive.getinfo("flow.npy").header_offset
+    content = bytearray(path.read_bytes())
+    content[start + into] ^= 255
+    path.write_bytes(content)
+
+
 def test_a_damaged_result_is_made_again(recording: Path) -> None:
     study = flow(recording, "out")
     before = files(study)
     study.file(0).write_bytes(before["000000.npz"][:-200])
-    damaged = bytearray(before["000001.npz"])
-    damaged[len(damaged) // 2] ^= 255
-    study.file(1).write_bytes(damaged)
-    study.file(2).write_bytes(before["000003.npz"])
+    change_byte(study.file(1), 500)  # the flow itself
+    change_byte(study.file(2), 10)  # the time in the header, which ZIP ignores
+    study.file(3).write_bytes(before["000004.npz"])
     again = flow(recording, "out", resume=True)
-    assert [r.outcome for r in again.reports] == ["done"] * 3 + ["kept"] * 2 and files(
-        again
-    ) == before
+    assert [r.outcome for r in again.reports] == ["done"] * 4 + ["kept"]
+    assert files(again) == before
+
+
+def test_a_result_of_an_earlier_version_is_kept_unless_its_arrays_are_damaged(
+    recording: Path,
+) -> None:
+    study = flow(recording, "out")
+    before = files(study)
+    for k in (0, 1):  # without a digest
+        with zipfile.ZipFile(study.file(k), "a") as archive:
+            archive.comment = b""
+    earlier = study.file(0).read_bytes()
+    assert len(earlier) < len(before["000000.npz"])
+    change_byte(study.file(1), 500)
+    again = flow(recording, "out", resume=True)
+    assert [r.outcome for r in again.reports] == ["kept", "done", "kept", "kept", "kept"]
+    assert files(again) == {**before, "000000.npz": earlier}
 
 
 def empty(file: Path) -> None:

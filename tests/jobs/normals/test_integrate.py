@@ -243,6 +243,7 @@ def test_findings_are_in_the_notes() -> None:
     assert len(it.surface_from_normals(normals).notes) == 0
 
 
+@pytest.mark.data
 def test_a_real_object_is_as_close_as_published(data_dir: Path) -> None:
     """DiLiGenT's cat, in millimetres: 0.074 published, 1.60 by least squares."""
     folder = data_dir / "bini_normals" / "Fig7_diligent" / "cat"
