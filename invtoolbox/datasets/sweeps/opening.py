@@ -217,6 +217,7 @@ def open_sweeps(
     scene: str | None = None,
     trusted: bool = False,
     topic: str | None = None,
+    clock: str | None = None,
 ) -> Sweeps:
     """Open a sequence of lidar sweeps, each of which is read when it is indexed.
 
@@ -238,6 +239,8 @@ def open_sweeps(
             the reader.
         trusted: whether the tables of the sequence may name files outside of its folder.
         topic: name of the topic of the clouds, for recordings of ROS and MCAP.
+        clock: unit of the times of the points ("s", "ms", "us", "ns"), or "none" to leave them out,
+            for folders of point files and recordings of ROS and MCAP.
 
     Raises:
         InputError: the path is no sequence of sweeps, or the reader does not have a setting.
@@ -262,6 +265,7 @@ def open_sweeps(
         "labels": labels,
         "scene": scene,
         "topic": topic,
+        "clock": clock,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     taken = list(inspect.signature(make).parameters)[1:]

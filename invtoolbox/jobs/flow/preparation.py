@@ -475,6 +475,8 @@ def _motion(
     )
     # A recording names the topic that gave the pose, or the reason why none did.
     notes += [source.meta["poses"]] if "poses" in source.meta else []
+    # A recording states what was decided about its times, order and layout.
+    notes += source.meta.get("notes", ())
     notes += motion.notes
     for sweep, (deskew, why) in zip(pair, deskews):
         if deskew is not None or sweep.deskewed is False:
