@@ -84,7 +84,8 @@ class Ticks:
     @property
     def span(self) -> float:
         """Ticks from the first time to the last."""
-        return float(self.used.max() - self.used.min())
+        with np.errstate(over="ignore"):
+            return float(self.used.max() - self.used.min())
 
     @cached_property
     def winding(self) -> Winding | None:
@@ -105,11 +106,13 @@ class Winding:
         turns: number of turns.
         order: rows in the order of time, ``(n,)``.
         angle: turns since the first point at each place of `order`, ascending, ``(n,)``.
+        steadiness: share of the steps in one sense.
     """
 
     turns: float
     order: np.ndarray
     angle: np.ndarray
+    steadiness: float = 1.0
 
 
 def wind(values: np.ndarray, azimuth: np.ndarray) -> Winding | None:
@@ -140,8 +143,12 @@ def wind(values: np.ndarray, azimuth: np.ndarray) -> Winding | None:
         return None
     middles = (edges[:-1] + edges[1:] - 1) / 2
     ramp = np.maximum.accumulate((angle - angle[0]) * sense)
+    # Half a group at either end is continued at the usual speed.
+    half = ramp[-1] / (groups - 1) / 2
+    middles = np.array([0.0, *middles, len(order) - 1.0])
+    ramp = np.array([0.0, *(ramp + half), ramp[-1] + 2 * half])
     fine = np.interp(np.arange(len(order)), middles, ramp)
-    return Winding(float(ramp[-1]) * groups / (groups - 1), order, fine)
+    return Winding(float(ramp[-1]), order, fine, float((np.sign(moving) == sense).mean()))
 
 
 def clock_name(name: str) -> tuple[int, str | None] | None:
@@ -186,8 +193,10 @@ def _ticks(name: str, stored: np.ndarray, points: np.ndarray) -> Ticks:
         values = stored.astype(np.float64)
         if stored.dtype.itemsize == 4 and usable.any():
             grain = float(np.spacing(np.float32(np.abs(values[usable]).max())))
-    known = values[usable & (values != 0)]
-    if len(known) and np.abs(known).min() > 2 * (known.max() - known.min()):
+    known = values[usable & (values != 0)].astype(np.float64)
+    with np.errstate(over="ignore"):  # bytes that are no time may be any number
+        is_far = len(known) > 0 and np.abs(known).min() > 2 * (known.max() - known.min())
+    if is_far:
         usable = usable & (values != 0)
     known = values[usable]
     if cycle is not None and len(known) and int(known.max()) - int(known.min()) > cycle // 2:

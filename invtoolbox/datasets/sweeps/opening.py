@@ -26,7 +26,9 @@ from invtoolbox.datasets.sweeps.nuscenes import NuScenes
 from invtoolbox.datasets.sweeps.opensceneflow import OpenSceneFlow, holds_scenes
 from invtoolbox.datasets.sweeps.ouster import OusterMetadata, OusterPackets
 from invtoolbox.datasets.sweeps.packets import Datagram, list_datagrams, read_datagrams
+from invtoolbox.datasets.sweeps.point_files import SUFFIXES
 from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, require_folder
+from invtoolbox.datasets.sweeps.turns import TurnsOfFile, holds_turns
 from invtoolbox.datasets.sweeps.velodyne import FLAG, SIZES, VelodynePackets
 from invtoolbox.datasets.sweeps.waymo import Waymo
 from invtoolbox.errors import InputError
@@ -197,6 +199,7 @@ SWEEP_READERS: dict[str, Callable[..., Any]] = {
     "pcap": open_packets,
     "bag": Bag,
     "lidar-folder": LidarFolder,
+    "turns": TurnsOfFile,
     "street": street_of_file,
 }
 #: Types of the sequences that these readers return.
@@ -225,7 +228,8 @@ def open_sweeps(
         path: folder of an Argoverse 2 log, a KITTI odometry sequence or raw drive, a nuScenes set,
             a Waymo segment, Ouster frames, a ROS 2 bag, or `.bin`, `.las`, `.laz`, `.pcd`, `.ply`,
             `.npy` or `.npz` files, which may be one folder down; its content decides. Or an `.h5`
-            scene of OpenSceneFlow, or a folder of them. Or a recording: `.pcap` of Ouster or of a
+            scene of OpenSceneFlow, or a folder of them. Or one such file of points, which is cut
+            where the azimuth begins anew. Or a recording: `.pcap` of Ouster or of a
             VLP-16, `.bag` of ROS 1, `.mcap`. Or a TOML file that describes a simulated street.
         reader: name of a reader in `SWEEP_READERS` or of a plug-in, in place of the automatic
             choice.
@@ -296,6 +300,8 @@ def locate(path: str | os.PathLike[str]) -> tuple[Path, str]:
     place = Path(path).expanduser()
     if not place.is_dir():
         reader = reader_of_file(place)
+        if place.suffix.lower() in SUFFIXES and place.is_file():
+            reader = reader or "turns"
     else:
         reader = reader_of_folder(place)
     around = (
@@ -303,6 +309,10 @@ def locate(path: str | os.PathLike[str]) -> tuple[Path, str]:
     )
     if around is not None:
         return around
+    if reader == "lidar-folder":
+        files = [f for f in place.iterdir() if f.suffix.lower() in SUFFIXES]
+        if len(files) == 1 and holds_turns(files[0]):
+            return files[0], "turns"
     if reader is not None:
         return place, reader
     place = require_folder(path, "a lidar sequence")

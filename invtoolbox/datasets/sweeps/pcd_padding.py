@@ -18,7 +18,9 @@ _PLACES = 16
 #: Largest number of lasers of a sensor.
 _MOST_RINGS = 512
 #: Seconds of a sweep that are possible, and number of points from which a clock turns.
-_LONGEST, _FEWEST = 2.0, 100
+_SHORTEST, _LONGEST, _FEWEST = 1e-3, 0.7, 100
+#: Number of turns beyond which a file holds several sweeps, which is seldom.
+_SEVERAL = 1.5
 #: Bounds of the size of plausible numbers that are not zero.
 _LEAST, _LARGEST = 1e-12, 1e12
 
@@ -30,9 +32,9 @@ def place_fields(
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Return the fields at the places that their values fit, and a note per field that is moved.
 
-    A field stays at the place that the header gives if its values are plausible there. A clock is
-    plausible if it is finite and increases with the azimuth; a ring is one of few small numbers; other
-    numbers are finite and of a usual size.
+    A field stays at the place that the header gives unless its values are more plausible at the
+    other. A clock is plausible if it is finite and follows the azimuth; a ring is one of few small
+    numbers; other numbers are finite and of a usual size.
 
     Args:
         records: bytes of the points, ``(N, bytes of a record)``.
@@ -43,15 +45,21 @@ def place_fields(
     if not {"x", "y", "z"} <= set(fields) or not len(records):
         return placed, ()
     points = np.stack([fields[axis] for axis in "xyz"], axis=1)
+    moved = {}
     for name, stated, aligned, kind in _places(columns):
-        size = np.dtype(kind).itemsize
-        if name not in fields or name in "xyz" or stated == aligned:
+        end = aligned + np.dtype(kind).itemsize
+        if name not in fields or name in "xyz" or stated == aligned or end > records.shape[1]:
             continue
-        if aligned + size > records.shape[1]:
-            continue
-        other = np.ascontiguousarray(records[:, aligned : aligned + size]).view(kind)[:, 0]
-        reason = _reason(name, other, points)
-        if reason and not _reason(name, fields[name], points):
+        other = np.ascontiguousarray(records[:, aligned:end]).view(kind)[:, 0]
+        (score, reason), (stated_score, _) = (
+            _plausibility(name, values, points) for values in (other, fields[name])
+        )
+        moved[name] = (score - stated_score, score, other, stated, aligned, reason)
+    # A half of a clock is a clock as well; then the other fields decide.
+    is_aligned = any(gain > 0 for gain, *_ in moved.values())
+    is_stated = any(gain < 0 for gain, *_ in moved.values())
+    for name, (gain, score, other, stated, aligned, reason) in moved.items():
+        if gain > 0 or (gain == 0 and score > 0 and is_aligned and not is_stated):
             placed[name] = other
             notes.append(
                 f"{name} lies at byte {aligned} of a record, not at byte {stated} as the header "
@@ -75,28 +83,32 @@ def _places(columns: Sequence[tuple[str, str, int]]) -> list[tuple[str, int, int
     return places
 
 
-def _reason(name: str, values: np.ndarray, points: np.ndarray) -> str:
-    """Return why values are plausible for a field of a name; empty if they are not."""
+def _plausibility(name: str, values: np.ndarray, points: np.ndarray) -> tuple[float, str]:
+    """Return how plausible values are for a field of a name, from 0 to 2, and the reason."""
     if clock_name(name) is not None:
-        ticks = ticks_of({name: values}, points)
-        if ticks is None or not ticks.usable.any() or not np.isfinite(ticks.span):
-            return ""
-        measured = np.isfinite(points).all(1) & (points != 0).any(1)
-        whole = ticks.usable[measured].mean() > 0.5
-        span = [ticks.span * seconds for seconds in UNITS.values()]
-        if not whole or not any(1e-4 <= seconds <= _LONGEST for seconds in span):
-            return ""
-        if len(ticks.used) >= _FEWEST and ticks.winding is None:
-            return ""
-        return "it is finite and increases with the azimuth"
+        return _plausibility_of_clock(name, values, points), "it is finite and follows the azimuth"
     measured = values[np.isfinite(points).all(1)]
     if name.lower() in ("ring", "channel", "line", "laser_id"):
         rings = np.unique(measured)
         few = len(rings) < max(0.5 * len(measured), 2) or len(measured) < _FEWEST
-        fits = bool(len(rings)) and rings[0] >= 0 and rings[-1] < _MOST_RINGS and few
-        return "it holds few small numbers" if fits and len(rings) > 1 else ""
-    if values.dtype.kind != "f":
-        return ""
-    size = np.abs(measured[measured != 0])
-    fits = bool(len(size)) and bool(((size > _LEAST) & (size < _LARGEST)).all())
-    return "it is finite and of a usual size" if fits else ""
+        fits = len(rings) > 1 and rings[0] >= 0 and rings[-1] < _MOST_RINGS and few
+        return float(fits), "it holds few small numbers"
+    size = np.abs(measured[measured != 0]) if values.dtype.kind == "f" else values[:0]
+    fits = len(size) > 0 and bool(((size > _LEAST) & (size < _LARGEST)).all())
+    return float(fits), "it is finite and of a usual size"
+
+
+def _plausibility_of_clock(name: str, values: np.ndarray, points: np.ndarray) -> float:
+    ticks = ticks_of({name: values}, points)
+    measured = np.isfinite(points).all(1) & (points != 0).any(1)
+    if ticks is None or not ticks.usable.any() or ticks.usable[measured].mean() <= 0.5:
+        return 0.0
+    spans = [ticks.span * seconds for seconds in UNITS.values()]
+    if not np.isfinite(ticks.span) or not any(_SHORTEST <= span <= _LONGEST for span in spans):
+        return 0.0
+    if len(ticks.used) < _FEWEST:
+        return 0.5
+    if ticks.winding is None:
+        return 0.0
+    # The lower half of a number goes through its values again and again.
+    return ticks.winding.steadiness + float(ticks.winding.turns <= _SEVERAL)

@@ -119,7 +119,7 @@ def file_ticks(path: Path, columns: int | Sequence[str] | None = None) -> Ticks 
     """Return the times of the points of a file as they are stored; None without such a column."""
     read, _ = read_columns(path, columns)
     with decoding(path, f"{path.suffix[1:].upper()} point"):
-        return ticks_of(read, _center(positions(path, read)))
+        return ticks_of(read, centered(positions(path, read)))
 
 
 def positions(path: Path, columns: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -149,7 +149,7 @@ def points_of_columns(
     notes: tuple[str, ...] = ()
     finite = np.isfinite(places).all(1)
     measured = finite & (places != 0).any(1)
-    around = _center(places)
+    around = centered(places)
     if places.dtype == np.float64 and np.abs(places[finite]).max(initial=0) > _FAR:
         origin = places[finite].min(0).round()
         places = places - origin
@@ -185,7 +185,7 @@ def points_of_columns(
     )
 
 
-def _center(places: np.ndarray) -> np.ndarray:
+def centered(places: np.ndarray) -> np.ndarray:
     """Return places in the frame of a map relative to their median, other places as they are."""
     measured = places[np.isfinite(places).all(1) & (places != 0).any(1)]
     middle = np.median(measured, axis=0) if len(measured) else np.zeros(3)
@@ -269,7 +269,7 @@ _LAYERS = {6: (9, 30), 7: (10, 36), 8: (11, 38), 9: (10, 59), 10: (12, 67)}
 
 
 def read_las(path: Path) -> dict[str, np.ndarray]:
-    """Read the places, intensities and times of LAS or LAZ (ASPRS LAS 1.4), by laspy (extra [lidar]).
+    """Read places, intensities, times and rings of LAS or LAZ (ASPRS LAS 1.4), by laspy ([lidar]).
 
     Args:
         path: path of the file.
@@ -282,7 +282,9 @@ def read_las(path: Path) -> dict[str, np.ndarray]:
         kind = header.point_format.dtype()
         require_plausible(path, (header.point_count,), kind)
         cloud = file.read()
-        names = ("x", "y", "z", *(n for n in ("intensity", "gps_time") if n in kind.names))
+        names = ["x", "y", "z", *(n for n in ("intensity", "gps_time") if n in kind.names)]
+        extra = header.point_format.extra_dimension_names
+        names += [name for name in extra if name in _RING or clock_name(name) is not None]
         return {name: np.asarray(cloud[name]) for name in names}
 
 
