@@ -37,14 +37,16 @@ _SHORTEST, _LONGEST = 0.004, 0.7
 _FEWEST = 100
 #: Seconds of 1998 and of 2103, counted from 1970.
 _EPOCH = (9e8, 4.2e9)
-#: Largest number of groups of points that a turn is followed by, and smallest one.
-_MOST_GROUPS, _FEWEST_GROUPS = 4096, 16
+#: Sizes of the groups of points that a turn is followed by, and the largest and smallest number of them.
+_GROUPS, _MOST_GROUPS, _FEWEST_GROUPS = (8, 32, 128), 4096, 16
 #: Least mean resultant length of the directions of a group, and share of the steps in one sense.
 _CONCENTRATION, _MONOTONE = 0.8, 0.8
 #: Share of a turn that the first time of a sweep may move by if times count from each sweep.
 _SAME_ZERO = 0.25
 #: Seconds between a clock and the stamps that still is one clock.
 _ONE_CLOCK = 1.0
+#: Number of steps of a stored type in a turn below which it does not place the points.
+_FEWEST_STEPS = 64
 #: Periods after which a clock that counts an hour, a day or a GPS week begins anew, seconds.
 _CYCLES = (3600.0, 86400.0, 604800.0)
 
@@ -126,10 +128,19 @@ def wind(values: np.ndarray, azimuth: np.ndarray) -> Winding | None:
     >>> round(wind(np.arange(500), np.angle(np.exp(1j * turn))).turns, 2)
     2.5
     """
-    groups = min(_MOST_GROUPS, len(values) // 8)
-    if groups < _FEWEST_GROUPS:
-        return None
     order = np.argsort(values, kind="stable")
+    # The lasers of a sensor look to several sides, which larger groups average.
+    for size in _GROUPS:
+        groups = min(_MOST_GROUPS, len(values) // size)
+        if groups >= _FEWEST_GROUPS:
+            winding = _follow(order, azimuth, groups)
+            if winding is not None:
+                return winding
+    return None
+
+
+def _follow(order: np.ndarray, azimuth: np.ndarray, groups: int) -> Winding | None:
+    """Return the turns by the mean directions of groups of points; None if they do not turn."""
     edges = np.linspace(0, len(order), groups + 1).astype(int)
     sums = np.add.reduceat(np.exp(1j * azimuth[order]), edges[:-1])
     mean = sums / np.diff(edges)
@@ -295,7 +306,8 @@ def decide(
     name = first.name
     step = float(later[0].least - first.least) if later else None
     # An absolute clock in float32 stands still for minutes, or advances in leaps.
-    if first.grain * 20 > first.span > 0 or (first.span == 0 and first.grain * 20 > 1e-3):
+    coarse = first.grain * _FEWEST_STEPS
+    if coarse > first.per_turn > 0 or (first.span == 0 and coarse > 1e-3):
         fault = f"{name} is float32, which advances in steps of {first.grain:.3g} at its values"
         return Clock(
             None,

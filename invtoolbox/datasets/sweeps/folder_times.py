@@ -117,7 +117,7 @@ def find_timing(
     if decided is not None and decided.question:
         raise InputError(f"{folder}: {decided.question}")
     if decided is not None and decided.turn:
-        per_second = _nearest_rate(decided.turn)
+        per_second = nearest_rate(decided.turn)
         notes.append(
             f"{per_second:.4g} sweeps per second, because a turn takes {decided.turn:.4g} s; rate= "
             "gives another rate"
@@ -199,6 +199,7 @@ def _agree(source: object, times: np.ndarray | None, rows: Sequence[int], step: 
         )
 
 
-def _nearest_rate(turn: float) -> float:
+def nearest_rate(turn: float) -> float:
+    """Return the turns per second of a lidar, rounded to a usual rate if it is near."""
     nearest = min(_RATES, key=lambda rate: abs(rate * turn - 1))
     return nearest if abs(nearest * turn - 1) < _DEVIATION else 1 / turn

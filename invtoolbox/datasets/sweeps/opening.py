@@ -20,7 +20,12 @@ from invtoolbox.core.checks import require_file
 from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.sweeps.argoverse import Argoverse2
 from invtoolbox.datasets.sweeps.bags import Bag
-from invtoolbox.datasets.sweeps.folder import LidarFolder, OusterFrames, folder_of_sweeps
+from invtoolbox.datasets.sweeps.folder import (
+    LidarFolder,
+    OusterFrames,
+    first_time,
+    folder_of_sweeps,
+)
 from invtoolbox.datasets.sweeps.kitti import FIRST, KittiOdometry, KittiRaw, KittiSceneFlow
 from invtoolbox.datasets.sweeps.nuscenes import NuScenes
 from invtoolbox.datasets.sweeps.opensceneflow import OpenSceneFlow, holds_scenes
@@ -407,7 +412,8 @@ def _sequences_within(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _reader_of_archives(folder: Path) -> str:
-    for file in sorted(folder.glob("*.npz")):
+    files = sorted(folder.glob("*.npz"))
+    for file in files:
         try:
             with zipfile.ZipFile(file) as archive:
                 names = {name.removesuffix(".npy") for name in archive.namelist()}
@@ -415,7 +421,9 @@ def _reader_of_archives(folder: Path) -> str:
             continue
         if names & set(FIRST) and "xyz" not in names:
             return "kitti-scene-flow"
-        return "ouster" if {"xyz", "t_ns"} <= names else "lidar-folder"
+        # Times that count from each sweep do not place the sweeps, as those of Ouster's frames do.
+        begin_anew = len(files) > 1 and first_time(files[0]) == first_time(files[1]) is not None
+        return "ouster" if {"xyz", "t_ns"} <= names and not begin_anew else "lidar-folder"
     return "lidar-folder"
 
 

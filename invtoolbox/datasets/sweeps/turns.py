@@ -6,6 +6,7 @@ import functools
 import itertools
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from invtoolbox.core.checks import require_file
 from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.datasets.sweeps.clocks import UNITS, WITHOUT_CLOCK, Clock, Winding, decide, wind
-from invtoolbox.datasets.sweeps.folder_times import SEVERAL
+from invtoolbox.datasets.sweeps.folder_times import SEVERAL, nearest_rate
 from invtoolbox.datasets.sweeps.point_files import (
     centered,
     file_ticks,
@@ -68,9 +69,10 @@ class TurnsOfFile(Recording):
         ticks = file_ticks(file, columns)
         has_times = ticks is not None and bool(ticks.usable.any()) and clock != WITHOUT_CLOCK
         self.clock = decide([ticks], file, None, clock) if has_times and ticks else None
+        self.least = float(ticks.least) if has_times and ticks else 0.0
         self.has_times = self.clock is not None and self.clock.unit is not None
         winding, rows = _wind(file, columns, self.has_times)
-        if self.has_times and winding is not None and winding.turns < SEVERAL:
+        if winding is None or winding.turns < SEVERAL:
             # Times may begin anew in every turn, and points follow each other in the file.
             by_order = _wind(file, columns, False)
             if by_order[0] is not None and by_order[0].turns >= SEVERAL:
@@ -78,6 +80,10 @@ class TurnsOfFile(Recording):
             else:
                 _refuse_repeated_rings(file, columns)
         self.turns = [rows] if winding is None else cut(winding, rows)
+        if self.clock is not None and self.has_times and len(self.turns) > 1:
+            self.clock = replace(self.clock, counts_on=True)
+        if len(self.turns) > 1 and rate is None and self.clock and self.clock.question:
+            raise InputError(f"{file}: {self.clock.question}")
         super().__init__(file, len(self.turns), poses)
 
     def _read(self, index: int) -> Sweep:
@@ -90,11 +96,14 @@ class TurnsOfFile(Recording):
         if len(self) > 1:
             notes += (f"the file holds {len(self)} turns, cut where the azimuth begins anew",)
         timestamp, time = read.start, read.time
-        if timestamp is None and time is not None and self.has_times:
-            timestamp = float(np.nanmin(time.numpy()))
-            time = time - timestamp
+        if timestamp is not None and self.clock is not None:
+            # The clock may begin anew within the file.
+            first = self.least * (self.clock.unit or 0.0)
+            timestamp = self.clock.continue_from(
+                timestamp, first + index * (self.clock.turn or 0.1)
+            )
         if timestamp is None and self.clock is not None and self.clock.turn and not self.rate:
-            timestamp = index * self.clock.turn
+            timestamp = index / nearest_rate(self.clock.turn)
         elif timestamp is None:
             timestamp = index / (self.rate or 10.0)
             if self.rate is None and len(self) > 1:
