@@ -204,13 +204,12 @@ def _ticks(name: str, stored: np.ndarray, points: np.ndarray) -> Ticks:
         values = stored.astype(np.float64)
         if stored.dtype.itemsize == 4 and usable.any():
             grain = float(np.spacing(np.float32(np.abs(values[usable]).max())))
-    known = values[usable & (values != 0)].astype(np.float64)
+    nonzero = values[usable & (values != 0)].astype(np.float64)
     with np.errstate(over="ignore"):  # bytes that are no time may be any number
-        is_far = len(known) > 0 and np.abs(known).min() > 2 * (known.max() - known.min())
+        is_far = len(nonzero) > 0 and np.abs(nonzero).min() > 2 * np.ptp(nonzero)
     if is_far:
         usable = usable & (values != 0)
-    known = values[usable]
-    if cycle is not None and len(known) and int(known.max()) - int(known.min()) > cycle // 2:
+    if cycle is not None and usable.any() and int(np.ptp(values[usable])) > cycle // 2:
         values = np.where(values < cycle // 2, values + cycle, values)
     azimuth = np.arctan2(points[:, 1], points[:, 0]).astype(np.float64)
     return Ticks(name, values, usable, azimuth, cycle, grain, is_whole)

@@ -98,16 +98,16 @@ def find_timing(
         if unit != "s":
             notes.append(f"{time_file} is in {unit}, by the steps of its times")
         listed = listed * UNITS[unit]
-    known = listed if listed is not None else numbers / rate if rate is not None else named
+    stated_times = listed if listed is not None else numbers / rate if rate is not None else named
     decided = None
     if sweeps:
-        stamps = None if known is None else [float(known[k]) for k in rows]
+        stamps = None if stated_times is None else [float(stated_times[k]) for k in rows]
         decided = decide(sweeps, files[rows[0]], stamps, clock)
         notes += decided.notes
     if listed is not None or rate is not None:
         if decided is not None and decided.step and is_found and len(rows) == 2:
             _agree(time_file, listed, rows, decided.step)
-        return Timing(decided, known, None, tuple(notes))
+        return Timing(decided, stated_times, None, tuple(notes))
     if decided is not None and decided.unit is not None and _is_clock(decided, sweeps[0]):
         if named is not None and decided.step and len(rows) == 2:
             _agree(f"{folder}: the names of the files", named, rows, decided.step)
@@ -138,15 +138,15 @@ def stamps_of_names(files: Sequence[Path]) -> tuple[np.ndarray | None, str]:
     matches = [_STAMP.fullmatch(file.stem) for file in files]
     if len(files) < 2 or any(match is None for match in matches):
         return None, ""
-    found = []
+    numbers = []
     for match in matches:
         assert match is not None
         whole, mark, rest = match.groups()
         if rest is not None and (len(whole) > 10 or (mark == "_" and len(rest) != 9)):
             return None, ""
-        found.append((int(whole), float(f"0.{rest or 0}")))
+        numbers.append((int(whole), float(f"0.{rest or 0}")))
     for unit, seconds in UNITS.items():
-        times = np.array([(whole + part) * seconds for whole, part in found])
+        times = np.array([(whole + fraction) * seconds for whole, fraction in numbers])
         if not ((times > _EPOCH[0]) & (times < _EPOCH[1])).all():
             continue
         if 0.01 <= float(np.median(np.abs(np.diff(np.sort(times))))) <= 5.0:

@@ -310,14 +310,12 @@ def locate(path: str | os.PathLike[str]) -> tuple[Path, str]:
     else:
         reader = reader_of_folder(place)
     around = (
-        _sequence_around(place) if place.is_dir() and reader in (None, "lidar-folder") else None
+        _sequence_around(place)
+        if place.is_dir() and reader in (None, "lidar-folder", "turns")
+        else None
     )
     if around is not None:
         return around
-    if reader == "lidar-folder":
-        files = [f for f in place.iterdir() if f.suffix.lower() in SUFFIXES]
-        if len(files) == 1 and holds_turns(files[0]):
-            return files[0], "turns"
     if reader is not None:
         return place, reader
     place = require_folder(path, "a lidar sequence")
@@ -380,6 +378,8 @@ def reader_of_folder(folder: Path) -> str | None:
         return _reader_of_archives(folder)
     if (folder / "metadata.yaml").is_file() and suffixes & {".db3", ".mcap", ".zstd"}:
         return "bag"
+    if holds_turns(folder):
+        return "turns"
     return "lidar-folder" if folder_of_sweeps(folder) is not None else None
 
 

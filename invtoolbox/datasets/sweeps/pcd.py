@@ -60,8 +60,10 @@ def read_fields(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], tu
         }
         if header.encoding == "ascii" or all(name != "_" for name, _, _ in header.columns):
             return fields, ()
-        parts = [np.ascontiguousarray(array).view(np.uint8) for array in columns]
-        records = np.concatenate([part.reshape(header.points, -1) for part in parts], axis=1)
+        bytes_of_fields = [np.ascontiguousarray(array).view(np.uint8) for array in columns]
+        records = np.concatenate(
+            [field.reshape(header.points, -1) for field in bytes_of_fields], axis=1
+        )
         return place_fields(records, header.columns, fields)
 
 

@@ -45,22 +45,22 @@ def place_fields(
     if not {"x", "y", "z"} <= set(fields) or not len(records):
         return placed, ()
     points = np.stack([fields[axis] for axis in "xyz"], axis=1)
-    moved = {}
+    candidates = {}
     for name, stated, aligned, kind in _places(columns):
         end = aligned + np.dtype(kind).itemsize
         if name not in fields or name in "xyz" or stated == aligned or end > records.shape[1]:
             continue
-        other = np.ascontiguousarray(records[:, aligned:end]).view(kind)[:, 0]
+        aligned_values = np.ascontiguousarray(records[:, aligned:end]).view(kind)[:, 0]
         (score, reason), (stated_score, _) = (
-            _plausibility(name, values, points) for values in (other, fields[name])
+            _plausibility(name, values, points) for values in (aligned_values, fields[name])
         )
-        moved[name] = (score - stated_score, score, other, stated, aligned, reason)
+        candidates[name] = (score - stated_score, score, aligned_values, stated, aligned, reason)
     # A half of a clock is a clock as well; then the other fields decide.
-    is_aligned = any(gain > 0 for gain, *_ in moved.values())
-    is_stated = any(gain < 0 for gain, *_ in moved.values())
-    for name, (gain, score, other, stated, aligned, reason) in moved.items():
+    is_aligned = any(gain > 0 for gain, *_ in candidates.values())
+    is_stated = any(gain < 0 for gain, *_ in candidates.values())
+    for name, (gain, score, values, stated, aligned, reason) in candidates.items():
         if gain > 0 or (gain == 0 and score > 0 and is_aligned and not is_stated):
-            placed[name] = other
+            placed[name] = values
             notes.append(
                 f"{name} lies at byte {aligned} of a record, not at byte {stated} as the header "
                 f"declares: there {reason}"

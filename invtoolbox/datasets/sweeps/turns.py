@@ -18,6 +18,7 @@ from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.datasets.sweeps.clocks import UNITS, WITHOUT_CLOCK, Clock, Winding, decide, wind
 from invtoolbox.datasets.sweeps.folder_times import SEVERAL, nearest_rate
 from invtoolbox.datasets.sweeps.point_files import (
+    SUFFIXES,
     centered,
     file_ticks,
     points_of_columns,
@@ -42,7 +43,8 @@ class TurnsOfFile(Recording):
     out if there are others.
 
     Args:
-        path: path of a `.bin`, `.las`, `.laz`, `.pcd`, `.ply`, `.npy` or `.npz` file.
+        path: path of a `.bin`, `.las`, `.laz`, `.pcd`, `.ply`, `.npy` or `.npz` file, or of a folder
+            with one such file.
         poses: file of the sensor's poses, one per sweep (see `read_poses`).
         rate: number of turns per second, if the file has no times; by default 10.
         columns: number of columns of `.bin` and `.npy`, or their names (see `read_points`).
@@ -63,7 +65,11 @@ class TurnsOfFile(Recording):
         check_range("a file of turns", "(0, inf]", rate=rate)
         if clock is not None:
             check_choice("a file of turns", (*UNITS, WITHOUT_CLOCK), clock=clock)
-        file = require_file(path)
+        file = Path(path).expanduser()
+        files = point_files(file) if file.is_dir() else []
+        if file.is_dir() and len(files) != 1:
+            raise InputError(f"{file}: the folder holds {len(files)} point files; give one of them")
+        file = require_file(files[0] if files else file)
         self.rate = rate
         self.columns = tuple(columns) if isinstance(columns, (list, tuple)) else columns
         ticks = file_ticks(file, columns)
@@ -136,10 +142,25 @@ def _content(
     return read_columns(file, columns)
 
 
-def holds_turns(file: Path) -> bool:
-    """Return whether a point file holds several turns by the order of its points or their times."""
+def point_files(folder: Path) -> list[Path]:
+    """List the point files of a folder."""
+    return [
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+    ]
+
+
+def holds_turns(folder: Path) -> bool:
+    """Return whether a folder holds one point file, and this file several turns of a lidar.
+
+    Its turns are counted by the times of its points, or by their order.
+    """
+    files = point_files(folder)
+    if len(files) != 1:
+        return False
     try:
-        windings = [_wind(file, None, by_times)[0] for by_times in (True, False)]
+        windings = [_wind(files[0], None, by_times)[0] for by_times in (True, False)]
     except InputError:
         return False
     return any(winding is not None and winding.turns >= SEVERAL for winding in windings)
@@ -161,8 +182,8 @@ def _wind(
         return None, rows
     # In an image of rings, every row goes round once.
     rise = np.arctan2(middle[:, 2], np.hypot(middle[:, 0], middle[:, 1]))
-    parts = np.split(rise, np.flatnonzero(np.diff(np.floor(winding.angle))) + 1)
-    within = float(np.median([part.std() for part in parts]))
+    turns = np.split(rise, np.flatnonzero(np.diff(np.floor(winding.angle))) + 1)
+    within = float(np.median([turn.std() for turn in turns]))
     return (None if within < _RINGS * rise.std() else winding), rows
 
 
@@ -192,9 +213,9 @@ def cut(winding: Winding, rows: np.ndarray) -> list[np.ndarray]:
     """
     number = np.floor(winding.angle + 1e-9).astype(int)
     edges = np.flatnonzero(np.diff(number)) + 1
-    parts = list(itertools.pairwise([0, *edges.tolist(), len(number)]))
-    usual = _WHOLE * float(np.median([stop - start for start, stop in parts]))
+    turns = list(itertools.pairwise([0, *edges.tolist(), len(number)]))
+    usual = _WHOLE * float(np.median([stop - start for start, stop in turns]))
     for end in (-1, 0):
-        if len(parts) > 1 and parts[end][1] - parts[end][0] < usual:
-            del parts[end]
-    return [rows[winding.order[start:stop]] for start, stop in parts]
+        if len(turns) > 1 and turns[end][1] - turns[end][0] < usual:
+            del turns[end]
+    return [rows[winding.order[start:stop]] for start, stop in turns]
