@@ -29,6 +29,13 @@ from invtoolbox.jobs.flow.preparation import (
     relate,
     sensor_frame,
 )
+from invtoolbox.jobs.flow.vehicle import (
+    box_of_points,
+    describe_box,
+    pairs_of,
+    resting,
+    vehicle_box,
+)
 from invtoolbox.jobs.flow.window import Neighbour, describe_window, place
 
 #: Largest number of sweeps of a window.
@@ -326,6 +333,36 @@ def settle(sweep: Sweep, preparation: Preparation) -> tuple[Tensor, tuple[str, .
     """
     notes: list[str] = []
     return sensor_frame(sweep, preparation, notes), tuple(notes)
+
+
+def settle_vehicle(
+    sweeps: Sweeps, frame: Tensor, preparation: Preparation
+) -> tuple[Preparation, tuple[str, ...]]:
+    """Return the preparation with the box of the sensor's vehicle, and notes.
+
+    Pairs at three places of the sequence are compared; the box of the first pair that shows a
+    vehicle holds for all sweeps.
+
+    Args:
+        sweeps: the sequence.
+        frame: level frame of the sensor.
+        preparation: settings; a box that is given stays.
+    """
+    if preparation.vehicle is not None:
+        return preparation, ()
+    for k in pairs_of(sweeps):
+        try:
+            source, target = (from_sensor(sweeps[n], frame) for n in (k, k + 1))
+            points = resting(source, target, preparation.ground_settings)
+            if not len(points):
+                continue
+            box = vehicle_box(points, relate(source, target, preparation, []).ego_motion)
+        except InputError:
+            continue
+        if box is not None:
+            corners = box_of_points(box, frame)
+            return replace(preparation, vehicle=corners), (describe_box(corners),)
+    return preparation, ()
 
 
 def in_map(frame: Tensor, preparation: Preparation) -> bool:
