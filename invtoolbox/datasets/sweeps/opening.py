@@ -70,6 +70,8 @@ _INNER = ("velodyne_points/data", "velodyne_points", "sensors/lidar", "sensors")
 #: searched for them.
 _LAYOUTS = ("argoverse2", "kitti-raw", "kitti-odometry", "nuscenes", "waymo")
 _MOST_FOLDERS = 500
+#: Nanoseconds of a second: a clock shows more, and times from each sweep are less.
+_SECOND = 10**9
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -421,9 +423,10 @@ def _reader_of_archives(folder: Path) -> str:
             continue
         if names & set(FIRST) and "xyz" not in names:
             return "kitti-scene-flow"
-        # Times that count from each sweep do not place the sweeps, as those of Ouster's frames do.
-        begin_anew = len(files) > 1 and first_time(files[0]) == first_time(files[1]) is not None
-        return "ouster" if {"xyz", "t_ns"} <= names and not begin_anew else "lidar-folder"
+        # Ouster's times are whole nanoseconds of a clock; others may count from each sweep.
+        starts = [start for f in files[:2] if (start := first_time(f)) is not None]
+        is_clock = any(start >= _SECOND for start in starts)
+        return "ouster" if {"xyz", "t_ns"} <= names and is_clock else "lidar-folder"
     return "lidar-folder"
 
 
