@@ -243,6 +243,16 @@ def write_las_folder(folder: Path) -> Path:
     return folder
 
 
+def write_turns(folder: Path) -> Path:
+    """A folder with one file of three turns of a lidar."""
+    folder.mkdir()
+    turn = np.linspace(0, 6 * np.pi, 1200)
+    rise = np.tile([-0.1, 0.0, 0.1, 0.2], 300)
+    places = 10 * np.stack([np.cos(turn), np.sin(turn), rise, rise], axis=1)
+    write_las(folder / "drive.las", places)
+    return folder
+
+
 EVENT_STAMP = 1_700_000_000
 EVENT_DEFINITIONS = {
     "{package}/msg/Event": "uint16 x\nuint16 y\n{time} ts\nbool polarity\n",
@@ -290,6 +300,7 @@ SETS: dict[str, tuple[str, Any]] = {
     "ros1.bag": ("bag", write_bag1),
     "ros2": ("bag", write_bag2),
     "drive.mcap": ("bag", write_mcap),
+    "turns": ("turns", write_turns),
     "las": ("lidar-folder", write_las_folder),
     "laz": ("lidar-folder", write_las_folder),
 }

@@ -12,6 +12,7 @@ import itertools
 import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from torch import Tensor
 
 from invtoolbox.core.checks import Bounded, decoding, require_file
 from invtoolbox.core.environment import optional_package
+from invtoolbox.core.guards import check_choice
 from invtoolbox.datasets.pose_files import from_quaternion
-from invtoolbox.datasets.sweeps.point_files import points_of_columns
+from invtoolbox.datasets.sweeps.clocks import UNITS, WITHOUT_CLOCK, Clock, decide, ticks_of
+from invtoolbox.datasets.sweeps.point_files import points_of_columns, positions
 from invtoolbox.datasets.sweeps.sweep_files import Recording, choose
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.rigid import part_of, relative_motion
@@ -41,6 +44,8 @@ _POSES = (
 _SMOOTH, _LONGEST = "odom", 550_000_000
 #: Times ``(n,)``, nanoseconds, and poses ``(n, 4, 4)`` by topic, parent and child.
 _Links = Mapping[tuple[str, str, str], tuple[np.ndarray, Tensor]]
+#: Number of messages among which two are sought whose clocks are compared.
+_TRIED = 6
 #: NumPy's types of `sensor_msgs/PointField`, from number 1 on.
 _KINDS = ("i1", "u1", "i2", "u2", "i4", "u4", "f4", "f8")
 #: Messages of drivers that hold clouds or packets in another form, by the end of their type, and the
@@ -92,7 +97,10 @@ def cloud_columns(message: Any) -> dict[str, np.ndarray]:
 
 
 class Bag(Recording):
-    """Sweeps of a topic of a ROS 1 bag, a ROS 2 bag, or an MCAP file.
+    """Sweeps of a topic of a ROS 1 bag, a ROS 2 bag, or an MCAP file, in the order of their stamps.
+
+    Sweeps have the times of their points' clock if it is the clock of the stamps, and their stamps
+    otherwise. ``meta["notes"]`` of a sweep states the choices with their evidence.
 
     Args:
         path: path of a `.bag` or `.mcap` file, or of the folder of a ROS 2 bag.
@@ -100,9 +108,13 @@ class Bag(Recording):
         poses: file of the sensor's poses, one per sweep, or a topic of poses. By default, transforms
             (`tf`) and odometry give the pose of the clouds' frame at the time of each sweep; "none"
             reads no poses.
+        clock: unit of the times of the points: "s", "ms", "us" or "ns"; "none" leaves them out. By
+            default the values, the name of the field, the stamps and the neighbours decide
+            (`clocks.decide`).
 
     Raises:
-        InputError: no cloud, or an unknown topic. When a sweep is read: for a damaged message.
+        InputError: no cloud, or an unknown topic. When a sweep is read: for a damaged message, or
+            times of points whose unit is not known.
     """
 
     def __init__(
@@ -110,45 +122,103 @@ class Bag(Recording):
         path: str | os.PathLike[str],
         topic: str | None = None,
         poses: str | os.PathLike[str] | None = None,
+        clock: str | None = None,
     ) -> None:
-        file = Path(path).expanduser()
+        if clock is not None:
+            check_choice("a recording", (*UNITS, WITHOUT_CLOCK), clock=clock)
+        file, self.unit = Path(path).expanduser(), clock
         is_folder = (file / "metadata.yaml").is_file()
         inside = file if is_folder else require_file(file)
         status = [(f.stat().st_size, f.stat().st_mtime_ns) for f in _files(inside)]
         with decoding(file, "bag"):
-            self.topic, self.times = _list_clouds(file, topic, tuple(status))
+            self.topic, self.entries = _list_clouds(file, topic, tuple(status))
             kinds = {name: kind for name, kind in _topics(file).items() if kind in _POSES}
             self.pose_topic = str(poses) if str(poses) in kinds else None
             self.links: _Links = {}
             if kinds and (poses is None or self.pose_topic):
                 self.links = _list_links(file, tuple(kinds.items()), tuple(status))
-        super().__init__(file, len(self.times), None if self.pose_topic else poses)
+        super().__init__(file, len(self.entries), None if self.pose_topic else poses)
+
+    def _message(self, index: int) -> tuple[Any, dict[str, np.ndarray]]:
+        """Return a message and its columns."""
+        entry = self.entries[index]
+        messages = _messages(self.file, {self.topic}, entry.time)
+        # Messages of equal times in the log are distinguished by their order in it.
+        *_, decode, _ = next(itertools.islice(messages, entry.rank, None))
+        message = decode()
+        return message, cloud_columns(message)
+
+    @functools.cached_property
+    def clock(self) -> tuple[Clock | None, tuple[str, ...]]:
+        """Clock of the points, found in the first sweeps, and notes on it and on the order."""
+        sweeps, stamps = [], []
+        for index in range(min(len(self), _TRIED)):
+            try:
+                with decoding(self.file, "bag"):
+                    _, columns = self._message(index)
+                ticks = ticks_of(columns, positions(self.file, columns))
+            except InputError:
+                continue
+            if ticks is not None and ticks.usable.any():
+                sweeps.append(ticks)
+                stamps.append(self.entries[index].stamp / 1e9)
+            if len(sweeps) == 2:
+                break
+        clock = decide(sweeps, f"{self.file}, {self.topic}", stamps, self.unit) if sweeps else None
+        notes = () if clock is None else clock.notes
+        if clock is not None and clock.counts_on and not clock.is_stamps:
+            notes += ("this is not the clock of the stamps, so sweeps have their stamps as times",)
+        logged = [(entry.time, entry.rank) for entry in self.entries]
+        late = sum(1 for a, b in itertools.pairwise(logged) if b < a)
+        if late:
+            notes += (f"messages are in the order of their stamps, not of the log ({late} late)",)
+        return clock, notes
 
     def _read(self, index: int) -> Sweep:
-        time = self.times[index]
-        # Messages of equal times are distinguished by their order.
-        rank = index - self.times.index(time)
+        entry, (clock, notes) = self.entries[index], self.clock
         with decoding(self.file, "bag"):
-            messages = _messages(self.file, {self.topic}, time)
-            *_, decode = next(itertools.islice(messages, rank, None))
-            message = decode()
-            read = points_of_columns(self.file, cloud_columns(message))
+            message, columns = self._message(index)
+            read = points_of_columns(self.file, columns, clock)
         # Times since the first message: seconds of a clock have only seven decimals in float64.
-        stamp, first = _nanoseconds(message), self.times[0]
-        since = ((stamp or time) - first) / 1e9
+        first, time = self.entries[0].stamp, entry.stamp
+        since = (time - first) / 1e9
+        if read.start is not None and clock is not None and (clock.is_stamps or len(self) == 1):
+            since = read.start - first / 1e9
+            time = first + round(since * 1e9) if clock.is_stamps else time
         frame = message.header.frame_id
-        pose, source = _pose(self.links, frame.lstrip("/"), stamp or time, self.pose_topic)
+        pose, source = _pose(self.links, frame.lstrip("/"), time, self.pose_topic)
         return self.sweep(
             index,
             read.points,
-            since if read.start is None else read.start - first / 1e9,
+            since,
             time=read.time,
             intensity=read.intensity,
             ring=read.ring,
             deskewed=None if read.time is None else False,
-            meta={"reader": "bag", "stamp": stamp, "frame": frame, **source},
+            meta={
+                "reader": "bag",
+                "stamp": _nanoseconds(message),
+                "frame": frame,
+                "notes": (*notes, *read.notes),
+                **source,
+            },
             **({"pose": pose} if self.links else {}),
         )
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Place of a message in the log.
+
+    Attributes:
+        time: time in the log, nanoseconds.
+        rank: number of the message among those of this time.
+        stamp: stamp in its header, or the time in the log if the stamps are not set.
+    """
+
+    time: int
+    rank: int
+    stamp: int
 
 
 def _files(path: Path) -> list[Path]:
@@ -157,8 +227,8 @@ def _files(path: Path) -> list[Path]:
 
 # Every pair of sweeps opens the recording, which is then not listed again.
 @functools.lru_cache(maxsize=4)
-def _list_clouds(path: Path, topic: str | None, status: Any) -> tuple[str, list[int]]:
-    """Return the topic of the clouds, and the times of its messages."""
+def _list_clouds(path: Path, topic: str | None, status: Any) -> tuple[str, list[_Entry]]:
+    """Return the topic of the clouds, and its messages in the order of their stamps."""
     types = _topics(path)
     clouds = {name: name for name, kind in types.items() if kind == _CLOUD}
     if not clouds:
@@ -169,14 +239,23 @@ def _list_clouds(path: Path, topic: str | None, status: Any) -> tuple[str, list[
             f"{', '.join(types) or '(none)'}; {ways[0] if ways else 'record one'}"
         )
     name = choose(clouds, topic, "topic", path, "topic")
-    return name, [time for _, time, _ in _messages(path, {name}, None)]
+    entries: list[_Entry] = []
+    for _, time, _, stamp in _messages(path, {name}, None):
+        rank = entries[-1].rank + 1 if entries and entries[-1].time == time else 0
+        entries.append(_Entry(time, rank, stamp))
+    # Stamps that are not set, or that repeat, do not order the messages.
+    if len({entry.stamp for entry in entries}) < len(entries) or any(
+        entry.stamp == 0 for entry in entries
+    ):
+        return name, [_Entry(entry.time, entry.rank, entry.time) for entry in entries]
+    return name, sorted(entries, key=lambda entry: entry.stamp)
 
 
 @functools.lru_cache(maxsize=4)
 def _list_links(path: Path, kinds: tuple[tuple[str, str], ...], status: Any) -> _Links:
     """Return the poses of frames in their parents, from topics and the types of their messages."""
     sent: dict[tuple[str, str, str], dict[int, list[float]]] = defaultdict(dict)
-    for topic, time, decode in _messages(path, dict(kinds), None):
+    for topic, time, decode, _ in _messages(path, dict(kinds), None):
         message = decode()
         for one in getattr(message, "transforms", [message]):
             pose = getattr(one, "transform", None) or getattr(one.pose, "pose", one.pose)
@@ -289,14 +368,18 @@ def _kind(name: str) -> str:
 
 def _messages(
     path: Path, topics: Collection[str], start: int | None
-) -> Iterator[tuple[str, int, Callable[[], Any]]]:
-    """Yield topic and time, in nanoseconds, of every message, and a function that decodes it."""
+) -> Iterator[tuple[str, int, Callable[[], Any], int]]:
+    """Yield topic, time, a function that decodes it, and stamp of every message, in nanoseconds.
+
+    The stamp is that of a header at the beginning of the message; it has no meaning in others.
+    """
     if path.suffix.lower() != ".mcap" or path.is_dir():
         with open_bag(path) as reader:
             chosen = [c for c in reader.connections if c.topic in topics]
             for connection, time, raw in reader.messages(chosen, start=start):
                 decode = functools.partial(reader.deserialize, raw, connection.msgtype)
-                yield connection.topic, time, decode
+                # The header of ROS 1 begins with a number, the content of CDR with its encoding.
+                yield connection.topic, time, decode, _stamp(raw, reader.is2)
         return
     stores = _ros("rosbags.typesys")
     ros1, ros2 = map(stores.get_typestore, (stores.Stores.ROS1_NOETIC, stores.Stores.LATEST))
@@ -315,4 +398,14 @@ def _messages(
             if kind not in store.types:  # transforms are no part of ROS 1
                 store.register(stores.get_types_from_msg(schema.data.decode(), kind))
             decode = functools.partial(getattr(store, decoder), message.data, kind)
-            yield channel.topic, message.log_time, decode
+            is_cdr = channel.message_encoding == "cdr"
+            yield channel.topic, message.log_time, decode, _stamp(message.data, is_cdr)
+
+
+def _stamp(content: bytes | memoryview, is_cdr: bool) -> int:
+    """Return the nanoseconds of the header that a serialized message begins with."""
+    if len(content) < 12:
+        return 0
+    order = "little" if not is_cdr or content[1] & 1 else "big"
+    seconds, rest = (int.from_bytes(content[k : k + 4], order) for k in (4, 8))  # type: ignore[arg-type]
+    return seconds * 10**9 + rest

@@ -8,6 +8,7 @@ reflectivities.
 from __future__ import annotations
 
 import collections
+import functools
 import os
 import re
 import zipfile
@@ -18,8 +19,11 @@ import numpy as np
 import torch
 
 from invtoolbox.core.checks import decoding, reading
+from invtoolbox.core.guards import check_choice, check_range
 from invtoolbox.datasets.pose_files import read_poses, read_times
+from invtoolbox.datasets.sweeps.clocks import UNITS, WITHOUT_CLOCK, Clock
 from invtoolbox.datasets.sweeps.columns import column_names
+from invtoolbox.datasets.sweeps.folder_times import SEVERAL, Timing, find_timing, stamps_of_names
 from invtoolbox.datasets.sweeps.point_files import SUFFIXES, read_npy_header, read_points
 from invtoolbox.datasets.sweeps.sweep_files import (
     WITHOUT_POSES,
@@ -29,7 +33,6 @@ from invtoolbox.datasets.sweeps.sweep_files import (
     pose_at,
     require_folder,
     time_at,
-    times_at_rate,
 )
 from invtoolbox.errors import InputError
 from invtoolbox.geometry.sweeps import Sweep
@@ -37,6 +40,8 @@ from invtoolbox.geometry.sweeps import Sweep
 # Names of the files of poses and of times in the folder of the sweeps.
 _POSES = ("poses.txt", "poses.npy")
 _TIMES = ("times.txt", "timestamps.txt")
+#: Value of `times` for reading a folder without its file of times.
+WITHOUT_TIMES = "none"
 # Names of the folder of the sweeps of one of several sensors.
 _LIDAR = ("lidar", "velodyne", "points", "sweeps", "pointcloud", "scans")
 
@@ -55,11 +60,16 @@ class LidarFolder(SweepFiles):
             the times of a file of times.
         calibration: file of the calibration ``Tr`` that maps points of the lidar to a camera's
             frame, if the poses are the camera's.
-        times: file of seconds or dates, one per sweep. The default is ``times.txt`` or
-            ``timestamps.txt`` in the folder, then the times of a TUM file of poses, then times from
-            `rate`.
-        rate: number of sweeps per second, if no times are known; numbers that are missing among
-            those of the names leave a gap in time.
+        times: file of times or dates, one per sweep. The default is ``times.txt`` or
+            ``timestamps.txt`` in the folder, then the times of a TUM file of poses, then `rate`,
+            then the clock of the points if it counts on from sweep to sweep, then stamps in the
+            names of the files, then the length of a turn; if nothing is known, 10 sweeps per
+            second. "none" reads no file of times. ``meta["notes"]`` of a sweep states the choice.
+        rate: number of sweeps per second; numbers that are missing among those of the names leave a
+            gap in time.
+        clock: unit of the times of the points: "s", "ms", "us" or "ns"; "none" leaves them out. By
+            default the values, the name of the column and the neighbours decide
+            (`clocks.decide`).
         columns: number of columns of `.bin` and `.npy`, or their names (see `read_points`).
         deskewed: whether the sensor's motion within the sweeps has been removed, if known.
 
@@ -75,26 +85,38 @@ class LidarFolder(SweepFiles):
         poses: str | os.PathLike[str] | None = None,
         calibration: str | os.PathLike[str] | None = None,
         times: str | os.PathLike[str] | None = None,
-        rate: float = 10.0,
+        rate: float | None = None,
         columns: int | Sequence[str] | None = None,
         deskewed: bool | None = None,
+        clock: str | None = None,
     ) -> None:
+        check_range("a lidar sequence", "(0, inf]", rate=rate)
+        if clock is not None:
+            check_choice("a lidar sequence", (*UNITS, WITHOUT_CLOCK), clock=clock)
         around = require_folder(path, "sweeps")
         folder = folder_of_sweeps(around) or around
         self.folders = (folder, around)
-        super().__init__(list_sweeps(folder))
+        files = list_sweeps(folder)
+        stamps, _ = stamps_of_names(files)
+        if stamps is not None:  # 100.05 is before 100.1
+            files = [files[k] for k in np.argsort(stamps, kind="stable")]
+        super().__init__(files)
         self.suffix = _most_common_suffix(self.files)
         self.columns, self.deskewed = columns, deskewed
         if columns is not None:
             column_names(columns, 4)
         self.pose_file = poses if poses is not None else self._find(_POSES)
-        self.times, self.time_file = self._times(folder, times, rate)
+        self.folder, self.rate, self.clock = folder, rate, clock
+        self.times, self.time_file = self._times(folder, times)
+        self.is_found = times is None
         stated = None if self.time_file in (None, self.pose_file) else self.times
         self.poses = number_poses(self.pose_file, calibration, self.files, False, stated)
 
     def _times(
-        self, folder: Path, times: str | os.PathLike[str] | None, rate: float
-    ) -> tuple[np.ndarray, str | os.PathLike[str] | None]:
+        self, folder: Path, times: str | os.PathLike[str] | None
+    ) -> tuple[np.ndarray | None, str | os.PathLike[str] | None]:
+        if times == WITHOUT_TIMES:
+            return None, None
         file = times if times is not None else self._find(_TIMES)
         if file is not None:
             listed = read_times(file)
@@ -108,9 +130,24 @@ class LidarFolder(SweepFiles):
             stored = read_poses(self.pose_file).times
             if stored is not None and len(stored) == len(self):
                 return stored, self.pose_file
+        return None, None
+
+    @functools.cached_property
+    def timing(self) -> Timing:
+        """Source of the timestamps, found in the first sweeps."""
         # Sweeps that are missing between the others leave a gap in the numbers.
-        evenly, numbers = times_at_rate(len(self), rate), _frame_numbers(self.files)
-        return (evenly if numbers is None else numbers / rate), None
+        numbers = _frame_numbers(self.files)
+        return find_timing(
+            self.folder,
+            self.files,
+            np.arange(len(self)) if numbers is None else numbers,
+            self.columns,
+            self.times,
+            self.time_file,
+            self.is_found,
+            self.rate,
+            self.clock,
+        )
 
     def _find(self, names: Sequence[str]) -> Path | None:
         places = (folder / name for folder in self.folders for name in names)
@@ -123,8 +160,16 @@ class LidarFolder(SweepFiles):
                 f"{file}: the other sweeps of the folder are {self.suffix} files; write this sweep "
                 "in the same format"
             )
-        time = time_at(self.times, index, file, self.time_file)
-        read = read_points(file, self.columns)
+        if self.times is not None:
+            time_at(self.times, index, file, self.time_file)
+        timing = self.timing
+        read = read_points(file, self.columns, timing.clock)
+        if read.turns is not None and read.turns >= SEVERAL:
+            raise InputError(
+                f"{file}: the file holds {read.turns:.1f} turns of the lidar; open it by its own path, "
+                "which cuts it into sweeps, or give clock='none' if it is one sweep"
+            )
+        timestamp, shift_of_time = timing.place(index, read)
         pose = pose_at(self.poses, index, file, self.pose_file)
         if read.origin is not None:
             # The sweep has its own origin in the map, of which float32 holds the rest exactly.
@@ -133,14 +178,14 @@ class LidarFolder(SweepFiles):
             pose = shift if pose is None else pose @ shift
         return Sweep(
             read.points,
-            time,
-            time=read.time,
+            timestamp,
+            time=None if read.time is None else read.time + shift_of_time,
             intensity=read.intensity,
             ring=read.ring,
             pose=pose,
             deskewed=self.deskewed,
             source=str(file),
-            meta={"reader": "lidar-folder"},
+            meta={"reader": "lidar-folder", "notes": (*timing.notes, *read.notes)},
         )
 
 
@@ -182,7 +227,7 @@ class OusterFrames(SweepFiles):
         before, now = first_time(self.files[index - 1]) if index else None, first_time(file)
         if before is not None and now is not None:
             time_at(np.array([before, now]) / 1e9, 1, file, file)
-        read = read_points(file)
+        read = read_points(file, clock=Clock(1e-9, True))
         return Sweep(
             read.points,
             read.start or 0.0,

@@ -20,13 +20,20 @@ from invtoolbox.core.checks import require_file
 from invtoolbox.core.trust import trusting
 from invtoolbox.datasets.sweeps.argoverse import Argoverse2
 from invtoolbox.datasets.sweeps.bags import Bag
-from invtoolbox.datasets.sweeps.folder import LidarFolder, OusterFrames, folder_of_sweeps
+from invtoolbox.datasets.sweeps.folder import (
+    LidarFolder,
+    OusterFrames,
+    first_time,
+    folder_of_sweeps,
+)
 from invtoolbox.datasets.sweeps.kitti import FIRST, KittiOdometry, KittiRaw, KittiSceneFlow
 from invtoolbox.datasets.sweeps.nuscenes import NuScenes
 from invtoolbox.datasets.sweeps.opensceneflow import OpenSceneFlow, holds_scenes
 from invtoolbox.datasets.sweeps.ouster import OusterMetadata, OusterPackets
 from invtoolbox.datasets.sweeps.packets import Datagram, list_datagrams, read_datagrams
+from invtoolbox.datasets.sweeps.point_files import SUFFIXES
 from invtoolbox.datasets.sweeps.sweep_files import SweepFiles, require_folder
+from invtoolbox.datasets.sweeps.turns import TurnsOfFile, holds_turns
 from invtoolbox.datasets.sweeps.velodyne import FLAG, SIZES, VelodynePackets
 from invtoolbox.datasets.sweeps.waymo import Waymo
 from invtoolbox.errors import InputError
@@ -63,6 +70,8 @@ _INNER = ("velodyne_points/data", "velodyne_points", "sensors/lidar", "sensors")
 #: searched for them.
 _LAYOUTS = ("argoverse2", "kitti-raw", "kitti-odometry", "nuscenes", "waymo")
 _MOST_FOLDERS = 500
+#: Nanoseconds of a second: a clock shows more, and times from each sweep are less.
+_SECOND = 10**9
 _WORDS = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
@@ -197,6 +206,7 @@ SWEEP_READERS: dict[str, Callable[..., Any]] = {
     "pcap": open_packets,
     "bag": Bag,
     "lidar-folder": LidarFolder,
+    "turns": TurnsOfFile,
     "street": street_of_file,
 }
 #: Types of the sequences that these readers return.
@@ -217,6 +227,7 @@ def open_sweeps(
     scene: str | None = None,
     trusted: bool = False,
     topic: str | None = None,
+    clock: str | None = None,
 ) -> Sweeps:
     """Open a sequence of lidar sweeps, each of which is read when it is indexed.
 
@@ -224,7 +235,8 @@ def open_sweeps(
         path: folder of an Argoverse 2 log, a KITTI odometry sequence or raw drive, a nuScenes set,
             a Waymo segment, Ouster frames, a ROS 2 bag, or `.bin`, `.las`, `.laz`, `.pcd`, `.ply`,
             `.npy` or `.npz` files, which may be one folder down; its content decides. Or an `.h5`
-            scene of OpenSceneFlow, or a folder of them. Or a recording: `.pcap` of Ouster or of a
+            scene of OpenSceneFlow, or a folder of them. Or one such file of points, which is cut
+            where the azimuth begins anew. Or a recording: `.pcap` of Ouster or of a
             VLP-16, `.bag` of ROS 1, `.mcap`. Or a TOML file that describes a simulated street.
         reader: name of a reader in `SWEEP_READERS` or of a plug-in, in place of the automatic
             choice.
@@ -238,6 +250,8 @@ def open_sweeps(
             the reader.
         trusted: whether the tables of the sequence may name files outside of its folder.
         topic: name of the topic of the clouds, for recordings of ROS and MCAP.
+        clock: unit of the times of the points ("s", "ms", "us", "ns"), or "none" to leave them out,
+            for folders of point files and recordings of ROS and MCAP.
 
     Raises:
         InputError: the path is no sequence of sweeps, or the reader does not have a setting.
@@ -262,6 +276,7 @@ def open_sweeps(
         "labels": labels,
         "scene": scene,
         "topic": topic,
+        "clock": clock,
     }
     settings = {name: value for name, value in settings.items() if value is not None}
     taken = list(inspect.signature(make).parameters)[1:]
@@ -292,10 +307,14 @@ def locate(path: str | os.PathLike[str]) -> tuple[Path, str]:
     place = Path(path).expanduser()
     if not place.is_dir():
         reader = reader_of_file(place)
+        if place.suffix.lower() in SUFFIXES and place.is_file():
+            reader = reader or "turns"
     else:
         reader = reader_of_folder(place)
     around = (
-        _sequence_around(place) if place.is_dir() and reader in (None, "lidar-folder") else None
+        _sequence_around(place)
+        if place.is_dir() and reader in (None, "lidar-folder", "turns")
+        else None
     )
     if around is not None:
         return around
@@ -361,6 +380,8 @@ def reader_of_folder(folder: Path) -> str | None:
         return _reader_of_archives(folder)
     if (folder / "metadata.yaml").is_file() and suffixes & {".db3", ".mcap", ".zstd"}:
         return "bag"
+    if holds_turns(folder):
+        return "turns"
     return "lidar-folder" if folder_of_sweeps(folder) is not None else None
 
 
@@ -393,7 +414,8 @@ def _sequences_within(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _reader_of_archives(folder: Path) -> str:
-    for file in sorted(folder.glob("*.npz")):
+    files = sorted(folder.glob("*.npz"))
+    for file in files:
         try:
             with zipfile.ZipFile(file) as archive:
                 names = {name.removesuffix(".npy") for name in archive.namelist()}
@@ -401,7 +423,10 @@ def _reader_of_archives(folder: Path) -> str:
             continue
         if names & set(FIRST) and "xyz" not in names:
             return "kitti-scene-flow"
-        return "ouster" if {"xyz", "t_ns"} <= names else "lidar-folder"
+        # Ouster's times are whole nanoseconds of a clock; others may count from each sweep.
+        starts = [start for f in files[:2] if (start := first_time(f)) is not None]
+        is_clock = any(start >= _SECOND for start in starts)
+        return "ouster" if {"xyz", "t_ns"} <= names and is_clock else "lidar-folder"
     return "lidar-folder"
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from invtoolbox.core.checks import reading, require_keys
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.ply import read_ascii_table
+from invtoolbox.datasets.sweeps.pcd_padding import place_fields
 from invtoolbox.errors import InputError
 
 _LONGEST_HEADER = 2**14
@@ -36,20 +37,34 @@ def read_pcd(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
     Fields of several numbers, and padding, are left out.
 
-    Format: pointclouds.org/documentation/tutorials/pcd_file_format.html, version 0.7.
+    Format: pointclouds.org/documentation/tutorials/pcd_file_format.html, version 0.7. A header of
+    the Point Cloud Library may declare its padding wrongly; then the values decide
+    (`pcd_padding.place_fields`).
 
     Raises:
         InputError: for a damaged header, too few values, or damaged compressed values.
     """
+    return read_fields(path)[0]
+
+
+def read_fields(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Read the fields of a PCD file as `read_pcd`, and notes on fields that the header misplaces."""
     readers = {"ascii": _read_ascii, "binary": _read_binary, "binary_compressed": _read_compressed}
     with reading(path, "PCD") as file:
         header = _read_header(file)
         columns = readers[header.encoding](file, header)
-        return {
+        fields = {
             name: array[:, 0]
             for (name, _, count), array in zip(header.columns, columns, strict=True)
             if count == 1 and name != "_"
         }
+        if header.encoding == "ascii" or all(name != "_" for name, _, _ in header.columns):
+            return fields, ()
+        bytes_of_fields = [np.ascontiguousarray(array).view(np.uint8) for array in columns]
+        records = np.concatenate(
+            [field.reshape(header.points, -1) for field in bytes_of_fields], axis=1
+        )
+        return place_fields(records, header.columns, fields)
 
 
 def write_pcd(

@@ -9,7 +9,7 @@ import io
 import os
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,9 @@ from invtoolbox.core.checks import (
 from invtoolbox.core.environment import optional_package
 from invtoolbox.datasets.output import write_bytes
 from invtoolbox.datasets.ply import read_ply
+from invtoolbox.datasets.sweeps.clocks import Clock, Ticks, clock_name, decide, ticks_of
 from invtoolbox.datasets.sweeps.columns import COLUMNS, column_names, read_rows
-from invtoolbox.datasets.sweeps.pcd import read_pcd
+from invtoolbox.datasets.sweeps.pcd import read_fields
 from invtoolbox.errors import InputError
 
 _INTENSITY = (
@@ -42,12 +43,6 @@ _INTENSITY = (
     "remission",
 )
 _RING = ("ring", "laser_number", "laser_id", "channel", "line", "scalar_ring")
-_TIME = (
-    *("time", "t", "t_ns", "offset_ns", "offset_time", "timestamp", "time_offset", "time_stamp"),
-    *("gps_time", "scalar_time"),
-)
-#: Times of a clock that count nanoseconds and microseconds since 1970 begin at these numbers.
-_NANOSECONDS, _MICROSECONDS = 10**17, 10**14
 #: Metres from which float32 is coarser than half a millimetre.
 _FAR = 4096.0
 _POINTS = ("xyz", "points", "pos", "positions", "pc", "lidar")
@@ -66,6 +61,8 @@ class Points:
         start: first time of the file in seconds, if its times come from a clock.
         origin: place that the points are relative to, float64 ``(3,)``, if the coordinates of the
             file lie on a map, which float32 cannot hold.
+        turns: number of turns of the lidar by the times of the points, or None.
+        notes: choices that were made, with their evidence.
     """
 
     points: Tensor
@@ -74,9 +71,13 @@ class Points:
     ring: Tensor | None = None
     start: float | None = None
     origin: Tensor | None = None
+    turns: float | None = None
+    notes: tuple[str, ...] = ()
 
 
-def read_points(path: Path, columns: int | Sequence[str] | None = None) -> Points:
+def read_points(
+    path: Path, columns: int | Sequence[str] | None = None, clock: Clock | None = None
+) -> Points:
     """Read the points of a `.bin`, `.las`, `.laz`, `.pcd`, `.ply`, `.npy` or `.npz` file.
 
     Args:
@@ -85,11 +86,22 @@ def read_points(path: Path, columns: int | Sequence[str] | None = None) -> Point
             string; by default 5 for the `.pcd.bin` of nuScenes, the width of the array for `.npy`,
             and from the values for `.bin` (`columns.read_rows`), 4 if there are few of them. The
             names are x, y, z, intensity, ring and time; columns with other names are skipped.
+        clock: meaning of the times; by default, the file alone decides.
 
     Raises:
         InputError: if the size is not a whole number of points, if the file is damaged, or if it
             has no finite point.
     """
+    read, notes = read_columns(path, columns)
+    with decoding(path, f"{path.suffix[1:].upper()} point"):
+        points = points_of_columns(path, read, clock)
+    return replace(points, notes=(*notes, *points.notes))
+
+
+def read_columns(
+    path: Path, columns: int | Sequence[str] | None = None
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Read the columns of a file by their names, and notes; the arguments are those of `read_points`."""
     require_file(path)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
@@ -98,47 +110,86 @@ def read_points(path: Path, columns: int | Sequence[str] | None = None) -> Point
             f"formats are {', '.join(_READERS)}"
         )
     with decoding(path, f"{path.suffix[1:].upper()} point"):
-        return points_of_columns(path, reader(path, columns))
+        if path.suffix.lower() == ".pcd":
+            return read_fields(path)
+        return reader(path, columns), ()
 
 
-def points_of_columns(path: Path, columns: Mapping[str, np.ndarray]) -> Points:
-    """Build points from columns with known names.
+def file_ticks(path: Path, columns: int | Sequence[str] | None = None) -> Ticks | None:
+    """Return the times of the points of a file as they are stored; None without such a column."""
+    read, _ = read_columns(path, columns)
+    with decoding(path, f"{path.suffix[1:].upper()} point"):
+        return ticks_of(read, centered(positions(path, read)))
 
-    Times in whole numbers are nanoseconds, other times are seconds, unless they are so large that
-    they must be nanoseconds or microseconds since 1970. Times further from zero than a second come
-    from a clock; the least time becomes the start.
-    """
+
+def positions(path: Path, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return the columns x, y and z, ``(N, 3)``, or raise an `InputError` that names the columns."""
     if any(axis not in columns for axis in "xyz"):
         raise InputError(
             f"{path}: no columns x, y and z among {', '.join(columns) or 'none'}; rename them or "
             "give columns="
         )
-    places = np.stack([np.asarray(columns[axis]) for axis in "xyz"], axis=1)
-    origin = None
-    if (
-        places.dtype == np.float64
-        and np.isfinite(places).all()
-        and np.abs(places).max(initial=0) > _FAR
-    ):
-        origin = places.min(0).round()
+    return np.stack([np.asarray(columns[axis]) for axis in "xyz"], axis=1)
+
+
+def points_of_columns(
+    path: Path, columns: Mapping[str, np.ndarray], clock: Clock | None = None
+) -> Points:
+    """Build points from columns with known names.
+
+    Rows without a measurement (not finite, or zero) stay, and nothing is computed from their times
+    and rings. A measurement without a time becomes such a row if most others have one.
+
+    Args:
+        path: path of the file, for messages.
+        columns: the columns.
+        clock: meaning of the times; by default, this sweep alone decides (`clocks.decide`).
+    """
+    places, origin = positions(path, columns), None
+    notes: tuple[str, ...] = ()
+    finite = np.isfinite(places).all(1)
+    measured = finite & (places != 0).any(1)
+    around = centered(places)
+    if places.dtype == np.float64 and np.abs(places[finite]).max(initial=0) > _FAR:
+        origin = places[finite].min(0).round()
         places = places - origin
     points = torch.from_numpy(places.astype(np.float32))
     require_measurements(path, points)
     intensity, ring = _first(columns, _INTENSITY), _first(columns, _RING)
-    time, start = _times(path, _first(columns, _TIME))
-    if ring is not None and ring.dtype.kind == "f" and not (ring % 1 == 0).all():
-        raise InputError(
-            f"{path}: the ring of a point is not a whole number; the columns are probably not "
-            f"{', '.join(columns)}, so give columns="
-        )
+    ticks, time, start, turns = ticks_of(columns, around), None, None, None
+    if ticks is not None and ticks.usable.any():
+        clock = decide([ticks], path) if clock is None else clock
+        seconds, start = clock.seconds(ticks)
+        time = seconds
+        turns = ticks.winding.turns if clock.unit is not None and ticks.winding else None
+        lost = measured & ~ticks.usable
+        if seconds is not None and lost.any() and 2 * lost.sum() <= measured.sum():
+            points[torch.from_numpy(lost)] = torch.nan
+            notes = (f"{int(lost.sum()):,} points have no time and are left out",)
+    if ring is not None and ring.dtype.kind == "f":
+        if not (ring[measured] % 1 == 0).all():
+            raise InputError(
+                f"{path}: the ring of a point is not a whole number; the columns are probably not "
+                f"{', '.join(columns)}, so give columns="
+            )
+        ring = np.where(np.isfinite(ring), ring, -1)
     return Points(
         points,
-        time,
+        None if time is None else torch.from_numpy(time),
         None if intensity is None else torch.from_numpy(intensity.astype(np.float32)),
         None if ring is None else torch.from_numpy(ring.astype(np.int64)),
         start,
         None if origin is None else torch.from_numpy(origin),
+        turns,
+        notes,
     )
+
+
+def centered(places: np.ndarray) -> np.ndarray:
+    """Return places in the frame of a map relative to their median, other places as they are."""
+    measured = places[np.isfinite(places).all(1) & (places != 0).any(1)]
+    middle = np.median(measured, axis=0) if len(measured) else np.zeros(3)
+    return places - middle if np.abs(middle).max() > _FAR else places
 
 
 def require_measurements(path: str | Path, points: Tensor) -> None:
@@ -172,8 +223,8 @@ def columns_of_archive(path: Path, archive: np.lib.npyio.NpzFile) -> dict[str, n
         if array.ndim != 2 or array.shape[1] < 3:
             raise InputError(f"{path}: {key} has the shape {array.shape}; expected (N, 3)")
         columns = _split_columns(array, COLUMNS.get(array.shape[1], COLUMNS[3]))
-    for name in (*_INTENSITY, *_RING, *_TIME):
-        if name in archive.files:
+    for name in archive.files:
+        if name in (*_INTENSITY, *_RING) or clock_name(name) is not None:
             columns[name] = read_member(path, archive, name)
     for name, values in columns.items():
         if values.shape != columns["x"].shape or values.ndim != 1:
@@ -208,24 +259,6 @@ def read_npy_header(stream: Any) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _times(path: Path, values: np.ndarray | None) -> tuple[Tensor | None, float | None]:
-    if values is None:
-        return None, None
-    least = values.min()
-    scale = 1e9 if values.dtype.kind in "iu" or least >= _NANOSECONDS else 1.0
-    if _MICROSECONDS <= least < _NANOSECONDS:
-        scale = 1e6
-    if not np.isfinite(values).all():
-        raise InputError(
-            f"{path}: the time of a point is not finite; remove such points, or the column of times"
-        )
-    if abs(float(least)) / scale <= 1:
-        return torch.from_numpy((values / scale).astype(np.float32)), None
-    # Subtracted before the conversion to float32, which cannot hold the fractions of a clock's
-    # time.
-    return torch.from_numpy(((values - least) / scale).astype(np.float32)), float(least) / scale
-
-
 def _first(columns: Mapping[str, np.ndarray], names: Sequence[str]) -> np.ndarray | None:
     return next((np.asarray(columns[name]) for name in names if name in columns), None)
 
@@ -236,7 +269,7 @@ _LAYERS = {6: (9, 30), 7: (10, 36), 8: (11, 38), 9: (10, 59), 10: (12, 67)}
 
 
 def read_las(path: Path) -> dict[str, np.ndarray]:
-    """Read the places, intensities and times of LAS or LAZ (ASPRS LAS 1.4), by laspy (extra [lidar]).
+    """Read places, intensities, times and rings of LAS or LAZ (ASPRS LAS 1.4), by laspy ([lidar]).
 
     Args:
         path: path of the file.
@@ -249,7 +282,9 @@ def read_las(path: Path) -> dict[str, np.ndarray]:
         kind = header.point_format.dtype()
         require_plausible(path, (header.point_count,), kind)
         cloud = file.read()
-        names = ("x", "y", "z", *(n for n in ("intensity", "gps_time") if n in kind.names))
+        names = ["x", "y", "z", *(n for n in ("intensity", "gps_time") if n in kind.names)]
+        extra = header.point_format.extra_dimension_names
+        names += [name for name in extra if name in _RING or clock_name(name) is not None]
         return {name: np.asarray(cloud[name]) for name in names}
 
 
@@ -358,7 +393,7 @@ def _split_columns(array: np.ndarray, names: Sequence[str]) -> dict[str, np.ndar
 
 _READERS: dict[str, Callable[[Path, int | Sequence[str] | None], dict[str, np.ndarray]]] = {
     ".bin": lambda path, columns: _split_columns(*read_rows(path, columns)),
-    ".pcd": lambda path, columns: read_pcd(path),
+    ".pcd": lambda path, columns: read_fields(path)[0],
     ".ply": lambda path, columns: read_ply(path),
     ".npy": _read_npy,
     ".npz": _read_npz,

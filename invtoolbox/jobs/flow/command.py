@@ -90,6 +90,7 @@ COMMAND = FlowCommand(
         "--ground": "flow.preparation.ground",
         "--max-range": "flow.preparation.max_range",
         "--sensor-origin": "flow.preparation.sensor_origin",
+        "--vehicle": "flow.preparation.vehicle",
         "--seed": "seed",
         "--masks": "output.masks",
     },

@@ -97,7 +97,8 @@ def estimate(
         for sweep in (source, target, *(window if uses_window(estimator) else ()))
     )
     pair = prepare_pair(source, target, preparation, guess)
-    neighbours, notes = prepare_neighbours(pair, source, target, further, preparation)
+    settings = replace(preparation or Preparation(), vehicle=pair.vehicle)
+    neighbours, notes = prepare_neighbours(pair, source, target, further, settings)
     pair = replace(pair, notes=pair.notes + notes)
     estimated = estimate_prepared(pair, neighbours, estimator, seed, device)
     name = method if isinstance(method, str) else estimated.method

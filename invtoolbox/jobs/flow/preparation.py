@@ -18,6 +18,15 @@ from invtoolbox.jobs.flow.clusters import Cloud
 from invtoolbox.jobs.flow.ego_motion import Deskew, How, When, deskewing, ego_motion
 from invtoolbox.jobs.flow.ground import Ground, ground
 from invtoolbox.jobs.flow.sensor import find_level, find_sensor
+from invtoolbox.jobs.flow.vehicle import (
+    Box,
+    box_of_points,
+    check_box,
+    describe_box,
+    in_box,
+    resting,
+    vehicle_box,
+)
 
 #: Smallest number of measurements of a sweep.
 _FEWEST = 10
@@ -60,6 +69,10 @@ class Preparation:
             spinning lidar do, at most 3 m from the origin of the frame; without rings it is the
             origin. In the frame of a map, whose origin is more than 20 m from the median of the
             points, that median takes the place of the origin.
+        vehicle: box of the vehicle that carries the sensor, in the frame of the points: least x, y,
+            z and largest x, y, z, metres. Its points are marked as not valid, belong to no body and
+            no map, and move with the static world. None is the box of the points that rest in the
+            frame of the sensor while it moves, if there are any; six zeros leave nothing out.
     """
 
     ego_motion: How = "auto"
@@ -70,6 +83,7 @@ class Preparation:
     min_height: float | None = None
     max_height: float | None = None
     sensor_origin: tuple[float, float, float] | None = None
+    vehicle: Box | None = None
 
     def __post_init__(self) -> None:
         check_choice(self, ("auto", "labels", "none"), "ground")
@@ -87,6 +101,8 @@ class Preparation:
             raise InputError(
                 f"sensor_origin must be three finite numbers, x, y and z in metres, got {place}"
             )
+        if self.vehicle is not None:
+            check_box(self.vehicle)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,6 +118,7 @@ class PreparedSweep:
         index: rows of the n points that are measurements, not on the ground and in range, int64
             ``(n,)``.
         cloud: these points, deskewed, and the ground.
+        vehicle: points of the vehicle that carries the sensor, bool ``(N,)``.
     """
 
     sweep: Sweep
@@ -110,6 +127,7 @@ class PreparedSweep:
     ground: Tensor
     index: Tensor
     cloud: Cloud
+    vehicle: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +142,7 @@ class PreparedPair:
         ego_motion: E, float64 ``(4, 4)``, relative to the sensor.
         notes: choices that were made, with reasons.
         period: seconds from the first sweep to the second, or back.
+        vehicle: box of the sensor's vehicle, given or found; or None.
     """
 
     first: PreparedSweep
@@ -131,6 +150,7 @@ class PreparedPair:
     ego_motion: Tensor
     notes: tuple[str, ...]
     period: float = _USUAL_PERIOD
+    vehicle: Box | None = None
 
     @cached_property
     def source(self) -> Tensor:
@@ -157,8 +177,8 @@ class PreparedPair:
 
     @property
     def valid(self) -> Tensor:
-        """Rows of the first sweep that are measurements, bool ``(N,)``."""
-        return self.first.sweep.finite
+        """Rows of the first sweep that are measurements of the world, bool ``(N,)``."""
+        return self.first.sweep.finite & ~self.first.vehicle
 
     @property
     def origin(self) -> Tensor:
@@ -196,7 +216,7 @@ class PreparedPair:
             flow = deskew.undo(flow)
         flow -= points
         flow = flow @ self.origin[:3, :3].T
-        flow[~self.valid] = torch.nan
+        flow[~self.first.sweep.finite] = torch.nan
         return flow.float()
 
 
@@ -234,11 +254,19 @@ def prepare_pair(
     for sweep in (source, target):
         check_sweep(sweep)
     relation = relate(source, target, preparation, notes, guess)
+    if preparation.vehicle is None:
+        resting_points = resting(source, target, preparation.ground_settings)
+        level_box = vehicle_box(resting_points, relation.ego_motion)
+        if level_box is not None:
+            preparation = replace(preparation, vehicle=box_of_points(level_box, origin))
+            assert preparation.vehicle is not None
+            notes.append(describe_box(preparation.vehicle))
     first, second = (
         prepare_sweep(sweep, origin, deskew, preparation, notes)
         for sweep, deskew in zip((source, target), relation.deskews)
     )
-    return PreparedPair(first, second, relation.ego_motion, tuple(notes), relation.period)
+    E, box = relation.ego_motion, preparation.vehicle
+    return PreparedPair(first, second, E, tuple(notes), relation.period, box)
 
 
 @dataclass(frozen=True, eq=False)
@@ -475,6 +503,8 @@ def _motion(
     )
     # A recording names the topic that gave the pose, or the reason why none did.
     notes += [source.meta["poses"]] if "poses" in source.meta else []
+    # A recording states what was decided about its times, order and layout.
+    notes += source.meta.get("notes", ())
     notes += motion.notes
     for sweep, (deskew, why) in zip(pair, deskews):
         if deskew is not None or sweep.deskewed is False:
@@ -510,7 +540,18 @@ def prepare_sweep(
     on_ground = _find_ground(sweep, points, preparation, notes)
     # Points left out move with the static world (`PreparedPair.flow`), so none is lost.
     reach = FARTHEST if preparation.max_range is None else min(preparation.max_range, FARTHEST)
-    in_use = sweep.finite & ~on_ground & _within(points, reach) & (points[:, 2].abs() <= FARTHEST)
+    vehicle = torch.zeros_like(on_ground)
+    if preparation.vehicle is not None:
+        # The vehicle does not move in the frame of the sensor, so its points are not deskewed.
+        vehicle = in_box(transform(origin, sweep.points.double()), preparation.vehicle)
+    on_ground = on_ground & ~vehicle
+    in_use = (
+        sweep.finite
+        & ~on_ground
+        & ~vehicle
+        & _within(points, reach)
+        & (points[:, 2].abs() <= FARTHEST)
+    )
     if preparation.min_height is not None:
         in_use &= points[:, 2] >= preparation.min_height
     if preparation.max_height is not None:
@@ -526,7 +567,7 @@ def prepare_sweep(
     if times is not None and not bool(times.isfinite().all()):
         times = None
     cloud = Cloud(points[index].float(), times, points[on_ground].float())
-    return PreparedSweep(sweep, origin, deskew, on_ground, index, cloud)
+    return PreparedSweep(sweep, origin, deskew, on_ground, index, cloud, vehicle)
 
 
 def _find_ground(

@@ -197,11 +197,12 @@ class FlowStudy(Study):
         ]
 
     def notes(self) -> list[str]:
-        """Return the notes of some pairs of sweeps but not of all, without the names of the sweeps.
+        """Return what was decided about the recording, and the notes of some pairs but not of all.
 
-        Of a single pair all notes are returned.
+        The notes are without the names of the sweeps. Of a single pair all notes are returned.
         """
         counts: Counter[str] = Counter()
+        decided: dict[str, None] = {}
         for facts in (item.facts for item in self.reports):
             notes = [
                 note.removeprefix(f"{facts['source']}: ").removeprefix(f"{facts['target']}: ")
@@ -209,12 +210,17 @@ class FlowStudy(Study):
             ]
             # Each note counts once per pair.
             counts.update(list(dict.fromkeys(notes)))
+            decided.update(dict.fromkeys(facts.get("recording", ())))
         # A note of all pairs describes the sequence; a rare one points to a difference.
         estimated = len(self) - len(self.failed)
         rare = [
-            (note, count) for note, count in counts.items() if count < estimated or estimated == 1
+            (note, count)
+            for note, count in counts.items()
+            if (count < estimated or estimated == 1) and note not in decided
         ]
-        return [f"{note} ({count} sweeps)" if count > 1 else note for note, count in rare[:_FEW]]
+        return list(decided)[:_FEW] + [
+            f"{note} ({count} sweeps)" if count > 1 else note for note, count in rare[:_FEW]
+        ]
 
 
 def _words(value: Any) -> str:

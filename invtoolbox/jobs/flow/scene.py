@@ -112,6 +112,12 @@ class PreparationTable(Table):
         description="place of the sensor in the frame of the points, in metres; by default it is "
         "estimated from the rings of the points",
     )
+    vehicle: tuple[float, float, float, float, float, float] | None = Field(
+        None,
+        description="box of the vehicle that carries the sensor, whose points are left out: least x, "
+        "y, z and largest x, y, z in metres in the frame of the points; by default it is found from "
+        "what rests in this frame while the sensor moves, and six zeros leave nothing out",
+    )
 
 
 class FlowTable(Table):

@@ -30,7 +30,9 @@ from invtoolbox.jobs.flow.sweep_window import (
     check_pace,
     settle,
     settle_first,
+    settle_vehicle,
 )
+from invtoolbox.jobs.flow.vehicle import describe_box
 from invtoolbox.jobs.study.driver import Items, parse_items, run_study
 from invtoolbox.metrics.flow_evaluation import evaluate
 
@@ -143,7 +145,12 @@ def flow_sequence(
     pace, shared = None, preparation
     if estimate is None:
         shared = preparation or Preparation()
-        pace = Pace(window, latency, *settle_first(opened, shared), uuid.uuid4().hex)
+        frame, about = settle_first(opened, shared)
+        if frame is not None:
+            shared, more = settle_vehicle(opened, frame, shared)
+            about += more
+        pace = Pace(window, latency, frame, about, uuid.uuid4().hex)
+    box = None if shared is None else getattr(shared, "vehicle", None)
     # The arguments of a pair are made when it is read, and hold the sequence but no sweep.
     pairs = Items(
         [opened.names[k] for k in chosen],
@@ -163,9 +170,9 @@ def flow_sequence(
             place = None if pace.frame is None else pace.frame.tolist()
         # The sweep before the window is an input if sweeps are deskewed.
         used |= {k for k in (min(used) - 1,) if k >= 0 and opened.names[k] in inputs}
-        return facts.get("sensor_frame") == place and inputs == {
-            opened.names[k]: look(k) for k in used
-        }
+        is_same = facts.get("sensor_frame") == place
+        is_same &= facts.get("vehicle") == (None if box is None else list(box))
+        return is_same and inputs == {opened.names[k]: look(k) for k in used}
 
     study = run_study(
         estimate_pair,
@@ -305,6 +312,13 @@ def estimate_pair(
         "speed": float(moving.quantile(0.95)) if len(moving) else 0.0,
         "sensor_frame": None if place is None else place.tolist(),
     }
+    box = getattr(preparation, "vehicle", None)
+    if box is not None:
+        facts["vehicle"] = list(box)
+    # What was decided about the recording is reported, although all sweeps have it in common.
+    about = [*source.meta.get("notes", ()), *(() if box is None else (describe_box(box),))]
+    if about:
+        facts["recording"] = [note for note in flow.notes if note in about]
     # Errors belong to the residual flow: the poses give the true E, which is removed from the truth
     # and from the estimate.
     if source.labels is not None and source.pose is not None and target.pose is not None:

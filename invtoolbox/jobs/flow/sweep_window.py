@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,12 +30,21 @@ from invtoolbox.jobs.flow.preparation import (
     relate,
     sensor_frame,
 )
+from invtoolbox.jobs.flow.vehicle import (
+    box_of_points,
+    describe_box,
+    pairs_of,
+    resting,
+    vehicle_box,
+)
 from invtoolbox.jobs.flow.window import Neighbour, describe_window, place
 
 #: Largest number of sweeps of a window.
 LONGEST_WINDOW = 13
 #: Distance of the sensor from the origin of the points' frame beyond which it is the frame of a map, metres.
 _MAP = 10.0
+#: Path of the sensor over which its vehicle is sought, metres.
+_PATH = 0.3
 #: In place of the digest of a sweep.
 UNREADABLE = "cannot be read"
 _STILL = torch.eye(4, dtype=torch.float64)
@@ -326,6 +336,53 @@ def settle(sweep: Sweep, preparation: Preparation) -> tuple[Tensor, tuple[str, .
     """
     notes: list[str] = []
     return sensor_frame(sweep, preparation, notes), tuple(notes)
+
+
+def settle_vehicle(
+    sweeps: Sweeps, frame: Tensor, preparation: Preparation
+) -> tuple[Preparation, tuple[str, ...]]:
+    """Return the preparation with the box of the sensor's vehicle, and notes.
+
+    Pairs at three places of the sequence are compared; the box of the first pair that shows a
+    vehicle holds for all sweeps.
+
+    Args:
+        sweeps: the sequence.
+        frame: level frame of the sensor.
+        preparation: settings; a box that is given stays.
+    """
+    if preparation.vehicle is not None:
+        return preparation, ()
+    for k in pairs_of(sweeps):
+        try:
+            box, path = _vehicle_of(sweeps, frame, preparation, k, k + 1)
+            # A slow sensor is compared with its place some sweeps later.
+            later = k + math.ceil(_PATH / path) if 0 < path < _PATH else 0
+            if box is None and k + 1 < later < min(len(sweeps), k + LONGEST_WINDOW):
+                box, path = _vehicle_of(sweeps, frame, preparation, k, later)
+        except InputError:
+            continue
+        if box is not None:
+            corners = box_of_points(box, frame)
+            return replace(preparation, vehicle=corners), (describe_box(corners),)
+        if math.isinf(path):
+            break
+    return preparation, ()
+
+
+def _vehicle_of(
+    sweeps: Sweeps, frame: Tensor, preparation: Preparation, k: int, later: int
+) -> tuple[Tensor | None, float]:
+    """Return the box of the vehicle by two sweeps, or None, and the path of the sensor, metres.
+
+    The path is infinite if nothing near the sensor rests in its frame.
+    """
+    source, target = (from_sensor(sweeps[n], frame) for n in (k, later))
+    points = resting(source, target, preparation.ground_settings)
+    if not len(points):
+        return None, math.inf
+    E = relate(source, target, preparation, []).ego_motion
+    return vehicle_box(points, E), float(inverse(E)[:2, 3].norm())
 
 
 def in_map(frame: Tensor, preparation: Preparation) -> bool:

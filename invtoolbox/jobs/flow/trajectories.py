@@ -104,7 +104,8 @@ class FlowStep:
         """Return the step of a sweep with the flow that a file holds."""
         return cls(
             points,
-            file.flow,
+            # Points that are not valid, such as those of the sensor's vehicle, are not used.
+            file.flow.masked_fill(~file.valid[:, None], torch.nan),
             file.ego_motion,
             file.dynamic & file.valid,
             pose=pose,
