@@ -9,14 +9,6 @@ from torch import Tensor
 
 import invtoolbox as it
 from invtoolbox.core.interrupts import limit
-<<<<<<< HEAD
-from invtoolbox.jobs.images import fine_grid
-from invtoolbox.jobs.images.decisions.finer_grid import has_smooth_views, solve_finer
-from invtoolbox.jobs.images.decisions.held_out_pixels import may_give_way
-from invtoolbox.jobs.images.decisions.held_out_views import average_pixels, compare_in_norm_of_image
-from invtoolbox.jobs.images.decisions.join import NO_POSTERIOR
-from invtoolbox.jobs.images.decisions.simple_answer import keep_floor
-=======
 from invtoolbox.jobs.images.decisions import finer_grid
 from invtoolbox.jobs.images.decisions.case import YIELDS
 from invtoolbox.jobs.images.decisions.finer_grid import FinerGrid, has_smooth_views
@@ -24,7 +16,6 @@ from invtoolbox.jobs.images.decisions.held_out_views import average_pixels, comp
 from invtoolbox.jobs.images.decisions.join import NO_POSTERIOR, join
 from invtoolbox.jobs.images.decisions.order import ask
 from invtoolbox.jobs.images.decisions.simple_answer import SimpleAnswer
->>>>>>> fix-tests
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.posteriors.base import MappedPosterior, MeanFieldPosterior
 from invtoolbox.posteriors.exact import GaussianPosterior

@@ -26,11 +26,7 @@ from invtoolbox.jobs.images.decisions.held_out_pixels import (
 from invtoolbox.jobs.images.decisions.held_out_views import compare_views, fill_views
 from invtoolbox.jobs.images.decisions.judge import Verdict, judge
 from invtoolbox.jobs.images.decisions.k_space import _gaps_of_held, leave_out_samples, predict_gaps
-<<<<<<< HEAD
-from invtoolbox.jobs.images.decisions.simple_answer import keep_floor
-=======
 from invtoolbox.jobs.images.decisions.simple_answer import SimpleAnswer
->>>>>>> fix-tests
 from invtoolbox.objective.gaps import interpolate
 from invtoolbox.parameter_choice.held_out import in_norm_of_image, quadratic_model
 from tests.jobs.images.decisions.helpers import answer_of
