@@ -18,16 +18,18 @@ from invtoolbox.jobs.images.decisions.case import (
     Proposal,
     Step,
 )
+from invtoolbox.jobs.images.decisions.thresholds import (
+    EXCEEDED_SHARE,
+    FOLLOWED_SHARE,
+    READING_FITS,
+    READING_ITERATIONS,
+)
 from invtoolbox.jobs.images.decisions.wide_grid import cover_field
 from invtoolbox.measurements.detector import fill
 from invtoolbox.measurements.empty_views import empty_views
 from invtoolbox.measurements.findings import Subject, find, leave_out
 from invtoolbox.solve import inner_solve
 from invtoolbox.solvers.lsmr import CGLS
-
-#: Number of fits to the readings that are not in doubt, and their iterations; largest share of a fault
-#: that they may follow, and least share of the readings at the largest value that they have to exceed.
-_PASSES, _FIT, _CERTAIN, _EXCEEDED = 2, 30, 0.25, 0.5
 
 
 class EmptyViews(Step):
@@ -91,19 +93,23 @@ def _leave_out_certain(case: Case) -> Proposal:
         A = cover_field(problem.operator, y) or problem.operator
         whole = problem.with_operator(A).with_data_term(LeastSquares())
         certain = faults
-        for _ in range(_PASSES):  # readings that are true after all explain others
+        for _ in range(READING_FITS):  # readings that are true after all explain others
             bad = certain | clipped
             around = fill(y, bad)
             around = torch.where(bad & (around == y), fill(y.mT, bad.mT).mT, around)
             trial = leave_out(whole, bad)
-            prediction = A(inner_solve(trial, None, CGLS(), max_iterations=_FIT, progress=False).x)
+            prediction = A(
+                inner_solve(
+                    trial, None, CGLS(), max_iterations=READING_ITERATIONS, progress=False
+                ).x
+            )
             followed, fault = prediction - around, y - around
             share = followed / fault
             for axis in (-2, -1):  # a line is certain as a whole
                 total = (followed * fault).sum(axis, True) / fault.square().sum(axis, True)
                 share = torch.where(certain.all(axis, True), total, share)
-            certain = certain & (share.abs() < _CERTAIN)
-        if bool((prediction > y)[clipped].double().mean() > _EXCEEDED):
+            certain = certain & (share.abs() < FOLLOWED_SHARE)
+        if bool((prediction > y)[clipped].double().mean() > EXCEEDED_SHARE):
             certain = certain | clipped
     if not bool(certain.any()):
         return STAY

@@ -12,6 +12,18 @@ from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.data_terms.poisson import Poisson
 from invtoolbox.jobs.images.decisions.judge import Again, Verdict
 from invtoolbox.jobs.images.decisions.k_space import leave_out_samples, predict_gaps
+from invtoolbox.jobs.images.decisions.thresholds import (
+    CLEARLY,
+    COARSE,
+    LEAST_GAIN,
+    LEAST_GAIN_OF_K_SPACE,
+    LEAST_RESIDUAL,
+    LOW_NOISE,
+    MOVED,
+    RISK_SEED,
+    RISK_STEP,
+    STRUCTURED,
+)
 from invtoolbox.objective.gaps import interpolate, measured
 from invtoolbox.operators.base import expand, inner
 from invtoolbox.operators.imaging.blur import Blur
@@ -23,26 +35,6 @@ from invtoolbox.parameter_choice.validation import whiteness
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solvers.linear_systems import quotient
-
-#: An estimated noise level of which the answer leaves less than this share as its residual is
-#: doubted: there are hardly any flat parts from which it could come. So is one of a picture of this
-#: coarseness.
-_LEAST_RESIDUAL, _COARSE = 0.55, 1.22
-#: Noise relative to the range of a picture (32 dB) below which an estimate needs a remark, and
-#: whiteness above which what a prior removes has structure.
-_LOW_NOISE, _STRUCTURED = 10 ** (-32 / 20), 0.1
-#: Ratio of squared errors (0.7 dB) by which the prior must win on simulated measurements, which
-#: suit it too well, because they come from its own answer. K-space (1.5 dB) is hardly predicted where
-#: it was not sampled, so an answer that is too smooth looks better there.
-_LEAST_GAIN, _LEAST_GAIN_OF_K_SPACE = 0.85, 0.7
-#: Ratio of squared errors by which zero filling must win on held-out samples: few lines are held out,
-#: and without them the prior has less to go on. If the prior wins by its square, the simulation does
-#: not count.
-_CLEARLY = 2.0
-#: Pixels by which an image is moved from which k-space is simulated.
-_MOVED = (5, 3)
-#: Step of the divergence in units of the noise, and seed of its signs.
-_STEP, _SEED = 0.3, 0
 
 
 def compare_with_measurements(problem: Problem, solution: Solution, again: Again) -> Verdict:
@@ -65,15 +57,15 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
     is_texture, waves = wins, std
     if is_estimated:
         waves = coarseness(y)
-        is_texture = waves > _COARSE
-        wins = is_texture | (residual.sqrt() < _LEAST_RESIDUAL * std)
+        is_texture = waves > COARSE
+        wins = is_texture | (residual.sqrt() < LEAST_RESIDUAL * std)
     is_doubted = wins
     risk = torch.zeros_like(residual)
     is_chosen_by_risk = getattr(solution.weight_search, "rule", "") == SURE.name
     if not is_chosen_by_risk and not bool(wins.all()):
-        generator = torch.Generator().manual_seed(_SEED)
+        generator = torch.Generator().manual_seed(RISK_SEED)
         signs = torch.randint(2, (1, *y.shape[1:]), generator=generator).to(y) * 2 - 1
-        step = expand((_STEP * std).clamp_min(torch.finfo(y.dtype).tiny), y)
+        step = expand((RISK_STEP * std).clamp_min(torch.finfo(y.dtype).tiny), y)
         change = again(problem.with_measurements(y + step * signs)) - x
         degrees = inner((change / step).double(), signs.double().expand_as(change))
         risk = residual - std**2 + 2 * std**2 * degrees / count
@@ -104,11 +96,11 @@ def compare_with_measurements(problem: Problem, solution: Solution, again: Again
         )
 
     ranges = torch.stack([item.max() - item.min() for item in y]).double()
-    has_structure = whiteness(y - x) > _STRUCTURED
+    has_structure = whiteness(y - x) > STRUCTURED
 
     def remark(k: int) -> str:
         level = f"the noise level was estimated as {float(std[k]):.3g}"
-        if is_estimated and bool(std[k] < _LOW_NOISE * ranges[k]):
+        if is_estimated and bool(std[k] < LOW_NOISE * ranges[k]):
             return f"{level}, and fine texture may be taken for noise at such a low level: give noise_std"
         if is_estimated and bool(has_structure[k]):
             return (
@@ -165,7 +157,7 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
     clean = A(x)
     truth, exact, simulated = x, clean, _simulate(problem, clean)
     if is_k_space:
-        truth = x.roll(_MOVED, (-2, -1))
+        truth = x.roll(MOVED, (-2, -1))
         exact = A(truth)
         simulated = exact + (simulated - clean)
     d = again(problem.with_measurements(simulated)) - truth
@@ -177,7 +169,7 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
     name = "the zero-filled image" if is_k_space else "the picture itself"
     left = y - clean if is_measured is None else (y - clean).where(is_measured, 0)
     is_invented = _invents_detail(problem, x, left)
-    least_gain = _LEAST_GAIN_OF_K_SPACE if is_k_space else _LEAST_GAIN
+    least_gain = LEAST_GAIN_OF_K_SPACE if is_k_space else LEAST_GAIN
     wins = ~(by_prior <= least_gain * by_simple)
     if bool(wins.any()):
         # An answer that another solve does not find again was not what its weight asks for.
@@ -192,8 +184,8 @@ def compare_by_simulation(problem: Problem, solution: Solution, again: Again) ->
             error.abs().square().flatten(1).double().sum(1) + in_gaps
             for error, in_gaps in zip(errors, predict_gaps(problem, again))
         ]
-        is_lost_in_gaps = ~(totals[0] <= _CLEARLY * totals[1]) & ~wins
-        wins = wins & ~(_CLEARLY**2 * totals[0] < totals[1])
+        is_lost_in_gaps = ~(totals[0] <= CLEARLY * totals[1]) & ~wins
+        wins = wins & ~(CLEARLY**2 * totals[0] < totals[1])
 
     def reason(k: int) -> str:
         has_gaps = is_measured is not None and not bool(is_measured[k].all())
@@ -318,11 +310,11 @@ def _simulate(problem: Problem, clean: Tensor) -> Tensor:
     y = problem.y0
     if isinstance(problem.data_term, Poisson):
         counts = [
-            torch.poisson(rates, generator=torch.Generator().manual_seed(_SEED))
+            torch.poisson(rates, generator=torch.Generator().manual_seed(RISK_SEED))
             for rates in problem.data_term.mean(clean).clamp_min(0).double().cpu()
         ]
         return torch.stack(counts).to(y)
-    draw = torch.Generator().manual_seed(_SEED)
+    draw = torch.Generator().manual_seed(RISK_SEED)
     white = torch.randn((1, *y.shape[1:]), dtype=y.dtype, generator=draw).to(y.device)
     residual = y - clean
     is_measured = measured(problem)

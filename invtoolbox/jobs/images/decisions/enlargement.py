@@ -8,18 +8,16 @@ import torch
 from torch import Tensor
 
 from invtoolbox.jobs.images.decisions.judge import Again, Verdict
+from invtoolbox.jobs.images.decisions.thresholds import (
+    BARELY,
+    MOST_DETAIL,
+    REDUCED_SMALLEST,
+)
 from invtoolbox.objective.gaps import measured
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.parameter_choice.residual_notes import COLOURED
 from invtoolbox.parameter_choice.validation import whiteness
 from invtoolbox.problem import Problem
-
-#: Least number of rows and columns of a picture that is reduced once more.
-_SMALLEST = 12
-#: Largest ratio of the detail that an answer adds to the detail of the small picture itself, and ratio
-#: of the errors of the prior and of the interpolation on held-out pixels below which more is allowed:
-#: gratings near the limit of the resolution have more detail, and are predicted better.
-_MOST_DETAIL, _BARELY = 1.25, 0.8
 
 
 def compare_at_half_size(problem: Problem, again: Again) -> Verdict | None:
@@ -34,7 +32,7 @@ def compare_at_half_size(problem: Problem, again: Again) -> Verdict | None:
     """
     A: Any = problem.operator
     rows, columns = (n // A.factor * A.factor for n in problem.y0.shape[-2:])
-    if min(rows, columns) < _SMALLEST * A.factor:
+    if min(rows, columns) < REDUCED_SMALLEST * A.factor:
         return None
     truth = problem.y0[..., :rows, :columns]
     smaller = Downsampling((A.domain_shape[0], rows, columns), A.factor, A.filter, A.boundary)
@@ -114,9 +112,7 @@ def doubt_detail(problem: Problem, x: Tensor, verdict: Verdict) -> Verdict:
         (image - _enlarge(reduced, tuple(image.shape[-2:]))).double().square().flatten(1).mean(1)
         for image, reduced in ((x, small), (even, half(even)))
     )
-    exceeds = (added > _MOST_DETAIL**2 * present) & ~(
-        verdict.by_prior < _BARELY * verdict.by_simple
-    )
+    exceeds = (added > MOST_DETAIL**2 * present) & ~(verdict.by_prior < BARELY * verdict.by_simple)
 
     def reason(k: int) -> str:
         if bool(verdict.wins[k]):

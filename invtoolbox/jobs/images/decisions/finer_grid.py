@@ -3,8 +3,7 @@
 The edges of an object do not lie on the edges of pixels, so an image of few pixels explains its views
 only up to an error that is no noise: neighbouring views share it. A prior that follows the views fits
 this error. An image of smaller pixels explains the views better, and the means over blocks of its pixels
-are the answer. Views that neither image has seen decide between the two. Numbers here were chosen on the
-even half of `benchmarks/zoo.py`, and on squares, rings, ellipses and photographs of the same sizes.
+are the answer. Views that neither image has seen decide between the two.
 
 A volume has eight times as many voxels of half the size, and few held-out panels limit their weight.
 Therefore volumes take the weight of total variation from the grid of the user.
@@ -45,6 +44,22 @@ from invtoolbox.jobs.images.decisions.held_out_views import (
     predict_views,
     solve_without_views,
 )
+from invtoolbox.jobs.images.decisions.thresholds import (
+    DIFFERENCES_AT_ONCE,
+    FINER_CERTAIN_ERRORS,
+    FINER_ERRORS,
+    FINER_LARGEST,
+    FINER_LARGEST_SMOOTH,
+    FINER_LARGEST_VOLUME,
+    FINER_LEAST_PANELS,
+    FINER_LEAST_VIEWS,
+    FINER_LEAST_WEIGHT,
+    FINER_WEIGHT,
+    OF_PIXELS_RATIO,
+    SMOOTH_DECREASE,
+    SMOOTH_ORDERS,
+    SMOOTH_RATIO,
+)
 from invtoolbox.jobs.images.decisions.trained_range import needs_unit
 from invtoolbox.posteriors.base import MappedPosterior
 from invtoolbox.priors.base import Prior
@@ -52,27 +67,6 @@ from invtoolbox.priors.images.total_variation import TotalVariation
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
-
-#: Largest number of pixels of an image that is solved on a finer grid too, in general and if its views
-#: are smooth, and least number of views that are held out for the comparison. Only smooth objects gain
-#: above the first number. The larger grid of an image of 64 pixels per side has 105.
-_LARGEST, _LARGEST_SMOOTH, _LEAST_VIEWS = 1 << 13, 3 << 12, 10
-#: Standard errors by which the means of small pixels must predict held-out views better, and by which
-#: they do not if the object is made of large pixels; and least weight of the finer grid, relative to the
-#: weight of the grid of the user: below, no held-out view limits it, and the small pixels fit the noise.
-_MEAN_ERRORS, _CERTAIN_ERRORS, _LEAST_WEIGHT = 1.5, 3.0, 1e-4
-#: Ratio of the errors of small and of large pixels on held-out views above which an object may be made
-#: of large pixels.
-_OF_PIXELS = 1.1
-#: The same numbers for volumes: largest number of voxels, and least number of held-out panels.
-_LARGEST_VOLUME, _LEAST_PANELS = 1 << 15, 6
-#: Weight of total variation on voxels of half the size, relative to its weight on those of the user. Equal
-#: energies of an edge have the ratio 1/4, and equal energies of noise about 1.
-_SHARE_OF_WEIGHT = 0.5
-#: Orders of two differences along the cells, largest ratio of their variances in smooth views whose
-#: noise they show, and least ratio of what exceeds the noise in others; and number of views, or of
-#: columns of cells, whose differences are computed at once.
-_ORDERS, _SMOOTH, _DECREASE, _AT_ONCE = (6, 8), 1.1, 2.2, 16
 
 
 class FinerGrid(Step):
@@ -98,7 +92,7 @@ class FinerGrid(Step):
         problem, smooth = case.posed, has_smooth_views(case.posed)
         is_volume = len(problem.image_shape) == 4
         candidates = torch.ones_like(smooth)
-        if not is_volume and math.prod(problem.image_shape) > _LARGEST:
+        if not is_volume and math.prod(problem.image_shape) > FINER_LARGEST:
             candidates = smooth
         finer = problem.operator.refine()  # type: ignore[attr-defined]
         if finer is None or not bool(candidates.any()):
@@ -121,7 +115,7 @@ class FinerGrid(Step):
         usable = case.usable & torch.tensor([status in USABLE for status in fine.status])
         is_fine &= usable.to(is_fine.device) & candidates
         weight = case.answer.regularization
-        is_fine &= fine.regularization.to(is_fine.device) > _LEAST_WEIGHT * weight
+        is_fine &= fine.regularization.to(is_fine.device) > FINER_LEAST_WEIGHT * weight
         without = (average_pixels(small), torch.zeros_like(is_fine))
         taken = case.with_answer(_reduce(fine), without_views=without)
         stays = dataclasses.replace(case, without_views=(large, is_of_pixels))
@@ -147,7 +141,9 @@ def _is_small(case: Case) -> bool:
     problem = case.problem
     is_volume = len(problem.image_shape) == 4
     largest, least = (
-        (_LARGEST_VOLUME, _LEAST_PANELS) if is_volume else (_LARGEST_SMOOTH, _LEAST_VIEWS)
+        (FINER_LARGEST_VOLUME, FINER_LEAST_PANELS)
+        if is_volume
+        else (FINER_LARGEST_SMOOTH, FINER_LEAST_VIEWS)
     )
     if math.prod(problem.image_shape) > largest or number_held(problem) < least:
         return False
@@ -176,12 +172,12 @@ def _compare(
     mixed_residual = predict_views(finer, mixed)
     is_mean_better, is_mean_certain = (
         compare_in_norm_of_image(mixed_residual, small_residual, errors)[0]
-        for errors in (_MEAN_ERRORS, _CERTAIN_ERRORS)
+        for errors in (FINER_ERRORS, FINER_CERTAIN_ERRORS)
     )
     is_large_better, _ = compare_in_norm_of_image(small_residual, large_residual)
     # Large pixels of a smooth object fit as many errors of views as small ones do, with wrong values. An
     # object that is made of large pixels has edges, and means of small ones are no better.
-    is_of_pixels = is_large_better & (ratio > _OF_PIXELS) & ~is_mean_certain & ~is_smooth
+    is_of_pixels = is_large_better & (ratio > OF_PIXELS_RATIO) & ~is_mean_certain & ~is_smooth
     if large.ndim == 4:
         return is_mean_better & (wins | is_smooth), ratio, is_of_pixels
     # Large voxels fit errors of panels in the same way, so the values decide unless large voxels
@@ -204,15 +200,15 @@ def has_smooth_views(problem: Problem) -> Tensor:
     def variance(order: int, axis: int) -> Tensor:
         total, count = y.new_zeros(len(y), dtype=torch.float64), 0
         # Copies of all views of a volume in double precision would take the memory of many volumes.
-        for part in y.split(_AT_ONCE, 2 if axis == -1 else -1):
+        for part in y.split(DIFFERENCES_AT_ONCE, 2 if axis == -1 else -1):
             squares = part.double().diff(order, axis).square()
             total, count = total + sum_items(squares), count + squares[:1].numel()
         return total / count / math.comb(2 * order, order)
 
-    low, high = (variance(order, -1) for order in _ORDERS)
-    noise = variance(_ORDERS[0], 2)
-    is_hidden = low <= _SMOOTH * torch.minimum(high, noise)
-    return is_hidden | (low > noise) & (low - noise > _DECREASE * (high - noise))
+    low, high = (variance(order, -1) for order in SMOOTH_ORDERS)
+    noise = variance(SMOOTH_ORDERS[0], 2)
+    is_hidden = low <= SMOOTH_RATIO * torch.minimum(high, noise)
+    return is_hidden | (low > noise) & (low - noise > SMOOTH_DECREASE * (high - noise))
 
 
 def _solve_small(finer: Problem, case: Case) -> Solution:
@@ -225,7 +221,7 @@ def _solve_small(finer: Problem, case: Case) -> Solution:
     if len(finer.image_shape) < 4:
         return solve(finer, case.prior, case.solver, **some, **more)
     weight = torch.where(solution.regularization.isfinite(), solution.regularization, 1)
-    fine = solve(finer, case.prior, case.solver, _SHARE_OF_WEIGHT * weight, **some, **more)
+    fine = solve(finer, case.prior, case.solver, FINER_WEIGHT * weight, **some, **more)
     choice = [d for d in solution.decisions if d.step == "weight"]
     return dataclasses.replace(fine.note(*choice), weight_search=solution.weight_search)
 

@@ -22,6 +22,12 @@ from invtoolbox.jobs.images.decisions.case import (
     Proposal,
     Step,
 )
+from invtoolbox.jobs.images.decisions.thresholds import (
+    GAIN_ITERATIONS,
+    GAIN_STAGES,
+    GAIN_STAGES_SMOOTHED,
+    GAIN_WINDOW,
+)
 from invtoolbox.jobs.images.decisions.wide_grid import find_wider
 from invtoolbox.measurements.detector import fill
 from invtoolbox.measurements.findings import Subject, find
@@ -34,10 +40,6 @@ from invtoolbox.processing.artifacts import remove_rings
 from invtoolbox.solve import inner_solve
 from invtoolbox.solvers.pdhg import PDHG
 
-#: Number of solves, and their iterations.
-_STAGES, _ITERATIONS = 9, 50
-#: Number of stages whose gains are compared with their neighbours, and number of these cells.
-_SMOOTHED, _WINDOW = 3, 11
 #: Findings next to which gains are still subtracted: the object exceeds the grid, it has dense parts, or
 #: the angles include both ends.
 _HARMLESS = {"outside", "metal", "end"}
@@ -124,7 +126,7 @@ def subtract_gains(problem: Problem) -> tuple[Problem, Tensor]:
     noise = estimate_noise_std(whole)
     spread = remove_rings(whole)[1].flatten(1).std(1)
     prior, gains, start = TotalVariation() + NonNegative(), torch.zeros_like(y[:, :, :1]), None
-    for stage in range(_STAGES):
+    for stage in range(GAIN_STAGES):
         level = (noise.square() + (spread * 0.5**stage).square()).sqrt()
         trial = Problem(y - gains, A, LeastSquares(noise_std=level, weights=counted))
         start = inner_solve(
@@ -132,14 +134,14 @@ def subtract_gains(problem: Problem) -> tuple[Problem, Tensor]:
             prior,
             PDHG(),
             "discrepancy",
-            max_iterations=_ITERATIONS,
+            max_iterations=GAIN_ITERATIONS,
             initial=start,
             progress=False,
         ).x
         gains = ((y - A(start)) * counted).sum(2, keepdim=True)
         gains = gains / counted.sum(2, keepdim=True).clamp_min(1)
-        if stage < _SMOOTHED:
+        if stage < GAIN_STAGES_SMOOTHED:
             rows = gains.reshape(-1, 1, gains.shape[-1])
-            padded = F.pad(rows, (_WINDOW // 2, _WINDOW // 2), mode="reflect")
-            gains = gains - F.avg_pool1d(padded, _WINDOW, 1).view(gains.shape)
+            padded = F.pad(rows, (GAIN_WINDOW // 2, GAIN_WINDOW // 2), mode="reflect")
+            gains = gains - F.avg_pool1d(padded, GAIN_WINDOW, 1).view(gains.shape)
     return problem.with_measurements(y - gains), gains

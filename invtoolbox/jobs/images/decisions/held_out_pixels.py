@@ -11,21 +11,20 @@ from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.jobs.images.decisions.judge import Again, Verdict, judge
+from invtoolbox.jobs.images.decisions.thresholds import (
+    BIHARMONIC_LARGEST,
+    BLOCK_PARTS,
+    HEAVIEST,
+    MOST_HELD,
+    PIXEL_ERRORS,
+    PIXEL_FOLDS,
+    PIXELS_ENOUGH,
+)
 from invtoolbox.objective.gaps import interpolate
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting
 from invtoolbox.parameter_choice.held_out import ONE_OF, separate_generator
 from invtoolbox.problem import Problem
-
-#: Largest number of folds of held-out pixels, and number of pixels of which one fold is enough.
-_FOLDS, _ENOUGH = 4, 1 << 14
-#: Largest number of pixels of a biharmonic interpolation, whose time grows faster than linearly.
-_BIHARMONIC = 1 << 18
-#: Standard errors of the paired difference by which the prior must win.
-_ERRORS = 1.0
-#: Parts of the sides of a picture that blocks of held-out pixels have, the largest share of the known
-#: pixels that is held out, and the largest weight of a held-out pixel.
-_PARTS, _MOST_HELD, _HEAVIEST = (8, 4, 2), 0.4, 8.0
 
 
 def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
@@ -48,7 +47,7 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
         size = problem.image_shape[1:]
         return torch.nn.functional.interpolate(image, size, mode="bicubic", align_corners=False)
 
-    folds = min(_FOLDS, -(-_ENOUGH // y[0].numel()))
+    folds = min(PIXEL_FOLDS, -(-PIXELS_ENOUGH // y[0].numel()))
     squares = []
     for fold in range(folds):
         held = torch.cat([hold_out_gaps(mask, fold) for mask in known])
@@ -58,7 +57,7 @@ def compare_in_gaps(problem: Problem, known: Tensor, again: Again) -> Verdict:
         weights = held * _like_gaps(known, fitted).to(y)
         pair = [weights * (predict(z) - y).square() for z in (x, simple)]
         squares.append(_sum_holes(torch.stack([*pair, weights], 1), held))
-    wins, errors = judge(torch.cat(squares, 2), -_ERRORS)
+    wins, errors = judge(torch.cat(squares, 2), -PIXEL_ERRORS)
     name = "a bicubic interpolation" if is_small else "an interpolation of the known pixels"
 
     def reason(k: int) -> str:
@@ -98,7 +97,7 @@ def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
     shift = [int(torch.randint(1, n, (), generator=generator)) if n > 1 else 0 for n in space]
     shifted = ~first.roll(shift, tuple(range(len(space))))
     patterns = [scattered & first]
-    for count in _PARTS:
+    for count in BLOCK_PARTS:
         side = [max(1, n // count) for n in space]
         chosen = torch.rand([-(-n // s) for n, s in zip(space, side)], generator=generator) < 1 / 3
         for axis, (n, s) in enumerate(zip(space, side)):
@@ -106,7 +105,7 @@ def hold_out_gaps(known: Tensor, seed: int) -> Tensor:
         patterns.append(shifted & chosen.to(first.device) & first)
     aim = _mean_distance(~first, first)
     number = int(first.sum())
-    most = min(number - 1, max(1.0, _MOST_HELD * number))  # at least one pixel is fitted
+    most = min(number - 1, max(1.0, MOST_HELD * number))  # at least one pixel is fitted
     patterns = [p for p in patterns if 0 < int(p.sum()) <= most]
     best = min(
         patterns,
@@ -153,7 +152,7 @@ def _like_gaps(known: Tensor, fitted: Tensor) -> Tensor:
             np.bincount(step[where], minlength=64) / where.sum()
             for step, where in zip(steps, (is_gap, is_held))
         )
-        ratio = np.minimum(gaps / np.maximum(held, 1e-12), _HEAVIEST)
+        ratio = np.minimum(gaps / np.maximum(held, 1e-12), HEAVIEST)
         if (ratio * held).any():
             weights[item] = torch.from_numpy(ratio[steps[1]])
     return weights.to(known.device)
@@ -188,7 +187,7 @@ def interpolate_smoothly(image: Tensor, known: Tensor) -> Tensor:
         image: ``(1, channel, *space)``.
         known: booleans of the same shape.
     """
-    if image[0, 0].numel() > _BIHARMONIC or image.ndim != 4:
+    if image[0, 0].numel() > BIHARMONIC_LARGEST or image.ndim != 4:
         return interpolate(image, known)
     channels = []
     for values, mask in zip(image[0].double().cpu().numpy(), known[0].cpu().numpy()):

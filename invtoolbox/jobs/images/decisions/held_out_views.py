@@ -10,20 +10,19 @@ from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.jobs.images.decisions.judge import Again, Verdict, judge
+from invtoolbox.jobs.images.decisions.thresholds import (
+    EVEN_STEPS,
+    HALVED_LARGEST,
+    HALVINGS,
+    LEAST_PANELS,
+    LEAST_VIEWS,
+    VIEW_ERRORS,
+)
 from invtoolbox.objective.initial_guess import first_guess
 from invtoolbox.operators.base import Operator
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.held_out import ONE_OF, in_norm_of_image, quadratic_model
 from invtoolbox.problem import Problem
-
-#: Standard errors by which the prior must lose to the filtered back-projection, and least numbers of
-#: held-out views, of a row of cells and of a panel, whose filtered residuals are compared; the latter
-#: also serves for a prior that must win.
-_VIEW_ERRORS, _LEAST_VIEWS, _LEAST_PANELS = 2.0, 10, 6
-#: Largest ratio of two steps between the angles of views that are interpolated.
-_EVEN = 1.5
-#: Number of times that pixels are halved for the detail within them, and largest number of pixels.
-_HALVINGS, _MOST_PIXELS = 2, 1 << 20
 
 
 def compare_views(
@@ -67,7 +66,7 @@ def compare_views(
     if image is None:
         image = solve_without_views(problem, again)
     finer, levels = problem, 0
-    while math.prod(finer.image_shape) << (image.ndim - 2) <= _MOST_PIXELS and levels < _HALVINGS:
+    while math.prod(finer.image_shape) << (image.ndim - 2) <= HALVED_LARGEST and levels < HALVINGS:
         if (operator := _refine(finer.operator)) is None:
             break
         finer, levels = finer.with_operator(operator), levels + 1
@@ -89,9 +88,9 @@ def compare_views(
     residual, by_simple = predict(image), predict(invert_fitted(model))
     weights = _weights_of(unseen)
     squares = [residual.square(), by_simple.square(), (weights > 0).to(weights)]
-    wins, errors = judge(torch.stack(squares, 1), _VIEW_ERRORS)
-    least = torch.where(must, _LEAST_PANELS, _LEAST_VIEWS if image.ndim == 4 else _LEAST_PANELS)
-    margin = torch.where(must, -_VIEW_ERRORS, _VIEW_ERRORS)
+    wins, errors = judge(torch.stack(squares, 1), VIEW_ERRORS)
+    least = torch.where(must, LEAST_PANELS, LEAST_VIEWS if image.ndim == 4 else LEAST_PANELS)
+    margin = torch.where(must, -VIEW_ERRORS, VIEW_ERRORS)
     wins = wins | compare_in_norm_of_image(residual, by_simple, margin)[0] & (len(held) >= least)
 
     def reason(k: int) -> str:
@@ -125,7 +124,7 @@ def fill_views(problem: Problem, missing: Tensor) -> Problem | None:
     steps = angles.detach().diff()
     if not bool((steps * steps.median() > 0).all()):
         return None
-    if float(steps.abs().max()) > _EVEN * float(steps.abs().min()):
+    if float(steps.abs().max()) > EVEN_STEPS * float(steps.abs().min()):
         return None
     filled, last = y.clone(), y.shape[2] - 1
     for k in missing.tolist():
@@ -185,7 +184,7 @@ def predict_views(problem: Problem, x: Tensor) -> Tensor:
 
 
 def compare_in_norm_of_image(
-    first: Tensor, second: Tensor, errors: float | Tensor = _VIEW_ERRORS
+    first: Tensor, second: Tensor, errors: float | Tensor = VIEW_ERRORS
 ) -> tuple[Tensor, Tensor]:
     """Compare two answers by their residuals in views that neither has seen.
 

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from invtoolbox.jobs.images.decisions.held_out_pixels import with_weights
 from invtoolbox.jobs.images.decisions.judge import Again
+from invtoolbox.jobs.images.decisions.thresholds import (
+    RINGS_OF_FREQUENCIES,
+    SAMPLES_HELD,
+    SAMPLES_SEED,
+)
 from invtoolbox.operators.mri.cartesian import CartesianMRI
 from invtoolbox.parameter_choice.held_out import separate_generator
 from invtoolbox.problem import Problem
-
-#: Number of rings of frequencies with as many gaps each, inverse share of the samples of a ring that
-#: are held out, and seed of their draws.
-_RINGS, _ONE_OF, _SEED = 4, 4, 0
 
 
 def leave_out_samples(problem: Problem) -> Problem:
@@ -91,16 +92,16 @@ def _gaps_of_held(sampled: Tensor, axes: int) -> Tensor:
     if not bool(gaps.any()):
         return counts.expand(space)
     radii, _ = radius[gaps].sort()
-    bounds = radii[[len(radii) * k // _RINGS for k in range(_RINGS)]]
+    bounds = radii[[len(radii) * k // RINGS_OF_FREQUENCIES for k in range(RINGS_OF_FREQUENCIES)]]
     ring = torch.bucketize(radius, bounds, right=True) - 1  # -1 in the middle
-    generator = separate_generator(_SEED)
+    generator = separate_generator(SAMPLES_SEED)
     rest = 0  # gaps of rings further out that hold no samples
-    for k in reversed(range(_RINGS)):
+    for k in reversed(range(RINGS_OF_FREQUENCIES)):
         candidates = (lines & (ring == k)).flatten().nonzero().squeeze(1)
         rest += int((gaps & (ring == k)).sum())
         if len(candidates):
             order = torch.randperm(len(candidates), generator=generator)
-            chosen = candidates[order[: -(-len(candidates) // _ONE_OF)]]
+            chosen = candidates[order[: -(-len(candidates) // SAMPLES_HELD)]]
             counts.view(-1)[chosen] = rest / len(chosen)
             rest = 0
     if not bool((lines & (counts == 0)).any()):

@@ -18,6 +18,9 @@ from invtoolbox.jobs.images.decisions.case import (
     Proposal,
     Step,
 )
+from invtoolbox.jobs.images.decisions.thresholds import (
+    WIDTH_SIDE,
+)
 from invtoolbox.measurements.kernel_width import describe_width, propose_width, with_width
 from invtoolbox.operators.base import Operator
 from invtoolbox.operators.imaging.blur import Blur
@@ -25,9 +28,6 @@ from invtoolbox.parameter_choice.noise import estimate_noise_std
 from invtoolbox.problem import Problem
 from invtoolbox.solve import inner_solve
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
-
-#: Largest rows and columns of the part of the picture that is deblurred for the comparison.
-_SIDE = 256
 
 
 class KernelWidth(Step):
@@ -74,7 +74,7 @@ def _scale(case: Case) -> Proposal:
 def _ringing(y: Tensor, blur: Operator) -> float:
     """Return the total variation per pixel of the middle of a picture, deblurred with a kernel."""
     assert isinstance(blur, Blur)
-    sides = [min(n, _SIDE) for n in y.shape[-2:]]
+    sides = [min(n, WIDTH_SIDE) for n in y.shape[-2:]]
     top, left = ((n - side) // 2 for n, side in zip(y.shape[-2:], sides))
     middle = y[..., top : top + sides[0], left : left + sides[1]].float().mean(1, keepdim=True)
     low, high = middle.min(), middle.max()

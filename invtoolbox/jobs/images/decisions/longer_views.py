@@ -29,23 +29,20 @@ from invtoolbox.jobs.images.decisions.case import (
     Trait,
     require_time,
 )
+from invtoolbox.jobs.images.decisions.thresholds import (
+    ADDED_MISFIT,
+    ADDED_WEIGHT,
+    MEASURED_GROWTH,
+)
 from invtoolbox.measurements.findings import Subject
 from invtoolbox.measurements.scans import check_truncation
 from invtoolbox.operators.tomography.scan_2d import Scan, Scan2D
 from invtoolbox.problem import Problem
 from invtoolbox.processing.detector import extend_truncated
 
-#: Weight of the added cells. The continued views are believed up to this residual in them, relative
-#: to their size, and up to this growth of the residual of the measured cells.
-_WEIGHT, _MISFIT, _GROWTH = 0.01, 0.3, 1.1
-
 
 class LongerViews(Step):
-    """Continue the views of an object that is wider than the detector by `extend_truncated`.
-
-    The added cells have the weight 0.01. The numbers here were chosen on the tuning seeds of
-    ``benchmarks/truncation.py``.
-    """
+    """Continue the views of an object that is wider than the detector by `extend_truncated`."""
 
     name = "longer-views"
     question = "does one image explain the views of a wide object and a guess of what is outside?"
@@ -98,7 +95,7 @@ def _continue(item: Problem) -> tuple[Problem, int]:
     assert isinstance(A, Scan) and isinstance(term, LeastSquares)
     longer, wide = extend_truncated(y, operator=A)
     added = (longer.shape[-1] - y.shape[-1]) // 2
-    weights = torch.full_like(longer, _WEIGHT)
+    weights = torch.full_like(longer, ADDED_WEIGHT)
     weights[..., added:-added] = 1 if term.weights is None else term.weights
     changed = item.with_operator(wide).with_measurements(longer)
     return changed.with_data_term(LeastSquares(term.noise_std, weights)), added
@@ -115,4 +112,4 @@ def _is_explained(item: Problem, longer: Problem, added: int, before: Tensor, x:
         measured = item.data_term.weights.sqrt().expand_as(item.y0)
     now = (measured * residual[..., added:-added]).norm()
     then = (measured * (item.operator(before) - item.y0)).norm()
-    return bool(misfit <= _MISFIT) and bool(now <= _GROWTH * then)
+    return bool(misfit <= ADDED_MISFIT) and bool(now <= MEASURED_GROWTH * then)

@@ -3,8 +3,7 @@
 Bounds alone do not determine an image of a short arc. If the object is of one material, its values
 are two, and the scan itself shows the density and the hardening of the beam: they are fitted to the
 rays that meet no hole, then to the paths through the present image, and the image is solved for
-again, first on coarse grids. Numbers here were chosen on disc 01a of the Helsinki Tomography
-Challenge (benchmarks/limited_angle.py).
+again, first on coarse grids.
 """
 
 from __future__ import annotations
@@ -16,6 +15,24 @@ from torch import Tensor
 
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
+from invtoolbox.jobs.images.decisions.thresholds import (
+    BETWEEN_LEVELS,
+    CHORD_GROUPS,
+    COARSEST_GRID,
+    DETAILS,
+    EMPTY_LEAST,
+    EMPTY_LEVELS,
+    EMPTY_SHARE,
+    FINER_ITERATIONS,
+    HARDENING_DEGREE,
+    HARDENING_STRONGEST,
+    MATERIAL_ITERATIONS,
+    MATERIAL_ROUNDS,
+    MOST_GRIDS,
+    PENALTY_WARM_UP,
+    RELAXED_ITERATIONS,
+    ROUND,
+)
 from invtoolbox.metrics.images import otsu_segmentation
 from invtoolbox.objective.coarse_grids import coarsen
 from invtoolbox.operators.tomography.scan_2d import Scan2D
@@ -28,30 +45,6 @@ from invtoolbox.processing.attenuation import BeamHardening, fit_beam_hardening
 from invtoolbox.solution import Solution
 from invtoolbox.solve import inner_solve
 from invtoolbox.solvers.pdhg import PDHG
-
-#: Least number of pixels per axis of the coarsest grid.
-_COARSEST = 128
-#: Largest number of grids.
-_GRIDS = 3
-#: Rounds of calibration and iterations of each on the coarsest grid, and iterations on finer ones and
-#: on the finest.
-_ROUNDS, _ITERATIONS, _FINER = 3, 200, (150, 60)
-#: Number of iterations without the penalty.
-_RELAXED = 100
-#: Share of the iterations over which the penalty grows.
-_WARM_UP = 0.75
-#: Number of details along a side of the image, and weight of the penalty on values between the
-#: levels, relative to that of total variation, if pixels are as small as details.
-_DETAILS, _BETWEEN = 512, 2.0
-#: Empty rays in units of the noise, within what share of the largest measurement; and the least.
-_EMPTY, _SHARE, _LEAST_EMPTY = 6.0, 0.02, 1.5
-#: Number of groups of rays with about the same measurement, and inverse share of their shortest chords.
-_GROUPS = 20
-#: Largest distance of tangent rays from a disc, in cells of the detector, for which it is one.
-_ROUND = 0.5
-#: Degree of the polynomial against beam hardening, and largest ratio of its slopes. The ratio is 1.8
-#: to 2.4 on disc 01a; a wrong first image made it 13.
-_DEGREE, _STRONGEST = 3, 3.0
 
 
 class Material(NamedTuple):
@@ -99,7 +92,9 @@ def is_absorption(problem: Problem) -> bool:
     if y.is_complex():
         return False
     least = y.flatten(1).amin(1)
-    return bool((y.flatten(1).amax(1) > 0).all() and (least >= -_EMPTY * noise_of(problem)).all())
+    return bool(
+        (y.flatten(1).amax(1) > 0).all() and (least >= -EMPTY_LEVELS * noise_of(problem)).all()
+    )
 
 
 def noise_of(problem: Problem) -> Tensor:
@@ -124,7 +119,9 @@ def empty_level(problem: Problem) -> Tensor:
         problem: measurements and operator of a scan.
     """
     noise, largest = noise_of(problem), problem.y0.flatten(1).amax(1)
-    return torch.maximum(torch.minimum(_EMPTY * noise, _SHARE * largest), _LEAST_EMPTY * noise)
+    return torch.maximum(
+        torch.minimum(EMPTY_LEVELS * noise, EMPTY_SHARE * largest), EMPTY_LEAST * noise
+    )
 
 
 def solve_one_material(
@@ -151,7 +148,11 @@ def solve_one_material(
     share = None if start is None else otsu_segmentation(start).to(start)
     for level in reversed(range(len(grids))):
         is_first = level == len(grids) - 1
-        rounds, iterations = (_ROUNDS, _ITERATIONS) if is_first else (1, _FINER[level == 0])
+        rounds, iterations = (
+            (MATERIAL_ROUNDS, MATERIAL_ITERATIONS)
+            if is_first
+            else (1, FINER_ITERATIONS[level == 0])
+        )
         if max_iterations is not None:
             iterations = min(iterations, max_iterations)
         share = None if share is None else _resize(share, grids[level])
@@ -179,7 +180,7 @@ def pyramid(problem: Problem) -> list[Problem]:
         problem: a 2D scan.
     """
     grids = [problem]
-    while len(grids) < _GRIDS and min(grids[-1].image_shape[1:]) >= 2 * _COARSEST:
+    while len(grids) < MOST_GRIDS and min(grids[-1].image_shape[1:]) >= 2 * COARSEST_GRID:
         coarse = coarsen(grids[-1])
         if coarse is None:
             break
@@ -203,7 +204,7 @@ def relax(problem: Problem, material: Material, seed: int = 0) -> Tensor:
         material.share,
         material.support,
         float(empty_level(problem)),
-        iterations=_RELAXED,
+        iterations=RELAXED_ITERATIONS,
         is_warm=True,
         between=0.0,
         seed=seed,
@@ -222,7 +223,7 @@ def _resize(image: Tensor, grid: Problem) -> Tensor:
 
 def _choose_support(problem: Problem, empty: float) -> Literal["disc", "rays"]:
     try:
-        is_disc = float(disc_misfit(problem.operator, problem.y0, empty)) <= _ROUND
+        is_disc = float(disc_misfit(problem.operator, problem.y0, empty)) <= ROUND
     except InputError:
         is_disc = False
     return "disc" if is_disc else "rays"
@@ -237,7 +238,7 @@ def _solve_round(
     iterations: int,
     is_warm: bool,
     seed: int,
-    between: float = _BETWEEN,
+    between: float = BETWEEN_LEVELS,
 ) -> tuple[Solution, BeamHardening]:
     """Fit the hardening to the paths through the present image, and solve for the next one."""
     A, y = problem.operator, problem.y0
@@ -252,13 +253,13 @@ def _solve_round(
     # The sum of the lengths of the rays through a pixel, times the size of a detail: a hole of about
     # that size is worth its edge. The penalty counts pixels, which are `fineness` details long.
     assert isinstance(A, Scan2D)
-    fineness = _DETAILS / min(A.image_shape)
+    fineness = DETAILS / min(A.image_shape)
     weight = float(A.adjoint(torch.ones_like(y)).max()) * A.pixel_size[0] / fineness
     prior = weight * TotalVariation() + between * fineness * weight * TwoLevel(
         1.0,
         support=support,
         empty=float(hardening.apply(torch.tensor(empty))),
-        warm_up=int(_WARM_UP * iterations),
+        warm_up=int(PENALTY_WARM_UP * iterations),
     )
     # Not before the penalty has grown.
     solver = PDHG(max_iterations=iterations, tolerance=1e-6)
@@ -285,13 +286,13 @@ def _shortest_chords(y: Tensor, chords: Tensor, empty: float) -> tuple[Tensor, T
         empty: measurement up to which a ray is empty.
     """
     rays = (y > 2 * empty) & (chords > 0)
-    if int(rays.sum()) < _GROUPS:
+    if int(rays.sum()) < CHORD_GROUPS:
         raise InputError("hardly any ray passes through the object; check the measurements")
     order = y[rays].argsort()
-    groups = zip(y[rays][order].chunk(_GROUPS), chords[rays][order].chunk(_GROUPS))
+    groups = zip(y[rays][order].chunk(CHORD_GROUPS), chords[rays][order].chunk(CHORD_GROUPS))
     pairs = []
     for values, lengths in groups:
-        shortest = lengths.argsort()[: max(1, len(lengths) // _GROUPS)]
+        shortest = lengths.argsort()[: max(1, len(lengths) // CHORD_GROUPS)]
         pairs.append((values[shortest], lengths[shortest]))
     some, paths = (torch.cat(each) for each in zip(*pairs))
     return some, paths
@@ -303,8 +304,8 @@ def _fit_hardening(y: Tensor, lengths: Tensor) -> BeamHardening:
     A wrong image makes long paths of small measurements, and the next image follows them.
     """
     try:
-        curve = fit_beam_hardening(y, lengths, _DEGREE, attenuation=1.0)
-        if max(curve.slopes) <= _STRONGEST * min(curve.slopes):
+        curve = fit_beam_hardening(y, lengths, HARDENING_DEGREE, attenuation=1.0)
+        if max(curve.slopes) <= HARDENING_STRONGEST * min(curve.slopes):
             return curve
     except InputError:
         pass

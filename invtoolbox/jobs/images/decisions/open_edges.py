@@ -29,6 +29,11 @@ from invtoolbox.jobs.images.decisions.case import (
     require_time,
 )
 from invtoolbox.jobs.images.decisions.judge import Again, judge
+from invtoolbox.jobs.images.decisions.thresholds import (
+    EDGE_ERRORS,
+    EDGE_TOLERANCE,
+    EDGE_VARIATION,
+)
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.parameter_choice.held_out import LEAST_MEASUREMENTS, divide_weights
 from invtoolbox.posteriors.base import MappedPosterior
@@ -36,15 +41,6 @@ from invtoolbox.priors.base import Prior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
 from invtoolbox.solve import solve
-
-#: Standard errors of the paired difference by which unknowns beyond the edges must predict held-out
-#: pixels better than the mirror, chosen on parts of photographs of BSD400, half of them mirrored; and
-#: certificate of these predictions.
-_ERRORS, _TOLERANCE = 1.0, 1e-2
-#: Total variation of an answer of squares under the boundary "valid", relative to that under "reflect",
-#: below which the scene goes on. It was 0.85 and less in pictures of the even half of
-#: `benchmarks/zoo.py` that lost by the mirror, and 0.93 and more in pictures that were mirrored.
-_LESS = 0.88
 
 
 def open_edges(problem: Problem) -> Problem | None:
@@ -103,9 +99,11 @@ class OpenEdges(Step):
         if _is_square(case.sum_of_priors):
             beyond = _solve_opened(case, opened)
             errors = [_variation(x) for x in (case.answer.x, _crop(opened)(beyond.x))]
-            is_open = errors[1] < _LESS * errors[0]
+            is_open = errors[1] < EDGE_VARIATION * errors[0]
         else:
-            is_open, errors = goes_on(case.posed, opened, partial(case.again, tolerance=_TOLERANCE))
+            is_open, errors = goes_on(
+                case.posed, opened, partial(case.again, tolerance=EDGE_TOLERANCE)
+            )
             if not bool(is_open.any()):
                 return _propose(None, is_open, errors)
             beyond = _solve_opened(case, opened)
@@ -157,7 +155,7 @@ def goes_on(problem: Problem, opened: Problem, again: Again) -> tuple[Tensor, li
         held * (posed.operator(again(posed.with_data_term(term))) - posed.y0).abs().square()
         for posed in (problem, opened)
     ]
-    wins, errors = judge(torch.stack([*squares, held.expand_as(problem.y0)], 1), _ERRORS)
+    wins, errors = judge(torch.stack([*squares, held.expand_as(problem.y0)], 1), EDGE_ERRORS)
     return wins & errors[1].isfinite(), errors
 
 

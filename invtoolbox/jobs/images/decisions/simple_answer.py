@@ -6,8 +6,7 @@ its filtered back-projection. Answers are compared by pixels or views that neith
 enlarged picture by the enlargement of a smaller one, denoised pictures by Stein's estimate of the
 risk, and blurred ones, counts and k-space by simulated measurements, k-space by held-out samples as
 well. Fine detail of a blurred picture has to agree with its coarser detail, and an enlargement may
-neither add more detail than the picture has nor leave structure as its residual. Numbers here were
-chosen on the even half of `benchmarks/zoo.py`.
+neither add more detail than the picture has nor leave structure as its residual.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@ then has little energy at the finest scale, where `estimate_noise_std` measures 
 for white noise takes it for texture. Here its level is measured in whole windows. Texture is
 separated from noise by three properties: noise is about the same in all windows, it is not much
 weaker at the finer scale than in the window, and a denoiser that is called at a larger level
-removes nearly all of it. Numbers were chosen on one half of the pictures gb82 of
-`benchmarks/camera_noise.py`; the spread of the windows was tightened after a close view of sand in
-the other half had been taken for noise.
+removes nearly all of it. The spread of the windows was tightened after a close view of sand in the
+other half of the pictures had been taken for noise.
 """
 
 from __future__ import annotations
@@ -36,6 +35,21 @@ from invtoolbox.jobs.images.decisions.case import (
     Step,
     Trait,
 )
+from invtoolbox.jobs.images.decisions.thresholds import (
+    CLIPPED_SHARE,
+    CLIPPED_TOLERANCE,
+    FINE_LEVEL,
+    FLATTEST_SHARE,
+    LEAST_NOISE,
+    NOISE_SIDE,
+    NOISE_SPREAD,
+    NOISE_WINDOW,
+    NOISE_WINDOW_STEP,
+    NOISE_WINDOWS,
+    REMOVED_RESIDUAL,
+    SMOOTH_LEVELS,
+    WHITE_RESIDUAL,
+)
 from invtoolbox.measurements import report_findings
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.parameter_choice.noise import estimate_or_nan
@@ -43,25 +57,6 @@ from invtoolbox.priors.base import Prior
 from invtoolbox.priors.images.total_variation import TotalVariation
 from invtoolbox.priors.learned.denoiser import Denoiser
 from invtoolbox.solvers.half_quadratic import HalfQuadratic
-
-#: Rows and columns of a window, and the step from one to the next.
-_WINDOW, _STEP = 8, 4
-#: Fewest windows, and largest number of rows and columns of a picture that is used as a whole.
-_FEWEST, _WHOLE = 100, 512
-#: Fraction of the windows, the flattest, whose largest deviation is the level; the median of all
-#: windows is at most this multiple of it.
-_FLATTEST, _SPREAD = 0.1, 1.3
-#: The level at half the size, relative to that of windows; texture is mostly coarser.
-_FINE = 0.8
-#: Least level relative to the range of the picture; below it noise is invisible (41 dB).
-_LEAST = 0.009
-#: Residual of a denoiser relative to the level: at the level, if the noise is white, and at
-#: ``LEVELS`` times the level, if that removes smooth noise.
-_WHITE, _REMOVED = 0.62, 0.8
-#: Level at which a denoiser for white noise removes smooth noise, relative to the noise.
-LEVELS = 2.0
-#: Share of pixels at an end of the range that makes a window a clipped one, and its tolerance.
-_CLIPPED, _END = 0.02, 0.004
 
 
 class SmoothNoise(Step):
@@ -111,13 +106,13 @@ def _propose_one(case: Case) -> Proposal:
     if not level > 0:
         return STAY
     findings = report_findings(problem, prior) if case.settings.get("check", True) else ()
-    noisy = problem.with_data_term(LeastSquares(noise_std=LEVELS * level))
+    noisy = problem.with_data_term(LeastSquares(noise_std=SMOOTH_LEVELS * level))
     # The usual weight is not corrected by the estimated level of white noise, nor is it compared.
     settings = {**case.settings, "regularization": usual_weight(prior), "check": False}
     changed = dataclasses.replace(case, problem=noisy, settings=settings, is_settled=True)
     sentence = (
         f"the noise{ITEM}, {level:.3g}, is smooth, as a camera or a JPEG makes it: the denoiser "
-        f"was called at {LEVELS:g} times its level; if it may be fine texture, give noise_std"
+        f"was called at {SMOOTH_LEVELS:g} times its level; if it may be fine texture, give noise_std"
     )
     return Proposal(changed, sentence, records=findings)
 
@@ -182,28 +177,28 @@ def smooth_noise_std(y: Tensor, denoiser: Any) -> float:
     sample = _sample(y.detach().float())
     span = float(sample.max() - sample.min())
     flat, typical = _window_levels(sample)
-    if not flat > _LEAST * span or typical > _SPREAD * flat:
+    if not flat > LEAST_NOISE * span or typical > NOISE_SPREAD * flat:
         return float("nan")
     # White noise keeps its density when 2 x 2 pixels are averaged; the mean halves its deviation.
     finer = 2 * float(estimate_or_nan(F.avg_pool2d(sample, 2)))
-    if not finer >= _FINE * flat:
+    if not finer >= FINE_LEVEL * flat:
         return float("nan")
     denoiser = denoiser.to(device=sample.device, dtype=sample.dtype)
     with torch.no_grad():
         removed = [
             float((denoiser.denoise(sample, sample.new_tensor([level])) - sample).std()) / flat
-            for level in (flat, LEVELS * flat)
+            for level in (flat, SMOOTH_LEVELS * flat)
         ]
-    is_smooth = removed[0] < _WHITE and removed[1] >= _REMOVED
+    is_smooth = removed[0] < WHITE_RESIDUAL and removed[1] >= REMOVED_RESIDUAL
     return flat if is_smooth else float("nan")
 
 
 def _sample(y: Tensor) -> Tensor:
     """Return a small picture, or nine pieces of a large one below each other."""
     rows, columns = y.shape[-2:]
-    if max(rows, columns) <= _WHOLE:
+    if max(rows, columns) <= NOISE_SIDE:
         return y
-    sides = [min(n, _WHOLE // 3 // _WINDOW * _WINDOW) for n in (rows, columns)]
+    sides = [min(n, NOISE_SIDE // 3 // NOISE_WINDOW * NOISE_WINDOW) for n in (rows, columns)]
     starts = [[(n - side) * k // 2 for k in range(3)] for n, side in zip((rows, columns), sides)]
     pieces = [y[..., r : r + sides[0], c : c + sides[1]] for r in starts[0] for c in starts[1]]
     return torch.cat(pieces, -2)
@@ -215,19 +210,21 @@ def _window_levels(y: Tensor) -> tuple[float, float]:
     It is that of the residual of a quadratic polynomial, over all channels. Windows with clipped
     pixels are left out. NaN if there are too few.
     """
-    if min(y.shape[-2:]) < _WINDOW:
+    if min(y.shape[-2:]) < NOISE_WINDOW:
         return float("nan"), float("nan")
-    place = torch.linspace(-1, 1, _WINDOW, dtype=torch.float64)
+    place = torch.linspace(-1, 1, NOISE_WINDOW, dtype=torch.float64)
     powers, _ = torch.linalg.qr(torch.stack([place**0, place, place**2], 1))
     degrees = [(i, j) for i in range(3) for j in range(3 - i)]
     basis = torch.stack([torch.outer(powers[:, i], powers[:, j]).flatten() for i, j in degrees])
-    windows = F.unfold(y.transpose(0, 1), _WINDOW, stride=_STEP)  # (channel, pixel, window)
+    windows = F.unfold(
+        y.transpose(0, 1), NOISE_WINDOW, stride=NOISE_WINDOW_STEP
+    )  # (channel, pixel, window)
     fit = torch.einsum("kp,cpw->ckw", basis.to(windows), windows)
     rest = windows.square().sum(1) - fit.square().sum(1)
-    variance = rest.clamp_min(0).mean(0) / (_WINDOW**2 - len(degrees))
-    end = _END * (y.max() - y.min())
+    variance = rest.clamp_min(0).mean(0) / (NOISE_WINDOW**2 - len(degrees))
+    end = CLIPPED_TOLERANCE * (y.max() - y.min())
     clipped = (windows <= y.min() + end) | (windows >= y.max() - end)
-    used = variance[(clipped.to(y).mean(1) <= _CLIPPED).all(0)].sort().values
-    if len(used) < _FEWEST:
+    used = variance[(clipped.to(y).mean(1) <= CLIPPED_SHARE).all(0)].sort().values
+    if len(used) < NOISE_WINDOWS:
         return float("nan"), float("nan")
-    return float(used[int(_FLATTEST * len(used))].sqrt()), float(used[len(used) // 2].sqrt())
+    return float(used[int(FLATTEST_SHARE * len(used))].sqrt()), float(used[len(used) // 2].sqrt())

@@ -19,26 +19,24 @@ from invtoolbox.core.decision import ITEM
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.decisions.case import IS_SCAN, ITERATES, STAY, Case, Proposal, Step
+from invtoolbox.jobs.images.decisions.thresholds import (
+    BRIGHT_CHANCE,
+    BRIGHT_FEWEST,
+    BRIGHT_LEVELS,
+    BRIGHT_SHARE,
+    CLEAR_CHANCE,
+    CLEAR_FEWEST,
+    CLEAR_LEVELS,
+    CLEAR_SHARE,
+    WIDE_GRID_LARGEST,
+    WIDE_GRID_REACH,
+)
 from invtoolbox.measurements.sinogram import Sinogram
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.parameter_choice.noise import estimate_noise_std
 from invtoolbox.posteriors.base import MappedPosterior
 from invtoolbox.problem import Problem
 from invtoolbox.solution import Solution
-
-#: Bright rays measure more than this number of noise levels, and than this share of the root mean
-#: square of all rays. An object outside makes more bright rays than `_FEWEST`, and than five times
-#: the share of rays that noise alone makes bright.
-_LEVEL, _SHARE = 4.0, 0.05
-_FEWEST, _CHANCE = 3, 5 * 6.3e-5
-#: An object that just reaches beyond a side makes a few rays bright, as noise does not: so many noise
-#: levels, share of the root mean square, least number and share of the rays that miss the image. Chosen
-#: on items of the zoo with even numbers, and with numbers above those of `benchmarks/zoo.py`.
-_CLEAR, _CLEAR_SHARE, _CLEAR_FEWEST, _CLEAR_CHANCE = 5.0, 0.01, 2, 5e-4
-#: Largest number of pixels of the larger grid, in units of the user's.
-_LARGEST = 16
-#: Largest distance of the corners of the larger grid, in units of the distance of the source.
-_REACH = 0.95
 
 
 class WideGrid(Step):
@@ -120,11 +118,13 @@ def _is_beyond(operator: object, y: Tensor) -> bool:
     except InputError:
         return False
     size, rays_outside = float(values.square().mean().sqrt()), values[outside]
-    bright = int((rays_outside.abs() > max(_LEVEL * noise, _SHARE * size)).sum())
+    bright = int((rays_outside.abs() > max(BRIGHT_LEVELS * noise, BRIGHT_SHARE * size)).sum())
     # A constant, such as scattered rays, is no object.
-    clear = (rays_outside - rays_outside.median()).abs() > max(_CLEAR * noise, _CLEAR_SHARE * size)
-    is_clear = int(clear.sum()) >= max(_CLEAR_FEWEST, _CLEAR_CHANCE * number)
-    return is_clear or bright > _FEWEST + _CHANCE * number
+    clear = (rays_outside - rays_outside.median()).abs() > max(
+        CLEAR_LEVELS * noise, CLEAR_SHARE * size
+    )
+    is_clear = int(clear.sum()) >= max(CLEAR_FEWEST, CLEAR_CHANCE * number)
+    return is_clear or bright > BRIGHT_FEWEST + BRIGHT_CHANCE * number
 
 
 def cover_field(operator: object, y: Tensor) -> Scan | None:
@@ -143,14 +143,14 @@ def cover_field(operator: object, y: Tensor) -> Scan | None:
     shape = operator.domain_shape[-2:]
     radius = float(plane.distances.abs().max())
     if plane.source is not None:
-        radius = min(radius, _REACH * plane.source[0] / math.sqrt(2))
+        radius = min(radius, WIDE_GRID_REACH * plane.source[0] / math.sqrt(2))
     pixels = [side / n for side, n in zip(plane.sides, shape)]
     margins = [max(0, math.ceil(radius / size - n / 2)) for size, n in zip(pixels, shape)]
     larger = [n + 2 * m for n, m in zip(shape, margins)]
     corner = math.hypot(*(n * size for n, size in zip(larger, pixels))) / 2
     if (
         not any(margins)
-        or math.prod(larger) > _LARGEST * math.prod(shape)
+        or math.prod(larger) > WIDE_GRID_LARGEST * math.prod(shape)
         or (plane.source is not None and corner >= plane.source[0])
     ):
         return None

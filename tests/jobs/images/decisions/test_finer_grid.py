@@ -141,7 +141,7 @@ def test_squares_on_smaller_pixels_are_compared_as_those_on_large_ones() -> None
 
 
 def test_large_images_with_edges_are_not_solved_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finer_grid, "_LARGEST", 399)
+    monkeypatch.setattr(finer_grid, "FINER_LARGEST", 399)
     monkeypatch.setattr(finer_grid, "_solve_small", None)  # would raise, which a note would state
     A, y, _ = bars(0.05)
     solution = it.reconstruct(y, A, "tv", progress=False)
