@@ -113,7 +113,7 @@ def check_pixels(subject: Subject) -> Finding | None:
     )
     return Finding(
         "pixels",
-        f"{fact}; give them weight 0 (repair=True)",
+        f"{fact}; give them weight 0 (the step repairs, or repair=True of it.solve)",
         repair=lambda problem: leave_out(problem, faults),
         fact=fact,
     )

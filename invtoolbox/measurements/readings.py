@@ -103,7 +103,7 @@ def check_readings(subject: Subject) -> Finding | None:
     )
     return Finding(
         "dead" if cells else "hot" if bool(hot.any()) else "clipped",
-        f"{fact}; give them weight 0 (repair=True)",
+        f"{fact}; give them weight 0 (the step repairs, or repair=True of it.solve)",
         repair=lambda problem: leave_out(problem, bad),
         fact=fact,
     )

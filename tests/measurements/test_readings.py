@@ -100,7 +100,11 @@ def test_a_fact_is_apart_from_what_to_do() -> None:
     A = fan()
     fact = "1 cells of the detector are dead or of another gain, 1.04% of the measurements, which no image explains"
     (finding,) = check_measurements(it.Problem(with_fault(measured(A), "dead"), A))
-    assert finding == Finding("dead", f"{fact}; give them weight 0 (repair=True)", fact=fact)
+    assert finding == Finding(
+        "dead",
+        f"{fact}; give them weight 0 (the step repairs, or repair=True of it.solve)",
+        fact=fact,
+    )
 
 
 def test_repairs_are_weights_and_leave_nothing_to_find() -> None:
