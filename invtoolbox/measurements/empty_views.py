@@ -74,7 +74,8 @@ def check_empty_views(subject: Subject) -> Finding | None:
     return Finding(
         "empty",
         f"{len(numbers)} views ({shown}) hold the same number in all cells, so they were not "
-        "measured; leave them and their angles out, or give them weight 0 (the step repairs, or repair=True of it.solve)",
+        "measured; leave them and their angles out, or give them weight 0 (the step repairs, "
+        "or repair=True of it.solve)",
         is_conclusive=True,
         repair=lambda problem: leave_out(problem, empty),
     )

@@ -318,7 +318,7 @@ def estimate_pair(
     # What was decided about the recording is reported, although all sweeps have it in common.
     about = [*source.meta.get("notes", ()), *(() if box is None else (describe_box(box),))]
     if about:
-        facts["recording"] = [note for note in flow.notes if note in about]
+        facts["recording"] = about
     # Errors belong to the residual flow: the poses give the true E, which is removed from the truth
     # and from the estimate.
     if source.labels is not None and source.pose is not None and target.pose is not None:

@@ -125,7 +125,7 @@ def test_a_plane_is_integrated_up_to_its_scale(tmp_path: Path) -> None:
     assert score(case, np.full((12, 14), 7.0)) == pytest.approx(0, abs=1e-9)
     # 128 of 255 is 0.002 off zero.
     assert score(case, case.simple()) < 1.0
-    assert score(case, case.solve("bilateral", None)[0]) < 1.0
+    assert score(case, case.solve("bilateral", None, "none")[0]) < 1.0
     tilted = np.full((12, 14), 300.0)
     tilted[:, 7:] += 3
     assert score(case, tilted) == pytest.approx(1.5, rel=0.05)
