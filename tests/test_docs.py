@@ -37,8 +37,9 @@ SLOW = {
     "registration",
     "waves",
 }
-#: Pages and scripts that start from a wrong geometry, and the warning that they cause.
+#: Pages and scripts that start from a wrong geometry or faulty cells, and the warning that they cause.
 WARNED = {
+    "what_is_decided": "2 cells of the detector are dead",
     "calibrate": "the axis of rotation projects to cell",
     "calibration": "the axis of rotation projects to cell",
 }
@@ -70,6 +71,26 @@ def test_the_code_of_a_page_runs(
     program = tmp_path / f"{page}.py"
     program.write_text("\n".join(blocks))
     run_warned(program)
+
+
+def test_the_steps_are_those_of_the_list_and_explain_themselves_as_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "how_do_i" / "what_is_decided.md").read_text()
+    fill = runpy.run_path(str(ROOT / "docs" / "decision_tables.py"))["fill"]
+    assert text == fill(text), "run: python docs/decision_tables.py"
+    program = tmp_path / "what_is_decided.py"
+    program.write_text(re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)[0])
+    run_warned(program)
+    printed = without_numbers(capsys.readouterr().out)
+    (shown,) = re.findall(r"^```text\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    for line in re.split(r"\n(?=\S)", shown):
+        assert without_numbers(line) in printed
+
+
+def without_numbers(text: str) -> str:
+    """Return a text in one line, with one sign in place of every number."""
+    return re.sub(r"\d+(\.\d+)?", "#", " ".join(text.split()))
 
 
 def test_the_table_of_priors_is_the_one_that_was_printed_last() -> None:
