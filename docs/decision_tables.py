@@ -71,7 +71,7 @@ def _row(step: Step) -> str:
     """Return the row of one step, from the attributes and the first line of its class."""
     summary = (type(step).__doc__ or "").partition("\n")[0].replace("``", "`")
     asked_for = " (only if asked for)" if step.is_asked_for else ""
-    # What a solve costs relative to another is no measured figure.
+    # A factor of the price is no measured figure.
     factors = re.findall(r"(\d+) (?:or (\d+) )?times", step.price)
     numbers = [number for pair in factors for number in pair if number]
     remark = f" <!-- settings: {', '.join(numbers)} -->" if numbers else ""
