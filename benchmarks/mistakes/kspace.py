@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from zoo.images import _coils, _places
+from zoo.images import _coils, places
 from zoo.items import log_uniform, tensor
 
 from invtoolbox.operators import CartesianMRI
@@ -33,7 +33,7 @@ class Kspace:
 
 def kspace(seed: int, coils: bool, sampling: str) -> Kspace:
     draw, modulus = scene(f"mri {coils} {sampling}", seed, SIDES)
-    v, u = _places(SIDES)
+    v, u = places(SIDES)
     window = np.clip(1.6 - 1.6 * np.hypot(u, v), 0, 1)
     a, b, c = draw.uniform(-1.5, 1.5, 3)
     x = modulus * tensor(window * np.exp(1j * (a + b * u + c * u * v)))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from zoo.images import _gaps, _places, kernel
+from zoo.images import _gaps, kernel, places
 from zoo.items import log_uniform, tensor
 
 import invtoolbox as it
@@ -107,7 +107,7 @@ def range_record(operator: str, name: str, factor: float, right: str = "unit") -
             A = it.operators.Downsampling((1, *SHAPE), 2)
         elif operator == "k-space":
             A = CartesianMRI(tensor(_gaps(draw, "lines", SHAPE, 0.3)), SHAPE)
-            v, u = _places(SHAPE)
+            v, u = places(SHAPE)
             x = (x * tensor(np.clip(1.6 - 1.6 * np.hypot(u, v), 0, 1))).to(torch.complex64)
         else:
             A = it.operators.Identity((1, *SHAPE))

@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 
 import invtoolbox as it
 from zoo.items import (
+    DEFAULT,
     IMAGES,
     PICTURES,
     Answer,
@@ -46,12 +47,14 @@ class Scene:
         multiple: int = 1,
         fine: int = 1,
         shape: Shape = None,
+        channels: int | None = None,
     ) -> None:
         self.draw = draw = draws(job, index)
         self.kind = KINDS[(index // 2) % len(KINDS)]
         sides = draw.integers(24 // multiple, 64 // multiple + 1, 2) * multiple
         self.shape = shape or (int(sides[0]), int(sides[1]))
-        self.channels = 3 if draw.uniform() < 0.15 else 1
+        drawn = 3 if draw.uniform() < 0.15 else 1
+        self.channels = channels or drawn
         larger = (fine * (self.shape[0] + 2 * margin), fine * (self.shape[1] + 2 * margin))
         self.unit = log_uniform(draw, 1e-3, 1e3)
         self.offset = self.unit * draw.uniform(-1, 1) if draw.uniform() < 0.2 else 0.0
@@ -78,14 +81,15 @@ def solved(y: Tensor, A: Any, stated: float | None = None, **more: Any) -> Calla
     """Return the call that a user writes, as a function of the prior's name."""
 
     def compute(prior: str) -> Answer:
+        named = {} if prior == DEFAULT else {"prior": prior}
         return answer_of(
-            lambda: it.reconstruct(y, A, prior=prior, noise_std=stated, progress=False, **more)
+            lambda: it.reconstruct(y, A, noise_std=stated, progress=False, **named, **more)
         )
 
     return compute
 
 
-def _words(level: float, stated: float | None, std: float) -> str:
+def noise_words(level: float, stated: float | None, std: float) -> str:
     said = "" if stated is None else f" (stated {stated / std:.2g} times)"
     return f"noise {100 * level:.2g} %{said}"
 
@@ -100,7 +104,7 @@ def denoising(index: int, job: str = "denoising", shape: Shape = None) -> Item:
     A = it.operators.Identity(scene.image_shape)
     psnr = float(it.metrics.psnr(y, truth, data_range=scene.unit)) if std else math.inf
     return Item(
-        scene.words(_words(level, stated, std)),
+        scene.words(noise_words(level, stated, std)),
         truth,
         y,
         solved(y, A, stated),
@@ -168,7 +172,7 @@ def deblurring(index: int, job: str = "deblurring", shape: Shape = None) -> Item
     region[..., edge : scene.shape[0] - edge, edge : scene.shape[1] - edge] = True
     words = scene.words(f"{name}, {boundary}", f"kernel off {100 * error:.2g} %")
     return Item(
-        f"{words}, {_words(level, stated, std)}",
+        f"{words}, {noise_words(level, stated, std)}",
         truth,
         y,
         solved(y, A, stated),
@@ -219,7 +223,7 @@ def inpainting(kind: str, index: int, job: str = "inpainting", shape: Shape = No
     A = it.operators.Inpainting(tensor(mask), scene.image_shape)
     missing = f"{100 * (mask == 0).mean():.0f} % missing"
     return Item(
-        scene.words(missing, _words(level, stated, std)),
+        scene.words(missing, noise_words(level, stated, std)),
         truth,
         tensor(simple)[None],
         solved(y, A, stated),
@@ -245,7 +249,7 @@ def super_resolution(index: int) -> Item:
     simple = interpolate(y, size=scene.shape, mode="bicubic", align_corners=False)
     filters = name if name == exact else f"{name} instead of {exact}"
     return Item(
-        scene.words(f"factor {factor}, {filters}", _words(level, stated, std)),
+        scene.words(f"factor {factor}, {filters}", noise_words(level, stated, std)),
         truth,
         simple,
         solved(y, A, stated),
@@ -292,7 +296,7 @@ def _coils(draw: np.random.Generator) -> Callable[[Array, Array], Array]:
     return maps
 
 
-def _places(shape: tuple[int, ...], fine: int = 1) -> tuple[Array, Array]:
+def places(shape: tuple[int, ...], fine: int = 1) -> tuple[Array, Array]:
     axes = [2 * (np.arange(n * fine) + 0.5) / (n * fine) - 1 for n in shape]
     v, u = np.meshgrid(*axes, indexing="ij")
     return v, u
@@ -324,7 +328,7 @@ def mri(index: int) -> Item:
         return scene.unit * modulus * window * np.exp(1j * (a + b * u + c * u * v))
 
     modulus = (scene.entire[:1] - scene.offset) / scene.unit
-    entire = transverse(modulus, *_places(shape, fine))
+    entire = transverse(modulus, *places(shape, fine))
     truth = block_means(entire, fine)
     coils = _coils(draw) if draw.uniform() < 0.5 else None
     share, middle = draw.uniform(0.2, 0.6), draw.uniform(0.06, 0.15)
@@ -333,11 +337,11 @@ def mri(index: int) -> Item:
         is_taken = (draw.uniform(size=k.shape) < share) | (k <= middle / 2)
         mask = np.broadcast_to(is_taken[:, None], shape)
     else:
-        mask = (draw.uniform(size=shape) < share) | (np.hypot(*_places(shape)) <= 2 * middle)
-    maps = None if coils is None else tensor(coils(*_places(shape)))
+        mask = (draw.uniform(size=shape) < share) | (np.hypot(*places(shape)) <= 2 * middle)
+    maps = None if coils is None else tensor(coils(*places(shape)))
     A = it.operators.CartesianMRI(tensor(mask.astype(float)), shape, maps)
     if fine == 2:
-        seen = entire if coils is None else coils(*_places(shape, fine)) * entire
+        seen = entire if coils is None else coils(*places(shape, fine)) * entire
         clean = tensor(_low_frequencies(seen, shape) * mask)[None]
     else:
         clean = A(tensor(truth)[None])

@@ -32,7 +32,7 @@ PICTURES = (
     "auto",
 )
 PLANES = (*IMAGES, "denoiser-natural", "lpn-natural", "lpn-ct", "diffusion-ct", "auto")
-#: The prior of jobs that take none by name.
+#: The prior of jobs that take none by name, and of calls that name none.
 DEFAULT = "default"
 
 
@@ -69,6 +69,7 @@ class Item:
             is given; the answer has to ask for it.
         y, A, noise_std: measurements, operator and true noise level of items that have them.
         warned: findings about the geometry, which the user reads before the solve.
+        fault: what is wrong with the measurements or the operator, which a mark may name, in words.
     """
 
     about: str
@@ -83,6 +84,7 @@ class Item:
     A: Any = None
     noise_std: float | None = None
     warned: tuple[str, ...] = ()
+    fault: str = ""
 
     def error(self, x: Tensor) -> float:
         """Return the error of an answer over the region, infinite if it is not finite."""
@@ -111,6 +113,7 @@ class Job:
         priors: names of priors that the items are solved with.
         simple: the simple answer, in words.
         is_slow: whether the job is left out unless it is named.
+        is_new: whether its items are drawn for a commit alone, so that nothing is chosen on them.
     """
 
     make: Callable[[int], Item]
@@ -118,6 +121,7 @@ class Job:
     priors: tuple[str, ...]
     simple: str
     is_slow: bool = False
+    is_new: bool = False
 
 
 def draws(job: str, index: int) -> np.random.Generator:

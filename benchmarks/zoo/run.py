@@ -17,6 +17,7 @@ import torch
 
 from invtoolbox.errors import InputError
 from zoo import JOBS, item
+from zoo.fresh import first_index, full_hash, measured_code, results_file
 from zoo.items import DEFAULT, WORST, Answer, Item
 
 #: The floor, in dB: mean, loss of 99 % of the items, largest loss without a mark; and the largest
@@ -39,33 +40,59 @@ def main() -> None:
     parser.add_argument("--jobs", help="names of jobs or their beginnings, separated by commas")
     parser.add_argument("--priors", default="tv", help="names separated by commas, or 'all'")
     parser.add_argument("--half", choices=("even", "odd", "both"), default="even")
+    parser.add_argument("--fresh", action="store_true", help="new kinds, drawn for a commit")
+    parser.add_argument("--commit", default="HEAD", help="commit that fresh items are drawn for")
+    parser.add_argument("--compare", type=Path, nargs=2, help="files of two fresh runs; only print")
     parser.add_argument("--limit", type=int, help="number of items per job")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file that is continued")
+    parser.add_argument("--results", type=Path, help=f"file that is continued; {RESULTS} if none")
     parser.add_argument("--again", action="store_true", help="solve items that are in the file")
     parser.add_argument("--only-print", action="store_true", help="print the file")
     options = parser.parse_args()
+    if options.compare:
+        print(compare(*(list(read(path).values()) for path in options.compare)))
+        return
     torch.set_num_threads(options.threads)
     print(f"{options.threads} threads, load average {os.getloadavg()[0]:.2f}")
-    wanted = plan(options.jobs, options.priors, options.half, options.limit)
-    records = read(options.results)
+    first, path = None, options.results or RESULTS
+    if options.fresh:
+        commit = full_hash(options.commit)
+        first, path = first_index(commit), options.results or results_file(commit)
+        print(f"items drawn for commit {commit}, solved by the code of {measured_code()}")
+    wanted = plan(options.jobs, options.priors, options.half, options.limit, first)
+    records = read(path)
     if not options.only_print:
-        options.results.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         for key in wanted:
             if key not in records or options.again:
                 records[key] = measure(*key)
-                with options.results.open("a") as file:
+                with path.open("a") as file:
                     file.write(json.dumps(records[key]) + "\n")
     print(table([records[key] for key in wanted if key in records]))
 
 
-def plan(jobs: str | None, priors: str, half: str, limit: int | None) -> list[tuple[str, int, str]]:
-    """Return job, index and prior of what is to be done, the first prior of all jobs first."""
+def plan(
+    jobs: str | None, priors: str, half: str, limit: int | None, fresh: int | None = None
+) -> list[tuple[str, int, str]]:
+    """Return job, index and prior of what is to be done, the first prior of all jobs first.
+
+    Args:
+        jobs: beginnings of the names of jobs; all of them if None, without slow ones. They are the
+            new kinds for fresh items, and the others otherwise.
+        priors: names of priors, or ``"all"``.
+        half: ``"even"``, ``"odd"`` or ``"both"``.
+        limit: largest number of items per job.
+        fresh: index of the first fresh item; None if they are not fresh.
+    """
     starts = [name.strip() for name in jobs.split(",")] if jobs else None
     names = [
         name
         for name, job in JOBS.items()
-        if (any(name.startswith(start) for start in starts) if starts else not job.is_slow)
+        if (
+            any(name.startswith(start) for start in starts)
+            if starts
+            else not job.is_slow and job.is_new == (fresh is not None)
+        )
     ]
     if not names:
         raise SystemExit(f"no job begins with {jobs}; the jobs are {', '.join(JOBS)}")
@@ -77,9 +104,11 @@ def plan(jobs: str | None, priors: str, half: str, limit: int | None) -> list[tu
         taken = [
             prior
             for prior in job.priors
-            if chosen is None or prior in chosen or (prior == DEFAULT and "tv" in chosen)
+            if chosen is None or prior in chosen or (job.priors == (DEFAULT,) and "tv" in chosen)
         ]
         indices = range(first, job.count, step)
+        if fresh is not None:
+            indices = range(fresh, fresh + job.count)
         indices = indices if limit is None else indices[:limit]
         keys += [
             (job.priors.index(prior), name, index, prior) for prior in taken for index in indices
@@ -126,6 +155,7 @@ def record(job: str, index: int, prior: str, problem: Item, answer: Answer, bega
         "left_out": problem.without_level and asks,
         "seconds": round(seconds, 2),
         "about": problem.about,
+        "fault": problem.fault,
     }
 
 
@@ -196,6 +226,41 @@ def table(records: list[Record]) -> str:
             f"{row['loss']:7.2f} dB {row['job']} {row['index']}, {row['prior']}, {row['status']}, "
             f"{mark}: {row['about']}"
         )
+    return "\n".join(lines)
+
+
+def compare(before: list[Record], after: list[Record]) -> str:
+    """Return a row per prior and run of the items that two runs share, and the largest changes."""
+    runs = [
+        {(row["job"], row["index"], row["prior"]): row for row in rows} for rows in (before, after)
+    ]
+    keys = [
+        key for key in runs[0] if key in runs[1] and not any(rows[key]["left_out"] for rows in runs)
+    ]
+    lines = [
+        f"{'prior':10s} {'run':6s} items   mean  > 0.3 dB  > 1 dB unmarked  false alarms  "
+        "faults named  median s"
+    ]
+    for prior in dict.fromkeys(prior for *_, prior in keys):
+        for name, rows_of in zip(("before", "after"), runs):
+            rows = [rows_of[key] for key in keys if key[2] == prior]
+            losses = [row["loss"] for row in rows]
+            faulty = [row for row in rows if row["fault"]]
+            lines.append(
+                f"{prior:10s} {name:6s} {len(rows):5d} {statistics.mean(losses):6.2f} "
+                f"{sum(loss > MOST for loss in losses):9d} "
+                f"{sum(row['loss'] > UNMARKED and not marks(row) for row in rows):16d} "
+                f"{sum(bool(marks(row)) and not row['fault'] for row in rows):13d} "
+                f"{sum(bool(marks(row)) for row in faulty):5d} of {len(faulty):3d} "
+                f"{statistics.median(row['seconds'] for row in rows):9.2f}"
+            )
+    changes = sorted(keys, key=lambda key: -abs(runs[1][key]["loss"] - runs[0][key]["loss"]))
+    lines.append("The largest changes:")
+    lines += [
+        f"{old['loss']:7.2f} to {new['loss']:7.2f} dB, {old['job']}, {old['prior']}: {old['about']}"
+        for old, new in ((runs[0][key], runs[1][key]) for key in changes[:10])
+        if old["loss"] != new["loss"]
+    ]
     return "\n".join(lines)
 
 

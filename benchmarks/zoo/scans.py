@@ -124,7 +124,7 @@ def _is_fan(draw: np.random.Generator) -> bool:
     return bool(draw.uniform() < 0.5)
 
 
-def _geometry(
+def geometry(
     draw: np.random.Generator,
     views: int,
     arc: float | None,
@@ -163,12 +163,12 @@ def _geometry(
     return Scan(shape, pixel, angles, cells, spacing, source, detector, is_curved=is_curved)
 
 
-def _half_extent(scan: Scan) -> Array:
+def half_extent(scan: Scan) -> Array:
     """Return half of the picture's lengths along x and y."""
     return scan.pixel * np.array(scan.shape[::-1]) / 2
 
 
-def _measured(
+def measured(
     scan: Scan,
     draw: np.random.Generator,
     index: int,
@@ -217,8 +217,8 @@ def _item(
     unit = log_uniform(draw, 1e-3, 1e3)
     is_off = draw.uniform() < 0.2
     scan.true_shift = scan.shift + (draw.uniform(-0.3, 0.3) * scan.spacing if is_off else 0.0)
-    inner = 0.96 * _half_extent(scan) if reach is None else reach
-    kind, values, clean = _measured(scan, draw, index, unit, inner, covering)
+    inner = 0.96 * half_extent(scan) if reach is None else reach
+    kind, values, clean = measured(scan, draw, index, unit, inner, covering)
     level = noise_level(draw)
     std = level * float(abs(clean).max())
     y = tensor(clean + std * draw.standard_normal(clean.shape))[None, None]
@@ -248,31 +248,31 @@ def _item(
     )
 
 
-def _whole(draw: np.random.Generator) -> float:
+def whole_or_circle(draw: np.random.Generator) -> float:
     """Draw a coverage: the circle inside of the picture, or the whole picture."""
     return 1.05 if draw.uniform() < 0.5 else 1.5
 
 
 def parallel(index: int, job: str = "ct parallel", shape: Shape = None) -> Item:
     draw = draws(job, index)
-    scan = _geometry(draw, int(draw.integers(60, 181)), None, False, _whole(draw), shape)
-    return _item(scan, draw, index, "full", _circle(scan))
+    scan = geometry(draw, int(draw.integers(60, 181)), None, False, whole_or_circle(draw), shape)
+    return _item(scan, draw, index, "full", circle(scan))
 
 
 def fan(index: int) -> Item:
     draw = draws("ct fan", index)
-    scan = _geometry(draw, int(draw.integers(60, 181)), None, True, _whole(draw))
-    return _item(scan, draw, index, "full turn", _circle(scan))
+    scan = geometry(draw, int(draw.integers(60, 181)), None, True, whole_or_circle(draw))
+    return _item(scan, draw, index, "full turn", circle(scan))
 
 
-def _circle(scan: Scan) -> Array:
+def circle(scan: Scan) -> Array:
     """Return the half axes of a body inside of the circle that fits into the picture."""
-    return np.full(2, 0.96 * _half_extent(scan).min())
+    return np.full(2, 0.96 * half_extent(scan).min())
 
 
 def few_views(index: int) -> Item:
     draw = draws("ct few views", index)
-    scan = _geometry(draw, int(draw.integers(6, 25)), None, _is_fan(draw), 1.5)
+    scan = geometry(draw, int(draw.integers(6, 25)), None, _is_fan(draw), 1.5)
     return _item(scan, draw, index, "few views")
 
 
@@ -281,28 +281,28 @@ def short_arc(index: int) -> Item:
     draw = draws("ct short arc", index)
     degrees = draw.uniform(30, 150)
     views = max(12, round(degrees * draw.uniform(0.4, 1.0)))
-    scan = _geometry(draw, views, math.radians(degrees), _is_fan(draw), 1.5)
+    scan = geometry(draw, views, math.radians(degrees), _is_fan(draw), 1.5)
     return _item(scan, draw, index, f"arc {degrees:.0f} degrees")
 
 
 def half_fan(index: int) -> Item:
     """A detector that sees one side of the body, a part of the other, in a full turn."""
     draw = draws("ct half fan", index)
-    scan = _geometry(draw, int(draw.integers(80, 181)), 2 * math.pi, draw.uniform() < 0.75, 1.05)
+    scan = geometry(draw, int(draw.integers(80, 181)), 2 * math.pi, draw.uniform() < 0.75, 1.05)
     # The detector reaches from the far edge over the axis by a share of the half width.
     over = draw.uniform(0.08, 0.6)
     full = scan.cells
     scan.cells = math.ceil(full * (1 + over) / 2)
     side = (-1, 1)[draw.integers(2)]
     scan.shift = side * (full - scan.cells) / 2 * scan.spacing
-    return _item(scan, draw, index, f"half fan, over the axis {over:.2f}", _circle(scan))
+    return _item(scan, draw, index, f"half fan, over the axis {over:.2f}", circle(scan))
 
 
 def truncated(index: int) -> Item:
     """A detector narrower than the body; the field of view counts."""
     draw = draws("ct truncated", index)
     coverage = draw.uniform(0.4, 0.85)
-    scan = _geometry(draw, int(draw.integers(60, 181)), None, _is_fan(draw), coverage)
+    scan = geometry(draw, int(draw.integers(60, 181)), None, _is_fan(draw), coverage)
     reach = coverage * min(scan.shape) * scan.pixel / 2
     row, column = (
         (torch.arange(n, dtype=torch.float64) - (n - 1) / 2) * scan.pixel for n in scan.shape
@@ -315,8 +315,8 @@ def beyond(index: int) -> Item:
     """A body that reaches beyond the picture, and a detector that sees all of it."""
     draw = draws("ct beyond the grid", index)
     factor = draw.uniform(1.05, 1.5)
-    scan = _geometry(draw, int(draw.integers(60, 181)), None, _is_fan(draw), 1.6)
-    reach = np.full(2, factor * _half_extent(scan).min())
+    scan = geometry(draw, int(draw.integers(60, 181)), None, _is_fan(draw), 1.6)
+    reach = np.full(2, factor * half_extent(scan).min())
     return _item(scan, draw, index, f"body {factor:.2f} of the picture", reach, covering=1.6)
 
 
@@ -383,9 +383,9 @@ def cone(index: int) -> Item:
 def transmission(index: int) -> Item:
     """Counts behind a body, few or many; the simple answer is FBP of their logarithm."""
     draw = draws("ct counts", index)
-    scan = _geometry(draw, int(draw.integers(40, 121)), None, _is_fan(draw), _whole(draw))
+    scan = geometry(draw, int(draw.integers(40, 121)), None, _is_fan(draw), whole_or_circle(draw))
     scan.true_shift = scan.shift
-    kind, values, clean = _measured(scan, draw, index, 1.0, _circle(scan))
+    kind, values, clean = measured(scan, draw, index, 1.0, circle(scan))
     # The body weakens the rays by a factor of e to e^4.
     unit = draw.uniform(1, 4) / clean.max()
     photons = log_uniform(draw, 50, 1e5)
