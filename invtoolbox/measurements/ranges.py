@@ -40,10 +40,8 @@ def check_range(subject: Subject) -> Finding | None:
         return None
     prior, x = trained[0], fitted_back_projection(problem)[:1].detach()
     low, high = prior.intensity_range  # type: ignore[union-attr]
-    values = (x.abs() if x.is_complex() else x).flatten()
-    values = values[:: max(1, len(values) // 100_000)].double()
-    top = float(values.quantile(0.995))
-    if not top > low or _DARK <= (top - low) / (high - low) <= _BRIGHT:
+    top = highest(x)
+    if not top > low or is_in_range(top, (low, high)):
         return None
     factor = (top - low) / (high - low)
     scale = min(FULL_SCALES, key=lambda s: abs(s * (high - low) / max(top - low, 1e-30) - 1))
@@ -65,6 +63,19 @@ def check_range(subject: Subject) -> Finding | None:
         f"it.priors.load(name, {{'intensity_range': (0, {unit:g})}})",
         is_fatal=isinstance(prior, Denoiser) and prior.fixed_level and factor > _HOPELESS,
     )
+
+
+def highest(x: Tensor) -> float:
+    """Return the value that 0.5 % of the pixels exceed, from at most about 100,000 of them."""
+    values = (x.abs() if x.is_complex() else x).flatten()
+    values = values[:: max(1, len(values) // 100_000)].double()
+    return float(values.quantile(0.995))
+
+
+def is_in_range(top: float, intensity_range: tuple[float, float]) -> bool:
+    """Return whether an image with these highest values is neither too dark nor too bright."""
+    low, high = intensity_range
+    return _DARK <= (top - low) / (high - low) <= _BRIGHT
 
 
 def _is_free(prior: Denoiser, x: Tensor, intensity_range: tuple[float, float]) -> bool:

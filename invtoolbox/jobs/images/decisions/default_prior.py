@@ -6,19 +6,19 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from invtoolbox.catalogue.presets import prior_named, priors_named, split_priors
+from invtoolbox.catalogue.presets import priors_named, split_priors
 from invtoolbox.data_terms.least_squares import LeastSquares
 from invtoolbox.errors import InputError
 from invtoolbox.jobs.images.decisions.one_material import is_absorption
-from invtoolbox.measurements.findings import Subject
-from invtoolbox.measurements.ranges import check_range
+from invtoolbox.jobs.images.decisions.thresholds import LOWEST_OF_PHOTOGRAPH
+from invtoolbox.measurements.ranges import highest, is_in_range
 from invtoolbox.operators.elementary import Identity
 from invtoolbox.operators.imaging.blur import Blur
 from invtoolbox.operators.imaging.downsampling import Downsampling
 from invtoolbox.operators.imaging.sampling import Inpainting
 from invtoolbox.operators.tomography.scan_2d import Scan
 from invtoolbox.priors.base import Prior
-from invtoolbox.problem import Problem
+from invtoolbox.problem import Problem, fitted_back_projection
 
 #: The word for the default prior.
 DEFAULT = "default"
@@ -38,8 +38,9 @@ def default_prior(problem: Problem) -> str:
         problem: measurements, operator and data term.
 
     >>> import torch
-    >>> default_prior(Problem(torch.rand(1, 3, 32, 32), Identity((3, 32, 32))))
-    'denoiser-natural'
+    >>> picture, A = torch.rand(1, 3, 32, 32), Identity((3, 32, 32))
+    >>> default_prior(Problem(picture, A)), default_prior(Problem(200 * picture, A))
+    ('denoiser-natural', 'tv')
     """
     A, y = problem.operator, problem.y
     if type(problem.data_term) is not LeastSquares or not isinstance(y, Tensor) or y.is_complex():
@@ -48,8 +49,8 @@ def default_prior(problem: Problem) -> str:
         return SCANS if is_absorption(problem.without_skipping()) else _OTHERS
     is_picture = isinstance(A, (Identity, Blur, Inpainting, Downsampling)) and not problem.unknown
     if is_picture and y.ndim == 4 and y.shape[1] in (1, 3):
-        valid = problem.without_skipping()
-        if check_range(Subject(valid, prior_named(_PHOTOGRAPHS).as_sum())) is None:
+        x = fitted_back_projection(problem.without_skipping()).detach()
+        if is_in_range(highest(x), (0, 1)) and -highest(-x) > LOWEST_OF_PHOTOGRAPH:
             return _PHOTOGRAPHS
     return _OTHERS
 

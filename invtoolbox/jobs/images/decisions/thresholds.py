@@ -50,6 +50,9 @@ TRUNCATION = Split("tuning seeds of benchmarks/truncation.py", "truncation.txt")
 WORK = Split("no data: it bounds time or memory", "zoo.txt")
 SPLITS = (ZOO, SHAPES, DISC, CAMERA, EDGES, MISTAKES, TRUNCATION, UNRECORDED, WORK)
 
+# the default prior
+LOWEST_OF_PHOTOGRAPH = UNRECORDED(-0.5, "value that 0.5 % of a photograph may lie below with noise")
+
 # bad-readings
 READING_FITS = WORK(2, "fits to the readings that are not in doubt")
 READING_ITERATIONS = WORK(30, "iterations of each of these fits")
