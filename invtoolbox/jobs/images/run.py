@@ -127,7 +127,7 @@ class ImageJob(SceneJob[Scene]):
 
     def _run_alone(self, progress: bool) -> SceneOutcome[Any]:
         table = self.file.scene.solver
-        with self.locked(), limit(table.time_limit, table.max_iterations):
+        with self.locked(), limit(table.time_limit):
             return self._run(progress)
 
     def _run(self, progress: bool) -> SceneOutcome[Any]:

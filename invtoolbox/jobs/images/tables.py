@@ -274,8 +274,7 @@ class Solver(Named):
     max_iterations: int | None = Field(
         None,
         ge=0,
-        description="maximum number of iterations of the solve, and of that at each weight that a "
-        "rule tries; the solver's own by default",
+        description="maximum number of iterations of the solve; the solver's own by default",
     )
     tolerance: float | None = Field(None, ge=0, description="bound of the solver's certificate")
     time_limit: float | None = Field(
