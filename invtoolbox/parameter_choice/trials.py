@@ -67,12 +67,21 @@ class Trials:
         """Return the trials of the coarse problem if there is one, else these trials."""
         if self.coarse_problem is None:
             return self
-        prior = self.priors.prepare(self.coarse_problem, None)
+        return self.on(self.coarse_problem, first_guess(self.coarse_problem))
+
+    def on(self, problem: Problem, start: Any) -> Trials:
+        """Return the trials of another problem, whose weights are those of this one.
+
+        Args:
+            problem: the other problem, with as many items.
+            start: an image of it.
+        """
+        prior = self.priors.prepare(problem, None)
         return dataclasses.replace(
             self,
-            objective=dataclasses.replace(self.objective, problem=self.coarse_problem, prior=prior),
-            problem=self.coarse_problem,
-            start=first_guess(self.coarse_problem),
+            objective=dataclasses.replace(self.objective, problem=problem, prior=prior),
+            problem=problem,
+            start=start,
             coarse_problem=None,
         )
 

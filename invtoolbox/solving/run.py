@@ -37,6 +37,7 @@ from invtoolbox.loop.run import (
 )
 from invtoolbox.measurements import repair_measurements, report_findings
 from invtoolbox.objective.coarse_grids import coarsen_for_search, coarsen_for_start
+from invtoolbox.objective.crops import crop_large
 from invtoolbox.objective.first_call import check_first_calls
 from invtoolbox.objective.initial_guess import initial_variable, is_scan, leaves_float32
 from invtoolbox.objective.objective import Objective
@@ -44,6 +45,7 @@ from invtoolbox.parameter_choice import Trials
 from invtoolbox.parameter_choice.base import WeightCurve, WeightRule
 from invtoolbox.parameter_choice.held_out import accepts, quadratic_model
 from invtoolbox.parameter_choice.robust_level import scale_robust
+from invtoolbox.parameter_choice.score_rules import SURE
 from invtoolbox.parameter_choice.search import WeightSearch
 from invtoolbox.parameter_choice.trials import attempts
 from invtoolbox.parameter_choice.validation import Validation
@@ -233,26 +235,33 @@ class Run:
             objective = dataclasses.replace(objective, problem=problem)
             solver, _ = choose(objective)
             tolerance = solver.tolerance
-        # A first reconstruction on the coarse grid would be another one.
-        is_coarse = self.starts_at_inverse and all(
+        # A first reconstruction on the coarse grid, or of a part, would be another one.
+        is_free = all(
             prior.is_constraint or not prior.is_made_from_data
             for prior in objective.explicit_priors
         )
+        start = self.objective.decode(guess)
         trials = Trials(
             objective,
             problem,
             self.priors,
-            start=self.objective.decode(guess),
+            start=start,
             attempt=attempts(self.solve, solver, call.initial, call.tolerance, call.seed),
             separate=rule.separate,
             tolerance=tolerance,
             max_iterations=int(min(solver.max_iterations, budget().iterations)),
             coarse=lambda certificate: solver.coarse(certificate)[1],
-            coarse_problem=coarsen_for_search(problem) if is_coarse else None,
+            coarse_problem=coarsen_for_search(problem)
+            if is_free and self.starts_at_inverse
+            else None,
         )
+        is_ours = isinstance(rule, (Validation, SURE)) and objective.layout is None
+        is_local = is_free and is_ours and call.initial is None
+        part = crop_large(problem) if is_local else None
         with limit(share=0.5):
             try:
-                self.curve = rule.choose(trials)
+                part_trials = None if part is None else trials.on(part.problem, part.cut(start))
+                self.curve = rule.choose(part_trials or trials)
             except OutOfTime:
                 weight = trials.centre().exp()
                 empty = weight.new_empty(len(weight), 0)
