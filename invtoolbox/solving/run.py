@@ -37,7 +37,7 @@ from invtoolbox.loop.run import (
 )
 from invtoolbox.measurements import repair_measurements, report_findings
 from invtoolbox.objective.coarse_grids import coarsen_for_search, coarsen_for_start
-from invtoolbox.objective.crops import crop_large
+from invtoolbox.objective.crops import SIDE, crop_large
 from invtoolbox.objective.first_call import check_first_calls
 from invtoolbox.objective.initial_guess import initial_variable, is_scan, leaves_float32
 from invtoolbox.objective.objective import Objective
@@ -258,10 +258,14 @@ class Run:
         is_ours = isinstance(rule, (Validation, SURE)) and objective.layout is None
         is_local = is_free and is_ours and call.initial is None
         part = crop_large(problem) if is_local else None
+        if part is not None:
+            sentence = f"the weight was chosen on {SIDE} x {SIDE} pixels of median contrast"
+            self.decisions.append(Decision(step="weight", sentence=sentence))
         with limit(share=0.5):
             try:
-                part_trials = None if part is None else trials.on(part.problem, part.cut(start))
-                self.curve = rule.choose(part_trials or trials)
+                self.curve = rule.choose(
+                    trials if part is None else trials.on(part.problem, part.cut(start))
+                )
             except OutOfTime:
                 weight = trials.centre().exp()
                 empty = weight.new_empty(len(weight), 0)
