@@ -262,7 +262,8 @@ def report() -> str:
     rings = circles()
     unnamed = unnamed_options()
     lines = [
-        f"statements: {statements():,}, of them jobs and cli {statements('jobs') + statements('cli'):,}",
+        f"statements: {statements():,}, of them jobs and cli {statements('jobs') + statements('cli'):,}, "
+        f"the automatic choices of images {statements('jobs/images/decisions'):,}",
         f"calls with {MANY} or more arguments by position: {len(calls)}",
         *(f"  {call}" for call in calls),
         f"functions of more than {LONG} lines: {len(functions)}, without their docstrings "
