@@ -249,12 +249,12 @@ def _reconstruct(
 def table(case: Case) -> str:
     """Return the figures of a case as aligned text."""
     figures = case.figures()
-    lines = [f"  {'method':<16}{'PSNR [dB]':>10}{'SSIM':>8}{'seconds':>10}"]
+    lines = [f"  {'method':<19}{'PSNR [dB]':>10}{'SSIM':>8}{'seconds':>10}"]
     for k, method in enumerate(case.methods):
         seconds = "" if method.seconds is None else f"{method.seconds:.2f}"
         lines.append(
             "  "
-            f"{method.name:<16}{figures['PSNR [dB]'][k]:>10.2f}{figures['SSIM'][k]:>8.3f}{seconds:>10}"
+            f"{method.name:<19}{figures['PSNR [dB]'][k]:>10.2f}{figures['SSIM'][k]:>8.3f}{seconds:>10}"
         )
     return "\n".join(lines)
 
@@ -262,10 +262,10 @@ def table(case: Case) -> str:
 def flow_table(case: FlowCase) -> str:
     """Return the figures of a case of scene flow as aligned text."""
     columns = case.columns()
-    lines = [f"  {'method':<16}" + "".join(f"{name:>{max(len(name), 6) + 3}}" for name in columns)]
+    lines = [f"  {'method':<19}" + "".join(f"{name:>{max(len(name), 6) + 3}}" for name in columns)]
     for name, figures in case.rows():
         lines.append(
-            f"  {name:<16}"
+            f"  {name:<19}"
             + "".join(f"{value:>{max(len(head), 6) + 3}}" for head, value in zip(columns, figures))
         )
     return "\n".join(lines)
