@@ -33,6 +33,8 @@ _SEED = 0
 _DRAWS, _STEPS = 6, 8
 #: Number of sweeps in the window of the street.
 _WINDOW = 5
+#: Width of the column of names in the printed tables.
+_NAME_WIDTH = 19
 
 
 def street_case(say: Callable[[str], None]) -> FlowCase:
@@ -249,12 +251,12 @@ def _reconstruct(
 def table(case: Case) -> str:
     """Return the figures of a case as aligned text."""
     figures = case.figures()
-    lines = [f"  {'method':<19}{'PSNR [dB]':>10}{'SSIM':>8}{'seconds':>10}"]
+    lines = [f"  {'method':<{_NAME_WIDTH}}{'PSNR [dB]':>10}{'SSIM':>8}{'seconds':>10}"]
     for k, method in enumerate(case.methods):
         seconds = "" if method.seconds is None else f"{method.seconds:.2f}"
         lines.append(
             "  "
-            f"{method.name:<19}{figures['PSNR [dB]'][k]:>10.2f}{figures['SSIM'][k]:>8.3f}{seconds:>10}"
+            f"{method.name:<{_NAME_WIDTH}}{figures['PSNR [dB]'][k]:>10.2f}{figures['SSIM'][k]:>8.3f}{seconds:>10}"
         )
     return "\n".join(lines)
 
@@ -262,10 +264,13 @@ def table(case: Case) -> str:
 def flow_table(case: FlowCase) -> str:
     """Return the figures of a case of scene flow as aligned text."""
     columns = case.columns()
-    lines = [f"  {'method':<19}" + "".join(f"{name:>{max(len(name), 6) + 3}}" for name in columns)]
+    lines = [
+        f"  {'method':<{_NAME_WIDTH}}"
+        + "".join(f"{name:>{max(len(name), 6) + 3}}" for name in columns)
+    ]
     for name, figures in case.rows():
         lines.append(
-            f"  {name:<19}"
+            f"  {name:<{_NAME_WIDTH}}"
             + "".join(f"{value:>{max(len(head), 6) + 3}}" for head, value in zip(columns, figures))
         )
     return "\n".join(lines)
