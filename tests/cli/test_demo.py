@@ -74,8 +74,9 @@ def test_the_cases_are_worth_showing() -> None:
 
 @pytest.mark.slow
 def test_the_default_flow_is_worth_showing() -> None:
-    nothing, nsfp, default = (m.errors for m in street_case(lambda line: None).methods)
+    nothing, nsfp, default, window = (m.errors for m in street_case(lambda line: None).methods)
     assert (
         default.dynamic < 0.5 * nsfp.dynamic < 0.5 * nothing.dynamic
         and default.static < 0.2 * nsfp.static
+        and window.dynamic < default.dynamic
     )
